@@ -1,0 +1,1 @@
+"""Neural ordinary differential equations for scikit-learn users."""

@@ -1,0 +1,7 @@
+"""Small real data sets, packaged with their licences, and generators of synthetic ones."""
+
+from skode.datasets._co2 import load_co2
+from skode.datasets._spirals import make_spirals
+from skode.datasets._tumour_growth import load_tumour_growth
+
+__all__ = ["load_co2", "load_tumour_growth", "make_spirals"]

@@ -1,0 +1,69 @@
+"""The solution as a function of time, read off the interpolants of the steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.integrate import Path, weights_tensor
+from skode.solvers.tableaus import ButcherTableau
+
+
+class DenseOutput:
+    """A computed solution at any time inside its span; not differentiable (use ``t_eval`` for gradients).
+
+    Parameters
+    ----------
+    path : Path
+        A solve recorded with its stages.
+    tableau : ButcherTableau
+        The method that made it.
+    t0, t1 : float
+        The time span.
+    """
+
+    def __init__(self, path: Path, tableau: ButcherTableau, t0: float, t1: float) -> None:
+        self.path = path
+        self.tableau = tableau
+        self.t0, self.t1 = t0, t1
+        self.direction = 1.0 if t1 >= t0 else -1.0
+        self._starts = np.array([self.direction * step.t for step in path.steps])
+
+    @torch.no_grad()
+    def __call__(self, t: float | np.ndarray | Tensor) -> Tensor:
+        r"""Evaluate the solution.
+
+        Parameters
+        ----------
+        t : float or array-like of shape (m,)
+            Times inside the time span.
+
+        Returns
+        -------
+        Tensor of shape (\\*state) or (m, \\*state)
+            The states.
+
+        Raises
+        ------
+        ValueError
+            Where a time lies outside the time span.
+        """
+        t = t.detach().cpu() if isinstance(t, Tensor) else t
+        times = np.atleast_1d(np.asarray(t, dtype=np.float64))
+        low, high = sorted((self.t0, self.t1))
+        if not ((times >= low) & (times <= high)).all():
+            raise ValueError(f"t must lie inside the time span [{low}, {high}], got {times.min()} ... {times.max()}.")
+        y_end = self.path.y_end.detach()
+        if not self.path.steps:
+            states = y_end.expand(len(times), *y_end.shape).clone()
+        else:
+            states = torch.stack([self._at(time) for time in times.tolist()])
+        return states[0] if np.ndim(t) == 0 else states
+
+    def _at(self, time: float) -> Tensor:
+        n = max(int(np.searchsorted(self._starts, self.direction * time, side="right")) - 1, 0)
+        step = self.path.steps[n]
+        assert step.stages is not None
+        weights = weights_tensor(self.tableau, np.array([(time - step.t) / step.h]), step.stages)
+        return torch.addmm(step.y.reshape(1, -1), weights, step.stages, alpha=step.h).view(step.y.shape)

@@ -1,0 +1,75 @@
+"""The one engine behind both doors: a checked problem in, its solution out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.adjoints import ADJOINTS
+from skode.solvers.integrate import Path, Problem
+from skode.solvers.march import StepControl
+from skode.solvers.statistics import Statistics
+from skode.solvers.tableaus import ButcherTableau
+from skode.solvers.vector_field import as_field
+
+
+def run(
+    func: Callable[[Tensor, Tensor], Tensor],
+    y0: Tensor,
+    span: tuple[float, float],
+    *,
+    tableau: ButcherTableau,
+    control: StepControl,
+    adjoint: str,
+    memory_budget: int,
+    seminorm: bool,
+    times: np.ndarray | None,
+    rows: np.ndarray | None = None,
+    moving_times: Tensor | None = None,
+    grid_is_times: bool = False,
+    dense: bool = False,
+) -> tuple[Tensor, Path, Statistics]:
+    """Solve a problem whose arguments have been checked.
+
+    Parameters
+    ----------
+    func, y0, span
+        The problem: vector field, initial state, initial and final time.
+    moving_times : Tensor of shape (2 + m,), float64, or None
+        ``[t0, t1, *times]`` where any of them requires grad.
+    tableau, control, adjoint, memory_budget, seminorm, times, rows, grid_is_times, dense
+        As in :class:`skode.solvers.integrate.Problem`.
+
+    Returns
+    -------
+    outputs : Tensor
+        States at the output times, with gradients as ``adjoint`` says.
+    path : Path
+        The solve as recorded.
+    statistics : Statistics
+        Its counts.
+    """
+    t0, t1 = span
+    differentiate = torch.is_grad_enabled()
+    field, f0 = as_field(func, t0, y0.detach(), differentiate=differentiate, keep_graph=adjoint == "backprop")
+    statistics = Statistics(nfev=1)
+    problem = Problem(
+        field=field,
+        f0=f0,
+        t0=t0,
+        t1=t1,
+        tableau=tableau,
+        control=control,
+        times=times,
+        rows=rows,
+        statistics=statistics,
+        memory_budget=memory_budget,
+        seminorm=seminorm,
+        grid_is_times=grid_is_times,
+        dense=dense,
+    )
+    outputs, path = ADJOINTS[adjoint](problem, y0, moving_times if differentiate else None, func)
+    return outputs, path, statistics

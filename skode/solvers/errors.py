@@ -1,0 +1,51 @@
+"""What can go wrong in a solve, as types: each error names where, how and what to try."""
+
+from __future__ import annotations
+
+
+class SolverError(RuntimeError):
+    """A solve that could not be finished.
+
+    Parameters
+    ----------
+    reason : str
+        What happened.
+    time : float
+        The time reached, in the units of ``t``.
+    step_size : float
+        The signed size of the step that failed, in the units of ``t``.
+    advice : str
+        What to try.
+
+    Attributes
+    ----------
+    time, step_size, advice
+        As given.
+    """
+
+    def __init__(self, reason: str, *, time: float, step_size: float, advice: str) -> None:
+        super().__init__(f"{reason} at t={time:.6g} with step size {step_size:.3g}. {advice}")
+        self.reason = reason
+        self.time = time
+        self.step_size = step_size
+        self.advice = advice
+
+    def __reduce__(self) -> tuple:
+        """Survive pickling, as joblib sends errors between processes."""
+        return _rebuild, (type(self), self.reason, self.time, self.step_size, self.advice)
+
+
+def _rebuild(cls: type[SolverError], reason: str, time: float, step_size: float, advice: str) -> SolverError:
+    return cls(reason, time=time, step_size=step_size, advice=advice)
+
+
+class NonFiniteDerivativeError(SolverError):
+    """``func(t, y)`` returned NaN or infinity where the solution already is, or however small the step."""
+
+
+class StepSizeUnderflowError(SolverError):
+    """The error test asks for steps too small to advance the time."""
+
+
+class MaxStepsError(SolverError):
+    """The solve used up ``max_steps`` before the end of its time span."""

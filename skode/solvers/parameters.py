@@ -1,0 +1,121 @@
+"""Which tensors a vector field depends on, found without the user naming them.
+
+Two searches together miss nothing that a first evaluation uses: tensors are looked up where Python keeps them
+(module parameters, closures, defaults, partial arguments, attributes, globals), which also finds those used only
+later in the solve; and the autograd graph of one evaluation is walked, which also finds leaves hidden anywhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def reachable_tensors(func: Callable) -> list[Tensor]:
+    """Tensors requiring grad that Python objects inside ``func`` hold, each once, in a reproducible order."""
+    found: dict[int, Tensor] = {}
+    visited: set[int] = set()
+    stack: list[Any] = [func]
+    while stack:
+        thing = stack.pop()
+        if id(thing) in visited:
+            continue
+        visited.add(id(thing))
+        if isinstance(thing, Tensor):
+            if thing.requires_grad:
+                found[id(thing)] = thing
+        else:
+            # reversed, so that the stack gives them back in the order in which they stand
+            stack.extend(reversed(list(_held_by(thing))))
+    return list(found.values())
+
+
+def _held_by(thing: Any) -> Iterator[Any]:
+    """The objects directly held by a callable, a module, a container or a plain user object."""
+    if isinstance(thing, nn.Module):
+        yield from thing.parameters()
+        yield from thing.buffers()
+        for module in thing.modules():
+            yield from (v for k, v in vars(module).items() if k not in {"_parameters", "_buffers", "_modules"})
+    elif isinstance(thing, functools.partial):
+        yield from (thing.func, thing.args, thing.keywords)
+    elif isinstance(thing, types.MethodType):
+        yield from (thing.__self__, thing.__func__)
+    elif isinstance(thing, types.FunctionType):
+        yield from _held_by_function(thing)
+    elif isinstance(thing, dict):
+        yield from thing.values()
+    elif isinstance(thing, list | tuple | set | frozenset):
+        yield from thing
+    elif hasattr(thing, "__dict__") and not isinstance(thing, types.ModuleType | type):
+        yield from vars(thing).values()
+
+
+def _held_by_function(function: types.FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # a name that is not bound yet
+            continue
+    yield function.__defaults__
+    yield function.__kwdefaults__
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        # A global is only looked into where it can hold tensors by itself: objects reached by name may be large.
+        if isinstance(value, Tensor | nn.Module | types.FunctionType | functools.partial | list | tuple | dict):
+            yield value
+
+
+def leaves_behind(output: Tensor, known: Iterable[Tensor]) -> list[Tensor]:
+    """Leaf tensors that ``output``'s autograd graph reaches without passing through a known tensor."""
+    known = list(known)
+    stop = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
+    known_leaves = {id(tensor) for tensor in known}
+    leaves: dict[int, Tensor] = {}
+    seen = set()
+    stack = [output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or node in stop:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) not in known_leaves:
+            leaves[id(variable)] = variable
+        stack.extend(parent for parent, _ in node.next_functions)
+    return list(leaves.values())
+
+
+def find_parameters(
+    func: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Every tensor requiring grad that ``func`` depends on besides its arguments.
+
+    Parameters
+    ----------
+    func : callable
+        The vector field ``func(t, y)``.
+    t, y : Tensor
+        Where to evaluate it once.
+
+    Returns
+    -------
+    parameters : tuple of Tensor
+        Leaves and non-leaves.
+    value : Tensor
+        ``func(t, y)``, detached.
+    """
+    parameters = reachable_tensors(func)
+    argument = y.detach().requires_grad_()
+    with torch.enable_grad():
+        value = func(t, argument)
+    if not isinstance(value, Tensor):
+        return tuple(parameters), value
+    if value.requires_grad:
+        parameters += leaves_behind(value, [*parameters, argument])
+    return tuple(parameters), value.detach()

@@ -1,0 +1,32 @@
+"""States that are tuples of tensors, as one flat tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def pack(parts: Sequence[Tensor]) -> tuple[Tensor, list[torch.Size]]:
+    """One flat tensor from several, and their shapes; they must share dtype and device."""
+    if not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise TypeError(f"y0 must hold torch tensors, got {[type(part).__name__ for part in parts]}.")
+    if len({(part.dtype, part.device) for part in parts}) > 1:
+        raise TypeError(f"The tensors in y0 must share dtype and device, got {[part.dtype for part in parts]}.")
+    return torch.cat([part.reshape(-1) for part in parts]), [part.shape for part in parts]
+
+
+def unpacking(func: Callable[[Tensor, Any], Any], shapes: Sequence[torch.Size]) -> Callable[[Tensor, Tensor], Tensor]:
+    """``func`` over tuples as a function over the flat state."""
+    sizes = [shape.numel() for shape in shapes]
+
+    def flat_func(t: Tensor, y: Tensor) -> Tensor:
+        parts = tuple(piece.view(shape) for piece, shape in zip(y.split(sizes), shapes, strict=True))
+        rates = func(t, parts)
+        if not isinstance(rates, tuple | list) or [tuple(rate.shape) for rate in rates] != [tuple(s) for s in shapes]:
+            raise ValueError(f"func(t, y) must return a tuple of tensors of shapes {[tuple(s) for s in shapes]}.")
+        return torch.cat([rate.reshape(-1) for rate in rates])
+
+    return flat_func
