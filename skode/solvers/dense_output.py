@@ -66,4 +66,4 @@ class DenseOutput:
         step = self.path.steps[n]
         assert step.stages is not None
         weights = weights_tensor(self.tableau, np.array([(time - step.t) / step.h]), step.stages)
-        return torch.addmm(step.y.reshape(1, -1), weights, step.stages, alpha=step.h).view(step.y.shape)
+        return torch.addmm(step.y.reshape(-1), weights, step.stages, alpha=step.h).view(step.y.shape)

@@ -54,7 +54,14 @@ def run(
     """
     t0, t1 = span
     differentiate = torch.is_grad_enabled()
-    field, f0 = as_field(func, t0, y0.detach(), differentiate=differentiate, keep_graph=adjoint == "backprop")
+    field, f0 = as_field(
+        func,
+        t0,
+        y0.detach(),
+        differentiate=differentiate,
+        with_time=moving_times is not None,
+        keep_graph=adjoint == "backprop",
+    )
     statistics = Statistics(nfev=1)
     problem = Problem(
         field=field,

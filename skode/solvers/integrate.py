@@ -132,7 +132,9 @@ class Outputs:
     def take(self, reading: Reading, state: Tensor) -> None:
         """Outputs that are the state itself."""
         rows = reading.rows
-        self.pieces.append(state.expand(len(reading.positions), *state.shape) if rows is None else state[index(rows)])
+        self.pieces.append(
+            state.expand(len(reading.positions), *state.shape) if rows is None else state[index(rows, state)]
+        )
         self.positions.append(reading.positions)
 
     def interpolate(self, reading: Reading, stepper: Any, h: Any, y: Tensor, weights: Tensor) -> None:
@@ -140,23 +142,23 @@ class Outputs:
         if reading.rows is None:
             self.pieces.append(stepper.interpolate(h, y, weights))
         else:
-            self.pieces.append(stepper.interpolate_rows(h, y, weights, index(reading.rows)))
+            self.pieces.append(stepper.interpolate_rows(h, y, weights, index(reading.rows, y)))
         self.positions.append(reading.positions)
 
-    def assemble(self, like: Tensor) -> Tensor:
-        """All outputs, stacked."""
+    def assemble(self, y0: Tensor, *, rowwise: bool) -> Tensor:
+        """All outputs, stacked: each a state, or the state of one sample."""
         if not self.pieces:
-            return like.new_empty((0, *like.shape))
+            return y0.new_empty((0, *y0.shape[int(rowwise) :]))
         stacked = torch.cat(self.pieces)
         positions = np.concatenate(self.positions)
         if np.array_equal(positions, np.arange(len(positions))):
             return stacked
-        return stacked[index(np.argsort(positions, kind="stable"))]
+        return stacked[index(np.argsort(positions, kind="stable"), stacked)]
 
 
-def index(positions: np.ndarray) -> Tensor:
-    """Numpy indices as torch ones."""
-    return torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64))
+def index(positions: np.ndarray, like: Tensor) -> Tensor:
+    """Numpy indices as torch ones, on the device of the tensor they index."""
+    return torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64)).to(like.device)
 
 
 def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> Tensor:
@@ -214,7 +216,7 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
                         stepper.keep_residuals = keep_residuals = False
                 stages = stepper.stages.clone() if keep_stages else None
                 path.steps.append(RecordedStep(move.t, move.h, move.y, readings, residuals, stages))
-        path.outputs = outputs.assemble(y0)
+        path.outputs = outputs.assemble(y0, rowwise=problem.rows is not None)
     path.times = np.array(times) if problem.times is None else problem.times
     return path
 

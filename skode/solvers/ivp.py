@@ -149,8 +149,8 @@ def solve_ivp(
 
     # The times as the user's differentiable tensors, or as plain numbers where none requires grad.
     moving = span_tensor is not None or times_tensor is not None
-    span_t = span_tensor.double() if span_tensor is not None else torch.from_numpy(span)
-    eval_t = times_tensor.double() if times_tensor is not None else None
+    span_t = span_tensor.double().cpu() if span_tensor is not None else torch.from_numpy(span)
+    eval_t = times_tensor.double().cpu() if times_tensor is not None else None
     if eval_t is None and times is not None:
         eval_t = torch.from_numpy(np.array(times))
     out_t = torch.empty(0, dtype=torch.float64) if eval_t is None else eval_t
@@ -200,7 +200,7 @@ def _check_eval_times(times: np.ndarray, span: np.ndarray, y0: Tensor) -> None:
         check_monotone("t_eval", times)
         if span.ndim == 1 and len(times) > 1 and (times[-1] - times[0]) * (span[1] - span[0]) < 0:
             raise ValueError("t_eval must be sorted in the direction of t_span.")
-        inside = (times >= low.max()) & (times <= high.min())
+        inside = (times >= np.max(low, initial=-np.inf)) & (times <= np.min(high, initial=np.inf))
     elif times.ndim == 2 and y0.ndim and len(times) == len(y0):
         if np.isinf(times).any():
             raise ValueError("t_eval contains infinity (NaN marks padding).")
@@ -219,5 +219,6 @@ def _padded(outputs: Tensor, present: Tensor) -> Tensor:
     r"""Outputs of single samples as one tensor of shape (batch, n_times, \\*state), NaN where there is none."""
     positions = torch.zeros(present.shape, dtype=torch.int64)
     positions[present] = torch.arange(1, len(outputs) + 1)
+    positions = positions.to(outputs.device)
     nothing = outputs.new_full((1, *outputs.shape[1:]), torch.nan)
     return torch.cat([nothing, outputs])[positions]

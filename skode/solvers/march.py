@@ -81,7 +81,7 @@ def march(
     SolverError
         One of its children where the solve can't go on.
     """
-    if t0 == t1 or y0.numel() == 0:
+    if t0 == t1:
         return iter(())
     if tableau.adaptive:
         return _adaptive(stepper, t0, t1, y0, tableau, control, evaluate, clock)
@@ -116,7 +116,7 @@ def _adaptive(
         # A step that nearly reaches the end is stretched to it rather than leaving a sliver behind.
         t_next = t1 if 1.01 * abs(h) >= abs(t1 - t) else t + h
         h = t_next - t
-        if abs(h) <= 10 * math.ulp(t):
+        if t_next != t1 and abs(h) <= 10 * math.ulp(t):
             raise _too_small(t, h, ratio)
         if attempts == control.max_steps:
             raise MaxStepsError(

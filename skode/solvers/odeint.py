@@ -111,7 +111,7 @@ def odeint(
     )
     moving_times = None
     if t_tensor is not None:
-        moving = t_tensor.double()
+        moving = t_tensor.double().cpu()
         moving_times = torch.cat([moving[:1], moving[-1:], moving])
     outputs, _, _ = run(
         func,

@@ -62,13 +62,17 @@ def check_adjoint(adjoint: Any) -> str:
 
 def check_times(name: str, t: Any) -> tuple[np.ndarray, Tensor | None]:
     """Times as float64 numbers, and the tensor they came from if it requires grad."""
+    if isinstance(t, list | tuple) and any(isinstance(time, Tensor) and time.requires_grad for time in t):
+        t = torch.stack([torch.as_tensor(time, dtype=torch.float64) for time in t])
     tensor = t if isinstance(t, Tensor) and t.requires_grad else None
     values = t.detach().cpu().numpy() if isinstance(t, Tensor) else t
     try:
-        array = np.asarray(values, dtype=np.float64)
+        array = np.asarray(values)
+        if not np.can_cast(array.dtype, np.float64, casting="same_kind"):  # complex numbers would lose a part
+            raise TypeError
+        return array.astype(np.float64), tensor
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must hold real numbers, got {t!r}.") from error
-    return array, tensor
 
 
 def check_monotone(name: str, times: np.ndarray) -> None:

@@ -74,6 +74,11 @@ class OwnTimeField:
         self.start = start
         self.length = length
 
+    def bind(self) -> OwnTimeField:
+        """The same over what the field itself binds to."""
+        bind = getattr(self.func, "bind", None)
+        return self if bind is None else OwnTimeField(bind(), self.start, self.length)
+
     def __call__(self, s: float | Tensor, y: Tensor) -> Tensor:
         return self.func(self.start + s * self.length, y) * self.length
 

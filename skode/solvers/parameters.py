@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from typing import Any
 
 import torch
@@ -64,31 +64,64 @@ def _held_by_function(function: types.FunctionType) -> Iterator[Any]:
             continue
     yield function.__defaults__
     yield function.__kwdefaults__
-    for name in function.__code__.co_names:
+    for name in _names(function.__code__):
         value = function.__globals__.get(name)
         # A global is only looked into where it can hold tensors by itself: objects reached by name may be large.
         if isinstance(value, Tensor | nn.Module | types.FunctionType | functools.partial | list | tuple | dict):
             yield value
 
 
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Names that a function's code looks up, that of functions defined inside it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
 def leaves_behind(output: Tensor, known: Iterable[Tensor]) -> list[Tensor]:
     """Leaf tensors that ``output``'s autograd graph reaches without passing through a known tensor."""
     known = list(known)
-    stop = {tensor.grad_fn for tensor in known if tensor.grad_fn is not None}
-    known_leaves = {id(tensor) for tensor in known}
+    _, leaves = _graph_behind(output, stop={tensor.grad_fn for tensor in known})
+    known_ids = {id(tensor) for tensor in known}
+    return [leaf for leaf in leaves if id(leaf) not in known_ids]
+
+
+def independent(tensors: list[Tensor]) -> list[Tensor]:
+    """The same tensors if none was computed from another, the leaves behind all of them otherwise.
+
+    The gradient of a tensor flows on to what it was computed from, and would be counted twice there if that were
+    differentiated on its own as well.
+    """
+    nodes_made = {tensor.grad_fn for tensor in tensors if not tensor.is_leaf}
+    ids = {id(tensor) for tensor in tensors}
+    behind: dict[int, Tensor] = {}
+    overlap = False
+    for tensor in tensors:
+        nodes, leaves = _graph_behind(tensor)
+        behind.update((id(leaf), leaf) for leaf in leaves)
+        others = (nodes & nodes_made) - {tensor.grad_fn}
+        overlap |= bool(others) or (not tensor.is_leaf and any(id(leaf) in ids for leaf in leaves))
+    return list(behind.values()) if overlap else tensors
+
+
+def _graph_behind(output: Tensor, stop: Set[Any] = frozenset()) -> tuple[set[Any], list[Tensor]]:
+    """Nodes of the autograd graph that made a tensor, up to those in ``stop``, and the leaves that they end in."""
+    if output.grad_fn is None:
+        return set(), [output]
     leaves: dict[int, Tensor] = {}
-    seen = set()
-    stack = [output.grad_fn]
+    seen: set[Any] = set()
+    stack: list[Any] = [output.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node in seen or node in stop:
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) not in known_leaves:
+        if variable is not None:
             leaves[id(variable)] = variable
         stack.extend(parent for parent, _ in node.next_functions)
-    return list(leaves.values())
+    return seen, list(leaves.values())
 
 
 def find_parameters(
@@ -106,7 +139,7 @@ def find_parameters(
     Returns
     -------
     parameters : tuple of Tensor
-        Leaves and non-leaves.
+        Leaves and non-leaves, none computed from another.
     value : Tensor
         ``func(t, y)``, detached.
     """
@@ -118,4 +151,4 @@ def find_parameters(
         return tuple(parameters), value
     if value.requires_grad:
         parameters += leaves_behind(value, [*parameters, argument])
-    return tuple(parameters), value.detach()
+    return tuple(independent(parameters)), value.detach()

@@ -35,8 +35,9 @@ class Tolerances:
         return self.norm(error / self._scale(torch.maximum(y.abs(), y_next.abs()))).item()
 
     def scaled_size(self, x: Tensor, y: Tensor) -> float:
-        """The norm of ``x`` measured in allowed errors at the state ``y``."""
-        return self.norm(x / self._scale(y.abs())).item()
+        """The norm of ``x`` measured in allowed errors at the state ``y``, over the components that are allowed any."""
+        scale = self.atol + self.rtol * y.abs()
+        return self.norm(torch.where(scale > 0.0, x / scale, 0.0)).item()
 
     def _scale(self, magnitude: Tensor) -> Tensor:
         scale = magnitude.mul_(self.rtol).add_(self.atol)
@@ -80,11 +81,11 @@ def first_step_size(
     direction = math.copysign(1.0, span)
     size_y = tolerances.scaled_size(y, y)
     size_f = tolerances.scaled_size(f, y)
-    guess = 1e-6 if min(size_y, size_f) < 1e-5 else 0.01 * size_y / size_f
+    guess = 0.01 * size_y / size_f if size_y >= 1e-5 and 1e-5 <= size_f < math.inf else 1e-6
     guess = min(guess, abs(span))
     moved = evaluate(t + direction * guess, y + (direction * guess) * f)
     size_second = tolerances.scaled_size(moved - f, y) / guess
-    if not math.isfinite(size_second):
+    if not math.isfinite(size_f + size_second):
         return direction * guess
     steepest = max(size_f, size_second)
     second = max(1e-6, guess * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / (order + 1))

@@ -116,8 +116,8 @@ class Stepper:
 
     def interpolate(self, h: float, y: Tensor, weights: Tensor) -> Tensor:
         r"""States inside the step just tried, of shape (m, \\*y.shape), from interpolation weights of shape (m, s)."""
-        inside = torch.addmm(y.reshape(1, -1), weights, self.stages, alpha=h)
-        return inside.view(-1, *self.shape)
+        inside = torch.addmm(y.reshape(-1), weights, self.stages, alpha=h)
+        return inside.view(len(weights), *self.shape)
 
     def interpolate_rows(self, h: float, y: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
         """States of single samples: entry i is sample ``rows[i]`` read with ``weights[i]``."""
@@ -177,8 +177,8 @@ class GraphStepper:
         self.stages = self.stages[-1:]
 
     def interpolate(self, h: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-        inside = y.reshape(1, -1) + h * (weights @ torch.stack(self.stages))
-        return inside.view(-1, *self.shape)
+        inside = y.reshape(-1) + h * (weights @ torch.stack(self.stages))
+        return inside.view(len(weights), *self.shape)
 
     def interpolate_rows(self, h: Tensor, y: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
         stages = torch.stack(self.stages).view(-1, y.shape[0], y[0].numel())[:, rows]
@@ -213,7 +213,8 @@ def pull_step(
     """The vector-Jacobian product of one explicit Runge-Kutta step.
 
     With ``lam`` the cotangent of ``y1`` and ``g_i`` the cotangents that outputs inside the step give its stages,
-    the stages' cotangents are found last to first (Hager, Numer. Math. 87, 2000; Sanz-Serna, SIAM Review 58, 2016)::
+    the stages' cotangents are found last to first (Hager, Numerische Mathematik 87,
+    2000; Sanz-Serna, SIAM Review 58, 2016)::
 
         kbar_i = h (b_i lam + sum_{j>i} a_ji ybar_j) + g_i,    ybar_i = kbar_i^T df/dy(t_i, Y_i)
 

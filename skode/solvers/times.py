@@ -61,7 +61,7 @@ class TimeGradients:
                 scaled = self._along(grad_outputs, reading, step.stages, tableau.interpolation_weights(theta))
                 self.add_step(n, -moved.sum(), float((scaled - theta * moved).sum()))
 
-    def gathered(self, like: Tensor) -> Tensor:
+    def gathered(self) -> Tensor:
         """The gradient of ``[t0, t1, *output_times]``, in float64 as the times are."""
         start = end = 0.0
         outputs = self.outputs
@@ -72,18 +72,18 @@ class TimeGradients:
             reached = [step.t for step in self.path.steps]
             s = np.array([(t - self.problem.t0) / span for t in reached] + [1.0]) if reached else np.zeros(1)
             start, end = float(self.nodes @ (1 - s)), float(self.nodes @ s)
-        return torch.tensor([start, end, *outputs], dtype=torch.float64, device=like.device)
+        return torch.tensor([start, end, *outputs], dtype=torch.float64)
 
     def _along(self, grad_outputs: Tensor, reading: Any, stages: Tensor | None, weights: np.ndarray) -> np.ndarray:
         """``g_j . sum_i w_ji k_i`` for each output j of a reading."""
         assert stages is not None
-        given = grad_outputs[index(reading.positions)].flatten(1)
+        given = grad_outputs[index(reading.positions, grad_outputs)].flatten(1)
         w = torch.from_numpy(weights).to(stages)
         if reading.rows is None:
             moved = (given * (w @ stages)).sum(1)
         else:
             n_rows = self.path.y_end.shape[0]
-            own = stages.view(len(stages), n_rows, -1)[:, index(reading.rows)]
+            own = stages.view(len(stages), n_rows, -1)[:, index(reading.rows, stages)]
             moved = torch.einsum("qf,qs,sqf->q", given, w, own)
         return moved.double().cpu().numpy()
 

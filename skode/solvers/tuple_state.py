@@ -25,8 +25,12 @@ def unpacking(func: Callable[[Tensor, Any], Any], shapes: Sequence[torch.Size]) 
     def flat_func(t: Tensor, y: Tensor) -> Tensor:
         parts = tuple(piece.view(shape) for piece, shape in zip(y.split(sizes), shapes, strict=True))
         rates = func(t, parts)
-        if not isinstance(rates, tuple | list) or [tuple(rate.shape) for rate in rates] != [tuple(s) for s in shapes]:
-            raise ValueError(f"func(t, y) must return a tuple of tensors of shapes {[tuple(s) for s in shapes]}.")
+        expected = [tuple(shape) for shape in shapes]
+        if not isinstance(rates, tuple | list) or not all(isinstance(rate, Tensor) for rate in rates):
+            raise TypeError(f"func(t, y) must return a tuple of tensors, as y is, got {rates!r}.")
+        returned = [tuple(rate.shape) for rate in rates]
+        if returned != expected:
+            raise ValueError(f"func(t, y) returned tensors of shapes {returned} for a state of shapes {expected}.")
         return torch.cat([rate.reshape(-1) for rate in rates])
 
     return flat_func

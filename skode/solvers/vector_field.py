@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from skode.solvers.parameters import find_parameters
+from skode.solvers.parameters import find_parameters, leaves_behind
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,7 +23,9 @@ Function = Callable[[Tensor, Tensor], Tensor]
 class OffersPullback(Protocol):
     """A vector field with its own vector-Jacobian product. Any object with these methods takes the fast path.
 
-    ``t`` is a float, or a tensor that broadcasts against ``y`` where every sample has its own time.
+    ``t`` is a float, or a tensor that broadcasts against ``y`` where every sample has its own time. A field may also
+    have a method ``bind()``, called once per solve: it returns what answers these calls, all but ``parameters``, for
+    the parameters' present values.
     """
 
     def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
@@ -89,16 +91,18 @@ class AutogradField:
 
     keeps_residuals = False  # they are autograd graphs, which no adjoint but backprop keeps
 
-    def __init__(self, func: Function, parameters: tuple[Tensor, ...]) -> None:
+    def __init__(self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False) -> None:
         self.func = func
         self.parameters = parameters
+        self.with_time = with_time
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         with torch.no_grad():
             return self.func(time_tensor(t, y), y)
 
     def linearize(self, t: float, y: Tensor) -> tuple[Tensor, Any]:
-        time = time_tensor(t, y).requires_grad_()
+        # Only where it is needed: func may turn a time that requires no grad into a number.
+        time = time_tensor(t, y).requires_grad_(self.with_time)
         argument = y.detach().requires_grad_()
         with torch.enable_grad():
             value = self.func(time, argument)
@@ -114,9 +118,13 @@ class AutogradSession:
     def __init__(self, parameters: tuple[Tensor, ...]) -> None:
         self.parameters = parameters
         self.gradients: list[Tensor | None] = [None] * len(parameters)
+        self.unchecked: tuple[Tensor, ...] = ()
+        # What autograd leaves in non-leaf tensors with retain_grad() is to be of the whole solve, not of evaluations.
+        self.retained = [(parameter, parameter.grad) for parameter in parameters if parameter.retains_grad]
 
     def pull(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:
         time, argument, value = residuals
+        self.unchecked = residuals
         if not value.requires_grad:  # a constant field
             return torch.zeros_like(argument), torch.zeros_like(time) if with_time else None
         inputs = (argument, time, *self.parameters) if with_time else (argument, *self.parameters)
@@ -131,9 +139,23 @@ class AutogradSession:
         return grad_y, torch.zeros_like(time) if with_time and grad_t is None else grad_t
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Nothing is held back; refuse to go on if the last evaluation hangs on a tensor not known before the solve."""
+        if not self.unchecked:
+            return
+        *inputs, value = self.unchecked
+        self.unchecked = ()
+        missed = leaves_behind(value, [*inputs, *self.parameters]) if value.requires_grad else []
+        if missed:
+            raise RuntimeError(
+                f"func(t, y) depends on a tensor of shape {tuple(missed[0].shape)} that requires grad, but did not use "
+                "it at the initial time and keeps it where it can't be found, so that its gradient would be lost. Hold "
+                "it in a closure, an argument's default, an attribute or a module parameter, or use adjoint='backprop'."
+            )
 
     def parameter_gradients(self) -> tuple[Tensor | None, ...]:
+        self.flush()
+        for parameter, gradient in self.retained:
+            parameter.grad = gradient
         return tuple(self.gradients)
 
 
@@ -143,8 +165,9 @@ class PullbackField:
     keeps_residuals = True
 
     def __init__(self, func: OffersPullback) -> None:
-        self.func = func
         self.parameters = tuple(func.parameters())
+        with torch.no_grad():
+            self.func = func.bind() if hasattr(func, "bind") else func
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -155,14 +178,15 @@ class PullbackField:
             return self.func.linearize(t, y)
 
     def session(self) -> PullbackSession:
-        return PullbackSession(self.func)
+        return PullbackSession(self.func, len(self.parameters))
 
 
 class PullbackSession:
     """Holds back the weight gradients, to form those of many evaluations in one product per layer."""
 
-    def __init__(self, func: OffersPullback) -> None:
+    def __init__(self, func: OffersPullback, n_parameters: int) -> None:
         self.func = func
+        self.n_parameters = n_parameters
         self.tape: list[tuple[Any, Any]] = []
         self.gradients: list[Tensor] | None = None
 
@@ -184,7 +208,7 @@ class PullbackSession:
     def parameter_gradients(self) -> tuple[Tensor | None, ...]:
         self.flush()
         if self.gradients is None:
-            return tuple(None for _ in self.func.parameters())
+            return (None,) * self.n_parameters
         return tuple(self.gradients)
 
 
@@ -209,7 +233,9 @@ def has_own_pullback(func: Any) -> bool:
     return definer["forward"] >= definer["pullback"] and "forward" not in vars(func) and not hooked
 
 
-def as_field(func: Any, t: float, y: Tensor, *, differentiate: bool, keep_graph: bool = False) -> tuple[Field, Tensor]:
+def as_field(
+    func: Any, t: float, y: Tensor, *, differentiate: bool, with_time: bool = False, keep_graph: bool = False
+) -> tuple[Field, Tensor]:
     """Wrap ``func`` for the engine and evaluate it once at the start of the solve.
 
     Parameters
@@ -222,6 +248,8 @@ def as_field(func: Any, t: float, y: Tensor, *, differentiate: bool, keep_graph:
         The initial state.
     differentiate : bool
         Whether gradients may be asked for, so that the tensors behind ``func`` must be known.
+    with_time : bool, default=False
+        Whether gradients of times are wanted.
     keep_graph : bool, default=False
         Whether autograd is to record the solve itself, for which ``func`` is called as it is.
 
@@ -243,7 +271,7 @@ def as_field(func: Any, t: float, y: Tensor, *, differentiate: bool, keep_graph:
         value = field(t, y)
     elif differentiate:
         parameters, value = find_parameters(func, time_tensor(t, y), y)
-        field = AutogradField(func, parameters)
+        field = AutogradField(func, parameters, with_time=with_time)
     else:
         field = AutogradField(func, ())
         value = field(t, y)

@@ -42,7 +42,9 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
     reached = [problem.t0]
     path = Path(y0, np.empty(0), y0, [])
     # Outputs whose own times carry gradients are all read off an interpolant, those at the ends of steps too.
-    along = times[2:] if times is not None and times.requires_grad and not problem.grid_is_times else None
+    along = None
+    if times is not None and times.requires_grad and problem.times is not None and not problem.grid_is_times:
+        along = times[2:]
     start = readout.at_start(problem.t0)
     waiting = [] if start is None else [start]
     if along is None or problem.t0 == problem.t1:
@@ -53,7 +55,7 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
         readings = readout.in_step(move.t, move.t_next)
         for reading in waiting + readings:
             if along is not None:
-                theta = (along[index(reading.positions)] - clock.at(move.t)) / move.h
+                theta = (along[index(reading.positions, along)] - clock.at(move.t)) / move.h
                 weights = _differentiable_weights(problem, theta).to(y0)
                 outputs.interpolate(reading, stepper, move.h, move.y, weights)
             elif reading.at_end:
@@ -68,7 +70,7 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
             stages = torch.stack(stepper.stages).detach()
             step = RecordedStep(move.t, move.t_next - move.t, move.y.detach(), readings, None, stages)
             path.steps.append(step)
-    path.outputs = outputs.assemble(y0)
+    path.outputs = outputs.assemble(y0, rowwise=problem.rows is not None)
     path.times = np.array(reached) if problem.times is None else problem.times
     return path.outputs, path
 

@@ -121,11 +121,11 @@ class AdjointSolve:
         if not len(positions):
             return
         a = augmented[n : 2 * n].view(shape)
-        given = self.grad_outputs[index(positions)]
+        given = self.grad_outputs[index(positions, a)]
         if self.problem.rows is None:
             a += given.sum(0)
         else:
-            a.index_add_(0, index(self.problem.rows[positions]), given)
+            a.index_add_(0, index(self.problem.rows[positions], a), given)
 
     def _segment(self, field: AugmentedField, t: float, t_next: float, augmented: Tensor, n: int) -> Tensor:
         segment = replace(
@@ -161,16 +161,20 @@ class AdjointSolve:
         return replace(control, grid=grid, first_step=None, tolerances=replace(control.tolerances, norm=norm))
 
     def time_gradients(self, a0: Tensor) -> Tensor:
-        """``dL/dt_j = g_j . f(t_j, y_j)`` for the outputs and ``dL/dt0 = -a(t0) . f(t0, y0)``."""
+        """``dL/dt_j = g_j . f(t_j, y_j)`` for the outputs and ``dL/dt0 = -a(t0) . f(t0, y0)``.
+
+        Outputs at the end of every step are at times that stretch with the time span.
+        """
         problem = self.problem
-        gradients = torch.zeros(2 + len(self.output_times), dtype=torch.float64, device=a0.device)
+        gradients = torch.zeros(2 + len(self.output_times), dtype=torch.float64)
         gradients[0] = -(a0 * problem.f0).sum()
-        if problem.times is None:
-            return gradients[:2]
         if problem.rows is not None:
             raise NotImplementedError(
                 "adjoint='continuous' gives no gradient of per-sample output times; use adjoint='discrete'."
             )
         for j, time in enumerate(self.output_times.tolist()):
             gradients[2 + j] = (self.grad_outputs[j] * problem.field(time, self.outputs[j])).sum()
-        return gradients
+        if problem.times is not None:
+            return gradients
+        s = torch.from_numpy((self.output_times - problem.t0) / ((problem.t1 - problem.t0) or 1.0))
+        return gradients[:2] + torch.stack([(1 - s) @ gradients[2:], s @ gradients[2:]])

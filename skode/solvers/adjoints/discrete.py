@@ -35,10 +35,12 @@ class _DiscreteAdjoint(torch.autograd.Function):
         ctx.with_time = times is not None and times.requires_grad
         path = integrate(problem, y0.detach(), record=True, keep_stages=ctx.with_time or problem.dense)
         holder.append(path)
+        # The node must not hold on to the outputs, which hold on to it: neither would be freed.
+        outputs, path.outputs = path.outputs, path.outputs.detach()
         ctx.problem, ctx.path = problem, path
         # Saved only so that autograd notices if one of them is changed in place before the backward pass.
         ctx.save_for_backward(y0, times, *parameters)
-        return path.outputs
+        return outputs
 
     @staticmethod
     @once_differentiable
@@ -47,7 +49,7 @@ class _DiscreteAdjoint(torch.autograd.Function):
         problem, path = ctx.problem, ctx.path
         sweep = ReverseSweep(problem, path, grad_outputs, with_time=ctx.with_time)
         grad_y0 = sweep.run()
-        grad_times = sweep.times.gathered(grad_outputs) if sweep.times is not None else None
+        grad_times = sweep.times.gathered() if sweep.times is not None else None
         return (None, None, grad_y0, grad_times, *sweep.session.parameter_gradients())
 
 
@@ -147,13 +149,13 @@ class ReverseSweep:
             if reading.at_end:
                 continue
             weights = weights_tensor(self.problem.tableau, reading.theta, self.grad_outputs).mul_(step.h)
-            given = self.grad_outputs[index(reading.positions)].flatten(1)
+            given = self.grad_outputs[index(reading.positions, self.grad_outputs)].flatten(1)
             if reading.rows is None:
                 part = weights.t() @ given
             else:
                 per_entry = torch.einsum("qs,qf->sqf", weights, given)
                 part = per_entry.new_zeros((per_entry.shape[0], step.y.shape[0], given.shape[1]))
-                part.index_add_(1, index(reading.rows), per_entry)
+                part.index_add_(1, index(reading.rows, self.grad_outputs), per_entry)
                 part = part.flatten(1)
             total = part if total is None else total + part
         return total
@@ -166,8 +168,8 @@ class ReverseSweep:
 
     def _add_rows(self, cotangent: Tensor, reading: Reading) -> None:
         """Add output cotangents to those of the state that the outputs start from."""
-        given = self.grad_outputs[index(reading.positions)]
+        given = self.grad_outputs[index(reading.positions, self.grad_outputs)]
         if reading.rows is None:
             cotangent += given.sum(0)
         else:
-            cotangent.index_add_(0, index(reading.rows), given)
+            cotangent.index_add_(0, index(reading.rows, self.grad_outputs), given)

@@ -1,0 +1,8 @@
+"""What is integrated: vector fields with their pullbacks and divergences. Torch only."""
+
+from skode.dynamics.activations import ACTIVATIONS
+from skode.dynamics.divergence import analytic_divergence, exact_divergence
+from skode.dynamics.flow import FlowField, flow_field
+from skode.dynamics.mlp import MLPField
+
+__all__ = ["ACTIVATIONS", "FlowField", "MLPField", "analytic_divergence", "exact_divergence", "flow_field"]

@@ -1,0 +1,65 @@
+"""Activations with their first and second derivatives, all computed from the activation's own value.
+
+Keeping the value ``s = h(x)`` is then enough for pullbacks and for the gradient of a divergence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An elementwise function.
+
+    Attributes
+    ----------
+    value : callable
+        ``h(x)``.
+    slope : callable
+        ``h'(x)`` from ``s = h(x)``.
+    curvature : callable
+        ``h''(x)`` from ``s = h(x)`` and ``p = h'(x)``.
+    """
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    curvature: Callable[[Tensor, Tensor], Tensor]
+
+
+ACTIVATIONS = {
+    "tanh": Activation(
+        value=torch.tanh,
+        slope=lambda s: 1.0 - s * s,
+        curvature=lambda s, p: -2.0 * s * p,
+    ),
+    "logistic": Activation(
+        value=torch.sigmoid,
+        slope=lambda s: s * (1.0 - s),
+        curvature=lambda s, p: p * (1.0 - 2.0 * s),
+    ),
+    "softplus": Activation(
+        # torch turns linear above 20 by default, which float64 can tell from softplus
+        value=lambda x: functional.softplus(x, threshold=40.0),
+        # h' = sigmoid(x) and exp(-softplus(x)) = 1 - sigmoid(x)
+        slope=lambda s: -torch.expm1(-s),
+        curvature=lambda s, p: p * (1.0 - p),
+    ),
+    "relu": Activation(
+        value=torch.relu,
+        slope=lambda s: (s > 0).to(s.dtype),
+        curvature=lambda s, p: torch.zeros_like(s),
+    ),
+}
+
+
+def get_activation(name: str) -> Activation:
+    """The activation of a name; ValueError with the names known where it is not one of them."""
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ValueError(f"activation={name!r} is not known; choose one of {sorted(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]

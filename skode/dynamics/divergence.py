@@ -1,0 +1,99 @@
+"""Divergences ``tr(df/dz)``, which the log-density of a flow needs (Chen et al. 2018, theorem 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from skode.dynamics.mlp import BoundMLP, MLPField
+
+
+def has_analytic_divergence(field: object) -> bool:
+    """Whether :func:`analytic_divergence` knows the field: an :class:`MLPField` with one or two hidden layers."""
+    return type(field) is MLPField and len(field.hidden_layer_sizes) in (1, 2)
+
+
+def divergence_weights(field: BoundMLP) -> Tensor:
+    """What the divergence of a perceptron needs of its weights alone.
+
+    One hidden layer, ``W2 h(W1 z)``: ``u_m = sum_i W1_mi W2_im``, of shape (width,). Two hidden layers,
+    ``W3 h(W2 h(W1 z))``: ``Q_ab = W2_ab (W1 W3)_ba``, of shape (second width, first width).
+    """
+    first, *rest = field.weights
+    if len(rest) == 1:
+        return (first * rest[0].t()).sum(1)
+    return rest[0] * (first @ rest[1]).t()
+
+
+def combine_slopes(weights: Tensor, slopes: list[Tensor]) -> Tensor:
+    """The divergence from :func:`divergence_weights` and the hidden layers' slopes: ``p1.u`` or ``p2.(Q p1)``."""
+    if len(slopes) == 1:
+        return slopes[0] @ weights
+    return ((slopes[0] @ weights.t()) * slopes[1]).sum(1)
+
+
+def analytic_divergence(field: MLPField, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and exact divergence of a perceptron with one or two hidden layers.
+
+    ``div = sum_m u_m h'(x1_m)`` or ``div = sum_ab h'(x2_a) Q_ab h'(x1_b)``: the price of one more linear layer,
+    whatever the dimension, and no derivative of a derivative. Differentiable by autograd.
+
+    Parameters
+    ----------
+    field : MLPField
+        The field; ValueError if it has no or more than two hidden layers.
+    t : float or Tensor
+        Time.
+    z : Tensor of shape (n, d)
+        States.
+
+    Returns
+    -------
+    value : Tensor of shape (n, d)
+        ``f(t, z)``.
+    divergence : Tensor of shape (n,)
+        ``tr(df/dz)``.
+    """
+    if not has_analytic_divergence(field):
+        raise ValueError("analytic_divergence needs an MLPField with one or two hidden layers; use exact_divergence.")
+    bound = field.bind()
+    value, (_, _, *hidden) = bound.linearize(t, z)
+    slopes = [field.h.slope(s) for s in hidden]
+    return value, combine_slopes(divergence_weights(bound), slopes)
+
+
+def exact_divergence(field: Callable[[Tensor, Tensor], Tensor], t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and exact divergence of any field, by d vector-Jacobian products.
+
+    Parameters
+    ----------
+    field : callable
+        ``f(t, z)``, acting on each row of ``z`` by itself.
+    t : Tensor
+        Time.
+    z : Tensor of shape (n, d)
+        States.
+
+    Returns
+    -------
+    value : Tensor of shape (n, d)
+        ``f(t, z)``.
+    divergence : Tensor of shape (n,)
+        ``tr(df/dz)``; differentiable where grad is enabled.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        z = z if z.requires_grad else z.detach().requires_grad_()
+        value = field(t, z)
+        divergence = torch.zeros_like(value[:, 0])
+        for i in range(z.shape[1]):
+            if not value.requires_grad:
+                break
+            (row,) = torch.autograd.grad(
+                value[:, i].sum(), z, create_graph=create_graph, retain_graph=True, allow_unused=True
+            )
+            if row is not None:
+                divergence = divergence + row[:, i]
+    return (value, divergence) if create_graph else (value.detach(), divergence.detach())

@@ -1,0 +1,217 @@
+"""A multilayer perceptron as a vector field, with its own pullback."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skode.dynamics.activations import Activation, get_activation
+
+
+class MLPField(nn.Module):
+    r"""Vector field ``dz/dt = W_L h(... h(W_1 [z, t] + b_1) ...) + b_L``.
+
+    Parameters
+    ----------
+    n_features : int
+        Size of the state.
+    hidden_layer_sizes : sequence of int, default=(64, 64)
+        Widths of the hidden layers; empty for a linear field.
+    activation : {"tanh", "logistic", "softplus", "relu"}, default="tanh"
+        The activation ``h``.
+    time_dependent : bool, default=True
+        Whether time is an input of the first layer, as its last column.
+    generator : torch.Generator, default=None
+        Source of the initial weights; torch's global one where None.
+
+    Attributes
+    ----------
+    layers : nn.ModuleList of nn.Linear
+        ``parameters()`` gives them in layer order, weight then bias.
+
+    Notes
+    -----
+    The field offers ``linearize``, ``pullback`` and ``parameter_gradients`` (see
+    :class:`skode.solvers.OffersPullback`): plain matrix products without an autograd graph.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skode.dynamics import MLPField
+    >>> field = MLPField(2, hidden_layer_sizes=(16,), generator=torch.Generator().manual_seed(0))
+    >>> field(0.5, torch.zeros(10, 2)).shape
+    torch.Size([10, 2])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        hidden_layer_sizes: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        time_dependent: bool = True,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.hidden_layer_sizes = tuple(hidden_layer_sizes)
+        self.activation = activation
+        self.time_dependent = time_dependent
+        self.h = get_activation(activation)
+        sizes = [n_features + time_dependent, *self.hidden_layer_sizes, n_features]
+        # skip_init leaves torch's global random state alone
+        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, m, n) for m, n in pairwise(sizes))
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw weights uniformly within ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio 2010); biases are 0."""
+        for layer in self.linear_layers():
+            bound = math.sqrt(6.0 / sum(layer.weight.shape))
+            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, t: float | Tensor, z: Tensor) -> Tensor:
+        """``dz/dt`` at a time and at states.
+
+        Parameters
+        ----------
+        t : float, 0-dimensional Tensor, or Tensor of shape (n, 1)
+            The time, of the batch or of each sample.
+        z : Tensor of shape (n, n_features)
+            States.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+            Their rates of change.
+        """
+        return self.bind()(t, z)
+
+    def bind(self) -> BoundMLP:
+        """The field over views of its current weights, for many evaluations without the cost of a module's."""
+        return BoundMLP(self.linear_layers(), self.n_features, self.h, self.time_dependent)
+
+    def linearize(self, t: float | Tensor, z: Tensor) -> tuple[Tensor, Any]:
+        """See :meth:`BoundMLP.linearize`."""
+        return self.bind().linearize(t, z)
+
+    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
+        """See :meth:`BoundMLP.pullback`."""
+        return self.bind().pullback(residuals, cotangent, with_time=with_time)
+
+    def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
+        """See :meth:`BoundMLP.parameter_gradients`."""
+        return self.bind().parameter_gradients(tape)
+
+    def linear_layers(self) -> list[nn.Linear]:
+        """The layers, first to last."""
+        return list(self.layers)  # type: ignore[arg-type]
+
+
+class BoundMLP:
+    """A perceptron as plain matrix products.
+
+    Parameters
+    ----------
+    layers : list of nn.Linear
+        Its layers.
+    n_features : int
+        Size of the state.
+    h : Activation
+        The activation.
+    time_dependent : bool
+        Whether the first weight's last column belongs to time.
+
+    Attributes
+    ----------
+    weights : list of Tensor
+        The layers' weights, the first without time's column: views, so that they follow the parameters.
+    """
+
+    def __init__(self, layers: list[nn.Linear], n_features: int, h: Activation, time_dependent: bool) -> None:
+        first = layers[0].weight
+        self.weights = [first[:, :n_features] if time_dependent else first, *(layer.weight for layer in layers[1:])]
+        self.transposed = [weight.t() for weight in self.weights]
+        self.biases = [layer.bias for layer in layers]
+        self.time_column = first[:, n_features] if time_dependent else None
+        self.h = h
+
+    def __call__(self, t: float | Tensor, z: Tensor) -> Tensor:
+        """The value."""
+        x = self._first(t, z)
+        for weight, bias in zip(self.transposed[1:], self.biases[1:], strict=True):
+            x = torch.addmm(bias, self.h.value(x), weight)
+        return x
+
+    def linearize(self, t: float | Tensor, z: Tensor) -> tuple[Tensor, Any]:
+        """The value, and ``(t, z, s_1, s_2, ...)`` with the hidden layers' values ``s_l``."""
+        kept: list[Any] = [t, z]
+        x = self._first(t, z)
+        for weight, bias in zip(self.transposed[1:], self.biases[1:], strict=True):
+            s = self.h.value(x)
+            kept.append(s)
+            x = torch.addmm(bias, s, weight)
+        return x, tuple(kept)
+
+    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
+        """Cotangents of the state and of time, and each layer's ``delta_l``, the cotangents of its linear output."""
+        t, _, *hidden = residuals
+        delta = cotangent
+        deltas = [delta]
+        for weight, s in zip(reversed(self.weights[1:]), reversed(hidden), strict=True):
+            delta = (delta @ weight) * self.h.slope(s)
+            deltas.append(delta)
+        deltas.reverse()
+        grad_z, grad_t = self.pull_first(t, delta, with_time=with_time)
+        return grad_z, grad_t, tuple(deltas)
+
+    def pull_first(self, t: Any, delta: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:
+        """Cotangents of state and time from those of the first layer's linear output."""
+        grad_z = delta @ self.weights[0]
+        if not with_time:
+            return grad_z, None
+        if self.time_column is None:
+            return grad_z, torch.zeros_like(t) if isinstance(t, Tensor) else delta.new_zeros(())
+        per_sample = delta @ self.time_column
+        if isinstance(t, Tensor) and t.ndim:
+            return grad_z, per_sample.reshape(t.shape)
+        return grad_z, per_sample.sum()
+
+    def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
+        """Gradients of all weights and biases, layer by layer, summed over the evaluations on the tape."""
+        gradients = []
+        for i, weight in enumerate(self.weights):
+            total = torch.zeros_like(weight)
+            for residuals, deltas in tape:
+                total.addmm_(deltas[i].t(), residuals[i + 1])
+            sums = [deltas[i].sum(0) for _, deltas in tape]
+            if i == 0 and self.time_column is not None:
+                column = sum(
+                    _weighted_sum(residuals[0], deltas[0], s) for (residuals, deltas), s in zip(tape, sums, strict=True)
+                )
+                total = torch.cat([total, column[:, None]], dim=1)
+            gradients += [total, torch.stack(sums).sum(0)]
+        return gradients
+
+    def _first(self, t: float | Tensor, z: Tensor) -> Tensor:
+        """The first layer's linear output."""
+        bias, column = self.biases[0], self.time_column
+        if column is None:
+            return torch.addmm(bias, z, self.transposed[0])
+        if isinstance(t, Tensor):
+            if t.ndim:
+                return torch.addmm(bias, z, self.transposed[0]) + t.reshape(-1, 1) * column
+            return torch.addmm(bias + t * column, z, self.transposed[0])
+        return torch.addmm(torch.add(bias, column, alpha=t), z, self.transposed[0])
+
+
+def _weighted_sum(t: float | Tensor, delta: Tensor, delta_sum: Tensor) -> Tensor:
+    """``sum_n t_n delta_n``, the gradient of time's column."""
+    if isinstance(t, Tensor) and t.ndim:
+        return t.reshape(-1) @ delta
+    return delta_sum * t

@@ -1,0 +1,20 @@
+"""One training loop for all estimators."""
+
+from skode.training.estimator import NeuralODEEstimator
+from skode.training.loop import Objective, TrainingRecord, train
+from skode.training.settings import COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.tensors import new_generator, resolve_device, resolve_dtype, to_numpy, to_tensor
+
+__all__ = [
+    "COMMON_CONSTRAINTS",
+    "NeuralODEEstimator",
+    "Objective",
+    "TrainingRecord",
+    "TrainingSettings",
+    "new_generator",
+    "resolve_device",
+    "resolve_dtype",
+    "to_numpy",
+    "to_tensor",
+    "train",
+]

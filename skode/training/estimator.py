@@ -1,0 +1,129 @@
+"""What the estimators share: solver settings, training settings, callbacks and fitted curves."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+from torch import Tensor
+
+from skode.solvers import METHODS, Solution, solve_ivp
+from skode.training.loop import Objective, TrainingRecord, train
+from skode.training.settings import TrainingSettings
+
+#: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
+DEFAULT_FIXED_STEPS = 10
+
+
+class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
+    """Base of all estimators: a torch module in ``module_``, trained by the one loop through the one solver.
+
+    Subclasses have the parameters named in :data:`skode.training.settings.COMMON_CONSTRAINTS`.
+    """
+
+    # Given by subclasses' constructors.
+    hidden_layer_sizes: Any
+    alpha: float
+    batch_size: Any
+    learning_rate_init: float
+    max_iter: int
+    shuffle: bool
+    tol: float
+    verbose: Any
+    warm_start: bool
+    n_iter_no_change: int | None
+    rtol: float
+    atol: float
+    method: str
+    step_size: float | None
+    adjoint: str
+    device: str
+
+    module_: torch.nn.Module
+
+    def _hidden_layers(self) -> tuple[int, ...]:
+        """``hidden_layer_sizes`` as a tuple of ints, checked element by element."""
+        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()
+        if not all(isinstance(n, int | np.integer) and n > 0 for n in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {self.hidden_layer_sizes!r}.")
+        return tuple(int(n) for n in sizes)
+
+    def _batch_size(self, n_samples: int, auto: int) -> int:
+        return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
+
+    def _solve(self, field: Callable[[Any, Tensor], Tensor], t_span: Any, y0: Tensor, t_eval: Any = None) -> Solution:
+        """Solve with this estimator's method and tolerances, as they are now."""
+        step_size = self.step_size
+        if METHODS[self.method].adaptive:
+            step_size = None
+        elif step_size is None:
+            step_size = 1.0 / DEFAULT_FIXED_STEPS
+        return solve_ivp(
+            field,
+            t_span,
+            y0,
+            t_eval=t_eval,
+            method=self.method,
+            rtol=self.rtol,
+            atol=self.atol,
+            adjoint=self.adjoint,
+            step_size=step_size,
+        )
+
+    def _fit_module(
+        self,
+        objective: Objective,
+        n_samples: int,
+        rng: np.random.RandomState,
+        *,
+        auto_batch_size: int = 200,
+        validate: Callable[[], float] | None = None,
+        X: Any = None,
+        y: Any = None,
+        max_grad_norm: float | None = None,
+    ) -> TrainingRecord:
+        """Train ``module_`` and set the fitted curves; one callback task per epoch."""
+        settings = TrainingSettings(
+            learning_rate=self.learning_rate_init,
+            batch_size=self._batch_size(n_samples, auto_batch_size),
+            max_iter=self.max_iter,
+            shuffle=self.shuffle,
+            alpha=self.alpha,
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            verbose=bool(self.verbose),
+            max_grad_norm=max_grad_norm,
+        )
+        context = self._init_callback_context(max_subtasks=self.max_iter)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        def snapshot() -> dict[str, Any]:
+            return {"module_": copy.deepcopy(self.module_)}
+
+        def on_epoch(record: TrainingRecord) -> bool:
+            self._keep(record)
+            task = context.subcontext(task_name="epoch")
+            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            return bool(task.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot))
+
+        record = train(objective, n_samples, settings, rng, validate=validate, on_epoch=on_epoch)
+        self._keep(record)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot)
+        return record
+
+    def _keep(self, record: TrainingRecord) -> None:
+        """Set the fitted curves from a record."""
+        self.n_iter_ = len(record.loss_curve)
+        self.loss_curve_ = list(record.loss_curve)
+        self.loss_ = record.loss_curve[-1] if record.loss_curve else math.nan
+        self.best_loss_ = min(record.loss_curve, default=math.nan)
+        self.validation_scores_ = list(record.validation_scores) or None
+        self.best_validation_score_ = max(record.validation_scores, default=None)
+        self.nfe_forward_ = list(record.nfe_forward)
+        self.nfe_backward_ = list(record.nfe_backward)

@@ -1,0 +1,273 @@
+"""The one training loop: Adam over mini-batches, with stopping, recovery and interruption.
+
+It follows ``sklearn.neural_network.MLPClassifier`` where that has a rule: an epoch counts as no improvement when the
+loss (or, with a validation score, that score) is not better than the best so far by ``tol``, and after
+``n_iter_no_change`` such epochs training stops.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from skode.solvers import SolverError, Statistics
+from skode.training.settings import TrainingSettings
+
+MAX_RECOVERIES = 5
+RECOVERY_FACTOR = 0.3
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    #: Counts of the solves made since they were last read.
+    solves: list[Statistics]
+
+    def parameters(self) -> Iterable[Tensor]:
+        """The tensors to train."""
+        ...
+
+    def loss(self, rows: np.ndarray) -> Tensor:
+        """Mean loss of some samples."""
+        ...
+
+
+@dataclass
+class TrainingRecord:
+    """What happened during training.
+
+    Attributes
+    ----------
+    loss_curve, validation_scores : list of float
+        One value per epoch; scores only where there is a validation set.
+    nfe_forward, nfe_backward : list of float
+        Mean evaluations of the vector field per solve, per epoch.
+    stopped_because : str
+        Why training ended.
+    converged : bool
+        Whether it ended by itself, rather than by ``max_iter``, an interruption or a failure.
+    """
+
+    loss_curve: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    nfe_forward: list[float] = field(default_factory=list)
+    nfe_backward: list[float] = field(default_factory=list)
+    stopped_because: str = "max_iter was reached"
+    converged: bool = False
+
+
+class _DivergedError(Exception):
+    """A batch's loss or gradient was not finite, or its solve failed."""
+
+
+def train(
+    objective: Objective,
+    n_samples: int,
+    settings: TrainingSettings,
+    rng: np.random.RandomState,
+    *,
+    validate: Callable[[], float] | None = None,
+    on_epoch: Callable[[TrainingRecord], bool] | None = None,
+) -> TrainingRecord:
+    """Minimise an objective.
+
+    Parameters
+    ----------
+    objective : Objective
+        What to minimise; its parameters are changed in place.
+    n_samples : int
+        Samples to draw batches from.
+    settings : TrainingSettings
+        How to train.
+    rng : RandomState
+        Source of the order of the samples.
+    validate : callable, default=None
+        Returns a held-out score, higher is better. If given, it decides when to stop, and the best weights win.
+    on_epoch : callable, default=None
+        Called after each epoch with the record so far; training stops if it returns True.
+
+    Returns
+    -------
+    TrainingRecord
+        Curves and how it ended.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Where ``max_iter`` came first, or where training diverged and had to be set back.
+    """
+    return _Training(objective, n_samples, settings, rng, validate, on_epoch).run()
+
+
+class _Training:
+    def __init__(
+        self,
+        objective: Objective,
+        n_samples: int,
+        settings: TrainingSettings,
+        rng: np.random.RandomState,
+        validate: Callable[[], float] | None,
+        on_epoch: Callable[[TrainingRecord], bool] | None,
+    ) -> None:
+        self.objective = objective
+        self.n_samples = n_samples
+        self.settings = settings
+        self.rng = rng
+        self.validate = validate
+        self.on_epoch = on_epoch
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.learning_rate = settings.learning_rate
+        self.optimizer = self._new_optimizer()
+        self.record = TrainingRecord()
+        self.recoveries: list[str] = []
+        self.n_updates = 0
+        self.best = -math.inf
+        self.best_weights = self._snapshot()
+        self.n_no_change = 0
+
+    def run(self) -> TrainingRecord:
+        record, settings = self.record, self.settings
+        try:
+            for epoch in range(settings.max_iter):
+                good = self._snapshot()
+                try:
+                    self._epoch()
+                except _DivergedError as diverged:
+                    if not self._recover(good, epoch, str(diverged)):
+                        break
+                    continue
+                if self._finished():
+                    break
+        except KeyboardInterrupt:
+            record.stopped_because = "interrupted"
+            warnings.warn("Training interrupted by user; the estimator keeps what it has learned.", stacklevel=3)
+        if self.validate is not None and math.isfinite(self.best):
+            self._restore(self.best_weights)
+        self._warn()
+        return record
+
+    def _epoch(self) -> None:
+        settings, record = self.settings, self.record
+        order = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
+        total = 0.0
+        self.objective.solves.clear()
+        for first in range(0, self.n_samples, settings.batch_size):
+            rows = order[first : first + settings.batch_size]
+            total += self._update(rows) * len(rows)
+        solves = self.objective.solves
+        record.loss_curve.append(total / self.n_samples)
+        record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
+        record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
+
+    def _update(self, rows: np.ndarray) -> float:
+        """One step of Adam; returns the loss before it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            loss = self.objective.loss(rows)
+            value = loss.item()
+            if math.isfinite(value):
+                loss.backward()
+        except SolverError as error:
+            if self.n_updates == 0:
+                raise  # the model can't be evaluated as it was built: training is not to blame
+            raise _DivergedError(str(error)) from error
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not math.isfinite(value):
+            raise _DivergedError(f"the loss became {value}")
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not math.isfinite(norm.item()):
+            raise _DivergedError("the gradient became infinite or NaN")
+        if self.settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_grad_norm, norm)
+        self.optimizer.step()
+        self.n_updates += 1
+        return value
+
+    def _finished(self) -> bool:
+        """Account for an epoch; whether it was the last."""
+        record, settings = self.record, self.settings
+        if self.validate is not None:
+            try:
+                record.validation_scores.append(self.validate())
+            except SolverError:
+                record.validation_scores.append(-math.inf)
+            score = record.validation_scores[-1]
+        else:
+            score = -record.loss_curve[-1]
+        self.n_no_change = 0 if score > self.best + settings.tol else self.n_no_change + 1
+        if score > self.best:
+            self.best = score
+            if self.validate is not None:
+                self.best_weights = self._snapshot()
+        if settings.verbose:
+            held_out = f", validation score = {score:.6f}" if self.validate is not None else ""
+            print(
+                f"Iteration {len(record.loss_curve)}, loss = {record.loss_curve[-1]:.6f}{held_out}, "
+                f"NFE = {record.nfe_forward[-1]:.1f} forward, {record.nfe_backward[-1]:.1f} backward"
+            )
+        if self.on_epoch is not None and self.on_epoch(record):
+            record.stopped_because, record.converged = "a callback asked for it", True
+            return True
+        if settings.n_iter_no_change is not None and self.n_no_change >= settings.n_iter_no_change:
+            what = "validation score" if self.validate is not None else "training loss"
+            record.stopped_because = (
+                f"the {what} did not improve by more than tol={settings.tol} for "
+                f"{settings.n_iter_no_change} consecutive epochs"
+            )
+            record.converged = True
+            if settings.verbose:
+                print(f"Stopping: {record.stopped_because}.")
+            return True
+        return False
+
+    def _recover(self, good: list[Tensor], epoch: int, reason: str) -> bool:
+        """Go back to the weights before the epoch and learn more slowly; False where that has been tried enough."""
+        self._restore(good)
+        self.recoveries.append(f"iteration {epoch + 1}: {reason}")
+        if len(self.recoveries) > MAX_RECOVERIES:
+            self.record.stopped_because = "training diverged again and again"
+            return False
+        self.learning_rate *= RECOVERY_FACTOR
+        self.optimizer = self._new_optimizer()
+        return True
+
+    def _warn(self) -> None:
+        if self.recoveries:
+            warnings.warn(
+                f"Training diverged {len(self.recoveries)} time(s) ({self.recoveries[-1]}). The weights before the "
+                f"failure were restored and learning_rate_init was lowered to {self.learning_rate:.3g}; the "
+                "estimator is usable. Lower learning_rate_init.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        elif self.record.stopped_because == "max_iter was reached":
+            warnings.warn(
+                f"Maximum iterations ({self.settings.max_iter}) reached and the optimization hasn't converged yet. "
+                "Raise max_iter or tol, or set early_stopping=True.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def _new_optimizer(self) -> torch.optim.Adam:
+        """Adam with scikit-learn's L2 penalty: on weights, not biases, divided by the size of a batch."""
+        decay = self.settings.alpha / self.settings.batch_size
+        weights = [p for p in self.parameters if p.ndim > 1]
+        others = [p for p in self.parameters if p.ndim <= 1]
+        groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.Adam([g for g in groups if g["params"]], lr=self.learning_rate)
+
+    def _snapshot(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def _restore(self, weights: list[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, weights, strict=True):
+            parameter.copy_(value)

@@ -1,0 +1,54 @@
+"""What all estimators let a user choose about training, and how it is checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skode.dynamics import ACTIVATIONS
+from skode.solvers import METHODS
+
+ADJOINTS = {"discrete", "continuous", "backprop"}
+
+#: Constraints on the parameters that every estimator has; names and meaning are those of ``MLPClassifier``.
+COMMON_CONSTRAINTS: dict[str, list[Any]] = {
+    "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+    "activation": [StrOptions(set(ACTIVATIONS))],
+    "alpha": [Interval(Real, 0, None, closed="left")],
+    "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+    "max_iter": [Interval(Integral, 1, None, closed="left")],
+    "shuffle": ["boolean"],
+    "random_state": ["random_state"],
+    "tol": [Interval(Real, 0, None, closed="left")],
+    "verbose": ["verbose"],
+    "warm_start": ["boolean"],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
+    "rtol": [Interval(Real, 0, None, closed="left")],
+    "atol": [Interval(Real, 0, None, closed="neither")],
+    "method": [StrOptions(set(METHODS))],
+    "step_size": [Interval(Real, 0, None, closed="neither"), None],
+    "adjoint": [StrOptions(ADJOINTS)],
+    "device": [str],
+    "dtype": [StrOptions({"float32", "float64"}), None],
+}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What the training loop needs to know; see the estimators for the meaning of each."""
+
+    learning_rate: float
+    batch_size: int
+    max_iter: int
+    shuffle: bool = True
+    alpha: float = 0.0
+    tol: float = 1e-4
+    n_iter_no_change: int | None = 10
+    verbose: bool = False
+    max_grad_norm: float | None = None

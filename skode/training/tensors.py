@@ -1,0 +1,51 @@
+"""The one place where numpy becomes torch and back: dtypes, devices and seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of a name; ``"auto"`` is a CUDA device where there is one.
+
+    Raises
+    ------
+    ValueError
+        Where torch does not know the name, or the device is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} can't be used here: {str(error).splitlines()[0]}") from error
+    return resolved
+
+
+def resolve_dtype(dtype: str | None, X: Any, device: torch.device) -> torch.dtype:
+    """The dtype to compute in: as asked for, else X's own on the CPU (as ``MLPClassifier``) and float32 elsewhere."""
+    if dtype is not None:
+        return {"float32": torch.float32, "float64": torch.float64}[dtype]
+    if device.type != "cpu":
+        return torch.float32
+    return torch.float32 if getattr(X, "dtype", None) == np.float32 else torch.float64
+
+
+def to_tensor(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor that shares no memory with the array (which may be read-only)."""
+    return torch.tensor(np.asarray(array), dtype=dtype, device=device)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """An array on the CPU, without a graph."""
+    return tensor.detach().cpu().numpy()
+
+
+def new_generator(rng: np.random.RandomState) -> torch.Generator:
+    """A torch generator seeded from a numpy one; torch's global state is never touched."""
+    return torch.Generator().manual_seed(int(rng.randint(np.iinfo(np.int32).max)))
