@@ -1,7 +1,9 @@
 """Neural ordinary differential equations for scikit-learn users."""
 
 from skode.classification import ODENetClassifier
+from skode.density import CNFDensityEstimator
+from skode.timeseries import LatentODERegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["ODENetClassifier"]
+__all__ = ["CNFDensityEstimator", "LatentODERegressor", "ODENetClassifier"]

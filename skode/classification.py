@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skode.dynamics import MLPField
+from skode.dynamics import MLPField, affine
 from skode.solvers import Solution, Statistics
 from skode.training import (
     COMMON_CONSTRAINTS,
@@ -58,10 +58,10 @@ class ODENet(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.embedding = _affine(n_features, state_size, generator) if state_size is not None else nn.Identity()
+        self.embedding = affine(n_features, state_size, generator) if state_size is not None else nn.Identity()
         size = n_features if state_size is None else state_size
         self.field = MLPField(size, generator=generator, **field_options)
-        self.head = _affine(size, n_outputs, generator)
+        self.head = affine(size, n_outputs, generator)
 
     def forward(self, x: Tensor, solve: Solve, solves: list[Statistics] | None = None) -> Tensor:
         """Outputs of shape (n, n_outputs) for inputs of shape (n, n_features)."""
@@ -69,13 +69,6 @@ class ODENet(nn.Module):
         if solves is not None:
             solves.append(solution.statistics)
         return self.head(solution.y[-1])
-
-
-def _affine(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
-    nn.init.xavier_uniform_(layer.weight, generator=generator)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class _CrossEntropy:

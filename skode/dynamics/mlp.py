@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics.activations import Activation, get_activation
+
+
+def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
+    """An affine map with its initial weights from ``generator``: uniform within ``sqrt(6 / (n_in + n_out))``.
+
+    That is the range of Glorot and Bengio (2010); biases are 0. Torch's global random state is left alone.
+    """
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    nn.init.xavier_uniform_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class MLPField(nn.Module):
@@ -64,16 +74,7 @@ class MLPField(nn.Module):
         self.time_dependent = time_dependent
         self.h = get_activation(activation)
         sizes = [n_features + time_dependent, *self.hidden_layer_sizes, n_features]
-        # skip_init leaves torch's global random state alone
-        self.layers = nn.ModuleList(nn.utils.skip_init(nn.Linear, m, n) for m, n in pairwise(sizes))
-        self.reset_parameters(generator)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw weights uniformly within ``sqrt(6 / (fan_in + fan_out))`` (Glorot & Bengio 2010); biases are 0."""
-        for layer in self.linear_layers():
-            bound = math.sqrt(6.0 / sum(layer.weight.shape))
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(affine(m, n, generator) for m, n in pairwise(sizes))
 
     def forward(self, t: float | Tensor, z: Tensor) -> Tensor:
         """``dz/dt`` at a time and at states.
@@ -191,10 +192,10 @@ class BoundMLP:
                 total.addmm_(deltas[i].t(), residuals[i + 1])
             sums = [deltas[i].sum(0) for _, deltas in tape]
             if i == 0 and self.time_column is not None:
-                column = sum(
+                columns = [
                     _weighted_sum(residuals[0], deltas[0], s) for (residuals, deltas), s in zip(tape, sums, strict=True)
-                )
-                total = torch.cat([total, column[:, None]], dim=1)
+                ]
+                total = torch.cat([total, torch.stack(columns).sum(0)[:, None]], dim=1)
             gradients += [total, torch.stack(sums).sum(0)]
         return gradients
 

@@ -79,6 +79,7 @@ class Stepper:
         if not self._first_is_current:
             self._evaluate(0, t, y)
         elif self.keep_residuals and self.residuals[0] is None:
+            self.statistics.nfev += 1
             _, self.residuals[0] = self.field.linearize(t, y)
         self._first_is_current = True
         return self.stages[0]

@@ -1,0 +1,5 @@
+"""Irregular time series: long frames in, latent neural ODEs, forecasts with uncertainty out."""
+
+from skode.timeseries.latent_regressor import LatentODERegressor
+
+__all__ = ["LatentODERegressor"]

@@ -1,0 +1,94 @@
+"""Series of unequal length as one batch: rows sorted by series and time, padded only where a tensor must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Observations of several series, sorted by series, then time.
+
+    Attributes
+    ----------
+    ids : pandas.Index of length n_series
+        The series' ids.
+    origins : ndarray of shape (n_series,)
+        The time that counts as each series' start.
+    codes : ndarray of int, of shape (n,)
+        The series of each row, as a position in ``ids``.
+    time : ndarray of shape (n,)
+        Times in the user's units.
+    covariates : ndarray of shape (n, n_covariates)
+        Covariates, standardised.
+    y : ndarray of shape (n, n_outputs)
+        Observed values, standardised; NaN where nothing was observed.
+    """
+
+    ids: pd.Index
+    origins: np.ndarray
+    codes: np.ndarray
+    time: np.ndarray
+    covariates: np.ndarray
+    y: np.ndarray
+
+    @classmethod
+    def of(cls, series: np.ndarray, time: np.ndarray, covariates: np.ndarray, y: np.ndarray) -> Panel:
+        """A panel of rows in any order; each series starts at its first row."""
+        codes, ids = pd.factorize(series)
+        order = np.lexsort((time, codes))
+        codes, time = codes[order], time[order]
+        origins = time[np.searchsorted(codes, np.arange(len(ids)))]
+        return cls(pd.Index(ids), origins, codes, time, covariates[order], y[order])
+
+    @property
+    def n_series(self) -> int:
+        """Number of series."""
+        return len(self.ids)
+
+    def since_origin(self) -> np.ndarray:
+        """Time of each row since its series' start."""
+        return self.time - self.origins[self.codes]
+
+    def take(self, codes: np.ndarray) -> Panel:
+        """The panel of some series, in the order given."""
+        starts = np.searchsorted(self.codes, codes, side="left")
+        lengths = np.searchsorted(self.codes, codes, side="right") - starts
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        rows = np.repeat(starts, lengths) + within
+        return Panel(
+            self.ids[codes],
+            self.origins[codes],
+            np.repeat(np.arange(len(codes)), lengths),
+            self.time[rows],
+            self.covariates[rows],
+            self.y[rows],
+        )
+
+    def joined(self, other: Panel) -> Panel:
+        """Both panels' rows; a series in both keeps the start it has here."""
+        joined = Panel.of(
+            np.concatenate([self.ids.to_numpy()[self.codes], other.ids.to_numpy()[other.codes]]),
+            np.concatenate([self.time, other.time]),
+            np.concatenate([self.covariates, other.covariates]),
+            np.concatenate([self.y, other.y]),
+        )
+        known = joined.ids.get_indexer(self.ids)
+        origins = joined.origins.copy()
+        origins[known] = self.origins
+        return replace(joined, origins=origins)
+
+    def observed(self) -> Panel:
+        """The rows at which anything was observed; series without any stay, empty."""
+        rows = ~np.isnan(self.y).all(axis=1)
+        return replace(
+            self, codes=self.codes[rows], time=self.time[rows], covariates=self.covariates[rows], y=self.y[rows]
+        )
+
+    def slots(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each series' number of rows, and each row's place in its series."""
+        lengths = np.bincount(self.codes, minlength=self.n_series)
+        return lengths, np.arange(len(self.codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
