@@ -72,7 +72,7 @@ class MLPField(nn.Module):
         self.hidden_layer_sizes = tuple(hidden_layer_sizes)
         self.activation = activation
         self.time_dependent = time_dependent
-        self.h = get_activation(activation)
+        get_activation(activation)
         sizes = [n_features + time_dependent, *self.hidden_layer_sizes, n_features]
         self.layers = nn.ModuleList(affine(m, n, generator) for m, n in pairwise(sizes))
 
@@ -92,6 +92,11 @@ class MLPField(nn.Module):
             Their rates of change.
         """
         return self.bind()(t, z)
+
+    @property
+    def h(self) -> Activation:
+        """The activation."""
+        return get_activation(self.activation)
 
     def bind(self) -> BoundMLP:
         """The field over views of its current weights, for many evaluations without the cost of a module's."""

@@ -194,7 +194,7 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
     if start is not None:
         outputs.take(start, y0)
     path = Path(y0, np.empty(0), y0, [] if start is None else [start])
-    kept = 0
+    kept = step_bytes = 0
     with torch.no_grad():
         for move in march(stepper, problem.t0, problem.t1, y0, problem.tableau, problem.control, problem.field):
             readings = readout.in_step(move.t, move.t_next)
@@ -209,7 +209,8 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
             if record:
                 residuals = None
                 if keep_residuals:
-                    kept += sum(nbytes(r) for r in stepper.residuals)
+                    step_bytes = step_bytes or sum(nbytes(r) for r in stepper.residuals)
+                    kept += step_bytes
                     if kept <= problem.memory_budget:
                         residuals = list(stepper.residuals[: stepper.coefficients.n_own])
                     else:

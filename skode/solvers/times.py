@@ -77,7 +77,7 @@ class TimeGradients:
     def _along(self, grad_outputs: Tensor, reading: Any, stages: Tensor | None, weights: np.ndarray) -> np.ndarray:
         """``g_j . sum_i w_ji k_i`` for each output j of a reading."""
         assert stages is not None
-        given = grad_outputs[index(reading.positions, grad_outputs)].flatten(1)
+        given = grad_outputs[index(reading.positions, grad_outputs)][..., None].flatten(1)
         w = torch.from_numpy(weights).to(stages)
         if reading.rows is None:
             moved = (given * (w @ stages)).sum(1)

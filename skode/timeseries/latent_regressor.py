@@ -36,7 +36,7 @@ from skode.training import (
 Solve = Callable[..., Solution]
 
 #: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
-HORIZON = 5.0
+HORIZON = 2.0
 
 #: Rows are answered in blocks of about this many decoded states, to bound memory.
 BLOCK = 200_000

@@ -60,6 +60,8 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _solve(self, field: Callable[[Any, Tensor], Tensor], t_span: Any, y0: Tensor, t_eval: Any = None) -> Solution:
         """Solve with this estimator's method and tolerances, as they are now."""
         step_size = self.step_size
+        if self.method not in METHODS:  # it may have been set after fit, which checks it
+            raise ValueError(f"method={self.method!r} is not known; choose one of {sorted(METHODS)}.")
         if METHODS[self.method].adaptive:
             step_size = None
         elif step_size is None:

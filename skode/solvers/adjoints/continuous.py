@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from skode.solvers.adjoints.first_order import first_order
 from skode.solvers.integrate import Path, Problem, index, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
@@ -41,7 +41,7 @@ class _ContinuousAdjoint(torch.autograd.Function):
         return path.outputs
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         y_end, outputs, *_ = ctx.saved_tensors
         sweep = AdjointSolve(ctx.problem, ctx.output_times, outputs, grad_outputs)

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from skode.solvers.adjoints.first_order import first_order
 from skode.solvers.integrate import Path, Problem, RecordedStep, index, integrate, weights_tensor
 from skode.solvers.readout import Reading
 from skode.solvers.statistics import Statistics
@@ -43,7 +43,7 @@ class _DiscreteAdjoint(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         _ = ctx.saved_tensors
         problem, path = ctx.problem, ctx.path
@@ -149,7 +149,7 @@ class ReverseSweep:
             if reading.at_end:
                 continue
             weights = weights_tensor(self.problem.tableau, reading.theta, self.grad_outputs).mul_(step.h)
-            given = self.grad_outputs[index(reading.positions, self.grad_outputs)].flatten(1)
+            given = self.grad_outputs[index(reading.positions, self.grad_outputs)][..., None].flatten(1)
             if reading.rows is None:
                 part = weights.t() @ given
             else:

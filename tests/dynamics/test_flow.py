@@ -1,0 +1,141 @@
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch.func import jacrev, vmap
+
+from skode.dynamics import FlowField, MLPField, exact_divergence, flow_field
+from skode.solvers import solve_ivp
+
+N, D = 5, 3
+TIGHT = {"rtol": 1e-11, "atol": 1e-12}
+
+
+def double_field(hidden, activation="tanh", time_dependent=True, scale=1.0):
+    generator = torch.Generator().manual_seed(1)
+    field = MLPField(D, hidden, activation, time_dependent, generator=generator).double()
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return field
+
+
+def joint_states():
+    return torch.randn(N, D + 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def joint_by_autograd(field, t, state):
+    value, divergence = exact_divergence(field, t, state[:, :-1])
+    return torch.cat([value, -divergence[:, None]], dim=1)
+
+
+@pytest.fixture(params=["scalar", "per sample"])
+def t(request):
+    return {
+        "scalar": torch.tensor(0.3, dtype=torch.float64),
+        "per sample": torch.linspace(0, 1, N, dtype=torch.float64)[:, None],
+    }[request.param]
+
+
+@pytest.mark.parametrize("time_dependent", [True, False])
+@pytest.mark.parametrize("hidden", [(5,), (5, 4)])
+def test_pullback_is_autograds_through_the_exact_divergence(hidden, time_dependent, smooth_activation, t):
+    field = double_field(hidden, smooth_activation, time_dependent)
+    flow, state = flow_field(field), joint_states()
+    cotangent = torch.randn(N, D + 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with torch.no_grad():
+        value, residuals = flow.linearize(t, state)
+        grad_state, grad_t, deltas = flow.pullback(residuals, cotangent, with_time=True)
+        grad_parameters = flow.parameter_gradients([(residuals, deltas)])
+
+    state.requires_grad_()
+    t.requires_grad_()
+    joint = joint_by_autograd(field, t, state)
+    expected = torch.autograd.grad(
+        joint, [state, t, *field.parameters()], cotangent, allow_unused=True, materialize_grads=True
+    )
+    torch.testing.assert_close(value, joint, rtol=1e-12, atol=1e-12)
+    for found, wanted in zip([grad_state, grad_t, *grad_parameters], expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("hidden", [(5,), (5, 4)])
+def test_parameter_gradients_sum_over_a_tape_of_evaluations(hidden):
+    field = double_field(hidden)
+    flow, state = flow_field(field), joint_states()
+    generator = torch.Generator().manual_seed(3)
+    tape, total = [], torch.zeros((), dtype=torch.float64)
+    for t in (0.1, 0.9):
+        cotangent = torch.randn(N, D + 1, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            _, residuals = flow.linearize(t, state)
+            tape.append((residuals, flow.pullback(residuals, cotangent, with_time=False)[2]))
+        total = total + (joint_by_autograd(field, torch.tensor(t, dtype=torch.float64), state) * cotangent).sum()
+    expected = list(torch.autograd.grad(total, list(field.parameters())))
+    with torch.no_grad():
+        torch.testing.assert_close(flow.parameter_gradients(tape), expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4), (5, 4, 6)])
+def test_rates_do_not_depend_on_the_log_density_so_far(hidden, t):
+    flow, state = flow_field(double_field(hidden)), joint_states()
+    moved = state.clone()
+    moved[:, -1] += 100.0
+    assert torch.equal(flow(t, state), flow(t, moved))
+
+
+def test_linear_flow_has_the_densities_known_in_closed_form():
+    # dz/dt = A z + b from N(0, I): z(T) ~ N(m, E E^T), E = expm(A T), and log|det E| = tr(A) T
+    field, T = double_field((), time_dependent=False, scale=0.5), 0.8
+    A, b = (p.detach() for p in field.parameters())
+    E = torch.linalg.matrix_exp(A * T)
+    m = torch.linalg.solve(A, (E - torch.eye(D, dtype=torch.float64)) @ b)
+    z0 = joint_states()[:, :-1]
+    log_p0 = -0.5 * (z0**2).sum(1) - 0.5 * D * math.log(2 * math.pi)
+    with torch.no_grad():
+        end = solve_ivp(flow_field(field), (0.0, T), torch.cat([z0, log_p0[:, None]], 1), t_eval=(T,), **TIGHT).y[-1]
+    torch.testing.assert_close(end[:, :-1], z0 @ E.t() + m, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(end[:, -1], log_p0 - torch.trace(A) * T, rtol=1e-9, atol=1e-9)
+    law = torch.distributions.MultivariateNormal(m, E @ E.t())
+    torch.testing.assert_close(end[:, -1], law.log_prob(end[:, :-1]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("hidden", [(5,), (5, 4), (4, 3, 4)])
+def test_integral_of_the_divergence_is_the_log_determinant_of_the_map(hidden):
+    field = double_field(hidden, scale=0.6)
+    z0 = joint_states()[:, :-1]
+
+    def carried(row):
+        path = solve_ivp(field, (0.0, 1.0), row[None], t_eval=(1.0,), adjoint="backprop", **TIGHT)
+        return path.y[-1, 0]
+
+    jacobians = torch.stack([torch.autograd.functional.jacobian(carried, row) for row in z0])
+    with torch.no_grad():
+        start = torch.cat([z0, torch.zeros(N, 1, dtype=torch.float64)], 1)
+        end = solve_ivp(flow_field(field), (0.0, 1.0), start, t_eval=(1.0,), **TIGHT).y[-1]
+    torch.testing.assert_close(-end[:, -1], torch.linalg.slogdet(jacobians)[1], rtol=1e-8, atol=1e-8)
+
+
+def test_solving_there_and_back_returns_to_the_start():
+    flow, start = flow_field(double_field((5, 4), scale=0.6)), joint_states()
+    with torch.no_grad():
+        there = solve_ivp(flow, (0.0, 1.0), start, t_eval=(1.0,), **TIGHT).y[-1]
+        back = solve_ivp(flow, (1.0, 0.0), there, t_eval=(0.0,), **TIGHT).y[-1]
+    torch.testing.assert_close(back, start, rtol=1e-8, atol=1e-8)
+
+
+def test_any_callable_can_be_a_flow():
+    A = torch.randn(D, D, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    state = joint_states()
+    rates = FlowField(lambda t, z: torch.sin(z) @ A.t())(torch.tensor(0.0), state)
+    jacobians = vmap(jacrev(lambda z: torch.sin(z) @ A.t()))(state[:, :-1])
+    torch.testing.assert_close(rates[:, -1], -torch.einsum("nii->n", jacobians), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 4)])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))])
+def test_a_copy_computes_the_same(hidden, copied):
+    flow, state = flow_field(double_field(hidden)), joint_states()
+    assert torch.equal(copied(flow)(0.3, state), flow(0.3, state))

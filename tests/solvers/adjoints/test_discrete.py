@@ -1,0 +1,104 @@
+"""The discrete adjoint: exact, from the accepted steps alone, without a graph of the solve."""
+
+import gc
+
+import pytest
+import torch
+
+from skode.solvers import odeint, solve_ivp
+
+
+def in_steps(n):
+    return {"rtol": 1e3, "atol": 1e3, "first_step": 1 / n, "max_step": 1 / n}
+
+
+def test_the_outputs_hang_on_one_node_and_it_on_the_inputs_alone(tanh_field, batch, method, equal_steps):
+    for func in (tanh_field, lambda t, y: tanh_field(t, y)):
+        y0 = batch.clone().requires_grad_()
+        y = solve_ivp(func, (0.0, 1.0), y0, t_eval=[0.3, 0.6, 1.0], **equal_steps(method, 0.1)).y
+        behind = [node.variable for node, _ in y.grad_fn.next_functions if node is not None]
+        assert {id(tensor) for tensor in behind} == {id(tensor) for tensor in (y0, *tanh_field.parameters())}
+
+
+def test_autograd_saves_no_more_for_more_steps(tanh_field, batch, adaptive_method, saved_tensors):
+    for func in (tanh_field, lambda t, y: tanh_field(t, y)):
+        y0 = batch.clone().requires_grad_()
+        few, many = (
+            saved_tensors(
+                lambda n=n, func=func, y0=y0: solve_ivp(func, (0, 1), y0, method=adaptive_method, **in_steps(n))
+            )
+            for n in (3, 30)
+        )
+        assert few == many
+
+
+def test_of_each_step_only_its_state_is_kept(remembers_states, adaptive_method):
+    y0 = torch.ones(3, requires_grad=True)
+    solution = solve_ivp(remembers_states, (0, 1), y0, method=adaptive_method, t_eval=[0.5, 1.0], **in_steps(20))
+    assert solution.nfev > 60
+    assert remembers_states.n_alive <= 20 + 1
+
+
+def test_nothing_is_kept_once_the_outputs_are_gone(remembers_states, tanh_field, batch):
+    gc.disable()
+    try:
+        for func in (remembers_states, lambda t, y: tanh_field(t, remembers_states(t, y))):
+            y = odeint(func, batch.clone().requires_grad_(), [0.0, 1.0])
+            assert remembers_states.n_alive > 0
+            y.sum().backward()
+            del y
+            assert remembers_states.n_alive == 0
+    finally:
+        gc.enable()
+
+
+def test_the_backward_pass_costs_the_stages_of_the_accepted_steps(adaptive_method, counted):
+    func = counted(lambda t, y: torch.sin(20 * t) * y**2)
+    y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    solution = solve_ivp(func, (0.0, 3.0), y0, method=adaptive_method)
+    assert solution.n_rejected > 0
+    assert solution.statistics.nfev_backward == 0
+    solution.y[-1].sum().backward()
+    n_own_stages = {"bosh3": 3, "tsit5": 6, "dopri5": 6}[adaptive_method]
+    assert solution.statistics.nfev_backward == n_own_stages * solution.n_accepted
+    assert func.n_calls == solution.nfev + solution.statistics.nfev_backward
+
+
+def test_it_may_be_differentiated_again_and_again_where_the_graph_is_retained(tanh_field, batch):
+    y = odeint(tanh_field, batch, [0.0, 1.0])
+    first = torch.autograd.grad(y.sum(), tanh_field.weight, retain_graph=True)
+    second = torch.autograd.grad(y.sum(), tanh_field.weight)
+    assert torch.equal(*first, *second)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(y.sum(), tanh_field.weight)
+
+
+def test_many_losses_add_up(tanh_field, batch):
+    y0 = batch.clone().requires_grad_()
+    y = odeint(tanh_field, y0, torch.linspace(0, 1, 4), rtol=1e-3)
+    parts = [torch.autograd.grad(y[i].sum(), y0, retain_graph=True)[0] for i in range(4)]
+    (whole,) = torch.autograd.grad(y.sum(), y0)
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-13, atol=1e-14)
+
+
+def test_solves_may_follow_one_another(exact_adjoint):
+    # y(2) by way of y(1), through another function of it
+    w = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    settings = {"rtol": 1e-10, "atol": 1e-10, "adjoint": exact_adjoint}
+    first = odeint(lambda t, y: w * y, torch.ones(1, dtype=torch.float64), [0.0, 1.0], **settings)[-1]
+    second = odeint(lambda t, y: w * first * y, first**2, [0.0, 1.0], **settings)[-1]
+    (found,) = torch.autograd.grad(second.sum(), w)
+    grow = torch.exp(w)
+    (expected,) = torch.autograd.grad(grow**2 * torch.exp(w * grow), w)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=0)
+
+
+def test_parts_of_the_steps_are_recomputed_beyond_the_memory_budget(tanh_field, batch):
+    # 240 bytes an evaluation, six or seven evaluations a step
+    settings = {"t_eval": [1.0], **in_steps(20)}
+    for memory_budget, n_kept in ((0, 0), (240 * 7 * 5, 5), (2**28, 20)):
+        solution = solve_ivp(tanh_field, (0, 1), batch, memory_budget=memory_budget, **settings)
+        tanh_field.reset_counts()
+        solution.y.sum().backward()
+        assert tanh_field.n_linearize == pytest.approx(6 * (20 - n_kept), abs=6)
+        assert tanh_field.n_pullback == 6 * 20

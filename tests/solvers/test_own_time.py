@@ -1,0 +1,162 @@
+"""Samples with time spans of their own: one solve gives each what it would get alone."""
+
+import math
+
+import pytest
+import torch
+
+from skode.solvers import solve_ivp
+
+SPANS = torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 0.0], [-1.0, -0.9], [0.7, 0.7]], dtype=torch.float64)
+FRACTIONS = torch.tensor([0.0, 0.4, 1.0, 0.4], dtype=torch.float64)
+
+
+@pytest.fixture
+def y0():
+    return torch.linspace(-1, 1, 10, dtype=torch.float64).view(5, 2)
+
+
+@pytest.fixture
+def t_eval():
+    return SPANS[:, :1] + (SPANS[:, 1:] - SPANS[:, :1]) * FRACTIONS
+
+
+def field(t, y):
+    return torch.sin(t) * y.flip(-1) - torch.cos(y) * t
+
+
+def test_each_sample_gets_what_it_would_get_alone(adaptive_method, y0, t_eval):
+    settings = {"method": adaptive_method, "rtol": 1e-9, "atol": 1e-9}
+    together = solve_ivp(field, SPANS, y0, t_eval=t_eval, **settings)
+    assert torch.equal(together.t, t_eval)
+    for i in range(5):
+        alone = solve_ivp(field, SPANS[i], y0[i : i + 1], t_eval=t_eval[i : i + 1], **settings)
+        torch.testing.assert_close(together.y[i], alone.y[0], rtol=0, atol=1e-7)
+
+
+def test_fixed_steps_are_fractions_of_each_span(fixed_method, y0, t_eval):
+    together = solve_ivp(field, SPANS, y0, t_eval=t_eval, method=fixed_method, step_size=0.05)
+    for i in range(5):
+        step_size = 0.05 * abs(SPANS[i, 1] - SPANS[i, 0]).item() or None
+        settings = {"method": fixed_method, "step_size": step_size}
+        alone = solve_ivp(field, SPANS[i], y0[i : i + 1], t_eval=t_eval[i : i + 1], **settings)
+        torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-12, atol=1e-12)
+
+
+def test_the_field_sees_each_sample_at_its_own_time(method, equal_steps):
+    # y' = t from 0: y(t1) = (t1^2 - t0^2) / 2, which Runge-Kutta methods beyond Euler's integrate exactly
+    y = solve_ivp(
+        lambda t, y: t.expand(y.shape),
+        SPANS,
+        torch.zeros(5, 2, 3, dtype=torch.float64),
+        t_eval=SPANS[:, 1:],
+        **equal_steps(method, 0.01),
+    ).y
+    expected = ((SPANS[:, 1] ** 2 - SPANS[:, 0] ** 2) / 2)[:, None, None, None].expand(5, 1, 2, 3)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0.05 if method == "euler" else 1e-12)
+
+
+def test_times_have_one_dimension_per_dimension_of_the_state():
+    seen = set()
+
+    def func(t, y):
+        seen.add((tuple(t.shape), t.dtype))
+        return -y
+
+    for shape in ((5,), (5, 2), (5, 2, 3)):
+        solve_ivp(func, SPANS, torch.ones(shape), t_eval=SPANS)
+    assert seen == {((5,), torch.float32), ((5, 1), torch.float32), ((5, 1, 1), torch.float32)}
+
+
+def test_no_sample_is_carried_beyond_its_own_end(y0, t_eval):
+    latest = []
+
+    def func(t, y):
+        latest.append(t.flatten().detach().clone())
+        return field(t, y)
+
+    solve_ivp(func, SPANS, y0, t_eval=t_eval)
+    times = torch.stack(latest)
+    low, high = SPANS.min(1).values, SPANS.max(1).values
+    assert (times >= low - 1e-12).all()
+    assert (times <= high + 1e-12).all()
+
+
+def test_an_output_at_the_end_of_the_span_is_the_state_there_exactly():
+    # Divided by its length, 0.1 + 0.2 - 0.1 is not quite the end.
+    spans = torch.tensor([[0.1, 0.1 + 0.2], [0.3, 0.9]], dtype=torch.float64)
+    y0 = torch.ones(2, 1, dtype=torch.float64)
+    ends = solve_ivp(lambda t, y: -y, spans, y0, t_eval=spans[:, 1:], rtol=1e-10, atol=1e-10).y
+    torch.testing.assert_close(ends[:, 0], torch.exp(spans[:, :1] - spans[:, 1:]), rtol=1e-9, atol=0)
+
+
+def test_one_list_of_output_times_may_serve_all_samples():
+    spans = torch.tensor([[0.0, 1.0], [0.5, 2.0], [1.0, 0.0]], dtype=torch.float64)
+    y0 = torch.ones(3, 1, dtype=torch.float64)
+    solution = solve_ivp(lambda t, y: -y, spans, y0, t_eval=[0.5, 0.75, 1.0], rtol=1e-10, atol=1e-10)
+    assert solution.t.shape == (3, 3)
+    expected = torch.exp(spans[:, :1] - torch.tensor([0.5, 0.75, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(solution.y[..., 0], expected, rtol=1e-8, atol=0)
+
+
+def test_gradients_of_states_and_parameters_agree_with_solving_alone(adjoint, y0, t_eval):
+    w = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    y0.requires_grad_()
+    settings = {"rtol": 1e-10, "atol": 1e-10, "adjoint": adjoint}
+
+    def func(t, y):
+        return w * field(t, y)
+
+    together = solve_ivp(func, SPANS, y0, t_eval=t_eval, **settings).y
+    found = torch.autograd.grad((together**2).sum(), [y0, w])
+    alone = sum(
+        (solve_ivp(func, SPANS[i], y0[i : i + 1], t_eval=t_eval[i : i + 1], **settings).y ** 2).sum() for i in range(5)
+    )
+    expected = torch.autograd.grad(alone, [y0, w])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_samples_may_be_numbers(exact_adjoint):
+    y0 = torch.linspace(1, 2, 5, dtype=torch.float64, requires_grad=True)
+    t_eval = SPANS.mean(1, keepdim=True).requires_grad_()
+    y = solve_ivp(lambda t, y: -y, SPANS, y0, t_eval=t_eval, rtol=1e-9, atol=1e-9, adjoint=exact_adjoint).y
+    found = torch.autograd.grad(y.sum(), [y0, t_eval])
+    decay = torch.exp(SPANS[:, 0] - SPANS.mean(1))
+    torch.testing.assert_close(y[:, 0], y0 * decay, rtol=1e-7, atol=0)
+    torch.testing.assert_close(found[0], decay, rtol=1e-7, atol=0)
+    # A sample whose span has no length is answered at its start, whatever its time.
+    moving = torch.tensor([1, 1, 1, 1, 0], dtype=torch.float64)
+    torch.testing.assert_close(found[1][:, 0], -y0 * decay * moving, rtol=1e-6, atol=1e-12)
+
+
+def test_gradients_of_times_are_the_rates_at_them(exact_adjoint, y0):
+    spans = SPANS[:4].clone().requires_grad_()
+    y0 = y0[:4]
+    t_eval = (spans.detach()[:, :1] + (spans.detach()[:, 1:] - spans.detach()[:, :1]) * FRACTIONS[1:3]).requires_grad_()
+    y = solve_ivp(field, spans, y0, t_eval=t_eval, rtol=1e-10, atol=1e-10, adjoint=exact_adjoint).y
+    grad_times, grad_spans = torch.autograd.grad(y.sum(), [t_eval, spans])
+    rates = field(t_eval[..., None], y).sum(-1)
+    torch.testing.assert_close(grad_times, rates, rtol=1e-6, atol=1e-7)
+    # Neither the end of the span nor a step nearby moves the solution at a given time.
+    torch.testing.assert_close(grad_spans[:, 1], torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_the_continuous_adjoint_refuses_gradients_of_times_per_sample(y0):
+    spans = SPANS.clone().requires_grad_()
+    y = solve_ivp(field, spans, y0, t_eval=SPANS[:, 1:], adjoint="continuous").y
+    with pytest.raises(NotImplementedError, match=r"per-sample output times; use adjoint='discrete'"):
+        y.sum().backward()
+
+
+def test_padding_stays_nan_and_sends_no_nan_back(exact_adjoint):
+    spans = torch.tensor([[0.0, 1.0], [0.5, 2.0]], dtype=torch.float64, requires_grad=True)
+    t_eval = torch.tensor([[0.5, math.nan], [1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    y0 = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
+    y = solve_ivp(lambda t, y: -y, spans, y0, t_eval=t_eval, rtol=1e-10, atol=1e-10, adjoint=exact_adjoint).y
+    assert y[..., 0].isnan().tolist() == [[False, True], [False, False]]
+    gradients = torch.autograd.grad(torch.nan_to_num(y).sum(), [spans, t_eval, y0])
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    expected = -torch.exp(torch.tensor([[-0.5, -math.inf], [-0.5, -1.5]], dtype=torch.float64))
+    torch.testing.assert_close(gradients[1], expected, rtol=1e-6, atol=1e-12)
+    torch.testing.assert_close(gradients[0][:, 0], -expected.sum(1), rtol=1e-6, atol=0)

@@ -1,0 +1,497 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_classification, make_moons
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+from skode import ODENetClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+
+TINY = {
+    "hidden_layer_sizes": (8,),
+    "state_size": 4,
+    "max_iter": 3,
+    "learning_rate_init": 1e-2,
+    "alpha": 1e-4,
+    "input_dropout": 0.0,
+    "random_state": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def moons():
+    return make_moons(60, noise=0.1, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def iris():
+    return load_iris(return_X_y=True, as_frame=True)
+
+
+@pytest.fixture(scope="module")
+def fitted(moons):
+    """A classifier that has learned something; tests must not change it."""
+    return ODENetClassifier(**{**TINY, "max_iter": 30}).fit(*moons)
+
+
+def weights(classifier):
+    return [p.detach().clone() for p in classifier.module_.parameters()]
+
+
+def same_weights(first, second):
+    return all(torch.equal(p, q) for p, q in zip(weights(first), weights(second), strict=True))
+
+
+# Learning
+
+
+def test_it_learns_iris(iris):
+    X, y = iris
+    X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0, stratify=y)
+    clf = ODENetClassifier((16,), state_size=8, learning_rate_init=2e-2, max_iter=40, random_state=0)
+    assert clf.fit(X_train, y_train).score(X_test, y_test) > 0.9
+
+
+def test_it_learns_what_no_linear_classifier_can():
+    rng = np.random.RandomState(0)
+    X = rng.uniform(-1, 1, (200, 2))
+    y = (X[:, 0] * X[:, 1] > 0).astype(int)  # exclusive or
+    clf = ODENetClassifier((16,), state_size=8, learning_rate_init=3e-2, max_iter=60, random_state=0)
+    assert clf.fit(X[:150], y[:150]).score(X[150:], y[150:]) > 0.9
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
+def test_every_adjoint_trains(moons, adjoint):
+    clf = ODENetClassifier(**{**TINY, "max_iter": 5}, adjoint=adjoint).fit(*moons)
+    assert clf.loss_curve_[-1] < clf.loss_curve_[0]
+
+
+def test_the_adjoints_learn_the_same_weights_at_tight_tolerance(moons):
+    fits = [
+        ODENetClassifier(**TINY, adjoint=adjoint, rtol=1e-9, atol=1e-10).fit(*moons)
+        for adjoint in ("discrete", "continuous", "backprop")
+    ]
+    for other in fits[1:]:
+        for p, q in zip(weights(fits[0]), weights(other), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["euler", "rk4", "bosh3", "tsit5"])
+def test_every_kind_of_method_trains(moons, method):
+    clf = ODENetClassifier(**{**TINY, "max_iter": 5}, method=method).fit(*moons)
+    assert clf.loss_curve_[-1] < clf.loss_curve_[0]
+
+
+@pytest.mark.parametrize(("method", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
+@pytest.mark.parametrize(("step_size", "steps"), [(None, 10), (0.25, 4)])
+def test_fixed_step_methods_take_the_steps_asked_for(moons, method, stages, step_size, steps):
+    clf = ODENetClassifier(**{**TINY, "max_iter": 1}, method=method, step_size=step_size).fit(*moons)
+    assert clf.nfe_forward_[0] - stages * steps in (0, 1)  # one more for the slope at the end, where one is kept
+
+
+@pytest.mark.parametrize("hidden_layer_sizes", [8, (8, 6), [8], np.array([8, 6]), ()])
+def test_hidden_layer_sizes_may_be_written_in_any_of_the_usual_ways(moons, hidden_layer_sizes):
+    clf = ODENetClassifier(**{**TINY, "hidden_layer_sizes": hidden_layer_sizes, "max_iter": 1}).fit(*moons)
+    assert clf.module_.field.hidden_layer_sizes == tuple(np.atleast_1d(hidden_layer_sizes).astype(int))
+
+
+def test_without_a_state_size_the_features_are_the_state(moons):
+    clf = ODENetClassifier(**{**TINY, "state_size": None, "max_iter": 1}).fit(*moons)
+    assert clf.module_.field.n_features == 2
+
+
+def test_input_dropout_acts_in_training_only(moons):
+    X, y = moons
+    with_dropout = ODENetClassifier(**{**TINY, "input_dropout": 0.5}).fit(X, y)
+    without = ODENetClassifier(**TINY).fit(X, y)
+    assert with_dropout.loss_curve_[0] != without.loss_curve_[0]
+    np.testing.assert_array_equal(with_dropout.predict_proba(X), with_dropout.predict_proba(X))
+
+
+# Predictions
+
+
+def test_probabilities_are_probabilities(fitted, moons):
+    proba = fitted.predict_proba(moons[0])
+    assert proba.shape == (60, 2)
+    assert (proba >= 0).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1.0, rtol=1e-12)
+
+
+def test_log_probabilities_are_their_logarithms(fitted, moons):
+    X = moons[0]
+    np.testing.assert_allclose(fitted.predict_log_proba(X), np.log(fitted.predict_proba(X)), rtol=1e-10, atol=1e-12)
+
+
+def test_log_probabilities_stay_finite_where_probabilities_round_to_zero(fitted):
+    confident = clone(fitted).fit(*make_moons(60, noise=0.01, random_state=0))
+    with torch.no_grad():
+        confident.module_.head.weight.mul_(1e4)
+    log_proba = confident.predict_log_proba([[0.0, 1.0], [1.0, -0.5]])
+    assert np.isfinite(log_proba).all()
+    assert log_proba.min() < -745  # exp of this is 0 in float64
+
+
+def test_prediction_is_the_most_probable_class(iris):
+    X, y = iris
+    names = np.array(["virginica", "setosa", "versicolor"])[y]
+    clf = ODENetClassifier(**{**TINY, "max_iter": 10}).fit(X, names)
+    assert clf.classes_.tolist() == ["setosa", "versicolor", "virginica"]
+    np.testing.assert_array_equal(clf.predict(X), clf.classes_[clf.predict_proba(X).argmax(axis=1)])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["no", "yes"]),
+        np.array(["no", "yes"], dtype=object),
+        np.array([False, True]),
+        np.array([-1, 1]),
+        np.array([3.0, 5.0]),
+        pd.Series(["no", "yes"], dtype="category"),
+    ],
+    ids=["str", "object", "bool", "negative int", "whole float", "category"],
+)
+def test_labels_come_back_as_they_were_given(moons, labels):
+    X, codes = moons
+    y = labels.iloc[codes] if isinstance(labels, pd.Series) else labels[codes]
+    clf = ODENetClassifier(**{**TINY, "max_iter": 15}).fit(X, y)
+    assert set(clf.predict(X)) == set(labels)
+    assert clf.score(X, y) > 0.8
+
+
+def test_what_labels_are_called_changes_nothing(moons):
+    X, y = moons
+    plain = ODENetClassifier(**TINY).fit(X, y)
+    named = ODENetClassifier(**TINY).fit(X, np.array(["a", "b"])[y])
+    np.testing.assert_array_equal(plain.predict_proba(X), named.predict_proba(X))
+
+
+def test_tolerance_is_read_when_predicting(fitted, moons):
+    X = moons[0]
+    reference = clone(fitted).set_params(rtol=1e-10, atol=1e-12)
+    reference.__dict__.update({name: value for name, value in vars(fitted).items() if name.endswith("_")})
+    evaluations = {}
+    for rtol in (1e-1, 1e-4, 1e-8):
+        other = pickle.loads(pickle.dumps(fitted)).set_params(rtol=rtol, atol=rtol)
+        solution = other._solve(other.module_.field, (0.0, 1.0), other.module_.embedding(torch.zeros(5, 2).double()))
+        evaluations[rtol] = solution.nfev
+        error = np.abs(other.predict_proba(X) - reference.predict_proba(X)).max()
+        assert error < 10 * rtol
+    assert evaluations[1e-1] <= evaluations[1e-4] < evaluations[1e-8]
+
+
+def test_method_is_read_when_predicting(fitted, moons):
+    X = moons[0]
+    other = pickle.loads(pickle.dumps(fitted)).set_params(method="rk4")
+    difference = np.abs(other.predict_proba(X) - fitted.predict_proba(X)).max()
+    assert 0 < difference < 1e-2
+
+
+def test_rows_are_answered_in_their_order(fitted, moons):
+    X = moons[0]
+    order = np.random.RandomState(0).permutation(len(X))
+    np.testing.assert_allclose(fitted.predict_proba(X[order]), fitted.predict_proba(X)[order], rtol=1e-10)
+
+
+# Repeatability
+
+
+def test_two_fits_with_one_seed_are_identical_to_the_bit(moons):
+    first, second = (ODENetClassifier(**TINY, early_stopping=True).fit(*moons) for _ in range(2))
+    assert same_weights(first, second)
+    assert first.loss_curve_ == second.loss_curve_
+
+
+def test_a_random_state_object_is_consumed(moons):
+    rng = np.random.RandomState(0)
+    first, second = (ODENetClassifier(**{**TINY, "random_state": rng}).fit(*moons) for _ in range(2))
+    assert not same_weights(first, second)
+
+
+def test_other_seeds_give_other_weights(moons):
+    first, second = (ODENetClassifier(**{**TINY, "random_state": seed}).fit(*moons) for seed in (0, 1))
+    assert not same_weights(first, second)
+
+
+def test_pickling_keeps_predictions_to_the_bit(fitted, moons):
+    restored = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(restored.predict_proba(moons[0]), fitted.predict_proba(moons[0]))
+
+
+def test_a_clone_is_not_fitted_and_fits_the_same(fitted, moons):
+    twin = clone(fitted)
+    with pytest.raises(NotFittedError):
+        twin.predict(moons[0])
+    assert same_weights(twin.fit(*moons), fitted)
+
+
+def test_fitting_again_starts_afresh(moons):
+    once = ODENetClassifier(**TINY).fit(*moons)
+    twice = ODENetClassifier(**TINY).fit(*moons).fit(*moons)
+    assert same_weights(once, twice)
+
+
+def test_warm_start_goes_on_from_the_last_weights(moons):
+    X, y = moons
+    clf = ODENetClassifier(**{**TINY, "max_iter": 10}, warm_start=True).fit(X, y)
+    loss = log_loss(y, clf.predict_proba(X))
+    clf.set_params(max_iter=1).fit(X, y)
+    assert clf.n_iter_ == 1
+    assert clf.loss_curve_[0] == pytest.approx(loss, rel=1e-10)  # one batch: the loss before the first update
+
+
+def test_warm_start_refuses_other_classes(moons):
+    X, y = moons
+    clf = ODENetClassifier(**TINY, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"warm_start=True needs the classes of the last fit, \[0, 1\], got \[0, 2\]"):
+        clf.fit(X, 2 * y)
+
+
+def test_warm_start_refuses_another_number_of_features(moons):
+    X, y = moons
+    clf = ODENetClassifier(**TINY, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="features"):
+        clf.fit(X[:, :1], y)
+
+
+# Stopping
+
+
+def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out():
+    X, y = make_classification(120, 4, flip_y=0.4, random_state=0)
+    clf = ODENetClassifier(
+        **{**TINY, "max_iter": 12, "learning_rate_init": 0.1}, early_stopping=True, validation_fraction=0.3
+    ).fit(X, y)
+    assert clf.best_validation_score_ == max(clf.validation_scores_)
+    assert len(clf.validation_scores_) == clf.n_iter_
+    # the split is drawn after the seed of the initial weights
+    rng = np.random.RandomState(0)
+    rng.randint(np.iinfo(np.int32).max)
+    _, held_out = train_test_split(np.arange(len(y)), test_size=0.3, random_state=rng, stratify=y)
+    assert clf.score(X[held_out], y[held_out]) == clf.best_validation_score_
+    assert clf.validation_scores_[-1] < clf.best_validation_score_  # so that keeping the last would have failed
+
+
+def test_early_stopping_that_cannot_split_says_so(moons):
+    X, y = moons
+    with pytest.raises(ValueError, match="validation_fraction=0.1 of 6 samples"):
+        ODENetClassifier(**TINY, early_stopping=True).fit(X[:6], [0, 0, 0, 1, 1, 1])
+
+
+def test_without_early_stopping_there_are_no_validation_scores(fitted):
+    assert fitted.validation_scores_ is None
+    assert fitted.best_validation_score_ is None
+
+
+def test_a_loss_that_does_not_improve_stops_training(moons):
+    clf = ODENetClassifier(**{**TINY, "max_iter": 50}, tol=10.0, n_iter_no_change=2).fit(*moons)
+    assert clf.n_iter_ == 3  # the first epoch counts as an improvement on nothing
+
+
+@pytest.mark.filterwarnings("always:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+def test_reaching_max_iter_warns(moons):
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
+        ODENetClassifier(**TINY).fit(*moons)
+
+
+# What it computes in
+
+
+def test_float32_input_is_computed_in_float32(moons):
+    X, y = moons
+    clf = ODENetClassifier(**TINY, device="cpu").fit(X.astype(np.float32), y)
+    assert {p.dtype for p in clf.module_.parameters()} == {torch.float32}
+    assert clf.predict_proba(X.astype(np.float32)).dtype == np.float32
+
+
+def test_dtype_overrides_that_of_the_input(moons):
+    X, y = moons
+    clf = ODENetClassifier(**TINY, dtype="float32").fit(X, y)
+    assert {p.dtype for p in clf.module_.parameters()} == {torch.float32}
+
+
+def test_float32_and_float64_learn_nearly_the_same(moons):
+    X, y = moons
+    single, double = (ODENetClassifier(**TINY, dtype=dtype).fit(X, y) for dtype in ("float32", "float64"))
+    np.testing.assert_allclose(single.predict_proba(X), double.predict_proba(X), atol=1e-3)
+
+
+def test_integer_and_list_input_is_taken(moons):
+    X, y = (10 * moons[0]).astype(int), moons[1]
+    as_array = ODENetClassifier(**TINY).fit(X, y).predict_proba(X)
+    as_lists = ODENetClassifier(**TINY).fit(X.tolist(), y.tolist()).predict_proba(X.tolist())
+    np.testing.assert_array_equal(as_array, as_lists)
+
+
+def test_rescaled_features_give_the_same_classifier(moons):
+    X, y = moons
+    plain = ODENetClassifier(**TINY).fit(X, y)
+    moved = ODENetClassifier(**TINY).fit(X * [1000.0, 0.01] + [5.0, -3.0], y)
+    np.testing.assert_allclose(
+        plain.predict_proba(X), moved.predict_proba(X * [1000.0, 0.01] + [5.0, -3.0]), rtol=1e-8
+    )
+
+
+# scikit-learn's tools
+
+
+def test_feature_names_are_remembered_and_compared(iris):
+    X, y = iris
+    clf = ODENetClassifier(**TINY).fit(X, y)
+    assert clf.feature_names_in_.tolist() == X.columns.tolist()
+    with pytest.raises(ValueError, match="feature names"):
+        clf.predict(X.rename(columns={"petal width (cm)": "width"}))
+    with pytest.raises(ValueError, match="feature names"):
+        clf.predict(X[X.columns[::-1]])
+
+
+def test_it_works_in_a_pipeline(moons):
+    X, y = moons
+    pipeline = make_pipeline(MinMaxScaler(), ODENetClassifier(**{**TINY, "max_iter": 15})).fit(X, y)
+    assert pipeline.score(X, y) > 0.8
+
+
+def test_grid_search_over_tolerances(moons):
+    grid = GridSearchCV(ODENetClassifier(**TINY), {"rtol": [1e-2, 1e-4], "atol": [1e-3]}, cv=2).fit(*moons)
+    assert set(grid.best_params_) == {"rtol", "atol"}
+    assert grid.best_estimator_.rtol == grid.best_params_["rtol"]
+    assert grid.cv_results_["mean_test_score"].shape == (2,)
+
+
+def test_cross_validation(moons):
+    scores = cross_val_score(ODENetClassifier(**{**TINY, "max_iter": 15}), *moons, cv=3)
+    assert scores.mean() > 0.8
+
+
+# Refusals
+
+
+@pytest.fixture
+def small():
+    return make_classification(20, 4, random_state=0)
+
+
+@pytest.mark.parametrize(("bad", "message"), [(np.nan, "Input X contains NaN"), (np.inf, "Input X contains infinity")])
+def test_missing_and_infinite_features_are_refused(small, fitted, bad, message):
+    X, y = small
+    X[3, 1] = bad
+    with pytest.raises(ValueError, match=message):
+        ODENetClassifier(**TINY).fit(X, y)
+    with pytest.raises(ValueError, match=message):
+        fitted.predict(X[:, :2])
+
+
+def test_one_class_is_refused(small):
+    with pytest.raises(ValueError, match="at least 2 classes in y, but the data contains only one class: 7"):
+        ODENetClassifier(**TINY).fit(small[0], np.full(20, 7))
+
+
+def test_one_sample_is_refused(small):
+    with pytest.raises(ValueError, match=r"only one class|1 sample"):
+        ODENetClassifier(**TINY).fit(small[0][:1], small[1][:1])
+
+
+def test_another_number_of_features_is_refused(fitted):
+    with pytest.raises(ValueError, match="X has 3 features, but ODENetClassifier is expecting 2 features"):
+        fitted.predict(np.zeros((4, 3)))
+
+
+def test_a_one_dimensional_X_is_refused(small, fitted):
+    with pytest.raises(ValueError, match="Expected 2D array, got 1D array"):
+        ODENetClassifier(**TINY).fit(small[0][:, 0], small[1])
+    with pytest.raises(ValueError, match="Expected 2D array, got 1D array"):
+        fitted.predict([0.0, 1.0])
+
+
+def test_a_y_of_another_length_is_refused(small):
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[20, 19\]"):
+        ODENetClassifier(**TINY).fit(small[0], small[1][:-1])
+
+
+def test_a_missing_y_is_refused(small):
+    with pytest.raises(ValueError, match="requires y"):
+        ODENetClassifier(**TINY).fit(small[0], None)
+
+
+def test_a_missing_label_is_refused(small):
+    X, y = small
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        ODENetClassifier(**TINY).fit(X, np.where(np.arange(20) == 3, np.nan, y))
+
+
+def test_a_continuous_y_is_refused(small):
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        ODENetClassifier(**TINY).fit(small[0], np.linspace(0, 1, 20))
+
+
+def test_several_outputs_are_refused(small):
+    with pytest.raises(ValueError, match="y should be a 1d array"):
+        ODENetClassifier(**TINY).fit(small[0], np.column_stack([small[1], small[1]]))
+
+
+def test_strings_as_features_are_refused(small):
+    with pytest.raises(ValueError, match="could not convert string to float"):
+        ODENetClassifier(**TINY).fit([["a", "b"]] * 20, small[1])
+
+
+@pytest.mark.parametrize(
+    ("parameter", "bad"),
+    [
+        ("method", "dopri9"),
+        ("method", None),
+        ("rtol", -1e-3),
+        ("rtol", "small"),
+        ("atol", 0.0),
+        ("atol", -1.0),
+        ("adjoint", "exact"),
+        ("activation", "gelu"),
+        ("hidden_layer_sizes", 0),
+        ("hidden_layer_sizes", (8, -1)),
+        ("hidden_layer_sizes", (8, 2.5)),
+        ("hidden_layer_sizes", ("a",)),
+        ("hidden_layer_sizes", "64"),
+        ("state_size", 0),
+        ("state_size", 2.5),
+        ("time_dependent", "yes"),
+        ("device", "no such device"),
+        ("device", 0),
+        ("dtype", "float16"),
+        ("max_iter", 0),
+        ("max_iter", 1.5),
+        ("n_iter_no_change", 0),
+        ("tol", -1.0),
+        ("alpha", -1e-4),
+        ("batch_size", 0),
+        ("batch_size", "all"),
+        ("learning_rate_init", 0.0),
+        ("validation_fraction", 1.0),
+        ("validation_fraction", 0.0),
+        ("step_size", 0.0),
+        ("input_dropout", 1.0),
+        ("input_dropout", -0.1),
+        ("random_state", "seed"),
+        ("early_stopping", "sometimes"),
+        ("warm_start", 2),
+        ("shuffle", None),
+    ],
+)
+def test_a_bad_parameter_is_refused_by_name(small, parameter, bad):
+    with pytest.raises(ValueError, match=parameter):
+        ODENetClassifier(**{**TINY, parameter: bad}).fit(*small)
+
+
+@pytest.mark.parametrize(("parameter", "bad"), [("rtol", -1.0), ("rtol", np.nan), ("atol", -1.0), ("method", "dopri9")])
+def test_a_bad_parameter_set_after_fitting_is_refused_by_name_when_predicting(fitted, moons, parameter, bad):
+    other = pickle.loads(pickle.dumps(fitted)).set_params(**{parameter: bad})
+    with pytest.raises(ValueError, match=parameter):
+        other.predict(moons[0])

@@ -1,0 +1,401 @@
+import math
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import energy_distance, ks_2samp, kstest
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_moons
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+from skode import CNFDensityEstimator
+
+pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+
+TINY = {"hidden_layer_sizes": (8,), "max_iter": 3, "learning_rate_init": 1e-2, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def moons():
+    return make_moons(400, noise=0.1, random_state=0)[0]
+
+
+@pytest.fixture(scope="module")
+def fitted(moons):
+    """A flow that has learned something; tests must not change it."""
+    return CNFDensityEstimator((32,), learning_rate_init=1e-2, max_iter=15, random_state=0).fit(moons)
+
+
+class Quadrature:
+    """The fitted density on a fine grid over a wide box (trapezoidal rule)."""
+
+    def __init__(self, estimator, box=((-3.0, 4.0), (-2.5, 3.0)), n=281):
+        self.x, self.y = (np.linspace(*side, n) for side in box)
+        points = np.stack(np.meshgrid(self.x, self.y, indexing="ij"), axis=-1).reshape(-1, 2)
+        self.log_density = estimator.score_samples(points).reshape(n, n)
+        self.density = np.exp(self.log_density)
+
+    def total(self):
+        return np.trapezoid(np.trapezoid(self.density, self.y, axis=1), self.x)
+
+    def marginal_cdf(self, axis):
+        along, across = (self.x, self.y) if axis == 0 else (self.y, self.x)
+        marginal = np.trapezoid(self.density, across, axis=1 - axis)
+        cdf = np.concatenate([[0], np.cumsum((marginal[1:] + marginal[:-1]) / 2 * np.diff(along))])
+        return lambda value: np.interp(value, along, cdf / cdf[-1])
+
+    def draw(self, n_samples, rng):
+        """Points drawn from the gridded density, jittered within their cells."""
+        mass = self.density.ravel() / self.density.sum()
+        cells = rng.choice(len(mass), n_samples, p=mass)
+        i, j = np.unravel_index(cells, self.density.shape)
+        jitter = rng.uniform(-0.5, 0.5, (n_samples, 2)) * [self.x[1] - self.x[0], self.y[1] - self.y[0]]
+        return np.column_stack([self.x[i], self.y[j]]) + jitter
+
+
+@pytest.fixture(scope="module")
+def quadrature(fitted):
+    return Quadrature(fitted)
+
+
+def weights(estimator):
+    return [p.detach().clone() for p in estimator.module_.parameters()]
+
+
+def same_weights(first, second):
+    return all(torch.equal(p, q) for p, q in zip(weights(first), weights(second), strict=True))
+
+
+# The density is one
+
+
+def test_the_density_integrates_to_one(quadrature):
+    assert quadrature.total() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("hidden_layer_sizes", [(), (8, 8), (6, 6, 6)])
+def test_the_density_integrates_to_one_whatever_the_field(moons, hidden_layer_sizes):
+    flow = CNFDensityEstimator(**{**TINY, "hidden_layer_sizes": hidden_layer_sizes}).fit(moons)
+    assert Quadrature(flow, ((-6, 7), (-5, 5.5)), 101).total() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_one_dimensional_density_integrates_to_one_and_fits():
+    rng = np.random.RandomState(0)
+    X = np.concatenate([rng.normal(-2, 0.5, 150), rng.normal(2, 0.5, 150)])[:, None]
+    flow = CNFDensityEstimator((16,), learning_rate_init=3e-2, max_iter=25, random_state=0).fit(X)
+    grid = np.linspace(-10, 10, 2001)
+    density = np.exp(flow.score_samples(grid[:, None]))
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=1e-3)
+    assert flow.score(X) > GaussianMixture(1).fit(X).score(X) + 0.3
+    assert flow.sample(7).shape == (7, 1)
+
+
+def test_a_linear_flow_of_normal_data_is_the_normal_density():
+    rng = np.random.RandomState(0)
+    X = rng.multivariate_normal([1.0, -2.0], [[2.0, 0.6], [0.6, 0.5]], 300)
+    flow = CNFDensityEstimator(
+        (), learning_rate_init=3e-2, max_iter=80, early_stopping=False, batch_size=300, tol=1e-6, random_state=0
+    ).fit(X)
+    gaussian = GaussianMixture(1, reg_covar=0.0).fit(X)
+    np.testing.assert_allclose(flow.score_samples(X), gaussian.score_samples(X), atol=0.05)
+
+
+# Samples follow the density
+
+
+def test_marginals_of_samples_are_those_of_the_density(fitted, quadrature):
+    samples = fitted.sample(2000, random_state=0)
+    for axis in (0, 1):
+        assert kstest(samples[:, axis], quadrature.marginal_cdf(axis)).pvalue > 0.01
+
+
+def test_samples_have_the_log_densities_that_draws_from_the_density_have(fitted, quadrature):
+    samples = fitted.sample(2000, random_state=1)
+    draws = quadrature.draw(2000, np.random.RandomState(0))
+    assert ks_2samp(fitted.score_samples(samples), fitted.score_samples(draws)).pvalue > 0.01
+
+
+def test_samples_and_draws_from_the_density_cannot_be_told_apart_along_any_direction(fitted, quadrature):
+    samples = fitted.sample(1000, random_state=2)
+    draws = quadrature.draw(1000, np.random.RandomState(1))
+    rng = np.random.RandomState(2)
+    both, n = np.concatenate([samples, draws]), len(samples)
+    directions = np.stack([[math.cos(a), math.sin(a)] for a in np.linspace(0, math.pi, 5)[:-1]])
+
+    def distance(order):
+        projected = both[order] @ directions.T
+        return sum(energy_distance(p[:n], p[n:]) for p in projected.T)
+
+    observed = distance(np.arange(2 * n))
+    permuted = [distance(rng.permutation(2 * n)) for _ in range(99)]
+    assert (1 + sum(d >= observed for d in permuted)) / 100 > 0.01
+
+
+def test_mean_log_density_of_samples_is_minus_the_entropy(fitted, quadrature):
+    p = quadrature.density
+    entropy = -np.trapezoid(np.trapezoid(p * quadrature.log_density, quadrature.y, axis=1), quadrature.x)
+    log_densities = fitted.score_samples(fitted.sample(4000, random_state=3))
+    standard_error = log_densities.std() / math.sqrt(4000)
+    assert abs(log_densities.mean() + entropy) < 4 * standard_error
+
+
+def test_sampling_is_reproducible(fitted):
+    np.testing.assert_array_equal(fitted.sample(5, random_state=0), fitted.sample(5, random_state=0))
+    assert not np.array_equal(fitted.sample(5, random_state=0), fitted.sample(5, random_state=1))
+
+
+def test_a_random_state_object_goes_on(fitted):
+    rng = np.random.RandomState(0)
+    assert not np.array_equal(fitted.sample(3, random_state=rng), fitted.sample(3, random_state=rng))
+
+
+def test_one_sample_is_drawn_by_default(fitted):
+    assert fitted.sample().shape == (1, 2)
+
+
+@pytest.mark.parametrize("n_samples", [0, -1, 2.5, "3"])
+def test_a_bad_number_of_samples_is_refused(fitted, n_samples):
+    with pytest.raises(ValueError, match="n_samples"):
+        fitted.sample(n_samples)
+
+
+# Scores
+
+
+def test_score_is_the_mean_log_density(fitted, moons):
+    assert fitted.score(moons) == pytest.approx(fitted.score_samples(moons).mean(), rel=1e-12)
+
+
+def test_it_beats_a_single_gaussian_on_points_held_out(fitted, moons):
+    held_out = make_moons(300, noise=0.1, random_state=1)[0]
+    assert fitted.score(held_out) > GaussianMixture(1).fit(moons).score(held_out) + 0.3
+
+
+def test_log_density_follows_the_units_of_the_data(moons):
+    scale, shift = np.array([1000.0, 0.01]), np.array([5.0, -3.0])
+    plain = CNFDensityEstimator(**TINY).fit(moons)
+    rescaled = CNFDensityEstimator(**TINY).fit(moons * scale + shift)
+    np.testing.assert_allclose(
+        rescaled.score_samples(moons * scale + shift), plain.score_samples(moons) - np.log(scale).sum(), atol=1e-7
+    )
+    np.testing.assert_allclose(
+        rescaled.sample(5, random_state=0), plain.sample(5, random_state=0) * scale + shift, rtol=1e-7
+    )
+
+
+def test_tolerance_is_read_when_scoring(fitted, moons):
+    def scored(tolerance):
+        copy = pickle.loads(pickle.dumps(fitted)).set_params(rtol=tolerance, atol=tolerance)
+        return copy.score_samples(moons[:50])
+
+    errors = [np.abs(scored(tolerance) - scored(1e-11)).max() for tolerance in (1e-2, 1e-5, 1e-8)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-6
+
+
+def test_method_is_read_when_scoring(fitted, moons):
+    other = pickle.loads(pickle.dumps(fitted)).set_params(method="rk4", step_size=0.02)
+    np.testing.assert_allclose(other.score_samples(moons), fitted.score_samples(moons), atol=1e-2)
+
+
+def test_far_away_the_density_is_low_and_finite(fitted):
+    far = fitted.score_samples([[100.0, 100.0], [-50.0, 0.0]])
+    assert np.isfinite(far).all()
+    assert (far < -100).all()
+
+
+# Training
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
+@pytest.mark.parametrize("hidden_layer_sizes", [(8,), (8, 8), (4, 4, 4)])
+def test_every_adjoint_trains(moons, adjoint, hidden_layer_sizes):
+    settings = {**TINY, "hidden_layer_sizes": hidden_layer_sizes}
+    flow = CNFDensityEstimator(**settings, adjoint=adjoint).fit(moons[:100])
+    assert flow.loss_curve_[-1] < flow.loss_curve_[0]
+
+
+def test_the_adjoints_learn_the_same_weights_at_tight_tolerance(moons):
+    fits = [
+        CNFDensityEstimator(**TINY, adjoint=adjoint, rtol=1e-9, atol=1e-10).fit(moons[:100])
+        for adjoint in ("discrete", "continuous", "backprop")
+    ]
+    for other in fits[1:]:
+        for p, q in zip(weights(fits[0]), weights(other), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "logistic", "softplus"])
+def test_every_smooth_activation_trains(moons, activation):
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 6}, activation=activation).fit(moons)
+    assert flow.loss_curve_[-1] < flow.loss_curve_[0]
+
+
+def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out(moons):
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 20, "learning_rate_init": 0.1}, tol=0.0).fit(moons[:60])
+    assert flow.best_validation_score_ == max(flow.validation_scores_)
+    assert flow.validation_scores_[-1] < flow.best_validation_score_  # so that keeping the last would fail below
+    held_out = [
+        row for row in moons[:60] if row.tolist() not in []
+    ]  # all rows: the part held out is one of the splits below
+    rng = np.random.RandomState(0)
+    rng.randint(np.iinfo(np.int32).max)
+    from sklearn.model_selection import train_test_split
+
+    _, held_out = train_test_split(np.arange(60), test_size=0.1, random_state=rng)
+    standardised = flow.score(moons[held_out]) + np.log(flow.scaler_.scale_).sum()
+    assert standardised == pytest.approx(flow.best_validation_score_, rel=1e-10)
+
+
+def test_warm_start_goes_on_from_the_last_weights(moons):
+    settings = {**TINY, "batch_size": 400, "early_stopping": False}
+    flow = CNFDensityEstimator(**settings, warm_start=True).fit(moons)
+    standardised = flow.score(moons) + np.log(flow.scaler_.scale_).sum()
+    flow.set_params(max_iter=1).fit(moons)
+    assert flow.n_iter_ == 1
+    assert flow.loss_curve_[0] == pytest.approx(-standardised, rel=1e-10)  # the loss before the first update
+
+
+@pytest.mark.filterwarnings("always:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+def test_reaching_max_iter_warns(moons):
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
+        CNFDensityEstimator(**TINY).fit(moons[:50])
+
+
+def test_a_likelihood_that_does_not_improve_stops_training(moons):
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 50}, tol=10.0, n_iter_no_change=2).fit(moons[:50])
+    assert flow.n_iter_ == 3
+
+
+def test_two_fits_with_one_seed_are_identical_to_the_bit(moons):
+    first, second = (CNFDensityEstimator(**TINY).fit(moons) for _ in range(2))
+    assert same_weights(first, second)
+    assert first.loss_curve_ == second.loss_curve_
+
+
+def test_y_changes_nothing(moons):
+    assert same_weights(CNFDensityEstimator(**TINY).fit(moons), CNFDensityEstimator(**TINY).fit(moons, moons[:, 0]))
+
+
+def test_float32_input_is_computed_in_float32(moons):
+    flow = CNFDensityEstimator(**TINY, device="cpu").fit(moons.astype(np.float32))
+    assert {p.dtype for p in flow.module_.parameters()} == {torch.float32}
+    double = CNFDensityEstimator(**TINY).fit(moons)
+    np.testing.assert_allclose(flow.score_samples(moons), double.score_samples(moons), atol=1e-2)
+
+
+# scikit-learn's tools
+
+
+def test_pickling_keeps_scores_to_the_bit(fitted, moons):
+    restored = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(restored.score_samples(moons), fitted.score_samples(moons))
+    np.testing.assert_array_equal(restored.sample(3, random_state=0), fitted.sample(3, random_state=0))
+
+
+def test_a_clone_is_not_fitted_and_fits_the_same(moons):
+    flow = CNFDensityEstimator(**TINY).fit(moons)
+    twin = clone(flow)
+    with pytest.raises(NotFittedError):
+        twin.score_samples(moons)
+    with pytest.raises(NotFittedError):
+        twin.sample()
+    assert same_weights(twin.fit(moons), flow)
+
+
+def test_it_works_at_the_end_of_a_pipeline(moons):
+    pipeline = make_pipeline(MinMaxScaler(), CNFDensityEstimator(**TINY)).fit(moons)
+    alone = CNFDensityEstimator(**TINY).fit(moons)
+    volume = np.log(pipeline[0].scale_).sum()  # the scaler's own change of units
+    np.testing.assert_allclose(pipeline.score_samples(moons) + volume, alone.score_samples(moons), atol=1e-6)
+
+
+def test_grid_search_over_tolerances_finds_the_more_likely(moons):
+    grid = GridSearchCV(CNFDensityEstimator(**TINY), {"rtol": [1e-2, 1e-4], "atol": [1e-3]}, cv=2).fit(moons)
+    assert grid.best_score_ == max(grid.cv_results_["mean_test_score"])
+    assert np.isfinite(grid.best_score_)
+
+
+def test_cross_validation(moons):
+    scores = cross_val_score(CNFDensityEstimator(**TINY), moons, cv=2)
+    assert np.isfinite(scores).all()
+
+
+def test_feature_names_are_remembered_and_compared(moons):
+    frame = pd.DataFrame(moons, columns=["a", "b"])
+    flow = CNFDensityEstimator(**TINY).fit(frame)
+    assert flow.feature_names_in_.tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="feature names"):
+        flow.score_samples(frame.rename(columns={"b": "c"}))
+
+
+def test_more_dimensions_work():
+    X = load_iris().data
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 8}).fit(X)
+    assert flow.score(X) > GaussianMixture(1, covariance_type="diag").fit(X).score(X)
+    assert flow.sample(3).shape == (3, 4)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(("bad", "message"), [(np.nan, "Input X contains NaN"), (np.inf, "Input X contains infinity")])
+def test_missing_and_infinite_values_are_refused(fitted, moons, bad, message):
+    X = moons[:20].copy()
+    X[3, 1] = bad
+    with pytest.raises(ValueError, match=message):
+        CNFDensityEstimator(**TINY).fit(X)
+    with pytest.raises(ValueError, match=message):
+        fitted.score_samples(X)
+
+
+def test_one_sample_is_refused(moons):
+    with pytest.raises(ValueError, match="a minimum of 2 is required"):
+        CNFDensityEstimator(**TINY).fit(moons[:1])
+
+
+def test_a_constant_column_is_refused_by_position_or_name(moons):
+    X = np.column_stack([moons, np.full(len(moons), 3.0)])
+    with pytest.raises(ValueError, match=r"columns with one value only, which have no density: \[2\]"):
+        CNFDensityEstimator(**TINY).fit(X)
+    with pytest.raises(ValueError, match=r"no density: \['site'\]"):
+        CNFDensityEstimator(**TINY).fit(pd.DataFrame(X, columns=["a", "b", "site"]))
+
+
+def test_relu_is_refused(moons):
+    with pytest.raises(ValueError, match="activation='relu' has no continuous divergence"):
+        CNFDensityEstimator(**TINY, activation="relu").fit(moons)
+
+
+def test_another_number_of_features_is_refused(fitted):
+    with pytest.raises(ValueError, match="X has 3 features, but CNFDensityEstimator is expecting 2 features"):
+        fitted.score_samples(np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "bad"),
+    [
+        ("method", "dopri9"),
+        ("rtol", -1e-3),
+        ("atol", -1.0),
+        ("adjoint", "exact"),
+        ("activation", "gelu"),
+        ("hidden_layer_sizes", (8, -1)),
+        ("device", "no such device"),
+        ("dtype", "float16"),
+        ("max_iter", 0),
+        ("batch_size", 0),
+        ("learning_rate_init", 0.0),
+        ("validation_fraction", 1.0),
+        ("n_iter_no_change", 0),
+    ],
+)
+def test_a_bad_parameter_is_refused_by_name(moons, parameter, bad):
+    with pytest.raises(ValueError, match=parameter):
+        CNFDensityEstimator(**{**TINY, parameter: bad}).fit(moons[:20])
