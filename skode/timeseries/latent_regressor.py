@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import norm, qmc
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
@@ -24,6 +23,7 @@ from skode.solvers import Solution, Statistics
 from skode.timeseries.frames import Column, LongRows, read_rows, read_targets
 from skode.timeseries.latent_ode import LatentODE, PanelTensors
 from skode.timeseries.panel import Panel
+from skode.timeseries.predictive import HORIZON, Predictive
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
@@ -34,12 +34,6 @@ from skode.training import (
 )
 
 Solve = Callable[..., Solution]
-
-#: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
-HORIZON = 2.0
-
-#: Rows are answered in blocks of about this many decoded states, to bound memory.
-BLOCK = 200_000
 
 
 class _NegativeELBO:
@@ -474,78 +468,7 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         codes, ids = pd.factorize(rows.series)
         known = self.context_.ids.get_indexer(pd.Index(ids))
         origins = np.where(known >= 0, self.context_.origins[known], np.median(self.context_.origins))
-        asked = Panel(
-            pd.Index(ids),
-            origins,
-            codes,
-            rows.time,
-            self._scaled_covariates(rows),
-            np.empty((len(rows), len(self.y_scaler_.scale_))),
-        )
-        order = np.argsort(codes, kind="stable")
-        answers = np.empty((self.n_draws, *asked.y.shape))
-        for block in self._blocks(codes):
-            some = order[np.isin(codes[order], block)]
-            within = np.searchsorted(block, codes[some])
-            part = Panel(
-                asked.ids[block],
-                origins[block],
-                within,
-                asked.time[some],
-                asked.covariates[some],
-                asked.y[some],
-            )
-            answers[:, some] = self._answer(part, known[block])
-        scale, mean = self.y_scaler_.scale_, self.y_scaler_.mean_
-        return answers * scale + mean
-
-    def _blocks(self, codes: np.ndarray) -> Iterator[np.ndarray]:
-        """Groups of series whose rows together stay within the memory bound."""
-        counts = np.bincount(codes) * self.n_draws
-        group = np.cumsum(counts) // BLOCK
-        for value in np.unique(group):
-            yield np.flatnonzero(group == value)
-
-    @torch.no_grad()
-    def _answer(self, asked: Panel, known: np.ndarray) -> np.ndarray:
-        """Standardised means of one block of series, of shape (n_draws, n_rows, n_outputs)."""
-        tensors = self._tensors(asked)
-        n_series, latent = asked.n_series, self.module_.field.n_features
-        mean = tensors.y.new_zeros(n_series, latent)
-        std = torch.ones_like(mean)
-        seen = np.flatnonzero(known >= 0)
-        if len(seen):
-            context = self._tensors(self.context_.take(known[seen]))
-            rows = torch.from_numpy(seen).to(mean.device)
-            mean[rows], std[rows] = self.module_.posterior(context)
-        z0 = mean + std * self._draws(latent).to(mean)[:, None]  # (n_draws, n_series, latent)
-        states = self._states(z0.reshape(-1, latent), tensors.time.repeat(self.n_draws, 1))
-        states = states.view(self.n_draws, n_series, -1, latent)
-        _, places = asked.slots()
-        row_states = states[:, torch.from_numpy(asked.codes).to(mean.device), torch.from_numpy(places).to(mean.device)]
-        covariates = torch.from_numpy(asked.covariates).to(mean).expand(self.n_draws, -1, -1)
-        return to_numpy(self.module_.decode(row_states, covariates)).astype(np.float64)
-
-    def _draws(self, latent: int) -> Tensor:
-        """Quasi-random standard normal draws, the same at each call, of shape (n_draws, latent)."""
-        sobol = qmc.Sobol(latent, scramble=True, rng=np.random.default_rng(0))
-        uniform = sobol.random_base2(int(np.ceil(np.log2(self.n_draws))))[: self.n_draws]
-        return torch.from_numpy(norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9)))
-
-    def _states(self, z0: Tensor, time: Tensor) -> Tensor:
-        """Latent states at times before and after the start.
-
-        Each series is solved to a whole number of horizons, so that an answer does not depend on which other times
-        are asked.
-        """
-        answer = z0.new_full((*time.shape, z0.shape[1]), torch.nan)
-        for sign in (1.0, -1.0):
-            part = torch.where(time * sign >= 0 if sign > 0 else time < 0, time, torch.nan)
-            filled = ~torch.isnan(part)
-            if not bool(filled.any()):
-                continue
-            furthest = torch.nan_to_num(part * sign).amax(dim=1)
-            ends = sign * HORIZON * torch.ceil(furthest / HORIZON)
-            states = self.module_.path(z0, part, self._solve, [], ends)
-            answer = torch.where(filled[..., None], states, answer)
-        return answer
+        nothing = np.full((len(rows), len(self.y_scaler_.scale_)), np.nan)
+        asked = Panel(pd.Index(ids), origins, codes, rows.time, self._scaled_covariates(rows), nothing)
+        predictive = Predictive(self.module_, self._tensors, self._solve, self.n_draws)
+        return predictive.means(asked, self.context_, known) * self.y_scaler_.scale_ + self.y_scaler_.mean_
