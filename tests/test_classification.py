@@ -283,9 +283,8 @@ def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out():
 
 
 def test_early_stopping_that_cannot_split_says_so(moons):
-    X, y = moons
-    with pytest.raises(ValueError, match="validation_fraction=0.1 of 6 samples"):
-        ODENetClassifier(**TINY, early_stopping=True).fit(X[:6], [0, 0, 0, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 6 samples"):
+        ODENetClassifier(**TINY, early_stopping=True).fit(moons[0][:6], [0, 0, 0, 1, 1, 1])
 
 
 def test_without_early_stopping_there_are_no_validation_scores(fitted):
@@ -337,9 +336,7 @@ def test_rescaled_features_give_the_same_classifier(moons):
     X, y = moons
     plain = ODENetClassifier(**TINY).fit(X, y)
     moved = ODENetClassifier(**TINY).fit(X * [1000.0, 0.01] + [5.0, -3.0], y)
-    np.testing.assert_allclose(
-        plain.predict_proba(X), moved.predict_proba(X * [1000.0, 0.01] + [5.0, -3.0]), rtol=1e-8
-    )
+    np.testing.assert_allclose(plain.predict_proba(X), moved.predict_proba(X * [1000.0, 0.01] + [5.0, -3.0]), rtol=1e-8)
 
 
 # scikit-learn's tools

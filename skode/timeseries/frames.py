@@ -90,11 +90,22 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
         ids = column.to_numpy(dtype=object) if column.dtype == "category" else column.to_numpy()
     times, kind = _read_times(frame.iloc[:, time_position], _label(frame, time_position))
     rest = frame.iloc[:, [i for i in range(frame.shape[1]) if i not in positions]]
-    if rest.shape[1] == 0:
-        covariates = np.empty((len(frame), 0))
-    else:
-        covariates = check_array(rest, dtype=np.float64, input_name="X (covariates)")
+    covariates = _read_covariates(rest) if rest.shape[1] else np.empty((len(frame), 0))
     return LongRows(ids, times, kind, covariates)
+
+
+def _read_covariates(columns: pd.DataFrame) -> np.ndarray:
+    """Covariates as float64; the error names the first column that is not finite numbers."""
+    try:
+        return check_array(columns, dtype=np.float64, input_name="X (covariates)")
+    except ValueError:
+        for position in range(columns.shape[1]):
+            name = f"X, covariate {_label(columns, position)}"
+            try:
+                check_array(columns.iloc[:, [position]], dtype=np.float64, input_name=name)
+            except ValueError as error:
+                raise ValueError(f"Covariate {_label(columns, position)}: {error}") from error
+        raise
 
 
 def _position(frame: pd.DataFrame, column: Column, parameter: str) -> int:

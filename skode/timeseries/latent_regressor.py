@@ -172,7 +172,7 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
     >>> from skode import LatentODERegressor
     >>> from skode.datasets import make_spirals
     >>> X, y = make_spirals(n_series=20, n_observations=15, random_state=0)
-    >>> model = LatentODERegressor(series="series", time="time", max_iter=30, tol=1.0, random_state=0).fit(X, y)
+    >>> model = LatentODERegressor(series="series", time="time", tol=1.0, n_iter_no_change=5, random_state=0).fit(X, y)
     >>> mean, std = model.predict(X[:4], return_std=True)
     >>> mean.shape, std.shape
     ((4, 2), (4, 2))
@@ -277,6 +277,9 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         hidden = self._hidden_layers()
         rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
         values = read_targets(y, len(rows))
+        never = np.flatnonzero(np.isnan(values).all(axis=0))
+        if len(never):
+            raise ValueError(f"Input y contains NaN only in output {never[0]}: it was never observed. Drop it.")
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
         dtype = resolve_dtype(self.dtype, X, device)

@@ -38,7 +38,10 @@ class Panel:
     @classmethod
     def of(cls, series: np.ndarray, time: np.ndarray, covariates: np.ndarray, y: np.ndarray) -> Panel:
         """A panel of rows in any order; each series starts at its first row."""
-        codes, ids = pd.factorize(series)
+        try:
+            codes, ids = pd.factorize(series, sort=True)  # so that the order of rows does not matter
+        except TypeError:  # ids without an order
+            codes, ids = pd.factorize(series)
         order = np.lexsort((time, codes))
         codes, time = codes[order], time[order]
         origins = time[np.searchsorted(codes, np.arange(len(ids)))]
@@ -70,16 +73,19 @@ class Panel:
 
     def joined(self, other: Panel) -> Panel:
         """Both panels' rows; a series in both keeps the start it has here."""
-        joined = Panel.of(
-            np.concatenate([self.ids.to_numpy()[self.codes], other.ids.to_numpy()[other.codes]]),
-            np.concatenate([self.time, other.time]),
-            np.concatenate([self.covariates, other.covariates]),
-            np.concatenate([self.y, other.y]),
+        new = self.ids.get_indexer(other.ids) < 0
+        ids = self.ids.append(other.ids[new])
+        codes = np.concatenate([self.codes, ids.get_indexer(other.ids)[other.codes]])
+        time = np.concatenate([self.time, other.time])
+        order = np.lexsort((time, codes))
+        return Panel(
+            ids,
+            np.concatenate([self.origins, other.origins[new]]),
+            codes[order],
+            time[order],
+            np.concatenate([self.covariates, other.covariates])[order],
+            np.concatenate([self.y, other.y])[order],
         )
-        known = joined.ids.get_indexer(self.ids)
-        origins = joined.origins.copy()
-        origins[known] = self.origins
-        return replace(joined, origins=origins)
 
     def observed(self) -> Panel:
         """The rows at which anything was observed; series without any stay, empty."""

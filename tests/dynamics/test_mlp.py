@@ -176,6 +176,8 @@ def test_a_copy_is_equal_and_its_own(activation, copied):
     before = field(t, z)
     assert torch.equal(twin(t, z), before)
     with torch.no_grad():
-        nn.utils.vector_to_parameters(torch.zeros(sum(p.numel() for p in twin.parameters())).double(), twin.parameters())
+        nn.utils.vector_to_parameters(
+            torch.zeros(sum(p.numel() for p in twin.parameters())).double(), twin.parameters()
+        )
     assert torch.equal(field(t, z), before)
     assert not twin(t, z).any()

@@ -1,0 +1,220 @@
+"""What holds for every estimator."""
+
+import inspect
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import make_moons
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+
+import skode
+from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+
+X, LABELS = make_moons(40, noise=0.1, random_state=0)
+TARGETS = {"ODENetClassifier": LABELS, "CNFDensityEstimator": None, "LatentODERegressor": X[:, 1]}
+
+
+def estimators():
+    common = {"hidden_layer_sizes": (4,), "max_iter": 2, "random_state": 0}
+    return [
+        ODENetClassifier(state_size=3, **common),
+        CNFDensityEstimator(**common),
+        LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, **common),
+    ]
+
+
+@pytest.fixture(params=estimators(), ids=lambda estimator: type(estimator).__name__)
+def estimator(request):
+    return clone(request.param)
+
+
+def fit(estimator):
+    return estimator.fit(X, TARGETS[type(estimator).__name__])
+
+
+def answer(estimator):
+    return getattr(estimator, "predict", getattr(estimator, "score_samples", None))(X)
+
+
+def test_all_public_estimators_are_tested_here():
+    public = {name for name in skode.__all__ if hasattr(getattr(skode, name), "fit")}
+    assert public == set(TARGETS)
+
+
+def test_parameters_are_those_of_the_constructor(estimator):
+    assert set(estimator.get_params()) == set(inspect.signature(type(estimator)).parameters)
+
+
+def test_set_params_sets_what_get_params_gets(estimator):
+    assert estimator.set_params(rtol=0.5, max_iter=7).get_params()["rtol"] == 0.5
+    assert estimator.get_params()["max_iter"] == 7
+    with pytest.raises(ValueError, match="Invalid parameter 'tolerance'"):
+        estimator.set_params(tolerance=1)
+
+
+def test_fit_leaves_parameters_as_they_are_and_returns_the_estimator(estimator):
+    before = estimator.get_params()
+    assert fit(estimator) is estimator
+    assert estimator.get_params() == before
+
+
+def test_constructor_does_nothing_but_store(estimator):
+    values = {name: object() for name in estimator.get_params()}
+    made = type(estimator)(**values)
+    assert all(getattr(made, name) is value for name, value in values.items())
+
+
+def test_repr_names_the_estimator_and_what_was_changed(estimator):
+    text = repr(estimator)
+    assert text.startswith(type(estimator).__name__)
+    assert "max_iter=2" in text
+    assert "tol=" not in text.replace("rtol=", "").replace("atol=", "")
+
+
+def test_every_parameter_is_documented_and_has_a_constraint(estimator):
+    for name in estimator.get_params():
+        assert name in type(estimator).__doc__
+        assert name in estimator._parameter_constraints
+
+
+def test_nothing_is_answered_before_fit(estimator):
+    methods = ["predict", "predict_proba", "predict_log_proba", "score_samples", "sample"]
+    asked = [name for name in methods if hasattr(estimator, name)]
+    assert asked
+    for name in asked:
+        with pytest.raises(NotFittedError, match=f"This {type(estimator).__name__} instance is not fitted yet"):
+            getattr(estimator, name)(*([] if name == "sample" else [X]))
+
+
+def test_global_random_states_are_left_alone(estimator):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
+    answer(fit(estimator.set_params(early_stopping=True)))
+    if hasattr(estimator, "sample"):
+        estimator.sample(3, random_state=0)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    for before, after in zip(numpy_state, np.random.get_state(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_without_a_seed_numpys_global_state_is_the_source_and_torchs_is_not(estimator):
+    answers = []
+    torch_state = torch.get_rng_state()
+    for seed in (0, 0, 1):
+        np.random.seed(seed)
+        answers.append(answer(fit(clone(estimator).set_params(random_state=None))))
+    np.testing.assert_array_equal(answers[0], answers[1])
+    assert not np.array_equal(answers[0], answers[2])
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_global_random_states_do_not_matter(estimator):
+    torch.manual_seed(1)
+    first = answer(fit(clone(estimator)))
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(first, answer(fit(clone(estimator))))
+
+
+def test_torchs_default_dtype_is_left_alone(estimator):
+    before = torch.get_default_dtype()
+    fit(estimator)
+    assert torch.get_default_dtype() == before
+
+
+def test_what_fit_learns_ends_in_an_underscore(estimator):
+    before = set(vars(estimator))
+    fit(estimator)
+    learned = {name for name in set(vars(estimator)) - before if not name.startswith("_")}
+    assert learned
+    assert all(name.endswith("_") for name in learned)
+
+
+def test_curves_have_a_value_per_epoch(estimator):
+    fit(estimator)
+    assert estimator.n_iter_ == 2
+    for curve in (estimator.loss_curve_, estimator.nfe_forward_, estimator.nfe_backward_):
+        assert len(curve) == 2
+        assert np.isfinite(curve).all()
+    assert min(estimator.nfe_forward_) >= 6  # dopri5 has six stages
+    assert min(estimator.nfe_backward_) >= 6
+    assert estimator.loss_ == estimator.loss_curve_[-1]
+    assert estimator.best_loss_ == min(estimator.loss_curve_)
+
+
+def test_a_tighter_tolerance_costs_more_evaluations(estimator):
+    loose, tight = (fit(clone(estimator).set_params(rtol=tol, atol=tol)) for tol in (1e-2, 1e-9))
+    assert np.mean(tight.nfe_forward_) > np.mean(loose.nfe_forward_)
+
+
+def test_input_is_not_changed_and_may_be_read_only(estimator):
+    given = X.copy()
+    given.setflags(write=False)
+    estimator.fit(given, TARGETS[type(estimator).__name__])
+    np.testing.assert_array_equal(given, X)
+
+
+def test_frames_and_arrays_give_the_same(estimator):
+    from_array = answer(fit(clone(estimator)))
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    fitted = clone(estimator).fit(frame, TARGETS[type(estimator).__name__])
+    ask = fitted.predict if hasattr(fitted, "predict") else fitted.score_samples
+    np.testing.assert_allclose(ask(frame), from_array, rtol=1e-10)  # their memory layouts differ
+    assert fitted.feature_names_in_.tolist() == ["a", "b"]
+    assert fitted.n_features_in_ == 2
+
+
+# scikit-learn's own checks
+
+
+def expected_failures(estimator):
+    return {"check_methods_subset_invariance": "steps are shared by the batch, so a sample's result depends on it"}
+
+
+@parametrize_with_checks(
+    [
+        ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
+        CNFDensityEstimator((8,), max_iter=3, random_state=0),
+    ],
+    expected_failed_checks=expected_failures,
+    xfail_strict=True,
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+# The others are slow, or the same as those of the other estimators.
+CHECKS_OF_THE_REGRESSOR = {
+    "check_dict_unchanged",
+    "check_dont_overwrite_attributes",
+    "check_estimators_dtypes",
+    "check_estimators_fit_returns_self",
+    "check_estimators_nan_inf",
+    "check_estimators_pickle",
+    "check_fit2d_1sample",
+    "check_n_features_in",
+    "check_parameters_default_constructible",
+    "check_readonly_memmap_input",
+    "check_regressors_no_decision_function",
+    "check_requires_y_none",
+    "check_supervised_y_2d",
+}
+
+
+def checks_of_the_regressor():
+    regressor = LatentODERegressor(
+        latent_size=2, hidden_layer_sizes=(4,), encoder_size=4, n_draws=4, max_iter=2, random_state=0
+    )
+    for estimator, check in estimator_checks_generator(regressor):
+        name = check.func.__name__
+        if name in CHECKS_OF_THE_REGRESSOR:
+            yield pytest.param(estimator, check, id=name)
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(checks_of_the_regressor()))
+def test_scikit_learns_checks_of_the_regressor(estimator, check):
+    check(estimator)

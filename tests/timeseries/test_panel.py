@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from skode.timeseries.panel import Panel
+
+
+def panel_of(series, time, y=None, covariates=None):
+    n = len(time)
+    y = np.arange(n, dtype=float) if y is None else np.asarray(y, dtype=float)
+    covariates = np.empty((n, 0)) if covariates is None else covariates
+    return Panel.of(np.asarray(series, dtype=object), np.asarray(time, dtype=float), covariates, y.reshape(n, -1))
+
+
+@pytest.fixture
+def panel():
+    # a: 1, 2, 3; b: 10; c: 4, 5
+    return panel_of(["c", "a", "b", "a", "c", "a"], [5, 3, 10, 1, 4, 2])
+
+
+def series_of(panel, name):
+    code = panel.ids.get_loc(name)
+    return panel.time[panel.codes == code].tolist(), panel.y[panel.codes == code, 0].tolist()
+
+
+def test_rows_are_sorted_by_series_then_time_and_values_follow(panel):
+    assert (np.diff(panel.codes) >= 0).all()
+    assert series_of(panel, "a") == ([1, 2, 3], [3, 5, 1])
+    assert series_of(panel, "b") == ([10], [2])
+    assert series_of(panel, "c") == ([4, 5], [4, 0])
+
+
+def test_a_series_starts_at_its_first_row(panel):
+    assert dict(zip(panel.ids, panel.origins, strict=True)) == {"a": 1, "b": 10, "c": 4}
+    assert panel.since_origin().min() == 0
+    assert panel.since_origin()[panel.codes == panel.ids.get_loc("a")].tolist() == [0, 1, 2]
+
+
+def test_the_order_of_rows_does_not_matter(panel):
+    order = [4, 2, 0, 5, 3, 1]
+    series, time = np.array(["c", "a", "b", "a", "c", "a"])[order], np.array([5, 3, 10, 1, 4, 2])[order]
+    other = panel_of(series, time, y=order)
+    assert other.ids.tolist() == panel.ids.tolist()
+    np.testing.assert_array_equal(other.time, panel.time)
+    np.testing.assert_array_equal(other.y, panel.y)
+
+
+def test_rows_at_one_time_keep_their_order():
+    panel = panel_of([0, 0, 0, 0], [2, 1, 1, 1], y=[0, 1, 2, 3])
+    assert panel.y[:, 0].tolist() == [1, 2, 3, 0]
+
+
+def test_take_gives_the_series_asked_for_in_that_order(panel):
+    names = ["c", "a"]
+    taken = panel.take(panel.ids.get_indexer(names))
+    assert taken.ids.tolist() == names
+    assert taken.codes.tolist() == [0, 0, 1, 1, 1]
+    for name in names:
+        assert series_of(taken, name) == series_of(panel, name)
+        assert taken.origins[taken.ids.get_loc(name)] == panel.origins[panel.ids.get_loc(name)]
+
+
+def test_taking_an_empty_series_gives_no_rows():
+    panel = panel_of(["a", "b", "c"], [1, 2, 3], y=[0, np.nan, 1]).observed()
+    taken = panel.take(panel.ids.get_indexer(["b", "c"]))
+    assert taken.ids.tolist() == ["b", "c"]
+    assert taken.codes.tolist() == [1]
+
+
+def test_observed_drops_rows_where_nothing_was_seen_and_keeps_their_series():
+    y = [[0, np.nan], [np.nan, np.nan], [np.nan, 2], [np.nan, np.nan]]
+    panel = panel_of(["a", "a", "a", "b"], [1, 2, 3, 4], y=y)
+    seen = panel.observed()
+    assert seen.time.tolist() == [1, 3]
+    assert seen.ids.tolist() == ["a", "b"]
+    assert seen.origins.tolist() == [1, 4]
+
+
+def test_slots_count_rows_and_number_them_within_their_series(panel):
+    lengths, places = panel.take(panel.ids.get_indexer(["a", "b", "c"])).slots()
+    assert lengths.tolist() == [3, 1, 2]
+    assert places.tolist() == [0, 1, 2, 0, 0, 1]
+
+
+def test_slots_of_an_empty_series_are_none():
+    panel = panel_of(["a", "b", "c"], [1, 2, 3], y=[0, np.nan, 1]).observed()
+    lengths, places = panel.slots()
+    assert lengths.tolist() == [1, 0, 1]
+    assert places.tolist() == [0, 0]
+
+
+def test_joined_has_the_rows_of_both(panel):
+    joined = panel.joined(panel_of(["a", "d"], [2.5, 7], y=[50, 60]))
+    assert set(joined.ids) == {"a", "b", "c", "d"}
+    assert series_of(joined, "a") == ([1, 2, 2.5, 3], [3, 5, 50, 1])
+    assert series_of(joined, "d") == ([7], [60])
+
+
+def test_joined_keeps_the_origins_of_known_series(panel):
+    joined = panel.joined(panel_of(["a", "d"], [-5, 7]))
+    origins = dict(zip(joined.ids, joined.origins, strict=True))
+    assert origins == {"a": 1, "b": 10, "c": 4, "d": 7}
+    assert joined.since_origin().min() == -6  # the row before a's start
+
+
+def test_joined_keeps_series_of_which_nothing_was_observed():
+    first = panel_of(["a", "b"], [1, 2], y=[0, np.nan]).observed()
+    second = panel_of(["c", "d"], [3, 4], y=[1, np.nan]).observed()
+    joined = first.joined(second)
+    assert dict(zip(joined.ids, joined.origins, strict=True)) == {"a": 1, "b": 2, "c": 3, "d": 4}
+    lengths = dict(zip(joined.ids, joined.slots()[0], strict=True))
+    assert lengths == {"a": 1, "b": 0, "c": 1, "d": 0}
+
+
+def test_joined_leaves_both_panels_unchanged(panel):
+    before = panel.origins.copy(), panel.time.copy()
+    panel.joined(panel_of(["a"], [-5]))
+    np.testing.assert_array_equal(panel.origins, before[0])
+    np.testing.assert_array_equal(panel.time, before[1])

@@ -1,0 +1,297 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from skode.solvers import SolverError, Statistics
+from skode.training import TrainingSettings, train
+from skode.training.loop import MAX_RECOVERIES
+
+TARGET = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+
+
+class Quadratic:
+    """The squared distance of a weight and a bias from their targets; each sample's is the same."""
+
+    def __init__(self):
+        self.weight = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+        self.bias = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+        self.solves = []
+        self.batches = []
+
+    def parameters(self):
+        return [self.weight, self.bias]
+
+    def loss(self, rows):
+        self.batches.append(rows.copy())
+        self.solves.append(Statistics(nfev=10 * len(self.batches), nfev_backward=3))
+        return ((self.weight - TARGET) ** 2).sum() + ((self.bias - 1.0) ** 2).sum()
+
+
+def solver_error():
+    return SolverError("step size underflow", time=0.5, step_size=1e-20, advice="Loosen the tolerances.")
+
+
+def settings(**changed):
+    return TrainingSettings(
+        **{"learning_rate": 0.1, "batch_size": 4, "max_iter": 200, "tol": 1e-6, "n_iter_no_change": 5, **changed}
+    )
+
+
+def run(objective, n_samples=8, *, seed=0, validate=None, on_epoch=None, **changed):
+    rng = np.random.RandomState(seed)
+    return train(objective, n_samples, settings(**changed), rng, validate=validate, on_epoch=on_epoch)
+
+
+def quietly(*args, **kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return run(*args, **kwargs)
+
+
+# Minimising
+
+
+def test_it_finds_the_minimum():
+    objective = Quadratic()
+    record = run(objective, max_iter=2000, tol=1e-12, n_iter_no_change=100)
+    assert record.converged
+    torch.testing.assert_close(objective.weight.detach(), TARGET, atol=1e-3, rtol=0)
+    assert record.loss_curve[-1] < 1e-5
+
+
+def test_an_epoch_visits_every_sample_once_in_batches():
+    objective = Quadratic()
+    quietly(objective, 10, max_iter=2)
+    assert [len(rows) for rows in objective.batches] == [4, 4, 2, 4, 4, 2]
+    for epoch in (objective.batches[:3], objective.batches[3:]):
+        assert sorted(np.concatenate(epoch)) == list(range(10))
+
+
+def test_shuffling_is_by_the_generator_given():
+    orders = []
+    for seed in (0, 0, 1):
+        objective = Quadratic()
+        quietly(objective, 10, seed=seed, max_iter=1)
+        orders.append(np.concatenate(objective.batches).tolist())
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_without_shuffling_samples_keep_their_order():
+    objective = Quadratic()
+    quietly(objective, 10, max_iter=1, shuffle=False)
+    assert np.concatenate(objective.batches).tolist() == list(range(10))
+
+
+def test_counts_of_evaluations_are_means_over_each_epochs_solves():
+    record = quietly(Quadratic(), 8, max_iter=2)
+    assert record.nfe_forward == [15.0, 35.0]  # 10 and 20, then 30 and 40
+    assert record.nfe_backward == [3.0, 3.0]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_samples():
+    class BySize(Quadratic):
+        def loss(self, rows):
+            return super().loss(rows) * 0 + len(rows)
+
+    record = quietly(BySize(), 5, max_iter=1)
+    assert record.loss_curve == [pytest.approx((4 * 4 + 1 * 1) / 5)]
+
+
+# The penalty
+
+
+def test_alpha_draws_weights_to_zero_and_leaves_biases_alone():
+    free, held = Quadratic(), Quadratic()
+    quietly(free, max_iter=300, n_iter_no_change=None)
+    quietly(held, max_iter=300, n_iter_no_change=None, alpha=8.0)
+    torch.testing.assert_close(held.bias.detach(), free.bias.detach(), rtol=1e-10, atol=1e-12)
+    # minimum of (w - w*)^2 + alpha / (2 batch_size) w^2, with alpha / batch_size = 2
+    torch.testing.assert_close(held.weight.detach(), TARGET / 2, atol=1e-3, rtol=0)
+
+
+# Stopping
+
+
+def test_training_stops_when_the_loss_stands_still():
+    record = run(Quadratic(), tol=1e9, n_iter_no_change=3)
+    assert len(record.loss_curve) == 4  # the first epoch improves on nothing
+    assert record.converged
+    assert record.stopped_because.startswith("the training loss did not improve by more than tol=")
+
+
+def test_without_n_iter_no_change_it_goes_on_to_max_iter():
+    record = quietly(Quadratic(), tol=1e9, n_iter_no_change=None, max_iter=7)
+    assert len(record.loss_curve) == 7
+    assert not record.converged
+
+
+def test_max_iter_warns():
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
+        run(Quadratic(), max_iter=3)
+
+
+def test_a_callback_can_stop_it():
+    record = run(Quadratic(), on_epoch=lambda record: len(record.loss_curve) == 2)
+    assert len(record.loss_curve) == 2
+    assert record.converged
+    assert "callback" in record.stopped_because
+
+
+def test_the_best_weights_by_validation_are_kept():
+    objective = Quadratic()
+    scores, seen = iter([1.0, 3.0, 2.0, 0.0]), []
+
+    def validate():
+        seen.append(objective.weight.detach().clone())
+        return next(scores)
+
+    record = quietly(objective, max_iter=4, validate=validate)
+    assert record.validation_scores == [1.0, 3.0, 2.0, 0.0]
+    assert torch.equal(objective.weight.detach(), seen[1])
+
+
+def test_a_small_improvement_is_kept_but_does_not_prolong_training():
+    objective = Quadratic()
+    scores, seen = iter([0.0, 0.1, 0.2, 0.3]), []
+
+    def validate():
+        seen.append(objective.weight.detach().clone())
+        return next(scores)
+
+    record = run(objective, validate=validate, tol=1.0, n_iter_no_change=3)
+    assert len(record.validation_scores) == 4
+    assert torch.equal(objective.weight.detach(), seen[3])
+
+
+def test_a_validation_that_fails_counts_as_the_worst():
+    objective = Quadratic()
+    outcomes = iter([1.0, solver_error(), 0.5])
+
+    def validate():
+        outcome = next(outcomes)
+        if isinstance(outcome, SolverError):
+            raise outcome
+        return outcome
+
+    assert quietly(objective, max_iter=3, validate=validate).validation_scores == [1.0, -math.inf, 0.5]
+
+
+# Trouble
+
+
+class Failing(Quadratic):
+    """Fails in one batch in the way given."""
+
+    def __init__(self, how, when):
+        super().__init__()
+        self.how, self.when = how, when
+
+    def loss(self, rows):
+        loss = super().loss(rows)
+        if len(self.batches) - 1 in self.when:
+            if isinstance(self.how, BaseException):
+                raise self.how
+            return loss * self.how
+        return loss
+
+
+@pytest.mark.parametrize("how", [math.nan, math.inf, solver_error()])
+def test_a_failure_goes_back_to_the_weights_before_the_epoch_and_learns_more_slowly(how):
+    objective = Failing(how, when=[3])  # the second batch of the second epoch
+    with pytest.warns(ConvergenceWarning, match=r"Training diverged 1 time\(s\) \(iteration 2: .*lowered to 0.03"):
+        record = run(objective, max_iter=10)
+    assert len(record.loss_curve) == 9
+    assert torch.isfinite(objective.weight).all()
+    assert record.loss_curve[-1] < record.loss_curve[0]
+
+
+def test_a_gradient_that_is_not_finite_is_a_failure():
+    class Steep(Quadratic):
+        def loss(self, rows):
+            # 0 in value at first, where its slope is 0 times infinity
+            return super().loss(rows) + torch.sqrt(self.bias**2).sum()
+
+    objective = Steep()
+    with pytest.warns(ConvergenceWarning, match="the gradient became infinite or NaN"):
+        run(objective, max_iter=10)
+    assert not objective.weight.any()  # as it began
+
+
+def test_training_that_diverges_again_and_again_ends_with_the_last_good_weights():
+    objective = Failing(math.nan, when=range(4, 1000))
+    with pytest.warns(ConvergenceWarning, match=rf"Training diverged {MAX_RECOVERIES + 1} time\(s\)"):
+        record = run(objective)
+    assert record.stopped_because == "training diverged again and again"
+    assert len(record.loss_curve) == 2
+    assert torch.isfinite(objective.weight).all()
+    assert objective.weight.any()
+
+
+def test_a_learning_rate_far_too_large_ends_with_finite_weights():
+    class Exponential(Quadratic):
+        def loss(self, rows):
+            return super().loss(rows) + torch.exp(self.weight**2).sum()
+
+    objective = Exponential()
+    with pytest.warns(ConvergenceWarning, match="Lower learning_rate_init"):
+        run(objective, learning_rate=1e6, max_iter=10)
+    assert torch.isfinite(objective.weight).all()
+
+
+def test_a_model_that_cannot_be_evaluated_at_all_is_an_error():
+    with pytest.raises(SolverError, match="step size underflow"):
+        run(Failing(solver_error(), when=[0]))
+
+
+def test_an_error_of_another_kind_is_passed_on():
+    with pytest.raises(ZeroDivisionError):
+        run(Failing(ZeroDivisionError(), when=[3]))
+
+
+def test_an_interruption_keeps_what_was_learned():
+    objective = Failing(KeyboardInterrupt(), when=[5])
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        record = run(objective)
+    assert record.stopped_because == "interrupted"
+    assert len(record.loss_curve) == 2
+    assert objective.weight.any()
+
+
+def test_gradients_are_clipped_to_the_norm_given():
+    norms = []
+
+    class Watched(Quadratic):
+        def loss(self, rows):
+            norms.append(math.sqrt(sum(float((p.grad**2).sum()) for p in self.parameters() if p.grad is not None)))
+            return super().loss(rows) * 1e6
+
+    objective = Watched()
+    quietly(objective, 4, max_iter=1, max_grad_norm=0.5)
+    final = math.sqrt(sum(float((p.grad**2).sum()) for p in objective.parameters()))
+    assert final == pytest.approx(0.5, rel=1e-4)
+
+
+# Output
+
+
+def test_verbose_prints_a_line_per_epoch(capsys):
+    quietly(Quadratic(), max_iter=3, verbose=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["Iteration 1", "Iteration 2", "Iteration 3"]
+    assert all("loss = " in line and "NFE = " in line for line in lines)
+
+
+def test_verbose_says_why_it_stopped(capsys):
+    run(Quadratic(), tol=1e9, n_iter_no_change=1, verbose=True, validate=lambda: 0.25)
+    out = capsys.readouterr().out
+    assert "validation score = 0.25" in out
+    assert out.splitlines()[-1].startswith("Stopping: the validation score did not improve")
+
+
+def test_it_is_silent_otherwise(capsys):
+    quietly(Quadratic(), max_iter=3)
+    assert capsys.readouterr().out == ""
