@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
-from skode.solvers.integrate import Path, Problem
+from skode.solvers.integrate import Path, Problem, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
 from skode.solvers.tableaus import ButcherTableau
@@ -54,7 +54,7 @@ def run(
     """
     t0, t1 = span
     differentiate = torch.is_grad_enabled()
-    field, f0 = as_field(
+    field, f0, residuals = as_field(
         func,
         t0,
         y0.detach(),
@@ -66,6 +66,7 @@ def run(
     problem = Problem(
         field=field,
         f0=f0,
+        residuals0=residuals,
         t0=t0,
         t1=t1,
         tableau=tableau,
@@ -78,5 +79,9 @@ def run(
         grid_is_times=grid_is_times,
         dense=dense,
     )
-    outputs, path = ADJOINTS[adjoint](problem, y0, moving_times if differentiate else None, func)
+    moving = moving_times is not None
+    if not (differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))):
+        path = integrate(problem, y0.detach(), record=dense, keep_stages=dense)
+        return path.outputs, path, statistics
+    outputs, path = ADJOINTS[adjoint](problem, y0, moving_times, func)
     return outputs, path, statistics

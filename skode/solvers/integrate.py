@@ -28,6 +28,8 @@ class Problem:
         The vector field.
     f0 : Tensor
         Its value at the start.
+    residuals0 : object or None
+        What the pullback of that evaluation needs, where it was kept.
     t0, t1 : float
         The time span, in either direction.
     tableau : ButcherTableau
@@ -63,6 +65,7 @@ class Problem:
     seminorm: bool = False
     grid_is_times: bool = False
     dense: bool = False
+    residuals0: Any = None
 
     def readout(self) -> Readout:
         """A fresh account of the outputs still to be answered."""
@@ -185,8 +188,10 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
     Path
         The outputs and, if recorded, the steps.
     """
-    keep_residuals = record and problem.field.keeps_residuals and problem.memory_budget > 0
-    stepper = Stepper(problem.tableau, problem.field, y0, problem.f0, problem.statistics, keep_residuals=keep_residuals)
+    keep_residuals = problem.residuals0 is not None and record and problem.memory_budget > 0
+    stepper = Stepper(problem.tableau, problem.field, y0, problem.f0, problem.statistics)
+    if keep_residuals:
+        stepper.keep_residuals(problem.residuals0)
     readout = problem.readout()
     outputs = Outputs()
     times: list[float] = [problem.t0]
@@ -214,7 +219,7 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
                     if kept <= problem.memory_budget:
                         residuals = list(stepper.residuals[: stepper.coefficients.n_own])
                     else:
-                        stepper.keep_residuals = keep_residuals = False
+                        keep_residuals = stepper.keeps_residuals = False
                 stages = stepper.stages.clone() if keep_stages else None
                 path.steps.append(RecordedStep(move.t, move.h, move.y, readings, residuals, stages))
         path.outputs = outputs.assemble(y0, rowwise=problem.rows is not None)

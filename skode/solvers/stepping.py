@@ -59,8 +59,6 @@ class Stepper:
         y0: Tensor,
         f0: Tensor,
         statistics: Statistics,
-        *,
-        keep_residuals: bool = False,
     ) -> None:
         self.tableau = tableau
         self.field = field
@@ -69,18 +67,20 @@ class Stepper:
         self.coefficients = TableauTensors(tableau, y0)
         self.stages = y0.new_empty((tableau.n_stages, y0.numel()))
         self.earlier = [self.stages[:i].t() for i in range(tableau.n_stages + 1)]
-        self.keep_residuals = keep_residuals
+        self.keeps_residuals = False
         self.residuals: list[Any] = [None] * tableau.n_stages
         self.stages[0] = f0.reshape(-1)
         self._first_is_current = True
+
+    def keep_residuals(self, first: Any) -> None:
+        """Keep what each stage's pullback needs in ``residuals``, given what that of the first stage does."""
+        self.keeps_residuals = True
+        self.residuals[0] = first
 
     def begin(self, t: float, y: Tensor) -> Tensor:
         """Make the first stage current for a step from ``(t, y)``; returns it flattened."""
         if not self._first_is_current:
             self._evaluate(0, t, y)
-        elif self.keep_residuals and self.residuals[0] is None:
-            self.statistics.nfev += 1
-            _, self.residuals[0] = self.field.linearize(t, y)
         self._first_is_current = True
         return self.stages[0]
 
@@ -128,7 +128,7 @@ class Stepper:
 
     def _evaluate(self, i: int, t: float, y: Tensor) -> None:
         self.statistics.nfev += 1
-        if self.keep_residuals:
+        if self.keeps_residuals:
             value, self.residuals[i] = self.field.linearize(t, y)
         else:
             value = self.field(t, y)

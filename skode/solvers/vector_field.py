@@ -72,12 +72,9 @@ class Field(Protocol):
     ----------
     parameters : tuple of Tensor
         The tensors that a session's gradients belong to.
-    keeps_residuals : bool
-        Whether what ``linearize`` returns may be kept for the reverse sweep.
     """
 
     parameters: tuple[Tensor, ...]
-    keeps_residuals: bool
 
     def __call__(self, t: float, y: Tensor) -> Tensor: ...
 
@@ -88,8 +85,6 @@ class Field(Protocol):
 
 class AutogradField:
     """Any callable, differentiated by autograd one evaluation at a time."""
-
-    keeps_residuals = False  # they are autograd graphs, which no adjoint but backprop keeps
 
     def __init__(self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False) -> None:
         self.func = func
@@ -162,8 +157,6 @@ class AutogradSession:
 class PullbackField:
     """A callable that offers its own pullback."""
 
-    keeps_residuals = True
-
     def __init__(self, func: OffersPullback) -> None:
         self.parameters = tuple(func.parameters())
         with torch.no_grad():
@@ -235,7 +228,7 @@ def has_own_pullback(func: Any) -> bool:
 
 def as_field(
     func: Any, t: float, y: Tensor, *, differentiate: bool, with_time: bool = False, keep_graph: bool = False
-) -> tuple[Field, Tensor]:
+) -> tuple[Field, Tensor, Any]:
     """Wrap ``func`` for the engine and evaluate it once at the start of the solve.
 
     Parameters
@@ -259,6 +252,9 @@ def as_field(
         What the engine calls.
     value : Tensor
         ``func(t, y)`` without its graph.
+    residuals : object or None
+        What its pullback needs, where gradients may be asked for and that is no autograd graph, so that it may be
+        kept.
 
     Raises
     ------
@@ -266,9 +262,10 @@ def as_field(
         Where the value is not a tensor of the state's shape, dtype and device.
     """
     field: Field
+    residuals = None
     if has_own_pullback(func) and not keep_graph:
         field = PullbackField(func)
-        value = field(t, y)
+        value, residuals = field.linearize(t, y) if differentiate else (field(t, y), None)
     elif differentiate:
         parameters, value = find_parameters(func, time_tensor(t, y), y)
         field = AutogradField(func, parameters, with_time=with_time)
@@ -276,7 +273,7 @@ def as_field(
         field = AutogradField(func, ())
         value = field(t, y)
     _check_value(value, y)
-    return field, value
+    return field, value, residuals
 
 
 def _check_value(value: Any, y: Tensor) -> None:

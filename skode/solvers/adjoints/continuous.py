@@ -53,7 +53,6 @@ class _ContinuousAdjoint(torch.autograd.Function):
 class AugmentedField:
     """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``."""
 
-    keeps_residuals = False
     parameters: tuple[Tensor, ...] = ()
 
     def __init__(self, field: Field, shape: torch.Size, statistics: Statistics) -> None:
