@@ -11,7 +11,6 @@ import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
@@ -24,9 +23,11 @@ from skode.solvers import Solution, Statistics
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    fitted_scaler,
     new_generator,
     resolve_device,
     resolve_dtype,
+    standardised,
     to_numpy,
     to_tensor,
 )
@@ -290,7 +291,8 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
             Where X or y are not as described, hold NaN or infinity, or y has one class only.
         """
         hidden = self._hidden_layers()
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        warm = self.warm_start and hasattr(self, "module_")
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], reset=not warm)
         check_classification_targets(y)
         classes, codes = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -298,24 +300,23 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
                 f"This solver needs samples of at least 2 classes in y, but the data contains only one class: "
                 f"{classes.tolist()[0]!r}."
             )
-        warm = self.warm_start and hasattr(self, "module_")
         if warm and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"warm_start=True needs the classes of the last fit, {self.classes_.tolist()}, got {classes.tolist()}."
             )
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
-        dtype = resolve_dtype(self.dtype, X, device)
+        dtype = self.module_.head.weight.dtype if warm else resolve_dtype(self.dtype, X, device)
         self.classes_ = classes
         if not warm:
-            self.scaler_ = StandardScaler().fit(X)
+            self.scaler_ = fitted_scaler(X)
             options = {
                 "hidden_layer_sizes": hidden,
                 "activation": self.activation,
                 "time_dependent": self.time_dependent,
             }
-            module = ODENet(X.shape[1], len(classes), self.state_size, options, new_generator(rng))
-            self.module_ = module.to(device=device, dtype=dtype)
+            self.module_ = ODENet(X.shape[1], len(classes), self.state_size, options, new_generator(rng))
+        self.module_.to(device=device, dtype=dtype)
         inputs = to_tensor(self._scaled(X), dtype, device)
         labels = torch.from_numpy(codes).to(device)
 
@@ -350,7 +351,7 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         """Features standardised, and squashed smoothly so that no outlier is far from the rest."""
-        z = self.scaler_.transform(X)
+        z = standardised(self.scaler_, X)
         return z / np.hypot(1.0, z / CLIP)
 
     def _logits(self, X: Any) -> Tensor:

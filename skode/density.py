@@ -12,7 +12,6 @@ import torch
 from sklearn.base import DensityMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -23,9 +22,11 @@ from skode.solvers import Solution, Statistics
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    fitted_scaler,
     new_generator,
     resolve_device,
     resolve_dtype,
+    standardised,
     to_numpy,
     to_tensor,
 )
@@ -258,16 +259,18 @@ class CNFDensityEstimator(DensityMixin, NeuralODEEstimator):
         hidden = self._hidden_layers()
         if self.activation == "relu":
             raise ValueError("activation='relu' has no continuous divergence; choose 'tanh', 'logistic' or 'softplus'.")
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        warm = self.warm_start and hasattr(self, "module_")
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=not warm)
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
-        dtype = resolve_dtype(self.dtype, X, device)
-        if not (self.warm_start and hasattr(self, "module_")):
-            self.scaler_ = StandardScaler().fit(X)
+        dtype = next(self.module_.parameters()).dtype if warm else resolve_dtype(self.dtype, X, device)
+        if not warm:
+            self.scaler_ = fitted_scaler(X)
             self._refuse_constant_columns(X)
             field = MLPField(X.shape[1], hidden, self.activation, generator=new_generator(rng))
-            self.module_ = Flow(field).to(device=device, dtype=dtype)
-        inputs = to_tensor(self.scaler_.transform(X), dtype, device)
+            self.module_ = Flow(field)
+        self.module_.to(device=device, dtype=dtype)
+        inputs = to_tensor(standardised(self.scaler_, X), dtype, device)
 
         train_rows, validate = np.arange(len(X)), None
         if self.early_stopping:
@@ -292,10 +295,15 @@ class CNFDensityEstimator(DensityMixin, NeuralODEEstimator):
         return self
 
     def _refuse_constant_columns(self, X: np.ndarray) -> None:
-        constant = np.flatnonzero(np.ptp(X, axis=0) == 0.0)
+        # Where a column's spread drowns in rounding, the scaler leaves it unscaled and its density would be wrong.
+        unscaled = ~np.isclose(self.scaler_.scale_, np.sqrt(self.scaler_.var_), rtol=1e-3, atol=0.0)
+        constant = np.flatnonzero(unscaled | (np.ptp(X, axis=0) == 0.0))
         if len(constant):
             names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))[constant].tolist()
-            raise ValueError(f"X has columns with one value only, which have no density: {names}. Drop them.")
+            raise ValueError(
+                f"X has columns with one value only (up to rounding), which have no density: {names}. Drop or rescale "
+                "them."
+            )
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-density of each sample.
@@ -314,9 +322,9 @@ class CNFDensityEstimator(DensityMixin, NeuralODEEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         weight = next(self.module_.parameters())
         with torch.no_grad():
-            inputs = to_tensor(self.scaler_.transform(X), weight.dtype, weight.device)
-            standardised = to_numpy(self.module_.log_prob(inputs, self._solve))
-        return standardised - np.log(self.scaler_.scale_).sum()
+            inputs = to_tensor(standardised(self.scaler_, X), weight.dtype, weight.device)
+            log_prob = to_numpy(self.module_.log_prob(inputs, self._solve))
+        return log_prob - np.log(self.scaler_.scale_).sum()
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of samples.
@@ -359,5 +367,5 @@ class CNFDensityEstimator(DensityMixin, NeuralODEEstimator):
         weight = next(self.module_.parameters())
         base = rng.standard_normal((n_samples, self.n_features_in_))
         with torch.no_grad():
-            standardised = to_numpy(self.module_.push(to_tensor(base, weight.dtype, weight.device), self._solve))
-        return self.scaler_.inverse_transform(standardised)
+            points = to_numpy(self.module_.push(to_tensor(base, weight.dtype, weight.device), self._solve))
+        return self.scaler_.inverse_transform(points)

@@ -50,7 +50,9 @@ def solve_ivp(
     ----------
     func : callable
         The vector field. ``func(t, y)`` receives a 0-dimensional time (per-sample spans: of shape
-        ``(batch, 1, ..., 1)``) and a state of ``y0``'s shape, and returns a tensor of that shape. Modules, functions
+        ``(batch, 1, ..., 1)``) and a state of ``y0``'s shape, and returns a tensor of that shape, without changing
+        ``y`` in place. With ``adjoint="discrete"`` and ``"continuous"`` it is evaluated again for the gradient, so it
+        must not be random, nor may what it uses change in between. Modules, functions
         and closures may depend on any tensors: those that require grad are found and differentiated. A field that
         offers its own pullback (see :class:`skode.solvers.OffersPullback`) takes the fast path.
     t_span : pair of float, or array-like of shape (2,) or (batch, 2)
@@ -65,7 +67,8 @@ def solve_ivp(
     dense_output : bool, default=False
         Whether to return the solution as a function of time.
     rtol, atol : float, default=1e-3 and 1e-6
-        The local error of a step is kept below ``atol + rtol * abs(y)``, in the root mean square over the batch.
+        The local error of a step is kept below ``atol + rtol * abs(y)`` in the root mean square over all elements of
+        the batch, as in torchdiffeq: one hard sample among n easy ones may exceed it by up to ``sqrt(n)``.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed: exactly, for the computed solution, by a reverse sweep over the steps; by the
         adjoint differential equation, in constant memory, up to the tolerance; by autograd through the solver.

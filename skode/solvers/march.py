@@ -140,6 +140,8 @@ def _adaptive(
             statistics.n_rejected += 1
         h *= step_factor(ratio, order, after_rejection=after_rejection)
         after_rejection = not ratio <= 1.0
+    # A state that overflowed stays so, and makes the error test meaningless: one look at the end finds it.
+    _refuse_overflow(y.detach(), t)
 
 
 def _fixed(stepper: Any, y: Tensor, control: StepControl, clock: Clock) -> Iterator[Move]:
@@ -175,6 +177,16 @@ def _refuse_non_finite(value: Tensor, t: float, h: float) -> None:
             step_size=h,
             advice="See that func is finite at this time and state, that the inputs are scaled, and that the "
             "parameters are finite; for a fixed-step method take smaller steps.",
+        )
+
+
+def _refuse_overflow(y: Tensor, t: float) -> None:
+    if not bool(torch.isfinite(y).all()):
+        raise NonFiniteDerivativeError(
+            f"The solution overflowed {y.dtype}",
+            time=t,
+            step_size=0.0,
+            advice="It grows without bound: shorten the time span, scale the state, or use float64.",
         )
 
 

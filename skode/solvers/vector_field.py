@@ -93,7 +93,9 @@ class AutogradField:
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.func(time_tensor(t, y), y)
+            value = self.func(time_tensor(t, y), y)
+        check_value(value, y)
+        return value
 
     def linearize(self, t: float, y: Tensor) -> tuple[Tensor, Any]:
         # Only where it is needed: func may turn a time that requires no grad into a number.
@@ -272,11 +274,12 @@ def as_field(
     else:
         field = AutogradField(func, ())
         value = field(t, y)
-    _check_value(value, y)
+    check_value(value, y)
     return field, value, residuals
 
 
-def _check_value(value: Any, y: Tensor) -> None:
+def check_value(value: Any, y: Tensor) -> None:
+    """Refuse what ``func`` returned unless it is a tensor of the state's shape, dtype and device."""
     if not isinstance(value, Tensor):
         raise TypeError(f"func(t, y) must return a tensor, got {type(value).__name__}.")
     if value.shape != y.shape:

@@ -27,7 +27,7 @@ class LongRows:
         Ids, as the user wrote them.
     time : ndarray of shape (n,), float64
         Times; dates and time differences in seconds.
-    time_kind : {"number", "date", "difference"}
+    time_kind : {"number", "date", "date with a time zone", "difference"}
         What the time column held.
     covariates : ndarray of shape (n, n_covariates), float64
         All other columns.
@@ -98,12 +98,12 @@ def _read_covariates(columns: pd.DataFrame) -> np.ndarray:
     """Covariates as float64; the error names the first column that is not finite numbers."""
     try:
         return check_array(columns, dtype=np.float64, input_name="X (covariates)")
-    except ValueError:
+    except (TypeError, ValueError):
         for position in range(columns.shape[1]):
             name = f"X, covariate {_label(columns, position)}"
             try:
                 check_array(columns.iloc[:, [position]], dtype=np.float64, input_name=name)
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"Covariate {_label(columns, position)}: {error}") from error
         raise
 
@@ -131,15 +131,17 @@ def _read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
         raise ValueError(f"The time column {label} has missing values (NaN).")
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         origin = pd.Timestamp(0, tz=getattr(column.dtype, "tz", None))
-        column, kind = column - origin, "date"
+        kind = "date" if origin.tz is None else "date with a time zone"
+        column = column - origin
     else:
         kind = "difference"
     if pd.api.types.is_timedelta64_dtype(column.dtype):
         return column.dt.total_seconds().to_numpy(np.float64), kind
-    if not pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_complex_dtype(column.dtype):
+    is_number = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+    if not is_number or pd.api.types.is_complex_dtype(column.dtype):
         raise ValueError(
             f"The time column {label} holds {column.dtype}; it must hold numbers, dates or time differences "
-            "(pd.to_datetime turns strings into dates)."
+            "(pd.to_datetime turns strings into dates, Series.dt.to_timestamp periods)."
         )
     times = column.to_numpy(np.float64)
     if not np.isfinite(times).all():

@@ -64,9 +64,10 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
 
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
     holds the observed value or values, NaN where nothing was observed. Rows may stand in any order and times may
-    repeat; each series keeps its own time axis. A latent state ``z`` follows ``dz/dt = f(z)``; an encoder reads a
-    series' observations and gives the distribution of ``z`` at the series' first row; a decoder turns ``z(t)`` and
-    the covariates at t into the distribution of ``y`` [1]_. Trained by the evidence lower bound.
+    repeat (rows at equal times keep their order); each series keeps its own time axis. A latent state ``z`` follows
+    ``dz/dt = f(z)``; an encoder reads a series' observations and gives the distribution of ``z`` at the series' first
+    row; a decoder turns ``z(t)`` and the covariates at t into the distribution of ``y`` [1]_. Trained by the evidence
+    lower bound.
 
     ``predict`` answers at any time of any series, conditioned on all observations of that series seen by ``fit`` or
     ``condition``. A series never seen is answered from the prior, its start taken to be the median start of the
@@ -122,7 +123,7 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
     method : str, default="dopri5"
         ODE method, one of :data:`skode.solvers.METHODS`.
     step_size : float or None, default=None
-        Step size of fixed-step methods, as a fraction of each series' length; None: 0.1.
+        Step size of fixed-step methods, as a fraction of the time that a series is solved over; None: 0.1.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed; see :func:`skode.solvers.solve_ivp`.
     device : str, default="auto"
@@ -141,7 +142,7 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         Standardisation of outputs, and of covariates (None without any).
     time_scale_ : float
         Time, in the units of X (dates: seconds), that is one unit of the latent dynamics.
-    time_kind_ : {"number", "date", "difference"}
+    time_kind_ : {"number", "date", "date with a time zone", "difference"}
         What the time column holds.
     noise_std_ : ndarray of shape (n_outputs,)
         Standard deviation of the observation noise, in the units of y.
@@ -275,15 +276,17 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
             Where X or y are not as described; the message names the column.
         """
         hidden = self._hidden_layers()
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
+        warm = self.warm_start and hasattr(self, "module_")
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=not warm)
         values = read_targets(y, len(rows))
+        if warm:
+            self._refuse_other_kind(rows, values)
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             raise ValueError(f"Input y contains NaN only in output {never[0]}: it was never observed. Drop it.")
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
-        dtype = resolve_dtype(self.dtype, X, device)
-        warm = self.warm_start and hasattr(self, "module_")
+        dtype = self.module_.log_noise.dtype if warm else resolve_dtype(self.dtype, X, device)
         self._single_output = np.ndim(y) == 1
         if not warm:
             self.time_kind_ = rows.time_kind
@@ -302,7 +305,11 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
                 activation=self.activation,
                 encoder_size=self.encoder_size,
                 generator=new_generator(rng),
-            ).to(device=device, dtype=dtype)
+            )
+        else:
+            # condition() shares weights between estimators: the others keep theirs.
+            self.module_ = copy.deepcopy(self.module_)
+        self.module_.to(device=device, dtype=dtype)
 
         training, validate = panel, None
         if self.early_stopping:
@@ -340,15 +347,13 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         Returns
         -------
         LatentODERegressor
-            A fitted estimator that shares this one's weights; this one does not change.
+            A fitted estimator that shares this one's weights; this one does not change. A new series starts at the
+            first of its rows given here, so give all of them at once; rows given again count twice.
         """
         check_is_fitted(self)
-        rows = self._known_kind(read_rows(self, X, series=self.series, time=self.time, reset=False))
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
         values = read_targets(y, len(rows))
-        if values.shape[1] != len(self.y_scaler_.scale_):
-            raise ValueError(
-                f"y has {values.shape[1]} outputs, but the model was fitted to {len(self.y_scaler_.scale_)}."
-            )
+        self._refuse_other_kind(rows, values)
         conditioned = copy.copy(self)
         conditioned.context_ = self.context_.joined(self._panel(rows, values).observed())
         return conditioned
@@ -371,7 +376,8 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
             Standard deviations; only with ``return_std``.
         """
         check_is_fitted(self)
-        rows = self._known_kind(read_rows(self, X, series=self.series, time=self.time, reset=False))
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        self._refuse_other_kind(rows)
         draws = self._predictive_means(rows)  # (n_draws, n_rows, n_outputs)
         mean = self._in_users_shape(draws.mean(axis=0))
         if not return_std:
@@ -415,12 +421,16 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
     def _scaled_covariates(self, rows: LongRows) -> np.ndarray:
         return rows.covariates if self.covariate_scaler_ is None else self.covariate_scaler_.transform(rows.covariates)
 
-    def _known_kind(self, rows: LongRows) -> LongRows:
+    def _refuse_other_kind(self, rows: LongRows, values: np.ndarray | None = None) -> None:
+        """Refuse times or outputs of another kind than the model was fitted to."""
         if rows.time_kind != self.time_kind_:
             raise ValueError(
                 f"The time column time={self.time!r} holds a {rows.time_kind}, but held a {self.time_kind_} in fit."
             )
-        return rows
+        if values is not None and values.shape[1] != len(self.y_scaler_.scale_):
+            raise ValueError(
+                f"y has {values.shape[1]} outputs, but the model was fitted to {len(self.y_scaler_.scale_)}."
+            )
 
     def _tensors(self, panel: Panel) -> PanelTensors:
         parameter = self.module_.log_noise

@@ -17,7 +17,7 @@ from skode.training import to_numpy
 #: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
 HORIZON = 2.0
 
-#: Rows are answered in blocks of series that decode about this many states, to bound memory.
+#: Series are answered in blocks that hold about this many latent states, padding included, to bound memory.
 BLOCK = 200_000
 
 
@@ -83,10 +83,14 @@ class Predictive:
 
     def _blocks(self, codes: np.ndarray) -> Iterator[np.ndarray]:
         """Groups of series whose rows together stay within the memory bound."""
-        decoded = np.cumsum(np.bincount(codes) * len(self.draws))
-        group = decoded // BLOCK
-        for value in np.unique(group):
-            yield np.flatnonzero(group == value)
+        counts = np.bincount(codes)
+        longest_first = np.argsort(-counts, kind="stable")
+        first = 0
+        while first < len(counts):
+            # A block is padded to its longest series, which is its first.
+            size = max(BLOCK // (int(counts[longest_first[first]]) * len(self.draws)), 1)
+            yield np.sort(longest_first[first : first + size])
+            first += size
 
     @torch.no_grad()
     def _answer(self, asked: Panel, context: Panel, known: np.ndarray) -> np.ndarray:
@@ -115,7 +119,7 @@ class Predictive:
         """Latent states at times before and after the start; NaN in empty slots.
 
         Each series is solved to a whole number of horizons, so that an answer does not depend on which other times
-        are asked.
+        within them are asked, and beyond them only as much as the solver's accuracy.
         """
         answer = z0.new_full((*time.shape, z0.shape[1]), torch.nan)
         for sign, side in ((1.0, time >= 0), (-1.0, time < 0)):

@@ -3,7 +3,15 @@
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.loop import Objective, TrainingRecord, train
 from skode.training.settings import COMMON_CONSTRAINTS, TrainingSettings
-from skode.training.tensors import new_generator, resolve_device, resolve_dtype, to_numpy, to_tensor
+from skode.training.tensors import (
+    fitted_scaler,
+    new_generator,
+    resolve_device,
+    resolve_dtype,
+    standardised,
+    to_numpy,
+    to_tensor,
+)
 
 __all__ = [
     "COMMON_CONSTRAINTS",
@@ -11,9 +19,11 @@ __all__ = [
     "Objective",
     "TrainingRecord",
     "TrainingSettings",
+    "fitted_scaler",
     "new_generator",
     "resolve_device",
     "resolve_dtype",
+    "standardised",
     "to_numpy",
     "to_tensor",
     "train",

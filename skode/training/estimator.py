@@ -20,6 +20,9 @@ from skode.training.settings import TrainingSettings
 #: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
 DEFAULT_FIXED_STEPS = 10
 
+#: A solve that needs more steps than this is given up: the dynamics are far from anything that could be learned.
+MAX_STEPS = 1000
+
 
 class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     """Base of all estimators: a torch module in ``module_``, trained by the one loop through the one solver.
@@ -50,8 +53,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints, checked element by element."""
         sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()
-        if not all(isinstance(n, int | np.integer) and n > 0 for n in sizes):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {self.hidden_layer_sizes!r}.")
+        if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in sizes):
+            raise ValueError(
+                f"hidden_layer_sizes must be integers > 0, in one dimension; got {self.hidden_layer_sizes!r}."
+            )
         return tuple(int(n) for n in sizes)
 
     def _batch_size(self, n_samples: int, auto: int) -> int:
@@ -76,6 +81,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             atol=self.atol,
             adjoint=self.adjoint,
             step_size=step_size,
+            max_steps=MAX_STEPS,
         )
 
     def _fit_module(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 
@@ -39,6 +40,24 @@ def resolve_dtype(dtype: str | None, X: Any, device: torch.device) -> torch.dtyp
 def to_tensor(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor that shares no memory with the array (which may be read-only)."""
     return torch.tensor(np.asarray(array), dtype=dtype, device=device)
+
+
+def fitted_scaler(X: np.ndarray) -> StandardScaler:
+    """A scaler fitted to X; ValueError where X's spread overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaler = StandardScaler().fit(X)
+    if not np.isfinite(scaler.scale_).all():
+        raise ValueError("X holds values too large to standardise in its dtype; rescale it.")
+    return scaler
+
+
+def standardised(scaler: StandardScaler, X: np.ndarray) -> np.ndarray:
+    """X by a fitted scaler; ValueError where that overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = scaler.transform(X)
+    if not np.isfinite(scaled).all():
+        raise ValueError("X holds values too large to standardise in its dtype; rescale it.")
+    return scaled
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

@@ -113,10 +113,10 @@ def test_detest_problems_end_where_the_reference_does(name):
     assert (y[-1] - expected).abs().max() < 1e-7 * expected.abs().max() + 1e-10
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("AREN", 1e-6), ("PLEI", 1e-8)])
+@pytest.mark.parametrize(("name", "tolerance"), [("AREN", 1e-5), ("PLEI", 1e-7)])
 def test_celestial_problems_end_where_the_reference_does(name, tolerance):
     data = json.loads((FOLDER / "hairer_nonstiff_reference.json").read_text())[name]
     func = arenstorf(data["mu"]) if name == "AREN" else pleiades
     y0, expected = (torch.tensor(data[key], dtype=torch.float64) for key in ("y0", "y_end"))
-    y = odeint(func, y0, data["t"], rtol=1e-11, atol=1e-11)
+    y = odeint(func, y0, data["t"], rtol=1e-10, atol=1e-10)
     assert (y[-1] - expected).abs().max() < tolerance

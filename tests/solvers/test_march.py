@@ -240,3 +240,18 @@ def test_a_span_of_no_length_takes_no_step(method, adjoint, counted):
     assert func.n_calls == solution.nfev == 1
     solution.y.sum().backward()
     assert solution.y.item() == y0.grad.item() == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_state_that_overflows_is_no_solution(dtype):
+    huge = 0.5 * torch.finfo(dtype).max
+    with pytest.raises(NonFiniteDerivativeError, match="overflowed"):
+        solve_ivp(lambda t, y: torch.full_like(y, huge), (0.0, 10.0), torch.full((1,), huge, dtype=dtype))
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
+@pytest.mark.parametrize("late", [lambda y: y[:1], lambda y: y.float(), lambda y: None])
+def test_a_field_whose_value_changes_kind_later_is_refused(late, adjoint):
+    y0 = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises((ValueError, TypeError), match="func"):
+        solve_ivp(lambda t, y: -y if t < 0.5 else late(-y), (0.0, 1.0), y0, adjoint=adjoint)

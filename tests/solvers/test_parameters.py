@@ -216,7 +216,7 @@ def switched_on_at(t_on, func):
 
 def gradient(func, tensor, adjoint):
     y0 = torch.ones(1, dtype=torch.float64)
-    y = odeint(func, y0, torch.tensor([0.0, 1.0]), rtol=1e-9, atol=1e-9, adjoint=adjoint)
+    y = odeint(func, y0, torch.tensor([0.0, 1.0]), rtol=1e-7, atol=1e-7, adjoint=adjoint)
     (found,) = torch.autograd.grad(y[-1].sum(), tensor, retain_graph=True)
     return found.sum()
 
@@ -225,7 +225,7 @@ def test_no_gradient_is_dropped_wherever_the_tensor_is_kept(func_and_tensor, gra
     func, tensor = func_and_tensor
     expected = gradient(func, tensor, "backprop")
     assert expected.abs() > 0.1
-    torch.testing.assert_close(gradient(func, tensor, graphless_adjoint), expected, rtol=1e-7, atol=0)
+    torch.testing.assert_close(gradient(func, tensor, graphless_adjoint), expected, rtol=1e-5, atol=0)
 
 
 def test_no_gradient_is_dropped_where_the_tensor_is_only_used_later(func_and_tensor):
@@ -275,7 +275,7 @@ def test_a_hidden_tensor_is_found_in_the_graph_of_the_first_evaluation(hidden, g
     func, tensor = hidden
     assert not reachable_tensors(func)
     expected = gradient(func, tensor, "backprop")
-    torch.testing.assert_close(gradient(func, tensor, graphless_adjoint), expected, rtol=1e-7, atol=0)
+    torch.testing.assert_close(gradient(func, tensor, graphless_adjoint), expected, rtol=1e-5, atol=0)
 
 
 def test_a_hidden_tensor_that_is_only_used_later_is_refused(hidden, graphless_adjoint):

@@ -43,7 +43,7 @@ def test_dates_with_a_zone_are_instants(zone):
     expected = [stamp.timestamp() for stamp in local]  # Berlin's clocks go forward in between
     rows = rows_of(frame(t=local))
     assert rows.time.tolist() == expected
-    assert rows.time_kind == "date"
+    assert rows.time_kind == "date with a time zone"
 
 
 def test_python_datetimes_in_an_object_column_are_dates():

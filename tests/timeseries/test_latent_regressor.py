@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from skode import LatentODERegressor
+from skode.datasets import make_spirals
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -498,3 +499,37 @@ def test_other_columns_than_in_fit_are_refused(brief, waves):
 def test_a_bad_parameter_is_refused_by_name(waves, parameter, bad):
     with pytest.raises(ValueError, match=parameter):
         LatentODERegressor(**{**TINY, parameter: bad}).fit(*waves)
+
+
+def conditioned_pair():
+    X, y = make_spirals(n_series=6, n_observations=6, random_state=0)
+    model = LatentODERegressor("series", "time", max_iter=2, latent_size=2, hidden_layer_sizes=4, random_state=0)
+    model.fit(X, y)
+    return model, X, y
+
+
+def test_training_a_conditioned_copy_further_leaves_the_original_as_it_was():
+    model, X, y = conditioned_pair()
+    before = model.predict(X)
+    later = model.condition(X[:3].assign(series=77), y[:3]).set_params(warm_start=True)
+    later.fit(X, -y)
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+def test_a_warm_start_refuses_times_and_outputs_of_another_kind():
+    model, X, y = conditioned_pair()
+    model.set_params(warm_start=True)
+    with pytest.raises(ValueError, match="holds a date, but held a number"):
+        model.fit(X.assign(time=pd.to_datetime(X["time"], unit="D")), y)
+    with pytest.raises(ValueError, match="y has 1 outputs, but the model was fitted to 2"):
+        model.fit(X, y["x"])
+    model.predict(X)  # and it still answers
+
+
+def test_many_short_series_beside_a_long_one_are_answered_as_each_alone():
+    model, X, _ = conditioned_pair()
+    asked = pd.concat([pd.DataFrame({"series": 0, "time": np.linspace(0, 2, 300)}), X])
+    together = model.predict(asked)
+    alone = np.concatenate([model.predict(asked[(asked["series"] == s).to_numpy()]) for s in range(6)])
+    order = np.argsort(asked["series"].to_numpy(), kind="stable")
+    np.testing.assert_allclose(together[order], alone, atol=0.02)

@@ -16,6 +16,7 @@ from skode.solvers.integrate import Outputs, Path, Problem, RecordedStep, index,
 from skode.solvers.march import Clock, march
 from skode.solvers.stepping import GraphStepper
 from skode.solvers.times import TensorClock
+from skode.solvers.vector_field import check_value
 
 
 class _ConstantClock(Clock):
@@ -30,7 +31,9 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
     clock = TensorClock(problem, times) if times is not None and times.requires_grad else _ConstantClock()
 
     def cast(t: Any, y: Tensor) -> Tensor:
-        return func(torch.as_tensor(t, dtype=y.dtype, device=y.device), y)
+        value = func(torch.as_tensor(t, dtype=y.dtype, device=y.device), y)
+        check_value(value, y)
+        return value
 
     def evaluate(t: float, y: Tensor) -> Tensor:
         with torch.no_grad():

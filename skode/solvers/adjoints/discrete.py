@@ -100,7 +100,7 @@ class ReverseSweep:
 
     def _pull(self, n: int, cotangent: Tensor):
         steps, step = self.path.steps, self.path.steps[n]
-        residuals = step.residuals if step.residuals is not None else self._recompute(step)
+        residuals = step.residuals if step.residuals is not None else self._recompute(n)
         self.problem.statistics.nfev_backward += len(residuals)
         stage_cotangents = self._stage_cotangents(step)
         if self.coefficients.n_own < self.problem.tableau.n_stages and n > 0:
@@ -130,9 +130,9 @@ class ReverseSweep:
             self.times.add_end(float(grad_t))
         return cotangent + grad_y
 
-    def _recompute(self, step: RecordedStep) -> list[Any]:
-        """Linearize the field again at each of the step's own stages."""
-        tableau, stepper = self.problem.tableau, self.stepper
+    def _recompute(self, n: int) -> list[Any]:
+        """Linearize the field again at each of the step's own stages, and see that it answers as before."""
+        step, tableau, stepper = self.path.steps[n], self.problem.tableau, self.stepper
         flat = step.y.reshape(-1)
         residuals = []
         for i in range(self.coefficients.n_own):
@@ -140,6 +140,17 @@ class ReverseSweep:
             value, kept = self.problem.field.linearize(step.t + tableau.c[i] * step.h, state.view(step.y.shape))
             stepper.stages[i] = value.reshape(-1)
             residuals.append(kept)
+        n_own = self.coefficients.n_own
+        again = torch.addmv(flat, stepper.earlier[n_own], self.coefficients.b[:n_own], alpha=step.h)
+        before = self.path.steps[n + 1].y if n + 1 < len(self.path.steps) else self.path.y_end
+        # Rounding may differ between two evaluations, by threads for example; a dropout mask differs by much more.
+        tolerance = torch.finfo(again.dtype).eps ** 0.5
+        if not torch.allclose(again, before.reshape(-1), rtol=tolerance, atol=tolerance):
+            raise RuntimeError(
+                "func(t, y) gave other values when it was evaluated again for the gradient: it is random (dropout in "
+                "training mode?) or something that it uses has changed since the solve. adjoint='backprop' "
+                "evaluates it only once."
+            )
         return residuals
 
     def _stage_cotangents(self, step: RecordedStep) -> Tensor | None:

@@ -102,3 +102,21 @@ def test_parts_of_the_steps_are_recomputed_beyond_the_memory_budget(tanh_field, 
         solution.y.sum().backward()
         assert tanh_field.n_linearize == pytest.approx(6 * (20 - n_kept), abs=6)
         assert tanh_field.n_pullback == 6 * 20
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_a_random_field_is_refused_rather_than_differentiated_wrongly(method):
+    noisy = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)).double()
+    torch.manual_seed(0)
+    y = odeint(lambda t, y: noisy(y), torch.ones(4, 3).double(), torch.linspace(0, 1, 5), method=method, rtol=1, atol=1)
+    with pytest.raises(RuntimeError, match="gave other values when it was evaluated again"):
+        y.sum().backward()
+
+
+def test_state_changed_between_the_solve_and_its_gradient_is_refused():
+    weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    scale = torch.ones(1, dtype=torch.float64)  # requires no grad, so autograd does not watch it
+    y = odeint(lambda t, y: -weight * scale * y, torch.ones(1).double(), torch.tensor([0.0, 1.0]))
+    scale.mul_(3.0)
+    with pytest.raises(RuntimeError, match="has changed since the solve"):
+        y.sum().backward()
