@@ -68,6 +68,8 @@ def test_fixed_steps_divide_the_span_equally(fixed_method):
 def test_rounding_adds_no_fixed_step(fixed_method):
     assert len(step_ends(decay, (0.0, 1.0), method=fixed_method, step_size=0.1)) == 11
     assert len(step_ends(decay, (0.0, 0.3), method=fixed_method, step_size=0.1)) == 4
+    assert (0.8 - 0.2) / 0.1 > 6
+    assert len(step_ends(decay, (0.2, 0.8), method=fixed_method, step_size=0.1)) == 7
 
 
 @pytest.mark.parametrize(("ours", "scipys"), [("bosh3", "RK23"), ("dopri5", "RK45")])

@@ -82,8 +82,7 @@ def test_no_sample_is_carried_beyond_its_own_end(y0, t_eval):
     assert (times <= high + 1e-12).all()
 
 
-def test_an_output_at_the_end_of_the_span_is_the_state_there_exactly():
-    # Divided by its length, 0.1 + 0.2 - 0.1 is not quite the end.
+def test_an_output_at_the_end_of_the_span_is_the_state_there():
     spans = torch.tensor([[0.1, 0.1 + 0.2], [0.3, 0.9]], dtype=torch.float64)
     y0 = torch.ones(2, 1, dtype=torch.float64)
     ends = solve_ivp(lambda t, y: -y, spans, y0, t_eval=spans[:, 1:], rtol=1e-10, atol=1e-10).y
