@@ -243,7 +243,8 @@ def test_fitting_again_starts_afresh(moons):
 
 def test_warm_start_goes_on_from_the_last_weights(moons):
     X, y = moons
-    clf = ODENetClassifier(**{**TINY, "max_iter": 10}, warm_start=True).fit(X, y)
+    # Tight, because prediction and training choose their steps differently.
+    clf = ODENetClassifier(**{**TINY, "max_iter": 10}, warm_start=True, rtol=1e-12, atol=1e-12).fit(X, y)
     loss = log_loss(y, clf.predict_proba(X))
     clf.set_params(max_iter=1).fit(X, y)
     assert clf.n_iter_ == 1

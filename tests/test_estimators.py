@@ -171,17 +171,11 @@ def test_frames_and_arrays_give_the_same(estimator):
 # scikit-learn's own checks
 
 
-def expected_failures(estimator):
-    return {"check_methods_subset_invariance": "steps are shared by the batch, so a sample's result depends on it"}
-
-
 @parametrize_with_checks(
     [
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator((8,), max_iter=3, random_state=0),
     ],
-    expected_failed_checks=expected_failures,
-    xfail_strict=True,
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)

@@ -25,23 +25,38 @@ class Activation:
         ``h'(x)`` from ``s = h(x)``.
     curvature : callable
         ``h''(x)`` from ``s = h(x)`` and ``p = h'(x)``.
+    replace : callable
+        Replaces ``x`` by ``h(x)`` in place.
+    pull : callable
+        Multiplies ``g`` by ``h'(x)``, from ``s = h(x)``, in place.
     """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor, Tensor], Tensor]
+    replace: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, Tensor], Tensor]
+
+
+def _tanh(x: Tensor) -> Tensor:
+    # 2 sigmoid(2x) - 1: on many CPUs torch's tanh costs five to ten times its sigmoid.
+    return torch.sigmoid(2.0 * x).mul_(2.0).sub_(1.0) if not torch.is_grad_enabled() else torch.tanh(x)
 
 
 ACTIVATIONS = {
     "tanh": Activation(
-        value=torch.tanh,
+        value=_tanh,
         slope=lambda s: 1.0 - s * s,
         curvature=lambda s, p: -2.0 * s * p,
+        replace=torch.tanh_,
+        pull=lambda g, s: torch.ops.aten.tanh_backward.grad_input(g, s, grad_input=g),
     ),
     "logistic": Activation(
         value=torch.sigmoid,
         slope=lambda s: s * (1.0 - s),
         curvature=lambda s, p: p * (1.0 - 2.0 * s),
+        replace=torch.sigmoid_,
+        pull=lambda g, s: torch.ops.aten.sigmoid_backward.grad_input(g, s, grad_input=g),
     ),
     "softplus": Activation(
         # torch turns linear above 20 by default, which float64 can tell from softplus
@@ -49,11 +64,15 @@ ACTIVATIONS = {
         # h' = sigmoid(x) and exp(-softplus(x)) = 1 - sigmoid(x)
         slope=lambda s: -torch.expm1(-s),
         curvature=lambda s, p: p * (1.0 - p),
+        replace=lambda x: x.copy_(functional.softplus(x, threshold=40.0)),
+        pull=lambda g, s: g.mul_(-torch.expm1(-s)),
     ),
     "relu": Activation(
         value=torch.relu,
         slope=lambda s: (s > 0).to(s.dtype),
         curvature=lambda s, p: torch.zeros_like(s),
+        replace=torch.relu_,
+        pull=lambda g, s: torch.ops.aten.threshold_backward.grad_input(g, s, 0.0, grad_input=g),
     ),
 }
 

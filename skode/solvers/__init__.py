@@ -4,17 +4,25 @@ Two doors to one engine: :func:`solve_ivp` in SciPy's vocabulary, :func:`odeint`
 """
 
 from skode.solvers.dense_output import DenseOutput
-from skode.solvers.errors import MaxStepsError, NonFiniteDerivativeError, SolverError, StepSizeUnderflowError
+from skode.solvers.errors import (
+    ConvergenceError,
+    MaxStepsError,
+    NonFiniteDerivativeError,
+    SolverError,
+    StepSizeUnderflowError,
+)
 from skode.solvers.ivp import solve_ivp
-from skode.solvers.odeint import odeint
+from skode.solvers.odeint import odeint, odeint_event
 from skode.solvers.solution import Solution
 from skode.solvers.statistics import Statistics
-from skode.solvers.tableaus import METHODS, ButcherTableau
+from skode.solvers.tableaus import METHODS, AdamsMethod, ButcherTableau
 from skode.solvers.vector_field import OffersPullback
 
 __all__ = [
     "METHODS",
+    "AdamsMethod",
     "ButcherTableau",
+    "ConvergenceError",
     "DenseOutput",
     "MaxStepsError",
     "NonFiniteDerivativeError",
@@ -24,5 +32,6 @@ __all__ = [
     "Statistics",
     "StepSizeUnderflowError",
     "odeint",
+    "odeint_event",
     "solve_ivp",
 ]

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from skode.solvers.integrate import Path, weights_tensor
-from skode.solvers.tableaus import ButcherTableau
 
 
 class DenseOutput:
@@ -17,15 +16,12 @@ class DenseOutput:
     ----------
     path : Path
         A solve recorded with its stages.
-    tableau : ButcherTableau
-        The method that made it.
     t0, t1 : float
         The time span.
     """
 
-    def __init__(self, path: Path, tableau: ButcherTableau, t0: float, t1: float) -> None:
+    def __init__(self, path: Path, t0: float, t1: float) -> None:
         self.path = path
-        self.tableau = tableau
         self.t0, self.t1 = t0, t1
         self.direction = 1.0 if t1 >= t0 else -1.0
         self._starts = np.array([self.direction * step.t for step in path.steps])
@@ -64,6 +60,8 @@ class DenseOutput:
     def _at(self, time: float) -> Tensor:
         n = max(int(np.searchsorted(self._starts, self.direction * time, side="right")) - 1, 0)
         step = self.path.steps[n]
-        assert step.stages is not None
-        weights = weights_tensor(self.tableau, np.array([(time - step.t) / step.h]), step.stages)
-        return torch.addmm(step.y.reshape(-1), weights, step.stages, alpha=step.h).view(step.y.shape)
+        taken = step.taken
+        assert taken.stages is not None
+        theta = (time - step.t) / (step.t_next - step.t)
+        weights = weights_tensor(taken.tableau, np.array([theta]), taken.stages)
+        return torch.addmm(taken.y.reshape(-1), weights, taken.stages, alpha=float(taken.h)).view(taken.y.shape)

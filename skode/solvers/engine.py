@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
+from skode.solvers.events import EventFinder
 from skode.solvers.integrate import Path, Problem, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
-from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import as_field
+from skode.solvers.tableaus import Method
+from skode.solvers.vector_field import AutogradField, as_field
+
+_compiled: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def run(
@@ -21,7 +26,7 @@ def run(
     y0: Tensor,
     span: tuple[float, float],
     *,
-    tableau: ButcherTableau,
+    tableau: Method,
     control: StepControl,
     adjoint: str,
     memory_budget: int,
@@ -31,7 +36,11 @@ def run(
     moving_times: Tensor | None = None,
     grid_is_times: bool = False,
     dense: bool = False,
-) -> tuple[Tensor, Path, Statistics]:
+    spans: np.ndarray | None = None,
+    events: EventFinder | None = None,
+    on_failure: str = "raise",
+    compile: bool = False,
+) -> tuple[Tensor, Path, Problem]:
     """Solve a problem whose arguments have been checked.
 
     Parameters
@@ -40,7 +49,11 @@ def run(
         The problem: vector field, initial state, initial and final time.
     moving_times : Tensor of shape (2 + m,), float64, or None
         ``[t0, t1, *times]`` where any of them requires grad.
-    tableau, control, adjoint, memory_budget, seminorm, times, rows, grid_is_times, dense
+    events : EventFinder or None
+        Looks for events on the way.
+    compile : bool
+        Whether a field without its own pullback is compiled by torch.
+    tableau, control, adjoint, memory_budget, seminorm, times, rows, grid_is_times, dense, spans, on_failure
         As in :class:`skode.solvers.integrate.Problem`.
 
     Returns
@@ -49,39 +62,56 @@ def run(
         States at the output times, with gradients as ``adjoint`` says.
     path : Path
         The solve as recorded.
-    statistics : Statistics
-        Its counts.
+    problem : Problem
+        What was solved, with its statistics, events and failures.
     """
     t0, t1 = span
     differentiate = torch.is_grad_enabled()
-    field, f0, residuals = as_field(
+    start: Any = t0
+    if spans is not None:
+        start = torch.from_numpy(spans[:, 0].copy()).to(y0).view(len(y0), *[1] * (y0.ndim - 1))
+    field, f0, tape0 = as_field(
         func,
-        t0,
+        start,
         y0.detach(),
         differentiate=differentiate,
         with_time=moving_times is not None,
         keep_graph=adjoint == "backprop",
     )
-    statistics = Statistics(nfev=1)
+    if compile and isinstance(field, AutogradField):
+        func = field.func = compiled(func)
     problem = Problem(
         field=field,
         f0=f0,
-        residuals0=residuals,
+        tape0=tape0,
         t0=t0,
         t1=t1,
         tableau=tableau,
         control=control,
         times=times,
         rows=rows,
-        statistics=statistics,
+        statistics=Statistics(nfev=1),
         memory_budget=memory_budget,
         seminorm=seminorm,
         grid_is_times=grid_is_times,
         dense=dense,
+        spans=spans,
+        events=events,
+        on_failure=on_failure,
     )
     moving = moving_times is not None
     if not (differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))):
         path = integrate(problem, y0.detach(), record=dense, keep_stages=dense)
-        return path.outputs, path, statistics
+        return path.outputs, path, problem
     outputs, path = ADJOINTS[adjoint](problem, y0, moving_times, func)
-    return outputs, path, statistics
+    return outputs, path, problem
+
+
+def compiled(func: Any) -> Any:
+    """``func`` compiled by torch, once."""
+    try:
+        if func not in _compiled:
+            _compiled[func] = torch.compile(func)
+        return _compiled[func]
+    except TypeError:  # it can't be remembered
+        return torch.compile(func)

@@ -16,27 +16,33 @@ class SolverError(RuntimeError):
         The signed size of the step that failed, in the units of ``t``.
     advice : str
         What to try.
+    sample : int, default=None
+        The sample (index into the first dimension of the state) where it happened, if it is known.
 
     Attributes
     ----------
-    time, step_size, advice
+    reason, time, step_size, advice, sample
         As given.
     """
 
-    def __init__(self, reason: str, *, time: float, step_size: float, advice: str) -> None:
-        super().__init__(f"{reason} at t={time:.6g} with step size {step_size:.3g}. {advice}")
+    def __init__(self, reason: str, *, time: float, step_size: float, advice: str, sample: int | None = None) -> None:
+        where = f" in sample {sample}" if sample is not None else ""
+        super().__init__(f"{reason}{where} at t={time:.6g} with step size {step_size:.3g}. {advice}")
         self.reason = reason
         self.time = time
         self.step_size = step_size
         self.advice = advice
+        self.sample = sample
 
     def __reduce__(self) -> tuple:
         """Survive pickling, as joblib sends errors between processes."""
-        return _rebuild, (type(self), self.reason, self.time, self.step_size, self.advice)
+        return _rebuild, (type(self), self.reason, self.time, self.step_size, self.advice, self.sample)
 
 
-def _rebuild(cls: type[SolverError], reason: str, time: float, step_size: float, advice: str) -> SolverError:
-    return cls(reason, time=time, step_size=step_size, advice=advice)
+def _rebuild(
+    cls: type[SolverError], reason: str, time: float, step_size: float, advice: str, sample: int | None
+) -> SolverError:
+    return cls(reason, time=time, step_size=step_size, advice=advice, sample=sample)
 
 
 class NonFiniteDerivativeError(SolverError):
@@ -49,3 +55,7 @@ class StepSizeUnderflowError(SolverError):
 
 class MaxStepsError(SolverError):
     """The solve used up ``max_steps`` before the end of its time span."""
+
+
+class ConvergenceError(SolverError):
+    """The equations of an implicit method's stages could not be solved at a fixed step size."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.march import StepControl, march
-from skode.solvers.readout import EveryStep, OutputTimes, Reading, Readout
+from skode.solvers.errors import SolverError
+from skode.solvers.march import FLOATS, Clock, Move, StepControl, march
+from skode.solvers.per_sample import march_each
+from skode.solvers.readout import EveryStep, OutputTimes, OwnOutputTimes, Positions, Reading, Readout
 from skode.solvers.statistics import Statistics
-from skode.solvers.stepping import Stepper
-from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field
+from skode.solvers.stepping import TakenStep, new_stepper
+from skode.solvers.tableaus import ButcherTableau, Method
+from skode.solvers.vector_field import Field, Tape
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Problem:
         The vector field.
     f0 : Tensor
         Its value at the start.
-    residuals0 : object or None
-        What the pullback of that evaluation needs, where it was kept.
+    tape0 : Tape or None
+        That evaluation, where it can be pulled back.
     t0, t1 : float
         The time span, in either direction.
     tableau : ButcherTableau
@@ -50,13 +52,21 @@ class Problem:
         Whether the steps' boundaries are the output times themselves, and move with them.
     dense : bool
         Whether the stages of all steps are kept for dense output.
+    events : object or None
+        See :class:`skode.solvers.events.EventFinder`.
+    on_failure : {"raise", "nan"}
+        Whether a solve that can't go on raises, or answers NaN from there on.
+    spans : ndarray of shape (n_samples, 2) or None
+        The time span of each sample, where they have their own and steps are per sample.
+    failures : dict
+        Why samples, by their index, could not go on, where steps are per sample.
     """
 
     field: Field
     f0: Tensor
     t0: float
     t1: float
-    tableau: ButcherTableau
+    tableau: Method
     control: StepControl
     times: np.ndarray | None
     rows: np.ndarray | None
@@ -65,13 +75,28 @@ class Problem:
     seminorm: bool = False
     grid_is_times: bool = False
     dense: bool = False
-    residuals0: Any = None
+    tape0: Tape | None = None
+    events: Any = None
+    on_failure: str = "raise"
+    spans: np.ndarray | None = None
+    failures: dict[int, SolverError] = dataclasses.field(default_factory=dict)
 
-    def readout(self) -> Readout:
+    def readout(self, n_samples: int, positions: Positions) -> Readout:
         """A fresh account of the outputs still to be answered."""
+        direction = 1.0 if self.t1 >= self.t0 else -1.0
         if self.times is None:
-            return EveryStep()
-        return OutputTimes(self.times, self.rows, 1.0 if self.t1 >= self.t0 else -1.0)
+            initial = None if self.spans is None else self.spans[:, 0]
+            return EveryStep(positions, n_samples if self.rowwise else None, initial)
+        if self.control.per_sample:
+            spans = self.spans if self.spans is not None else np.tile([self.t0, self.t1], (n_samples, 1))
+            return OwnOutputTimes(self.times, self.rows, spans)
+        return OutputTimes(self.times, self.rows, direction)
+
+    @property
+    def rowwise(self) -> bool:
+        """Whether every output is the state of one sample."""
+        events_of_samples = self.events is not None and self.events.rowwise
+        return self.rows is not None or self.control.per_sample or events_of_samples
 
 
 @dataclass(slots=True)
@@ -80,24 +105,27 @@ class RecordedStep:
 
     Attributes
     ----------
-    t, h : float
-        Start and size.
-    y : Tensor
-        The state at the start.
+    taken : TakenStep
+        The step.
+    t, t_next : float or ndarray
+        Its ends.
     readings : list of Reading
         The outputs it answered.
-    residuals : list or None
-        What the field kept at each stage; None where it is to be recomputed.
-    stages : Tensor of shape (s, n) or None
-        The stages, where they were asked for.
+    opens : bool
+        Whether its first stage was evaluated anew.
+    first : Tensor of shape (n,) or None
+        Its first stage, where that was taken over and is kept.
+    rows : Tensor of int64 or None
+        The samples that took it; None for all.
     """
 
-    t: float
-    h: float
-    y: Tensor
+    taken: TakenStep
+    t: Any
+    t_next: Any
     readings: list[Reading]
-    residuals: list[Any] | None
-    stages: Tensor | None
+    opens: bool
+    first: Tensor | None
+    rows: Tensor | None
 
 
 @dataclass
@@ -107,22 +135,87 @@ class Path:
     Attributes
     ----------
     outputs : Tensor
-        States at the output times, of shape (m, \\*state) or, for single samples, (m, \\*state[1:]).
+        States at the output times, of shape (m, \\*state) or, for single samples, (m, \\*state[1:]). After those asked
+        for come those at events and, where none were asked for, at the ends of steps.
     times : ndarray of shape (m,)
         Where those are.
+    rows : ndarray of int, of shape (m,), or None
+        The samples that they belong to, where they are the states of single samples.
     y_end : Tensor
-        The state at the end of the time span.
+        The last state.
+    t_end : float
+        Its time.
     start : list of Reading
         Outputs at the initial time.
+    readout : object
+        The account of the outputs.
     steps : list of RecordedStep
         Empty unless recorded.
+    failure : SolverError or None
+        Why the solve ended early, where that is answered with NaN.
+    n_known : int
+        How many outputs were asked for.
     """
 
     outputs: Tensor
     times: np.ndarray
+    rows: np.ndarray | None
     y_end: Tensor
+    t_end: float
     start: list[Reading]
-    steps: list[RecordedStep] = field(default_factory=list)
+    readout: Any
+    steps: list[RecordedStep] = dataclasses.field(default_factory=list)
+    failure: SolverError | None = None
+    n_known: int = 0
+
+
+class Collector:
+    """Reads outputs and events off the steps of a solve, as they are taken."""
+
+    def __init__(self, problem: Problem, y0: Tensor) -> None:
+        self.problem = problem
+        self.y0 = y0
+        n_samples = len(y0) if y0.ndim else 1
+        self.positions = Positions(0)
+        self.readout: Any = problem.readout(n_samples, self.positions)
+        self.positions.n += self.readout.n_outputs
+        self.n_known = self.positions.n
+        self.outputs = Outputs()
+        start = self.readout.at_start(problem.t0)
+        self.start = [] if start is None else [start]
+        self.path = Path(y0, np.empty(0), None, y0, problem.t0, self.start, self.readout)
+
+    def in_step(self, move: Move) -> list[Reading]:
+        """The outputs that a step answers, those at events included."""
+        readings: list[Reading] = self.readout.in_step(move.t, move.t_next, move.rows)
+        events = self.problem.events
+        if events is None:
+            return readings
+        stopped = events.stopped.copy()
+        at_events, stop = events.in_step(move, self.positions)
+        samples = np.arange(len(stop)) if move.rows is None or not events.rowwise else move.rows
+        stop = np.where(stopped[samples], -1.0, stop)
+        kept = [reading.until(stop) for reading in readings]
+        return [reading for reading in kept if reading is not None] + at_events
+
+    @property
+    def ended(self) -> bool:
+        """Whether terminal events have ended the solve for all samples."""
+        return self.problem.events is not None and bool(self.problem.events.stopped.all())
+
+    def finish(self, failure: SolverError | None) -> Path:
+        """The path with its outputs, NaN where they were not reached."""
+        problem, path = self.problem, self.path
+        path.failure, path.n_known = failure, self.n_known
+        path.outputs = self.outputs.assemble(self.y0, rowwise=problem.rowwise, n_outputs=self.positions.n)
+        known_times = np.empty(0) if problem.times is None else problem.times
+        known_rows = problem.rows
+        if problem.rowwise and known_rows is None:
+            n = len(self.y0)
+            known_rows, known_times = np.tile(np.arange(n), len(known_times)), np.repeat(known_times, n)
+        path.times = np.concatenate([known_times, *self.positions.times])
+        path.rows = None if known_rows is None else np.concatenate([known_rows, *self.positions.rows])
+        return path
 
 
 class Outputs:
@@ -132,31 +225,51 @@ class Outputs:
         self.pieces: list[Tensor] = []
         self.positions: list[np.ndarray] = []
 
-    def take(self, reading: Reading, state: Tensor) -> None:
+    def take(self, reading: Reading, state: Tensor, *, copy: bool = False) -> None:
         """Outputs that are the state itself."""
         rows = reading.rows
-        self.pieces.append(
-            state.expand(len(reading.positions), *state.shape) if rows is None else state[index(rows, state)]
-        )
-        self.positions.append(reading.positions)
-
-    def interpolate(self, reading: Reading, stepper: Any, h: Any, y: Tensor, weights: Tensor) -> None:
-        """Outputs inside a step."""
-        if reading.rows is None:
-            self.pieces.append(stepper.interpolate(h, y, weights))
+        if rows is not None:
+            piece = state[index(rows, state)]
         else:
-            self.pieces.append(stepper.interpolate_rows(h, y, weights, index(reading.rows, y)))
+            state = state.clone() if copy else state
+            piece = state.expand(len(reading.positions), *state.shape)
+        self.pieces.append(piece)
         self.positions.append(reading.positions)
 
-    def assemble(self, y0: Tensor, *, rowwise: bool) -> Tensor:
-        """All outputs, stacked: each a state, or the state of one sample."""
+    def interpolate(self, reading: Reading, move: Move, weights: Tensor) -> None:
+        """Outputs inside a step: ``y + h sum_i b_i(theta) k_i``, of all samples or of one each."""
+        y, stages, h = move.taken.y, move.taken.stages, move.h
+        if reading.rows is None:
+            flat = y.reshape(-1)
+            if isinstance(h, float):
+                inside = torch.addmm(flat, weights, stages, alpha=h)
+            else:
+                inside = flat + h * (weights @ stages)
+            self.pieces.append(inside.view(len(weights), *y.shape))
+        else:
+            rows = index(reading.rows, y)
+            own = stages.view(len(stages), y.shape[0], -1)[:, rows]
+            inside = torch.einsum("qs,sqf->qf", weights, own).view(-1, *y.shape[1:])
+            per_sample = isinstance(h, torch.Tensor) and h.ndim > 0
+            self.pieces.append(y[rows] + (h[rows] if per_sample else h) * inside)
+        self.positions.append(reading.positions)
+
+    def assemble(self, y0: Tensor, *, rowwise: bool, n_outputs: int) -> Tensor:
+        """All outputs, stacked: each a state, or the state of one sample; NaN for those never reached."""
+        shape = y0.shape[int(rowwise) :]
+        if not self.pieces and not y0.numel() and not rowwise:
+            return y0.expand(n_outputs, *y0.shape).clone()
         if not self.pieces:
-            return y0.new_empty((0, *y0.shape[int(rowwise) :]))
+            return y0.new_full((n_outputs, *shape), torch.nan)
         stacked = torch.cat(self.pieces)
         positions = np.concatenate(self.positions)
-        if np.array_equal(positions, np.arange(len(positions))):
-            return stacked
-        return stacked[index(np.argsort(positions, kind="stable"), stacked)]
+        if len(positions) == n_outputs:
+            if np.array_equal(positions, np.arange(n_outputs)):
+                return stacked
+            return stacked[index(np.argsort(positions, kind="stable"), stacked)]
+        place = np.full(n_outputs, len(positions))
+        place[positions] = np.arange(len(positions))
+        return torch.cat([stacked, stacked.new_full((1, *shape), torch.nan)])[index(place, stacked)]
 
 
 def index(positions: np.ndarray, like: Tensor) -> Tensor:
@@ -167,6 +280,20 @@ def index(positions: np.ndarray, like: Tensor) -> Tensor:
 def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> Tensor:
     """Interpolation weights, computed in float64, in the state's dtype."""
     return torch.from_numpy(tableau.interpolation_weights(theta)).to(like)
+
+
+def start_time(problem: Problem, y0: Tensor) -> float | Tensor:
+    """The initial time: of all samples, or a column of one for each."""
+    if problem.spans is None:
+        return problem.t0
+    return torch.from_numpy(problem.spans[:, 0].copy()).to(y0).view(len(y0), *[1] * (y0.ndim - 1))
+
+
+def moves(problem: Problem, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Any:
+    """The accepted steps, of the whole state or of each sample by itself."""
+    if problem.control.per_sample:
+        return march_each(problem, stepper, y0)
+    return march(problem, stepper, y0, clock)
 
 
 def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool = False) -> Path:
@@ -188,49 +315,63 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
     Path
         The outputs and, if recorded, the steps.
     """
-    keep_residuals = problem.residuals0 is not None and record and problem.memory_budget > 0
-    stepper = Stepper(problem.tableau, problem.field, y0, problem.f0, problem.statistics)
-    if keep_residuals:
-        stepper.keep_residuals(problem.residuals0)
-    readout = problem.readout()
-    outputs = Outputs()
-    times: list[float] = [problem.t0]
-    start = readout.at_start(problem.t0)
-    if start is not None:
-        outputs.take(start, y0)
-    path = Path(y0, np.empty(0), y0, [] if start is None else [start])
-    kept = step_bytes = 0
+    budget = problem.memory_budget
+    stepper = new_stepper(
+        problem.tableau,
+        problem.field,
+        y0,
+        problem.statistics,
+        tolerances=problem.control.tolerances,
+        keep=record and problem.tape0 is not None and budget > 0,
+    )
+    stepper.start(problem.f0)
+    collector = Collector(problem, y0)
+    outputs, path = collector.outputs, collector.path
+    for reading in collector.start:
+        outputs.take(reading, y0)
+    keep_stages = keep_stages or (stepper.needs_stages and record)
+    failure = None
     with torch.no_grad():
-        for move in march(stepper, problem.t0, problem.t1, y0, problem.tableau, problem.control, problem.field):
-            readings = readout.in_step(move.t, move.t_next)
-            for reading in readings:
-                if reading.at_end:
-                    outputs.take(reading, move.y_next)
-                else:
-                    weights = weights_tensor(problem.tableau, reading.theta, y0)
-                    outputs.interpolate(reading, stepper, move.h, move.y, weights)
-            path.y_end = move.y_next
-            times.append(move.t_next)
-            if record:
-                residuals = None
-                if keep_residuals:
-                    step_bytes = step_bytes or sum(nbytes(r) for r in stepper.residuals)
-                    kept += step_bytes
-                    if kept <= problem.memory_budget:
-                        residuals = list(stepper.residuals[: stepper.coefficients.n_own])
+        try:
+            for move in moves(problem, stepper, y0):
+                taken = move.taken
+                readings = collector.in_step(move)
+                for reading in readings:
+                    if reading.at_end:
+                        outputs.take(reading, taken.y_next, copy=taken.tape is not None and taken.tape.reused)
                     else:
-                        keep_residuals = stepper.keeps_residuals = False
-                stages = stepper.stages.clone() if keep_stages else None
-                path.steps.append(RecordedStep(move.t, move.h, move.y, readings, residuals, stages))
-        path.outputs = outputs.assemble(y0, rowwise=problem.rows is not None)
-    path.times = np.array(times) if problem.times is None else problem.times
-    return path
-
-
-def nbytes(residuals: Any) -> int:
-    """Memory of a nest of tensors."""
-    if isinstance(residuals, Tensor):
-        return residuals.numel() * residuals.element_size()
-    if isinstance(residuals, Sequence):
-        return sum(nbytes(r) for r in residuals)
-    return 0
+                        outputs.interpolate(reading, move, weights_tensor(taken.tableau, reading.theta, y0))
+                if record:
+                    tape = taken.tape
+                    if stepper.keep and tape is not None:
+                        budget -= tape.nbytes()
+                        if budget < 0:
+                            stepper.stop_keeping()
+                    if not stepper.keep:
+                        taken.tape = None
+                    if tape is not None and tape.reused:  # the state is wanted for longer than that memory is
+                        taken.y_next = taken.y_next.clone()
+                    first = None
+                    if keep_stages:
+                        taken.stages = taken.stages.clone()
+                    else:
+                        if stepper.keeps_first:
+                            budget -= taken.y.numel() * taken.y.element_size()
+                            first = taken.stages[0].clone() if budget >= 0 else None
+                        taken.stages = None
+                    rows = None if move.rows is None else index(move.rows, y0)
+                    path.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, first, rows))
+                if move.rows is None:
+                    path.y_end, path.t_end = taken.y_next, move.t_next
+                else:
+                    path.y_end = path.y_end.index_copy(0, index(move.rows, y0), taken.y_next)
+                if collector.ended:
+                    break
+        except SolverError as error:
+            if problem.on_failure == "raise":
+                raise
+            failure = error
+        if not record:
+            path.y_end = path.y_end.clone()
+            stepper.release()
+        return collector.finish(failure)

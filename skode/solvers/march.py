@@ -1,10 +1,13 @@
-"""The forward march: one accepted step after another, adaptive or on a grid."""
+"""The forward march: one accepted step after another, adaptive or on a grid.
+
+The arithmetic of time is done in float64 on the host. Every generator yields a :class:`Move` per accepted step.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.errors import MaxStepsError, NonFiniteDerivativeError, StepSizeUnderflowError
-from skode.solvers.step_size import Tolerances, first_step_size, step_factor
-from skode.solvers.tableaus import ButcherTableau
+from skode.solvers.errors import (
+    ConvergenceError,
+    MaxStepsError,
+    NonFiniteDerivativeError,
+    SolverError,
+    StepSizeUnderflowError,
+)
+from skode.solvers.step_size import Controller, Tolerances, first_step_size
+from skode.solvers.stepping import NO_EDGES
 
 
 @dataclass(frozen=True)
@@ -25,30 +34,62 @@ class StepControl:
     ----------
     tolerances : Tolerances
         The error test of adaptive methods.
-    first_step, max_step : float or None
-        Size of the first step, and the largest step allowed; found by the solver and unbounded where None.
+    exponents : tuple of three floats
+        The controller's, see :class:`skode.solvers.step_size.Controller`.
+    first_step, min_step, max_step : float or None
+        Size of the first step, the size below which steps are taken whatever their error, and the largest allowed;
+        found by the solver, no step and unbounded where None.
     max_steps : int
-        Attempted steps after which the solve is given up.
+        Attempted steps (per sample where steps are) after which the solve is given up.
     grid : ndarray or None
         Step boundaries of a fixed-step method, first and last at the ends of the time span.
+    landings : ndarray
+        Times inside the span that steps must end at, in the order of integration.
+    jumps : frozenset of float
+        Those of them where the field is discontinuous.
+    nudged : bool
+        Whether evaluations at the ends of every step are moved into it by one unit in the last place.
+    per_sample : bool
+        Whether every sample has its own steps.
     """
 
     tolerances: Tolerances
+    exponents: tuple[float, float, float] = (1.0, 0.0, 0.0)
     first_step: float | None = None
+    min_step: float | None = None
     max_step: float | None = None
     max_steps: int = 10_000
     grid: np.ndarray | None = None
+    landings: tuple[float, ...] = ()
+    jumps: frozenset[float] = frozenset()
+    nudged: bool = False
+    per_sample: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Move:
-    """An accepted step, from ``(t, y)`` to ``(t_next, y_next)``. Under autograd ``h`` may be a tensor."""
+    """An accepted step, from ``t`` to ``t_next``.
 
-    t: float
-    h: float
-    t_next: float
-    y: Tensor
-    y_next: Tensor
+    Attributes
+    ----------
+    t, t_next : float, or ndarray of shape (m,)
+        Its start and end, of each sample that took it.
+    h : float, Tensor or None
+        What ``stages`` are multiplied with in the interpolant (a tensor under autograd or per sample).
+    taken : TakenStep
+        The step itself.
+    opens : bool or ndarray of bool
+        Whether its first stage was evaluated anew rather than taken over: the first step, or one after a jump.
+    rows : ndarray of shape (m,) or None
+        The samples that took it; None for all.
+    """
+
+    t: Any
+    t_next: Any
+    h: Any
+    taken: Any
+    opens: Any = False
+    rows: np.ndarray | None = None
 
 
 class Clock:
@@ -64,87 +105,87 @@ class Clock:
 FLOATS = Clock()
 
 
-def march(
-    stepper: Any,
-    t0: float,
-    t1: float,
-    y0: Tensor,
-    tableau: ButcherTableau,
-    control: StepControl,
-    evaluate: Callable[[float, Tensor], Tensor],
-    clock: Clock = FLOATS,
-) -> Iterator[Move]:
-    """Accepted steps from ``t0`` to ``t1``, in order. The stepper's stages are those of the step just yielded.
+def march(problem: Any, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
+    """Accepted steps from the problem's ``t0`` to its ``t1``, in order.
 
     Raises
     ------
     SolverError
         One of its children where the solve can't go on.
     """
-    if t0 == t1:
+    if problem.t0 == problem.t1 or (problem.tableau.implicit and y0.numel() == 0):
         return iter(())
-    if tableau.adaptive:
-        return _adaptive(stepper, t0, t1, y0, tableau, control, evaluate, clock)
-    return _fixed(stepper, y0, control, clock)
+    refuse_non_finite(problem.f0, problem.t0, 0.0)
+    if problem.control.grid is None:
+        return _adaptive(problem, stepper, y0, clock)
+    return _fixed(problem.control, stepper, y0, clock)
 
 
-def _adaptive(
-    stepper: Any,
-    t: float,
-    t1: float,
-    y: Tensor,
-    tableau: ButcherTableau,
-    control: StepControl,
-    evaluate: Callable[[float, Tensor], Tensor],
-    clock: Clock,
-) -> Iterator[Move]:
-    tolerances, order = control.tolerances, tableau.error_order
+def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
+    control, t, t1 = problem.control, problem.t0, problem.t1
+    tolerances, statistics = control.tolerances, stepper.statistics
+    order = problem.tableau.error_order
     direction = math.copysign(1.0, t1 - t)
-    statistics = stepper.statistics
-    f = stepper.begin(clock.at(t), y).detach()
-    _refuse_non_finite(f, t, 0.0)
+    controller = Controller(control.exponents, order)
     if control.first_step is not None:
         h = direction * control.first_step
     else:
-        h = first_step_size(evaluate, t, y.detach(), f.view(y.shape), span=t1 - t, order=order, tolerances=tolerances)
+        plain, f = y.detach(), problem.f0
+        h = first_step_size(problem.field, t, plain, f, span=t1 - t, order=order, tolerances=tolerances)
         statistics.nfev += 1
-    after_rejection, ratio = False, 0.0
-    attempts = 0
+    landings = [*control.landings, t1]
+    opens, ratio, attempts, shortest = True, 0.0, 0, control.min_step or 0.0
+    left_at = math.inf  # where a step last left the field's domain
     while t != t1:
-        if control.max_step is not None:
-            h = direction * min(abs(h), control.max_step)
-        # A step that nearly reaches the end is stretched to it rather than leaving a sliver behind.
-        t_next = t1 if 1.01 * abs(h) >= abs(t1 - t) else t + h
+        wanted = h = direction * max(min(abs(h), control.max_step or math.inf), shortest)
+        # A step that nearly reaches a time it must end at is stretched to it rather than leaving a sliver behind.
+        landing = landings[0]
+        t_next = landing if 1.01 * abs(h) >= abs(landing - t) else t + h
         h = t_next - t
         if t_next != t1 and abs(h) <= 10 * math.ulp(t):
-            raise _too_small(t, h, ratio)
+            close = abs(left_at - t) <= 1e-3 * (abs(t - problem.t0) + abs(h))
+            raise too_small(t, h, math.nan if close else ratio)
         if attempts == control.max_steps:
-            raise MaxStepsError(
-                f"max_steps={control.max_steps} steps did not reach t={t1:.6g}; the solve stopped",
-                time=t,
-                step_size=h,
-                advice="Raise max_steps, loosen rtol and atol, or see whether the dynamics are stiff or explode"
-                + (" (float32 cannot meet an rtol below 1e-6: use float64)." if _too_tight(tolerances, y) else "."),
-            )
+            raise too_many(control, t, t1, h, y)
         attempts += 1
+        edges = NO_EDGES
+        if control.nudged or control.jumps:
+            edges = (control.nudged or t in control.jumps, control.nudged or t_next in control.jumps)
         step_size = clock.between(t, t_next, h)
-        stepper.begin(clock.at(t), y)
-        y_next, error = stepper.attempt(clock.at(t), step_size, y)
-        ratio = tolerances.error_ratio(error, y.detach(), y_next.detach())
-        if ratio <= 1.0:
+        taken = stepper.attempt(clock.at(t), step_size, y, edges)
+        ratio = tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
+        as_short_as_may_be = abs(wanted) <= shortest
+        if as_short_as_may_be and taken.unsolved is not None:
+            raise not_solved(t, h)
+        if ratio <= 1.0 or (as_short_as_may_be and math.isfinite(ratio)):
             statistics.n_accepted += 1
-            yield Move(t, step_size, t_next, y, y_next)
+            yield Move(t, t_next, step_size, taken, opens)
             stepper.accept()
-            t, y = t_next, y_next
+            t, y, opens = t_next, taken.y_next, False
+            if t == landing:
+                landings.pop(0)
+                if t in control.jumps:
+                    stepper.restart(clock.at(t), step_size, y, (True, False))
+                    opens = True
+            factor = controller.factor(min(ratio, 1.0))
+            # A step cut short by a landing says little against the size wanted before.
+            h = direction * max(abs(h) * factor, min(abs(wanted), abs(wanted) * factor) if t_next == landing else 0.0)
         else:
             statistics.n_rejected += 1
-        h *= step_factor(ratio, order, after_rejection=after_rejection)
-        after_rejection = not ratio <= 1.0
+            left_at = left_at if math.isfinite(ratio) else t_next
+            h *= controller.factor(ratio)
     # A state that overflowed stays so, and makes the error test meaningless: one look at the end finds it.
-    _refuse_overflow(y.detach(), t)
+    if not bool(torch.isfinite(y.detach()).all()):
+        raise NonFiniteDerivativeError(
+            f"The solution overflowed {y.dtype}",
+            time=t,
+            step_size=0.0,
+            sample=_first_sample(y.detach()),
+            advice="It grows without bound: shorten the time span, scale the state, or use float64.",
+        )
 
 
-def _fixed(stepper: Any, y: Tensor, control: StepControl, clock: Clock) -> Iterator[Move]:
+def _fixed(control: StepControl, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
     assert control.grid is not None
     grid = control.grid.tolist()
     if len(grid) - 1 > control.max_steps:
@@ -154,20 +195,31 @@ def _fixed(stepper: Any, y: Tensor, control: StepControl, clock: Clock) -> Itera
             step_size=grid[1] - grid[0],
             advice="Raise max_steps or step_size.",
         )
+    edges = (True, True) if control.nudged else NO_EDGES
+    opens = True
     for t, t_next in itertools.pairwise(grid):
         h = clock.between(t, t_next, t_next - t)
-        stepper.begin(clock.at(t), y)
-        y_next, _ = stepper.attempt(clock.at(t), h, y)
+        taken = stepper.attempt(clock.at(t), h, y, edges)
+        y_next = taken.y_next
         # One look at the result of each step: NaN and infinity spread through every combination of stages.
         if not math.isfinite(float(y_next.detach().sum())):
-            _refuse_non_finite(y_next.detach(), t, t_next - t)
+            refuse_non_finite(y_next.detach(), t, t_next - t)
         stepper.statistics.n_accepted += 1
-        yield Move(t, h, t_next, y, y_next)
+        yield Move(t, t_next, h, taken, opens)
         stepper.accept()
-        y = y_next
+        y, opens = y_next, False
 
 
-def _refuse_non_finite(value: Tensor, t: float, h: float) -> None:
+def _first_sample(value: Tensor) -> int | None:
+    """The first sample with an element that is not finite, where the state has samples."""
+    if value.ndim < 2:
+        return None
+    wrong = ~torch.isfinite(value).flatten(1).all(dim=1)
+    return int(wrong.nonzero()[0]) if bool(wrong.any()) else None
+
+
+def refuse_non_finite(value: Tensor, t: float, h: float) -> None:
+    """Raise where the field's value, or what was computed from it, is not finite."""
     finite = torch.isfinite(value)
     if not bool(finite.all()):
         count = int((~finite).sum())
@@ -175,37 +227,51 @@ def _refuse_non_finite(value: Tensor, t: float, h: float) -> None:
             f"func(t, y) gave NaN or infinity in {count} of {value.numel()} elements",
             time=t,
             step_size=h,
+            sample=_first_sample(value),
             advice="See that func is finite at this time and state, that the inputs are scaled, and that the "
             "parameters are finite; for a fixed-step method take smaller steps.",
         )
 
 
-def _refuse_overflow(y: Tensor, t: float) -> None:
-    if not bool(torch.isfinite(y).all()):
-        raise NonFiniteDerivativeError(
-            f"The solution overflowed {y.dtype}",
-            time=t,
-            step_size=0.0,
-            advice="It grows without bound: shorten the time span, scale the state, or use float64.",
-        )
+def not_solved(t: float, h: float, sample: int | None = None) -> SolverError:
+    """The error of an implicit step that may not be made smaller."""
+    return ConvergenceError(
+        "Newton's method did not solve the equations of the stages",
+        time=t,
+        step_size=h,
+        sample=sample,
+        advice="Take smaller steps (min_step or step_size), or an adaptive method for stiff problems (kvaerno5).",
+    )
 
 
-def _too_small(t: float, h: float, ratio: float) -> NonFiniteDerivativeError | StepSizeUnderflowError:
+def too_small(t: float, h: float, ratio: float, sample: int | None = None) -> SolverError:
+    """The error of a step size at which time stands still."""
     if not math.isfinite(ratio):
         return NonFiniteDerivativeError(
             "func(t, y) gives NaN or infinity however small the step",
             time=t,
             step_size=h,
+            sample=sample,
             advice="The solution leaves the domain of func, or grows without bound, at this time.",
         )
     return StepSizeUnderflowError(
         "The error test asks for a step too small to advance the time",
         time=t,
         step_size=h,
+        sample=sample,
         advice="The solution may be singular here, or rtol and atol too tight for the dtype: loosen them or use "
         "float64.",
     )
 
 
-def _too_tight(tolerances: Tolerances, y: Tensor) -> bool:
-    return tolerances.rtol < 8 * torch.finfo(y.dtype).eps
+def too_many(control: StepControl, t: float, t1: float, h: float, y: Tensor, sample: int | None = None) -> SolverError:
+    """The error of a solve that used up its steps."""
+    too_tight = control.tolerances.rtol < 8 * torch.finfo(y.dtype).eps
+    return MaxStepsError(
+        f"max_steps={control.max_steps} steps did not reach t={t1:.6g}; the solve stopped",
+        time=t,
+        step_size=h,
+        sample=sample,
+        advice="Raise max_steps, loosen rtol and atol, or try a method for stiff problems (kvaerno5), or see whether "
+        "the dynamics explode" + (" (float32 cannot meet an rtol below 1e-6: use float64)." if too_tight else "."),
+    )

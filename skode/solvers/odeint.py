@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from skode.solvers.engine import run
+from skode.solvers.events import Event, EventFinder, occurrences
+from skode.solvers.march import StepControl
 from skode.solvers.options import (
     DEFAULT_MAX_STEPS,
     DEFAULT_MEMORY_BUDGET,
@@ -20,10 +23,16 @@ from skode.solvers.options import (
     check_times,
     step_control,
 )
-from skode.solvers.tableaus import get_tableau
-from skode.solvers.tuple_state import pack, unpacking
+from skode.solvers.scipy_solver import odeint_scipy
+from skode.solvers.tableaus import AdamsMethod, Method, get_method
+from skode.solvers.tuple_state import event_of_parts, norm_of_parts, pack, unpack, unpacking
 
-OPTIONS = ("first_step", "max_step", "max_num_steps", "step_size", "memory_budget", "seminorm")
+# torchdiffeq's options, and skode's own.
+OPTIONS = (
+    *("first_step", "min_step", "max_step", "max_num_steps", "step_t", "jump_t", "norm", "dtype"),
+    *("step_size", "grid_constructor", "perturb", "solver"),
+    *("controller", "memory_budget", "seminorm", "compile"),
+)
 
 
 def odeint(
@@ -36,6 +45,7 @@ def odeint(
     method: str = "dopri5",
     adjoint: str = "discrete",
     options: Mapping[str, Any] | None = None,
+    event_fn: Callable[[Tensor, Any], Tensor] | None = None,
 ) -> Any:
     r"""Solve ``dy/dt = func(t, y)`` from ``y(t[0]) = y0`` and return the states at all times ``t``.
 
@@ -49,15 +59,21 @@ def odeint(
         Times, strictly increasing or strictly decreasing; ``t[0]`` is the initial one.
     rtol, atol : float, default=1e-7 and 1e-9
         Relative and absolute tolerance of the local error.
-    method : {"dopri5", "tsit5", "bosh3", "euler", "midpoint", "rk4"}, default="dopri5"
-        The Runge-Kutta method. The last three step from each time in ``t`` to the next, or by
-        ``options={"step_size": ...}``.
+    method : str, default="dopri5"
+        A name in :data:`skode.solvers.METHODS`, or ``"scipy_solver"``, with ``options={"solver": "LSODA"}`` for
+        example, whose gradient is the continuous adjoint's. Methods of fixed steps step from each time in ``t`` to
+        the next, by ``options={"step_size": ...}`` or on ``options={"grid_constructor": ...}``.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed; see :func:`skode.solvers.solve_ivp`. ``"continuous"`` is torchdiffeq's
         ``odeint_adjoint``, ``"backprop"`` its ``odeint``.
     options : dict, default=None
-        ``first_step``, ``max_step``, ``max_num_steps`` (default 10,000), ``step_size``, ``memory_budget``,
-        ``seminorm``: as the parameters of :func:`skode.solvers.solve_ivp`.
+        torchdiffeq's ``first_step``, ``min_step``, ``max_step``, ``max_num_steps`` (default 10,000), ``step_t``,
+        ``jump_t``, ``norm`` (a callable; over a tuple of tensors where the state is one), ``dtype`` (accepted: times
+        are float64 always), ``step_size``, ``grid_constructor``, ``perturb``, ``solver``; and ``controller``,
+        ``memory_budget``, ``seminorm``, ``compile`` as the parameters of :func:`skode.solvers.solve_ivp`.
+    event_fn : callable, default=None
+        ``event_fn(t, y)``; the solve goes on until one of its elements changes sign, whatever ``t[1]``, which only
+        gives the direction. Returns ``(event_t, y)`` then; see :func:`skode.solvers.odeint_event`.
 
     Returns
     -------
@@ -79,36 +95,52 @@ def odeint(
     >>> print([f"{v:.4f}" for v in y[:, 0].tolist()])
     ['1.0000', '0.6065', '0.3679']
     """
-    if isinstance(y0, tuple):
-        flat, shapes = pack(y0)
-        rates = unpacking(func, shapes)
-        y = odeint(rates, flat, t, rtol=rtol, atol=atol, method=method, adjoint=adjoint, options=options)
-        pieces = y.split([shape.numel() for shape in shapes], dim=1)
-        return tuple(piece.reshape(len(y), *shape) for piece, shape in zip(pieces, shapes, strict=True))
-
     chosen = dict(options or {})
     unknown = sorted(set(chosen) - set(OPTIONS))
     if unknown:
         raise ValueError(f"options has unknown keys {unknown}; the known ones are {sorted(OPTIONS)}.")
+    if isinstance(y0, tuple):
+        flat, shapes = pack(y0)
+        if "norm" in chosen:
+            chosen["norm"] = norm_of_parts(chosen["norm"], shapes)
+        y = odeint(
+            unpacking(func, shapes),
+            flat,
+            t,
+            rtol=rtol,
+            atol=atol,
+            method=method,
+            adjoint=adjoint,
+            options=chosen,
+            event_fn=None if event_fn is None else event_of_parts(event_fn, shapes),
+        )
+        if event_fn is not None:
+            return y[0], unpack(y[1], shapes)
+        return unpack(y, shapes)
+    if event_fn is not None:
+        return _until_event(func, y0, t, event_fn, rtol=rtol, atol=atol, method=method, adjoint=adjoint, options=chosen)
+
     y0 = check_state(y0)
-    tableau = get_tableau(method)
     times, t_tensor = check_times("t", t)
     if times.ndim != 1 or len(times) == 0:
         raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}.")
     check_monotone("t", times)
+    if method == "scipy_solver":
+        if t_tensor is not None:
+            raise ValueError("method='scipy_solver' gives no gradients of times.")
+        return odeint_scipy(func, y0, times, rtol=rtol, atol=atol, solver=chosen.get("solver", "LSODA"))
+    solver = get_method(method)
+    adjoint = check_adjoint(adjoint)
+    _refuse_idle(chosen, solver)
     t0, t1 = float(times[0]), float(times[-1])
-    control = step_control(
-        tableau,
-        t0,
-        t1,
-        rtol=rtol,
-        atol=atol,
-        first_step=chosen.get("first_step"),
-        max_step=chosen.get("max_step"),
-        max_steps=chosen.get("max_num_steps", DEFAULT_MAX_STEPS),
-        step_size=chosen.get("step_size"),
-        grid=times,
-    )
+    grid, grid_is_times = times, not solver.adaptive and chosen.get("step_size") is None
+    if chosen.get("grid_constructor") is not None:
+        if chosen.get("step_size") is not None:
+            raise ValueError("options must not have both step_size and grid_constructor.")
+        grid, grid_is_times = _constructed(chosen["grid_constructor"], func, y0, times), False
+    if grid_is_times and t_tensor is not None and isinstance(solver, AdamsMethod):
+        raise ValueError(f"method={method!r} needs equal steps for gradients of times: pass options['step_size'].")
+    control = _control(solver, t0, t1, chosen, rtol=rtol, atol=atol, grid=grid)
     moving_times = None
     if t_tensor is not None:
         moving = t_tensor.double().cpu()
@@ -117,15 +149,163 @@ def odeint(
         func,
         y0,
         (t0, t1),
-        tableau=tableau,
+        tableau=solver,
         control=control,
-        adjoint=check_adjoint(adjoint),
-        memory_budget=check_count(
-            "options['memory_budget']", chosen.get("memory_budget", DEFAULT_MEMORY_BUDGET), least=0
-        ),
+        adjoint=adjoint,
+        memory_budget=_memory_budget(chosen),
         seminorm=bool(chosen.get("seminorm", False)),
         times=np.array(times),
         moving_times=moving_times,
-        grid_is_times=not tableau.adaptive and chosen.get("step_size") is None,
+        grid_is_times=grid_is_times,
+        compile=bool(chosen.get("compile", False)),
     )
     return outputs
+
+
+def odeint_event(
+    func: Callable[[Tensor, Any], Any],
+    y0: Any,
+    t0: Any,
+    *,
+    event_fn: Callable[[Tensor, Any], Tensor],
+    reverse_time: bool = False,
+    odeint_interface: Callable[..., Any] = odeint,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    r"""Solve ``dy/dt = func(t, y)`` from ``y(t0) = y0`` until an event, in torchdiffeq's convention.
+
+    Parameters
+    ----------
+    func, y0
+        As in :func:`skode.solvers.odeint`.
+    t0 : float or 0-dimensional Tensor
+        The initial time.
+    event_fn : callable
+        ``event_fn(t, y)``; the event is where the first of its elements changes sign.
+    reverse_time : bool, default=False
+        Whether to go back in time.
+    odeint_interface : callable, default=odeint
+        What solves; for torchdiffeq's users.
+    **kwargs
+        Passed on to it. ``options={"max_num_steps": ...}`` bounds the search for an event that never comes.
+
+    Returns
+    -------
+    event_t : Tensor
+        The time of the event; differentiable.
+    y : Tensor of shape (2, \\*y0.shape), or a tuple of them
+        The states at ``t0`` and at the event.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skode.solvers import odeint_event
+    >>> rate = torch.tensor(0.5, requires_grad=True)
+    >>> t, y = odeint_event(lambda t, y: -rate * y, torch.ones(1), 0.0, event_fn=lambda t, y: y[0] - 0.5)
+    >>> t.backward()
+    >>> print(f"{t:.3f} {rate.grad:.3f}")  # log(2) / rate, -log(2) / rate^2
+    1.386 -2.773
+    """
+    if isinstance(t0, Tensor):
+        t = torch.stack([t0.reshape(()), t0.reshape(()).detach() + (-1.0 if reverse_time else 1.0)])
+    else:
+        t = torch.tensor([float(t0), float(t0) + (-1.0 if reverse_time else 1.0)], dtype=torch.float64)
+    return odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
+
+
+def _until_event(
+    func: Any, y0: Any, t: Any, event_fn: Any, *, rtol: Any, atol: Any, method: Any, adjoint: Any, options: dict
+) -> tuple[Tensor, Tensor]:
+    """The time of the first sign change in an element of ``event_fn``, and the states at the start and there."""
+    y0 = check_state(y0)
+    times, t_tensor = check_times("t", t)
+    if times.shape != (2,):
+        raise ValueError(f"With event_fn, t must be (t0, t1), where t1 only gives the direction; got {t!r}.")
+    check_monotone("t", times)
+    solver = get_method(method)
+    adjoint = check_adjoint(adjoint)
+    _refuse_idle(options, solver)
+    if not solver.adaptive:
+        raise ValueError(f"event_fn needs an adaptive method, not {method!r}: no end of time is given to divide.")
+    t0, forever = float(times[0]), math.copysign(math.inf, times[1] - times[0])
+    with torch.no_grad():
+        signs = torch.sign(event_fn(torch.as_tensor(t0, dtype=y0.dtype, device=y0.device), y0))
+
+    def first_change(time: Tensor, state: Tensor) -> Tensor:
+        return (event_fn(time, state) * signs).min()
+
+    finder = EventFinder([Event(first_change, -1.0, 1)], t0, y0.detach(), per_sample=False)
+    control = _control(solver, t0, forever, options, rtol=rtol, atol=atol)
+    moving_times = None
+    start = torch.tensor(t0, dtype=torch.float64)
+    if t_tensor is not None:
+        start = t_tensor[0].double().cpu()
+        moving_times = torch.stack([start, torch.tensor(forever, dtype=torch.float64), start])
+    outputs, path, _ = run(
+        func,
+        y0,
+        (t0, forever),
+        tableau=solver,
+        control=control,
+        adjoint=adjoint,
+        memory_budget=_memory_budget(options),
+        seminorm=bool(options.get("seminorm", False)),
+        times=np.array([t0]),
+        moving_times=moving_times,
+        events=finder,
+        compile=bool(options.get("compile", False)),
+    )
+    found_t = torch.from_numpy(path.times)
+    if adjoint == "backprop":  # where autograd records the steps, the events found in them move with the initial time
+        found_t = found_t + (start - start.detach())
+    (event_t,), (event_y,) = occurrences(finder, func, outputs, found_t, y0)
+    return event_t[0], torch.stack([outputs[0], event_y[0]])
+
+
+def _control(
+    method: Method, t0: float, t1: float, options: dict, *, rtol: Any, atol: Any, grid: np.ndarray | None = None
+) -> StepControl:
+    """Step control as torchdiffeq's options say."""
+    return step_control(
+        method,
+        t0,
+        t1,
+        rtol=rtol,
+        atol=atol,
+        norm=options.get("norm", "rms"),
+        controller=options.get("controller", "I"),
+        first_step=options.get("first_step"),
+        min_step=options.get("min_step") or None,  # torchdiffeq's default is 0
+        max_step=None if options.get("max_step") == math.inf else options.get("max_step"),
+        max_steps=options.get("max_num_steps", DEFAULT_MAX_STEPS),
+        step_size=options.get("step_size"),
+        grid=grid,
+        step_t=options.get("step_t"),
+        jump_t=options.get("jump_t"),
+        perturb=bool(options.get("perturb", False)),
+    )
+
+
+def _refuse_idle(options: dict, method: Method) -> None:
+    """Refuse options that would play no part with this method."""
+    idle = {"solver"} | ({"grid_constructor"} if method.adaptive else set())
+    if found := sorted(idle & set(options)):
+        raise ValueError(f"options {found} play no part with method={method.name!r}.")
+
+
+def _memory_budget(options: dict) -> int:
+    return check_count("options['memory_budget']", options.get("memory_budget", DEFAULT_MEMORY_BUDGET), least=0)
+
+
+def _constructed(constructor: Any, func: Any, y0: Tensor, times: np.ndarray) -> np.ndarray:
+    """A grid of steps made by the user's function, checked."""
+    made = constructor(func, y0, torch.from_numpy(times).to(y0.device))
+    grid, _ = check_times("options['grid_constructor']", made)
+    check_monotone("options['grid_constructor']", grid)
+    if len(grid) < 2 or not np.isclose(grid[0], times[0]) or not np.isclose(grid[-1], times[-1]):
+        raise ValueError(
+            f"options['grid_constructor'] must return a grid from {times[0]} to {times[-1]}, got "
+            f"{len(grid)} times from {grid[0]} to {grid[-1]}."
+        )
+    grid[0], grid[-1] = times[0], times[-1]
+    return grid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
 from skode.solvers.march import StepControl
-from skode.solvers.step_size import Tolerances
-from skode.solvers.tableaus import ButcherTableau
+from skode.solvers.step_size import CONTROLLERS, NORMS, Norm, Tolerances
+from skode.solvers.tableaus import Method
 
 DEFAULT_MAX_STEPS = 10_000
 DEFAULT_MEMORY_BUDGET = 2**28
@@ -23,6 +24,11 @@ def check_state(y0: Any) -> Tensor:
     """``y0`` as a finite floating-point tensor."""
     if not isinstance(y0, Tensor):
         raise TypeError(f"y0 must be a torch tensor, got {type(y0).__name__}.")
+    if y0.is_complex():
+        raise TypeError(
+            f"y0 must be float32 or float64, got {y0.dtype}: integrate torch.view_as_real(y0), whose last dimension "
+            "holds real and imaginary parts."
+        )
     if y0.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"y0 must be float32 or float64, got {y0.dtype}.")
     if not bool(torch.isfinite(y0.detach()).all()):
@@ -53,11 +59,38 @@ def check_count(name: str, value: Any, *, least: int) -> int:
     return int(value)
 
 
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of some names."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {sorted(choices)}.")
+    return value
+
+
 def check_adjoint(adjoint: Any) -> str:
     """The name of an adjoint."""
-    if not isinstance(adjoint, str) or adjoint not in ADJOINTS:
-        raise ValueError(f"adjoint={adjoint!r} is not known; choose one of {sorted(ADJOINTS)}.")
-    return adjoint
+    return check_choice("adjoint", adjoint, list(ADJOINTS))
+
+
+def check_norm(name: str, norm: Any) -> Norm:
+    """A norm by its name, or a callable."""
+    if callable(norm):
+        return norm
+    return NORMS[check_choice(name, norm, list(NORMS))]
+
+
+def check_controller(controller: Any) -> tuple[float, float, float]:
+    """The exponents of a step-size controller, given by its name or as three numbers."""
+    if isinstance(controller, str):
+        return CONTROLLERS[check_choice("controller", controller, list(CONTROLLERS))]
+    try:
+        b1, b2, b3 = (float(b) for b in controller)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"controller must be one of {sorted(CONTROLLERS)} or three exponents, got {controller!r}."
+        ) from error
+    if not all(map(math.isfinite, (b1, b2, b3))) or b1 + b2 + b3 <= 0.0:
+        raise ValueError(f"controller's exponents must be finite and their sum positive, got {controller!r}.")
+    return b1, b2, b3
 
 
 def check_times(name: str, t: Any) -> tuple[np.ndarray, Tensor | None]:
@@ -89,40 +122,78 @@ def check_monotone(name: str, times: np.ndarray) -> None:
         )
 
 
+def check_landings(name: str, times: Any, t0: float, t1: float) -> list[float]:
+    """Times strictly inside the span, in the order of integration; those outside play no part."""
+    if times is None:
+        return []
+    values = np.unique(check_times(name, times)[0].ravel())
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} contains NaN or infinity.")
+    inside = values[(values > min(t0, t1)) & (values < max(t0, t1))]
+    return inside[:: 1 if t1 >= t0 else -1].tolist()
+
+
 def step_control(
-    tableau: ButcherTableau,
+    method: Method,
     t0: float,
     t1: float,
     *,
     rtol: Any,
     atol: Any,
+    norm: Any = "rms",
+    controller: Any = "I",
     first_step: Any = None,
+    min_step: Any = None,
     max_step: Any = None,
     max_steps: Any = DEFAULT_MAX_STEPS,
     step_size: Any = None,
     grid: np.ndarray | None = None,
+    step_t: Any = None,
+    jump_t: Any = None,
+    perturb: bool = False,
+    per_sample: bool = False,
 ) -> StepControl:
     """Checked step control; a fixed-step method gets equal steps of at most ``step_size``, or the given grid."""
     rtol, atol = check_tolerance("rtol", rtol), check_tolerance("atol", atol)
-    if tableau.adaptive and rtol == atol == 0.0:
+    if method.adaptive and rtol == atol == 0.0:
         raise ValueError("rtol and atol must not both be 0.")
     step_size = check_positive("step_size", step_size)
     max_steps = check_count("max_steps", max_steps, least=1)
-    if tableau.adaptive:
+    shortest, longest = check_positive("min_step", min_step), check_positive("max_step", max_step)
+    if shortest is not None and longest is not None and shortest > longest:
+        raise ValueError(f"min_step={min_step} must not exceed max_step={max_step}.")
+    jumps = check_landings("jump_t", jump_t, t0, t1)
+    landings = sorted({*jumps, *check_landings("step_t", step_t, t0, t1)}, reverse=t1 < t0)
+    if method.adaptive:
         if step_size is not None:
-            raise ValueError(f"step_size is for fixed-step methods; method={tableau.name!r} chooses its own steps.")
+            raise ValueError(f"step_size is for fixed-step methods; method={method.name!r} chooses its own steps.")
         grid = None
-    elif step_size is not None:
-        # Rounding must not add a step where the span is a multiple of the step size.
-        n_steps = max(math.ceil(abs(t1 - t0) / step_size - 1e-9), 1)
-        # linspace would allocate a grid of any length: march refuses one longer than max_steps.
-        grid = np.linspace(t0, t1, min(n_steps, max_steps + 1) + 1)
-    elif grid is None and t0 != t1:
-        raise ValueError(f"method={tableau.name!r} takes steps of a fixed size: pass step_size.")
+    else:
+        if not first_step is shortest is longest is None:
+            raise ValueError(
+                f"first_step, min_step and max_step are for adaptive methods; method={method.name!r} takes step_size."
+            )
+        if landings:
+            raise ValueError(
+                f"step_t and jump_t are for adaptive methods; give method={method.name!r} a grid of steps."
+            )
+        if step_size is not None:
+            # Rounding must not add a step where the span is a multiple of the step size.
+            n_steps = max(math.ceil(abs(t1 - t0) / step_size - 1e-9), 1)
+            # linspace would allocate a grid of any length: march refuses one longer than max_steps.
+            grid = np.linspace(t0, t1, min(n_steps, max_steps + 1) + 1)
+        elif grid is None and t0 != t1:
+            raise ValueError(f"method={method.name!r} takes steps of a fixed size: pass step_size.")
     return StepControl(
-        tolerances=Tolerances(rtol, atol),
+        tolerances=Tolerances(rtol, atol, check_norm("norm", norm)),
+        exponents=check_controller(controller),
         first_step=check_positive("first_step", first_step),
-        max_step=check_positive("max_step", max_step),
+        min_step=shortest,
+        max_step=longest,
         max_steps=max_steps,
         grid=grid,
+        landings=tuple(landings),
+        jumps=frozenset(jumps),
+        nudged=bool(perturb),
+        per_sample=per_sample and method.adaptive,  # with a grid all samples take the same steps
     )

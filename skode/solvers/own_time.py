@@ -58,6 +58,45 @@ def on_unit_time(
     return scaled, unit
 
 
+def carrying_spans(
+    func: Callable[[Tensor, Tensor], Tensor], span: Tensor, times: Tensor, y0: Tensor
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    r"""The same where every sample takes its own steps: each carries its span along in its state.
+
+    So gradients reach the spans through the initial state, and any part of the batch can be evaluated by itself.
+
+    Returns
+    -------
+    func : callable
+        The vector field over the unit interval, for states of shape (n, size + 2).
+    times : Tensor of shape (batch, n_times)
+        Output times in it.
+    y0 : Tensor of shape (batch, size + 2)
+        The initial states, flat, with start and length of the spans behind them.
+    unpack : callable
+        From such states, those of the problem and the columns of start and length.
+    """
+    _, unit = on_unit_time(func, span, times, y0)
+    shape = y0.shape[1:]
+    spans = torch.stack([span[:, 0], span[:, 1] - span[:, 0]], dim=1).to(y0)
+    carried = torch.cat([y0.flatten(1), spans], dim=1)
+
+    def unpack(states: Tensor) -> tuple[Tensor, Tensor]:
+        spans = states[..., -2:].reshape(*states.shape[:-1], *[1] * (len(shape) - 1), 2) if shape else states[..., -2:]
+        return states[..., :-2].reshape(*states.shape[:-1], *shape), spans
+
+    def scaled(s: Tensor, state: Tensor) -> Tensor:
+        y, spans = unpack(state)
+        start, length = spans.unbind(-1)
+        column = (len(y), *[1] * len(shape))
+        start, length = start.reshape(column), length.reshape(column)
+        s = s.reshape(column) if s.ndim else s
+        rate = (length * func(start + s * length, y)).flatten(1)
+        return torch.cat([rate, torch.zeros_like(state[:, -2:])], dim=1)
+
+    return scaled, unit, carried, unpack
+
+
 class OwnTimeField:
     """A field with its own pullback, over the unit interval of each sample's span.
 

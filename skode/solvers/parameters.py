@@ -151,4 +151,10 @@ def find_parameters(
         return tuple(parameters), value
     if value.requires_grad:
         parameters += leaves_behind(value, [*parameters, argument])
-    return tuple(independent(parameters)), value.detach()
+    found = independent(parameters)
+    if any(tensor._backward_hooks for tensor in found):
+        raise RuntimeError(
+            "func(t, y) depends on a tensor with a hook (register_hook), which would be called for every evaluation "
+            "and once more for their sum. Use adjoint='backprop', or register the hook on another tensor."
+        )
+    return tuple(found), value.detach()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,22 @@ class Reading:
     theta : ndarray of shape (m,)
         Where in the step they lie, 0 at its start and 1 at its end.
     rows : ndarray of int, of shape (m,), or None
-        The sample that each belongs to; None where an output is the state of the whole batch.
+        The sample that each belongs to, as a row of the step's states; None where an output is the state of the
+        whole batch.
     """
 
     positions: np.ndarray
     theta: np.ndarray
     rows: np.ndarray | None
+
+    def until(self, stop: np.ndarray) -> Reading | None:
+        """Those outputs that lie no further in the step than ``stop``: one number, or one for each sample."""
+        kept = self.theta <= (stop[0] if self.rows is None else stop[self.rows])
+        if kept.all():
+            return self
+        if not kept.any():
+            return None
+        return Reading(self.positions[kept], self.theta[kept], None if self.rows is None else self.rows[kept])
 
     @property
     def at_end(self) -> bool:
@@ -71,7 +82,7 @@ class OutputTimes:
         """Outputs at the initial time."""
         return self._take(t, np.zeros)
 
-    def in_step(self, t: float, t_next: float) -> list[Reading]:
+    def in_step(self, t: float, t_next: float, rows: None = None) -> list[Reading]:
         """Outputs after ``t`` up to and including ``t_next``, those inside the step before those at its end."""
         first, end = self._next, int(np.searchsorted(self.sorted, self.direction * t_next, side="left"))
         readings = []
@@ -93,21 +104,130 @@ class OutputTimes:
         return Reading(positions, theta, None if self.rows is None else self.rows[positions])
 
 
-class EveryStep:
-    """Outputs at the initial time and at the end of each accepted step."""
+class Positions:
+    """Numbers outputs whose times are not known in advance: after those that are.
 
-    def __init__(self) -> None:
-        self.n_outputs = 0
+    Parameters
+    ----------
+    n : int
+        How many are known in advance.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.times: list[np.ndarray] = []
+        self.rows: list[np.ndarray] = []
+
+    def take(self, m: int) -> np.ndarray:
+        """The next m positions."""
+        self.n += m
+        return np.arange(self.n - m, self.n)
+
+    def note(self, positions: np.ndarray, times: np.ndarray, rows: np.ndarray | None) -> None:
+        """Remember when, and of which samples, the outputs just numbered are."""
+        self.times.append(np.asarray(times, dtype=np.float64))
+        if rows is not None:
+            self.rows.append(rows)
+
+
+class EveryStep:
+    """Outputs at the initial time and at the end of each accepted step, of the whole state or of each sample.
+
+    Parameters
+    ----------
+    positions : Positions
+        Numbers them.
+    n_samples : int or None
+        The size of the batch, where each output is the state of one sample.
+    initial : ndarray of shape (n_samples,) or None
+        The samples' initial times, where they have their own.
+
+    Attributes
+    ----------
+    found : list of ndarray
+        The outputs' positions, in order.
+    """
+
+    n_outputs = 0
+
+    def __init__(self, positions: Positions, n_samples: int | None = None, initial: np.ndarray | None = None) -> None:
+        self.positions = positions
+        self.initial = initial
+        self.n_samples = n_samples
+        self.found: list[np.ndarray] = []
+        self.found_rows: list[np.ndarray] = []
+        self.found_times: list[np.ndarray] = []
 
     def at_start(self, t: float) -> Reading:
-        return self._take(0.0)
+        everyone = None if self.n_samples is None else np.arange(self.n_samples)
+        return self._take(0.0, t if self.initial is None else self.initial, everyone)
 
-    def in_step(self, t: float, t_next: float) -> list[Reading]:
-        return [self._take(1.0)]
+    def in_step(self, t: Any, t_next: Any, rows: np.ndarray | None = None) -> list[Reading]:
+        if rows is None and self.n_samples is not None:
+            rows = np.arange(self.n_samples)
+        return [self._take(1.0, t_next, rows)]
 
-    def _take(self, theta: float) -> Reading:
-        self.n_outputs += 1
-        return Reading(np.array([self.n_outputs - 1]), np.array([theta]), None)
+    def _take(self, theta: float, t: Any, rows: np.ndarray | None) -> Reading:
+        m = 1 if rows is None else len(rows)
+        positions, times = self.positions.take(m), np.broadcast_to(np.asarray(t, dtype=np.float64), (m,))
+        self.positions.note(positions, times, rows)
+        self.found.append(positions)
+        self.found_times.append(times)
+        if rows is not None:
+            self.found_rows.append(rows)
+        return Reading(positions, np.full(m, theta), None if rows is None else np.arange(m))
 
 
-Readout = OutputTimes | EveryStep
+class OwnOutputTimes:
+    """Outputs at given times where every sample takes its own steps.
+
+    Parameters
+    ----------
+    times : ndarray of shape (m,)
+        Output times, none NaN, each inside the time span.
+    rows : ndarray of int, of shape (m,), or None
+        The sample of each; None where all samples are asked for at all times, output ``j * n_samples + i`` being
+        sample i at time j.
+    spans : ndarray of shape (n_samples, 2)
+        Each sample's time span.
+    """
+
+    def __init__(self, times: np.ndarray, rows: np.ndarray | None, spans: np.ndarray) -> None:
+        n_samples = len(spans)
+        if rows is None:
+            rows, times = np.tile(np.arange(n_samples), len(times)), np.repeat(times, n_samples)
+        self.initial = spans[:, :1]
+        self.direction = np.where(spans[:, 1:] < spans[:, :1], -1.0, 1.0)
+        forward = self.direction[rows, 0] * times
+        order = np.lexsort((forward, rows))
+        counts = np.bincount(rows, minlength=n_samples)
+        width = int(counts.max(initial=0))
+        filled = np.arange(width) < counts[:, None]
+        # Row i: the times and output positions of sample i, in the order in which its steps will reach them.
+        self.times = np.full((n_samples, width), np.inf)
+        self.times[filled] = forward[order]
+        self.positions = np.zeros((n_samples, width), dtype=np.int64)
+        self.positions[filled] = order
+        self.n_outputs = len(times)
+
+    def at_start(self, t: float) -> Reading | None:
+        """Outputs at the initial time."""
+        rows, columns = np.nonzero(self.times == self.direction * self.initial)
+        return Reading(self.positions[rows, columns], np.zeros(len(rows)), rows) if len(rows) else None
+
+    def in_step(self, t: np.ndarray, t_next: np.ndarray, rows: np.ndarray) -> list[Reading]:
+        """Outputs in the steps that the samples ``rows`` took, those inside them before those at their ends."""
+        times = self.times[rows]
+        start, end = self.direction[rows] * t[:, None], self.direction[rows] * t_next[:, None]
+        readings = []
+        for found, at_end in (((times > start) & (times < end), False), (times == end, True)):
+            local, columns = np.nonzero(found)
+            if len(local):
+                theta = np.ones(len(local))
+                if not at_end:
+                    theta = (times[local, columns] - start[local, 0]) / (end - start)[local, 0]
+                readings.append(Reading(self.positions[rows[local], columns], theta, local))
+        return readings
+
+
+Readout = OutputTimes | EveryStep | OwnOutputTimes

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +17,30 @@ NON_FINITE_FACTOR = 0.1
 
 Norm = Callable[[Tensor], Tensor]
 
+# Exponents (b1, b2, b3) of the digital filters of Soderlind, "Digital filters in adaptive time-stepping", ACM TOMS 29,
+# 2003, table I: the elementary controller, PI.4.2 and H312PID.
+CONTROLLERS = {"I": (1.0, 0.0, 0.0), "PI": (3 / 5, -1 / 5, 0.0), "PID": (1 / 18, 1 / 9, 1 / 18)}
+
 
 def rms_norm(x: Tensor) -> Tensor:
     """Root mean square of all elements, the norm of Hairer, Norsett and Wanner I (eq. II.4.11)."""
-    return torch.linalg.vector_norm(x) / math.sqrt(max(x.numel(), 1))
+    flat = x.reshape(-1)
+    return torch.sqrt(torch.dot(flat, flat) / max(x.numel(), 1))
+
+
+def max_norm(x: Tensor) -> Tensor:
+    """The largest absolute value: no element may exceed its tolerance."""
+    return x.abs().amax() if x.numel() else x.new_zeros(())
+
+
+def mixed_norm(x: Tensor) -> Tensor:
+    """Root mean square within each sample (each row of a state with two dimensions or more), the largest over them."""
+    if x.ndim < 2 or not x.numel():
+        return rms_norm(x)
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).amax() / math.sqrt(x[0].numel())
+
+
+NORMS: dict[str, Norm] = {"rms": rms_norm, "max": max_norm, "mixed": mixed_norm}
 
 
 @dataclass(frozen=True)
@@ -32,17 +53,41 @@ class Tolerances:
 
     def error_ratio(self, error: Tensor, y: Tensor, y_next: Tensor) -> float:
         """How many times the allowed error a step made; not finite where the step left the field's domain."""
-        return self.norm(error / self._scale(torch.maximum(y.abs(), y_next.abs()))).item()
+        errors = self.in_allowed_errors(error, y, y_next)
+        if self.norm is rms_norm:  # the same in fewer operations
+            flat = errors.reshape(-1)
+            return math.sqrt(torch.dot(flat, flat).item() / max(flat.numel(), 1))
+        return self.norm(errors).item()
 
-    def scaled_size(self, x: Tensor, y: Tensor) -> float:
-        """The norm of ``x`` measured in allowed errors at the state ``y``, over the components that are allowed any."""
-        scale = self.atol + self.rtol * y.abs()
-        return self.norm(torch.where(scale > 0.0, x / scale, 0.0)).item()
+    def in_allowed_errors(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
+        """The error of a step, element by element, in units of the allowed one."""
+        scale = torch.maximum(y.abs(), y_next.abs()).mul_(self.rtol).add_(self.atol)
+        if self.atol == 0.0:
+            # With a purely relative test, a component that is and stays zero makes no error: 0 / tiny, not 0 / 0.
+            scale.clamp_min_(torch.finfo(scale.dtype).tiny)
+        return torch.div(error, scale, out=scale)
 
-    def _scale(self, magnitude: Tensor) -> Tensor:
-        scale = magnitude.mul_(self.rtol).add_(self.atol)
-        # With a purely relative test, a component that is and stays zero makes no error: 0 / tiny, not 0 / 0.
-        return scale if self.atol > 0.0 else scale.clamp_min_(torch.finfo(scale.dtype).tiny)
+    def scaled(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x`` in units of the allowed error at the state ``y``; 0 for components that are allowed none."""
+        scale = y.abs().mul_(self.rtol).add_(self.atol)
+        return x / scale if self.atol > 0.0 else torch.where(scale > 0.0, x / scale, 0.0)
+
+
+class EachSample:
+    """An error ratio for each sample (the first dimension of the state)."""
+
+    def __init__(self, tolerances: Tolerances) -> None:
+        self.norm = tolerances.norm
+        self.tolerances = tolerances
+
+    def size(self, x: Tensor) -> np.ndarray:
+        if self.norm in (rms_norm, mixed_norm):
+            sizes = torch.linalg.vector_norm(x.flatten(1), dim=1) / math.sqrt(max(x[0].numel(), 1))
+        elif self.norm is max_norm:
+            sizes = x.flatten(1).abs().amax(dim=1)
+        else:
+            sizes = torch.stack([self.norm(row) for row in x])
+        return sizes.double().cpu().numpy()
 
 
 def first_step_size(
@@ -79,12 +124,12 @@ def first_step_size(
         The signed step size, no longer than ``span``.
     """
     direction = math.copysign(1.0, span)
-    size_y = tolerances.scaled_size(y, y)
-    size_f = tolerances.scaled_size(f, y)
+    norm, scaled = tolerances.norm, tolerances.scaled
+    size_y, size_f = norm(scaled(y, y)).item(), norm(scaled(f, y)).item()
     guess = 0.01 * size_y / size_f if size_y >= 1e-5 and 1e-5 <= size_f < math.inf else 1e-6
     guess = min(guess, abs(span))
-    moved = evaluate(t + direction * guess, y + (direction * guess) * f)
-    size_second = tolerances.scaled_size(moved - f, y) / guess
+    moved = evaluate(t + direction * guess, torch.add(y, f, alpha=direction * guess))
+    size_second = norm(scaled(moved - f, y)).item() / guess
     if not math.isfinite(size_f + size_second):
         return direction * guess
     steepest = max(size_f, size_second)
@@ -92,15 +137,97 @@ def first_step_size(
     return direction * min(100 * guess, second, abs(span))
 
 
-def step_factor(ratio: float, error_order: int, *, after_rejection: bool) -> float:
-    """By what factor to change the step size, given the error ratio of the last attempt.
+def first_step_sizes(
+    evaluate: Callable[[np.ndarray, Tensor], Tensor],
+    column: Callable[[np.ndarray], Tensor],
+    t: np.ndarray,
+    y: Tensor,
+    f: Tensor,
+    *,
+    span: np.ndarray,
+    order: int,
+    measure: EachSample,
+) -> np.ndarray:
+    """The same for each sample of a batch: signed step sizes of shape (n,).
 
-    The elementary controller ``0.9 ratio^(-1/(q+1))`` for an error estimate of order q, bounded to [0.2, 10], and
-    not growing right after a rejection (Hairer, Norsett, Wanner I, eq. II.4.13).
+    ``evaluate`` takes times of shape (n,), and ``column`` makes n numbers broadcast against the state.
     """
-    if not math.isfinite(ratio):
-        return NON_FINITE_FACTOR
-    if ratio == 0.0:
-        return 1.0 if after_rejection else MAX_FACTOR
-    factor = min(MAX_FACTOR, max(MIN_FACTOR, SAFETY * ratio ** (-1 / (error_order + 1))))
-    return min(1.0, factor) if after_rejection or ratio > 1.0 else factor
+    direction = np.where(span < 0.0, -1.0, 1.0)
+    scaled = measure.tolerances.scaled
+    size_y, size_f = measure.size(scaled(y, y)), measure.size(scaled(f, y))
+    with np.errstate(all="ignore"):
+        usable = (size_y >= 1e-5) & (size_f >= 1e-5) & np.isfinite(size_f)
+        guess = np.minimum(np.where(usable, 0.01 * size_y / size_f, 1e-6), np.abs(span))
+        moved = evaluate(t + direction * guess, y + column(direction * guess) * f)
+        size_second = measure.size(scaled(moved - f, y)) / guess
+        steepest = np.maximum(size_f, size_second)
+        second = np.where(steepest <= 1e-15, np.maximum(1e-6, guess * 1e-3), (0.01 / steepest) ** (1 / (order + 1)))
+        step = np.minimum(np.minimum(100 * guess, second), np.abs(span))
+    return direction * np.where(np.isfinite(size_f + size_second), step, guess)
+
+
+class Controller:
+    """By what factor to change the step size, given the error ratios of the last attempts.
+
+    ``0.9 r_n^(-b1/k) r_(n-1)^(-b2/k) r_(n-2)^(-b3/k)`` with ``k = q + 1`` for an error estimate of order q, where only
+    accepted steps enter the history, bounded to [0.2, 10], and not growing right after a rejection (Soderlind 2003;
+    Hairer, Norsett, Wanner I, eq. II.4.13 is ``b = (1, 0, 0)``).
+
+    Parameters
+    ----------
+    exponents : tuple of three floats
+        ``(b1, b2, b3)``.
+    error_order : int
+        q.
+    """
+
+    def __init__(self, exponents: tuple[float, float, float], error_order: int) -> None:
+        self.exponents = tuple(-b / (error_order + 1) for b in exponents)
+        self.elementary = -1 / (error_order + 1)
+        self.before = (1.0, 1.0)
+        self.after_rejection = False
+
+    def factor(self, ratio: float) -> float:
+        """The factor after an attempt; a ratio of at most 1 means that it was accepted."""
+        after_rejection, self.after_rejection = self.after_rejection, not ratio <= 1.0
+        if not math.isfinite(ratio):
+            return NON_FINITE_FACTOR
+        bounded = max(ratio, 1e-10)
+        if self.after_rejection:
+            return min(1.0, max(MIN_FACTOR, SAFETY * bounded**self.elementary))
+        b1, b2, b3 = self.exponents
+        factor = SAFETY * bounded**b1
+        if b2 or b3:
+            factor *= self.before[0] ** b2 * self.before[1] ** b3
+        self.before = (bounded, self.before[0])
+        factor = min(MAX_FACTOR, max(MIN_FACTOR, factor))
+        return min(1.0, factor) if after_rejection else factor
+
+
+class ControllerEach:
+    """The same for many samples at once, each with its own history."""
+
+    def __init__(self, exponents: tuple[float, float, float], error_order: int, n: int) -> None:
+        self.exponents = tuple(-b / (error_order + 1) for b in exponents)
+        self.elementary = -1 / (error_order + 1)
+        self.before = np.ones((2, n))
+        self.after_rejection = np.zeros(n, dtype=bool)
+
+    def factor(self, ratio: np.ndarray) -> np.ndarray:
+        """The factors after an attempt of all samples."""
+        finite = np.isfinite(ratio)
+        accepted = ratio <= 1.0
+        bounded = np.where(finite, np.maximum(ratio, 1e-10), 1.0)
+        b1, b2, b3 = self.exponents
+        after_acceptance = SAFETY * bounded**b1 * self.before[0] ** b2 * self.before[1] ** b3
+        factor = np.where(accepted, after_acceptance, SAFETY * bounded**self.elementary)
+        factor = np.clip(factor, MIN_FACTOR, MAX_FACTOR)
+        factor = np.where(self.after_rejection | ~accepted, np.minimum(factor, 1.0), factor)
+        self.before = np.where(accepted, np.stack([bounded, self.before[0]]), self.before)
+        self.after_rejection = ~accepted
+        return np.where(finite, factor, NON_FINITE_FACTOR)
+
+    def keep(self, these: np.ndarray) -> None:
+        """Forget all samples but these."""
+        self.before = self.before[:, these]
+        self.after_rejection = self.after_rejection[these]

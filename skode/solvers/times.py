@@ -8,6 +8,7 @@ with respect to every time, which autograd through the solver and the reverse sw
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,48 +34,49 @@ class TimeGradients:
         self.problem = problem
         self.path = path
         self.nodes = np.zeros(len(path.steps) + 1)
-        self.outputs = np.zeros(0 if problem.times is None else len(problem.times))
+        self.outputs = np.zeros(len(path.times))
 
     def add_step(self, n: int, grad_t: float, grad_h: float) -> None:
         """Cotangents of step n's start and size: ``h = t_{n+1} - t_n``."""
         self.nodes[n] += grad_t - grad_h
         self.nodes[n + 1] += grad_h
 
-    def add_end(self, grad_t: float) -> None:
-        """Cotangent of the time at which the last stage was evaluated."""
-        self.nodes[-1] += grad_t
-
     def add_outputs(self, grad_outputs: Tensor) -> None:
         """Outputs move along the solution, ``dy/dt = sum_i b_i'(theta) k_i``, when their own times do."""
         if self.problem.times is None or self.problem.grid_is_times:
             return
-        tableau = self.problem.tableau
         for n, step in enumerate(self.path.steps):
             # Those at the initial time lie at the start of the first step.
+            tableau, stages = step.taken.tableau, step.taken.stages
+            n_rows = len(step.taken.y) if step.taken.y.ndim else 1
             for reading in [*(self.path.start if n == 0 else []), *step.readings]:
                 theta = reading.theta
-                moved = self._along(grad_outputs, reading, step.stages, tableau.interpolation_weight_slopes(theta))
+                moved = self._along(grad_outputs, reading, stages, tableau.interpolation_weight_slopes(theta), n_rows)
                 self.outputs[reading.positions] += moved
+                if self.problem.control.per_sample:
+                    continue
                 if reading.at_end:
                     self.nodes[n + 1] -= moved.sum()
                     continue
-                scaled = self._along(grad_outputs, reading, step.stages, tableau.interpolation_weights(theta))
+                scaled = self._along(grad_outputs, reading, stages, tableau.interpolation_weights(theta), n_rows)
                 self.add_step(n, -moved.sum(), float((scaled - theta * moved).sum()))
 
     def gathered(self) -> Tensor:
         """The gradient of ``[t0, t1, *output_times]``, in float64 as the times are."""
         start = end = 0.0
-        outputs = self.outputs
+        outputs = self.outputs[: 0 if self.problem.times is None else len(self.problem.times)]
         if self.problem.grid_is_times:
             outputs = outputs + self.nodes
-        else:
+        elif not self.problem.control.per_sample:
             span = self.problem.t1 - self.problem.t0
             reached = [step.t for step in self.path.steps]
             s = np.array([(t - self.problem.t0) / span for t in reached] + [1.0]) if reached else np.zeros(1)
             start, end = float(self.nodes @ (1 - s)), float(self.nodes @ s)
         return torch.tensor([start, end, *outputs], dtype=torch.float64)
 
-    def _along(self, grad_outputs: Tensor, reading: Any, stages: Tensor | None, weights: np.ndarray) -> np.ndarray:
+    def _along(
+        self, grad_outputs: Tensor, reading: Any, stages: Tensor | None, weights: np.ndarray, n_rows: int
+    ) -> np.ndarray:
         """``g_j . sum_i w_ji k_i`` for each output j of a reading."""
         assert stages is not None
         given = grad_outputs[index(reading.positions, grad_outputs)][..., None].flatten(1)
@@ -82,7 +84,6 @@ class TimeGradients:
         if reading.rows is None:
             moved = (given * (w @ stages)).sum(1)
         else:
-            n_rows = self.path.y_end.shape[0]
             own = stages.view(len(stages), n_rows, -1)[:, index(reading.rows, stages)]
             moved = torch.einsum("qf,qs,sqf->q", given, w, own)
         return moved.double().cpu().numpy()
@@ -101,11 +102,13 @@ class TensorClock(Clock):
     def at(self, t: float) -> Tensor:
         if self.node:
             return self.node[t]
-        if t == self.t0:
-            return self.start
+        if t == self.t0 or math.isinf(self.t1):
+            return self.start + (t - self.t0)
         return self.start + (t - self.t0) / (self.t1 - self.t0) * (self.end - self.start)
 
     def between(self, t: float, t_next: float, h: float) -> Tensor:
         if self.node:
             return self.node[t_next] - self.node[t]
+        if math.isinf(self.t1):
+            return torch.tensor(h, dtype=torch.float64)
         return h / (self.t1 - self.t0) * (self.end - self.start)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skode.solvers.step_size import rms_norm
+
 
 def pack(parts: Sequence[Tensor]) -> tuple[Tensor, list[torch.Size]]:
     """One flat tensor from several, and their shapes; they must share dtype and device."""
@@ -34,3 +36,26 @@ def unpacking(func: Callable[[Tensor, Any], Any], shapes: Sequence[torch.Size]) 
         return torch.cat([rate.reshape(-1) for rate in rates])
 
     return flat_func
+
+
+def unpack(y: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+    """The tensors behind flat states of shape (n_times, size)."""
+    pieces = y.split([shape.numel() for shape in shapes], dim=1)
+    return tuple(piece.reshape(len(y), *shape) for piece, shape in zip(pieces, shapes, strict=True))
+
+
+def _parts(y: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+    pieces = y.split([shape.numel() for shape in shapes])
+    return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+
+
+def event_of_parts(event_fn: Callable[[Tensor, Any], Tensor], shapes: Sequence[torch.Size]) -> Any:
+    """An event function over tuples as one over the flat state."""
+    return lambda t, y: event_fn(t, _parts(y, shapes))
+
+
+def norm_of_parts(norm: Any, shapes: Sequence[torch.Size]) -> Any:
+    """A norm over tuples as one over the flat state; ``"mixed"`` is the largest of the parts' root mean squares."""
+    if norm == "mixed":
+        return lambda x: torch.stack([rms_norm(part) for part in _parts(x, shapes)]).max()
+    return (lambda x: norm(_parts(x, shapes))) if callable(norm) else norm

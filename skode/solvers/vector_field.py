@@ -49,15 +49,50 @@ class OffersPullback(Protocol):
         ...
 
 
-class GradientSession(Protocol):
-    """One reverse sweep over a field: pulls cotangents back and gathers the parameters' gradients."""
+class Tape(Protocol):
+    """Some evaluations of a field, each in a slot of its own, kept so that they can be pulled back.
 
-    def pull(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:
-        """Cotangents of ``y`` and, if asked for, of ``t``."""
+    Attributes
+    ----------
+    n_slots : int
+        How many evaluations it holds.
+    reused : bool
+        Whether the states' memory is the tape's own, so that they change when the tape is filled again.
+    """
+
+    n_slots: int
+    reused: bool
+
+    def place(self, slot: int) -> Tensor:
+        """Where to write the state of an evaluation, flattened."""
         ...
 
-    def flush(self) -> None:
-        """Form the parameter gradients of the evaluations pulled so far, and let go of what they needed."""
+    def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
+        """Evaluate the field at a slot's state, into ``out`` of the state's shape."""
+        ...
+
+    def nbytes(self) -> int:
+        """Memory that it holds."""
+        ...
+
+    def release(self) -> None:
+        """Let go of it: nobody will look at its states again."""
+        ...
+
+
+class Session(Protocol):
+    """One reverse sweep over a field: pulls cotangents back through tapes and gathers the parameters' gradients."""
+
+    def pull(self, tape: Any, slot: int, cotangent: Tensor, out: Tensor, *, with_time: bool) -> Any:
+        """Cotangent of a slot's state into ``out``; returns that of its time if asked for."""
+        ...
+
+    def flush(self, tape: Any) -> None:
+        """Form the parameter gradients of the slots pulled so far, so that the tape may be let go."""
+        ...
+
+    def discard(self) -> None:
+        """Forget the slots pulled since the last flush: nobody asks for parameters' gradients of them."""
         ...
 
     def parameter_gradients(self) -> tuple[Tensor | None, ...]:
@@ -66,47 +101,91 @@ class GradientSession(Protocol):
 
 
 class Field(Protocol):
-    """What the engine calls: without a graph by ``field(t, y)``, and with what its pullback needs by ``linearize``.
+    """What the engine calls: plainly by ``field(t, y)``, or on a tape.
 
     Attributes
     ----------
     parameters : tuple of Tensor
         The tensors that a session's gradients belong to.
+    keeps : bool
+        Whether tapes may be kept from the solve to its reverse sweep. Autograd graphs are not: they are made again.
     """
 
     parameters: tuple[Tensor, ...]
+    keeps: bool
 
-    def __call__(self, t: float, y: Tensor) -> Tensor: ...
+    def __call__(self, t: Any, y: Tensor) -> Tensor: ...
 
-    def linearize(self, t: float, y: Tensor) -> tuple[Tensor, Any]: ...
+    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape: ...
 
-    def session(self) -> GradientSession: ...
+    def session(self, *, with_parameters: bool = True) -> Session: ...
+
+
+class FunctionTape:
+    """Evaluations of a plain function, none of which can be pulled back."""
+
+    reused = False
+
+    def __init__(self, func: Callable[[Any, Tensor], Tensor], like: Tensor, n_slots: int) -> None:
+        self.func = func
+        self.like = like
+        self.n_slots = n_slots
+        self.states: list[Any] = [None] * n_slots
+
+    def place(self, slot: int) -> Tensor:
+        state = torch.empty_like(self.like, memory_format=torch.contiguous_format)
+        self.states[slot] = state
+        return state.view(-1)
+
+    def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
+        out.copy_(self.func(t, self.states[slot]))
+
+    def nbytes(self) -> int:
+        return 0
+
+    def release(self) -> None:
+        """Nothing of it is used again."""
 
 
 class AutogradField:
     """Any callable, differentiated by autograd one evaluation at a time."""
+
+    keeps = False
 
     def __init__(self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False) -> None:
         self.func = func
         self.parameters = parameters
         self.with_time = with_time
 
-    def __call__(self, t: float, y: Tensor) -> Tensor:
+    def __call__(self, t: Any, y: Tensor) -> Tensor:
         with torch.no_grad():
             value = self.func(time_tensor(t, y), y)
         check_value(value, y)
         return value
 
-    def linearize(self, t: float, y: Tensor) -> tuple[Tensor, Any]:
+    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> FunctionTape:
+        return AutogradTape(self, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
+
+    def session(self, *, with_parameters: bool = True) -> AutogradSession:
+        return AutogradSession(self.parameters if with_parameters else ())
+
+
+class AutogradTape(FunctionTape):
+    """Evaluations with their autograd graphs."""
+
+    def __init__(self, field: AutogradField, like: Tensor, n_slots: int) -> None:
+        super().__init__(field.func, like, n_slots)
+        self.with_time = field.with_time
+        self.graphs: list[Any] = [None] * n_slots
+
+    def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         # Only where it is needed: func may turn a time that requires no grad into a number.
-        time = time_tensor(t, y).requires_grad_(self.with_time)
-        argument = y.detach().requires_grad_()
+        time = time_tensor(t, self.like).detach().requires_grad_(self.with_time)
+        argument = self.states[slot].requires_grad_()
         with torch.enable_grad():
             value = self.func(time, argument)
-        return value.detach(), (time, argument, value)
-
-    def session(self) -> AutogradSession:
-        return AutogradSession(self.parameters)
+        self.graphs[slot] = (time, argument, value)
+        out.copy_(value.detach())
 
 
 class AutogradSession:
@@ -119,11 +198,11 @@ class AutogradSession:
         # What autograd leaves in non-leaf tensors with retain_grad() is to be of the whole solve, not of evaluations.
         self.retained = [(parameter, parameter.grad) for parameter in parameters if parameter.retains_grad]
 
-    def pull(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:
-        time, argument, value = residuals
-        self.unchecked = residuals
+    def pull(self, tape: AutogradTape, slot: int, cotangent: Tensor, out: Tensor, *, with_time: bool) -> Tensor | None:
+        time, argument, value = self.unchecked = tape.graphs[slot]
         if not value.requires_grad:  # a constant field
-            return torch.zeros_like(argument), torch.zeros_like(time) if with_time else None
+            out.zero_()
+            return torch.zeros_like(time) if with_time else None
         inputs = (argument, time, *self.parameters) if with_time else (argument, *self.parameters)
         # The graph may lead on to tensors made before the solve, which every evaluation shares: keep it.
         grad_y, *rest = torch.autograd.grad(value, inputs, cotangent, allow_unused=True, retain_graph=True)
@@ -132,11 +211,25 @@ class AutogradSession:
             if gradient is not None:
                 total = self.gradients[i]
                 self.gradients[i] = gradient if total is None else total + gradient
-        grad_y = torch.zeros_like(argument) if grad_y is None else grad_y
-        return grad_y, torch.zeros_like(time) if with_time and grad_t is None else grad_t
+        if grad_y is None:
+            out.zero_()
+        else:
+            out.copy_(grad_y)
+        return torch.zeros_like(time) if with_time and grad_t is None else grad_t
 
-    def flush(self) -> None:
-        """Nothing is held back; refuse to go on if the last evaluation hangs on a tensor not known before the solve."""
+    def flush(self, tape: AutogradTape) -> None:
+        """Nothing is held back; but see that the last evaluation hangs on no tensor not known before the solve."""
+        self._refuse_hidden_tensors()
+
+    def discard(self) -> None:
+        self.unchecked = ()
+
+    def parameter_gradients(self) -> tuple[Tensor | None, ...]:
+        for parameter, gradient in self.retained:
+            parameter.grad = gradient
+        return tuple(self.gradients)
+
+    def _refuse_hidden_tensors(self) -> None:
         if not self.unchecked:
             return
         *inputs, value = self.unchecked
@@ -149,31 +242,54 @@ class AutogradSession:
                 "it in a closure, an argument's default, an attribute or a module parameter, or use adjoint='backprop'."
             )
 
-    def parameter_gradients(self) -> tuple[Tensor | None, ...]:
-        self.flush()
-        for parameter, gradient in self.retained:
-            parameter.grad = gradient
-        return tuple(self.gradients)
-
 
 class PullbackField:
     """A callable that offers its own pullback."""
 
+    keeps = True
+
     def __init__(self, func: OffersPullback) -> None:
         self.parameters = tuple(func.parameters())
         with torch.no_grad():
-            self.func = func.bind() if hasattr(func, "bind") else func
+            self.func: Any = func.bind() if hasattr(func, "bind") else func
 
-    def __call__(self, t: float, y: Tensor) -> Tensor:
+    def __call__(self, t: Any, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.func(t, y)
+            if not hasattr(self.func, "tape"):
+                return self.func(t, y)
+            tape, value = self.func.tape(y, 1), torch.empty_like(y)
+            tape.place(0).copy_(y.reshape(-1))
+            tape.evaluate(0, t, value)
+            tape.release()
+            return value
 
-    def linearize(self, t: float, y: Tensor) -> tuple[Tensor, Any]:
-        with torch.no_grad():
-            return self.func.linearize(t, y)
+    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
+        if hasattr(self.func, "tape"):
+            return self.func.tape(like, n_slots)
+        return PullbackTape(self.func, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
 
-    def session(self) -> PullbackSession:
+    def session(self, *, with_parameters: bool = True) -> Session:
+        if hasattr(self.func, "session"):
+            return self.func.session()
         return PullbackSession(self.func, len(self.parameters))
+
+
+class PullbackTape(FunctionTape):
+    """Evaluations with what the field's own pullback needs."""
+
+    def __init__(self, func: OffersPullback, like: Tensor, n_slots: int) -> None:
+        super().__init__(func, like, n_slots)
+        self.linearize = func.linearize
+        self.residuals: list[Any] = [None] * n_slots
+
+    def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
+        with torch.no_grad():
+            value, self.residuals[slot] = self.linearize(t, self.states[slot])
+        check_value(value, self.like)
+        out.copy_(value)
+
+    def nbytes(self) -> int:
+        return sum(_nbytes(residuals) for residuals in self.residuals)
 
 
 class PullbackSession:
@@ -182,34 +298,47 @@ class PullbackSession:
     def __init__(self, func: OffersPullback, n_parameters: int) -> None:
         self.func = func
         self.n_parameters = n_parameters
-        self.tape: list[tuple[Any, Any]] = []
+        self.held: list[tuple[Any, Any]] = []
         self.gradients: list[Tensor] | None = None
 
-    def pull(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:
+    def pull(self, tape: PullbackTape, slot: int, cotangent: Tensor, out: Tensor, *, with_time: bool) -> Tensor | None:
+        residuals = tape.residuals[slot]
         grad_y, grad_t, deltas = self.func.pullback(residuals, cotangent, with_time=with_time)
-        self.tape.append((residuals, deltas))
-        return grad_y, grad_t
+        self.held.append((residuals, deltas))
+        out.copy_(grad_y)
+        return grad_t
 
-    def flush(self) -> None:
-        if not self.tape:
+    def flush(self, tape: PullbackTape) -> None:
+        if not self.held:
             return
-        new = self.func.parameter_gradients(self.tape)
-        self.tape = []
+        new = self.func.parameter_gradients(self.held)
+        self.held = []
         if self.gradients is None:
             self.gradients = list(new)
         else:
             torch._foreach_add_(self.gradients, list(new))
 
+    def discard(self) -> None:
+        self.held = []
+
     def parameter_gradients(self) -> tuple[Tensor | None, ...]:
-        self.flush()
         if self.gradients is None:
             return (None,) * self.n_parameters
         return tuple(self.gradients)
 
 
-def time_tensor(t: float, y: Tensor) -> Tensor:
-    """A time as the 0-dimensional tensor, of the state's dtype and device, that ``func`` receives."""
-    return torch.tensor(t, dtype=y.dtype, device=y.device)
+def _nbytes(residuals: Any) -> int:
+    """Memory of a nest of tensors."""
+    if isinstance(residuals, Tensor):
+        return residuals.numel() * residuals.element_size()
+    if isinstance(residuals, Sequence):
+        return sum(_nbytes(r) for r in residuals)
+    return 0
+
+
+def time_tensor(t: float | Tensor, y: Tensor) -> Tensor:
+    """A time as the tensor, of the state's dtype and device, that ``func`` receives: 0-dimensional, or per sample."""
+    return torch.as_tensor(t, dtype=y.dtype, device=y.device)
 
 
 def has_own_pullback(func: Any) -> bool:
@@ -218,7 +347,8 @@ def has_own_pullback(func: Any) -> bool:
     A subclass that overrides ``forward`` but inherits the pullback, a forward hook or a parametrized weight would
     make the two disagree; such fields take the autograd path.
     """
-    if not isinstance(func, OffersPullback):
+    # isinstance(func, OffersPullback), which takes ten times as long
+    if not all(hasattr(func, name) for name in ("linearize", "pullback", "parameter_gradients", "parameters")):
         return False
     if not isinstance(func, nn.Module):
         return True
@@ -230,14 +360,14 @@ def has_own_pullback(func: Any) -> bool:
 
 def as_field(
     func: Any, t: float, y: Tensor, *, differentiate: bool, with_time: bool = False, keep_graph: bool = False
-) -> tuple[Field, Tensor, Any]:
+) -> tuple[Field, Tensor, Tape | None]:
     """Wrap ``func`` for the engine and evaluate it once at the start of the solve.
 
     Parameters
     ----------
     func : callable
         ``func(t, y)``.
-    t : float
+    t : float or Tensor
         The initial time.
     y : Tensor
         The initial state.
@@ -254,9 +384,8 @@ def as_field(
         What the engine calls.
     value : Tensor
         ``func(t, y)`` without its graph.
-    residuals : object or None
-        What its pullback needs, where gradients may be asked for and that is no autograd graph, so that it may be
-        kept.
+    tape : Tape or None
+        A tape of one slot with that evaluation, where gradients may be asked for and tapes may be kept.
 
     Raises
     ------
@@ -264,10 +393,15 @@ def as_field(
         Where the value is not a tensor of the state's shape, dtype and device.
     """
     field: Field
-    residuals = None
+    tape = None
     if has_own_pullback(func) and not keep_graph:
         field = PullbackField(func)
-        value, residuals = field.linearize(t, y) if differentiate else (field(t, y), None)
+        if differentiate:
+            tape, value = field.tape(y, 1, pullable=True), torch.empty_like(y)
+            tape.place(0).copy_(y.reshape(-1))
+            tape.evaluate(0, t, value)
+        else:
+            value = field(t, y)
     elif differentiate:
         parameters, value = find_parameters(func, time_tensor(t, y), y)
         field = AutogradField(func, parameters, with_time=with_time)
@@ -275,7 +409,7 @@ def as_field(
         field = AutogradField(func, ())
         value = field(t, y)
     check_value(value, y)
-    return field, value, residuals
+    return field, value, tape
 
 
 def check_value(value: Any, y: Tensor) -> None:

@@ -63,7 +63,11 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
 
     def _solve(self, field: Callable[[Any, Tensor], Tensor], t_span: Any, y0: Tensor, t_eval: Any = None) -> Solution:
-        """Solve with this estimator's method and tolerances, as they are now."""
+        """Solve with this estimator's method and tolerances, as they are now.
+
+        In prediction every sample takes its own steps, so that its answer does not depend on the others; training,
+        which asks for gradients, takes steps for the whole batch, which are fewer.
+        """
         step_size = self.step_size
         if self.method not in METHODS:  # it may have been set after fit, which checks it
             raise ValueError(f"method={self.method!r} is not known; choose one of {sorted(METHODS)}.")
@@ -82,6 +86,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             adjoint=self.adjoint,
             step_size=step_size,
             max_steps=MAX_STEPS,
+            step_control="shared" if torch.is_grad_enabled() else "per_sample",
         )
 
     def _fit_module(

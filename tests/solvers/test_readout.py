@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from skode.solvers.readout import EveryStep, OutputTimes
+from skode.solvers.readout import EveryStep, OutputTimes, Positions
 
 
 def answers(times, boundaries, rows=None):
@@ -78,7 +78,22 @@ def test_readings_say_where_they_lie():
 
 
 def test_every_step_is_answered_at_its_end():
-    readout = EveryStep()
+    positions = Positions(0)
+    readout = EveryStep(positions)
     readings = [readout.at_start(0.0), *readout.in_step(0.0, 0.3), *readout.in_step(0.3, 1.0)]
     assert [(r.positions.tolist(), r.theta.tolist()) for r in readings] == [([0], [0.0]), ([1], [1.0]), ([2], [1.0])]
-    assert readout.n_outputs == 3
+    assert positions.n == 3
+    assert np.concatenate(positions.times).tolist() == [0.0, 0.3, 1.0]
+
+
+def test_every_step_of_each_sample_is_answered_at_its_end():
+    positions = Positions(5)  # of outputs known in advance
+    readout = EveryStep(positions, 2)
+    readings = [
+        readout.at_start(0.0),
+        *readout.in_step(np.array([0.0, 0.0]), np.array([0.3, 0.6])),
+        *readout.in_step(np.array([0.3]), np.array([1.0]), np.array([1])),
+    ]
+    assert [r.positions.tolist() for r in readings] == [[5, 6], [7, 8], [9]]
+    assert np.concatenate(positions.times).tolist() == [0.0, 0.0, 0.3, 0.6, 1.0]
+    assert np.concatenate(positions.rows).tolist() == [0, 1, 0, 1, 1]

@@ -6,15 +6,17 @@ the one that supports derivatives of higher order.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.integrate import Outputs, Path, Problem, RecordedStep, index, weights_tensor
-from skode.solvers.march import Clock, march
-from skode.solvers.stepping import GraphStepper
+from skode.solvers.errors import SolverError
+from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, index, moves, weights_tensor
+from skode.solvers.march import Clock
+from skode.solvers.stepping import new_graph_stepper
+from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.times import TensorClock
 from skode.solvers.vector_field import check_value
 
@@ -35,51 +37,56 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
         check_value(value, y)
         return value
 
-    def evaluate(t: float, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            return cast(t, y)
-
-    stepper = GraphStepper(problem.tableau, cast, y0, problem.statistics)
-    readout = problem.readout()
-    outputs = Outputs()
-    reached = [problem.t0]
-    path = Path(y0, np.empty(0), y0, [])
+    stepper = new_graph_stepper(problem.tableau, cast, y0, problem.statistics, problem.control.tolerances)
+    stepper.start(problem.f0)
+    collector = Collector(problem, y0)
+    outputs, path = collector.outputs, collector.path
     # Outputs whose own times carry gradients are all read off an interpolant, those at the ends of steps too.
     along = None
     if times is not None and times.requires_grad and problem.times is not None and not problem.grid_is_times:
         along = times[2:]
-    start = readout.at_start(problem.t0)
-    waiting = [] if start is None else [start]
+    waiting = collector.start
     if along is None or problem.t0 == problem.t1:
         for reading in waiting:
             outputs.take(reading, y0)
         waiting = []
-    for move in march(stepper, problem.t0, problem.t1, y0, problem.tableau, problem.control, evaluate, clock):
-        readings = readout.in_step(move.t, move.t_next)
-        for reading in waiting + readings:
-            if along is not None:
-                theta = (along[index(reading.positions, along)] - clock.at(move.t)) / move.h
-                weights = _differentiable_weights(problem, theta).to(y0)
-                outputs.interpolate(reading, stepper, move.h, move.y, weights)
-            elif reading.at_end:
-                outputs.take(reading, move.y_next)
-            else:
-                weights = weights_tensor(problem.tableau, reading.theta, y0)
-                outputs.interpolate(reading, stepper, move.h, move.y, weights)
-        waiting = []
-        path.y_end = move.y_next
-        reached.append(move.t_next)
-        if problem.dense:
-            stages = torch.stack(stepper.stages).detach()
-            step = RecordedStep(move.t, move.t_next - move.t, move.y.detach(), readings, None, stages)
-            path.steps.append(step)
-    path.outputs = outputs.assemble(y0, rowwise=problem.rows is not None)
-    path.times = np.array(reached) if problem.times is None else problem.times
+    failure = None
+    try:
+        for move in moves(problem, stepper, y0, clock):
+            taken = move.taken
+            readings = collector.in_step(move)
+            for reading in waiting + readings:
+                # Times of events come after the user's own; they are made differentiable later.
+                if along is not None and reading.positions[0] < len(along):
+                    if problem.control.per_sample:
+                        assert reading.rows is not None
+                        rows = index(reading.rows, along)
+                        start, h = torch.from_numpy(move.t).to(along)[rows], move.h.reshape(-1)[rows]
+                    else:
+                        start, h = clock.at(move.t), move.h
+                    theta = (along[index(reading.positions, along)] - start) / h
+                    outputs.interpolate(reading, move, _differentiable_weights(taken.tableau, theta).to(y0))
+                elif reading.at_end:
+                    outputs.take(reading, taken.y_next)
+                else:
+                    outputs.interpolate(reading, move, weights_tensor(taken.tableau, reading.theta, y0))
+            waiting = []
+            path.y_end, path.t_end = taken.y_next, move.t_next
+            if problem.dense:
+                plain = replace(taken, h=move.t_next - move.t, y=taken.y.detach(), stages=taken.stages.detach())
+                path.steps.append(RecordedStep(plain, move.t, move.t_next, readings, move.opens, None, None))
+            if collector.ended:
+                break
+    except SolverError as error:
+        if problem.on_failure == "raise":
+            raise
+        failure = error
+    collector.finish(failure)
     return path.outputs, path
 
 
-def _differentiable_weights(problem: Problem, theta: Tensor) -> Tensor:
+def _differentiable_weights(tableau: ButcherTableau, theta: Tensor) -> Tensor:
     """Interpolation weights as a differentiable function of the position in the step."""
-    coefficients = torch.tensor(problem.tableau.interpolant, dtype=theta.dtype, device=theta.device)
+    coefficients = torch.tensor(tableau.interpolant, dtype=theta.dtype, device=theta.device)
     powers = torch.arange(1, coefficients.shape[1] + 1, device=theta.device)
     return theta[:, None] ** powers @ coefficients.T

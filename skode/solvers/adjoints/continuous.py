@@ -20,7 +20,9 @@ from skode.solvers.integrate import Path, Problem, index, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import rms_norm
-from skode.solvers.vector_field import Field, GradientSession
+from skode.solvers.stepping.jacobians import Blocks, independent_blocks
+from skode.solvers.tableaus import ButcherTableau
+from skode.solvers.vector_field import Field, FunctionTape, Session, Tape
 
 
 def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
@@ -35,7 +37,7 @@ class _ContinuousAdjoint(torch.autograd.Function):
     def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, times: Tensor | None, *parameters: Tensor):
         path = integrate(problem, y0.detach(), record=problem.dense, keep_stages=problem.dense)
         holder.append(path)
-        ctx.problem, ctx.output_times = problem, path.times
+        ctx.problem, ctx.output_times, ctx.rows = problem, path.times, path.rows
         ctx.with_time = times is not None and times.requires_grad
         ctx.save_for_backward(path.y_end, path.outputs, y0, times, *parameters)
         return path.outputs
@@ -44,7 +46,7 @@ class _ContinuousAdjoint(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         y_end, outputs, *_ = ctx.saved_tensors
-        sweep = AdjointSolve(ctx.problem, ctx.output_times, outputs, grad_outputs)
+        sweep = AdjointSolve(ctx.problem, ctx.output_times, ctx.rows, outputs, grad_outputs)
         grad_y0, grad_parameters = sweep.run(y_end)
         grad_times = sweep.time_gradients(grad_y0) if ctx.with_time else None
         return (None, None, grad_y0, grad_times, *grad_parameters)
@@ -54,39 +56,91 @@ class AugmentedField:
     """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``."""
 
     parameters: tuple[Tensor, ...] = ()
+    keeps = False
 
-    def __init__(self, field: Field, shape: torch.Size, statistics: Statistics) -> None:
+    def __init__(self, field: Field, like: Tensor, statistics: Statistics, time: float, *, implicit: bool) -> None:
         self.field = field
-        self.shape = shape
-        self.n = shape.numel()
+        self.shape = like.shape
+        self.n = like.numel()
         self.statistics = statistics
+        self.like = like
+        self.evaluation = field.tape(like, 1, pullable=True)
+        n_parameters = sum(p.numel() for p in field.parameters)
+        self.size = 2 * self.n + n_parameters
+        # Implicit methods see the state as blocks of equal size, to which it is filled up.
+        self.states = independent_blocks(field, like, time) if implicit else Blocks(like)
+        self.size += -self.size % self.states.size if self.n else 0
 
-    def __call__(self, t: float, y: Tensor) -> Tensor:
+    def blocks(self) -> AdjointBlocks:
+        """How an implicit method may take the state apart."""
+        return AdjointBlocks(self)
+
+    def __call__(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev_backward += 1
-        state = y[: self.n].view(self.shape)
-        adjoint = y[self.n : 2 * self.n].view(self.shape)
-        value, residuals = self.field.linearize(t, state)
-        session = self.field.session()
-        grad_y, _ = session.pull(residuals, adjoint, with_time=False)
-        rates = [value.reshape(-1), -grad_y.reshape(-1)]
+        n, tape, session = self.n, self.evaluation, self.field.session()
+        rates = torch.empty_like(y)
+        tape.place(0).copy_(y[:n])
+        tape.evaluate(0, t, rates[:n].view(self.shape))
+        adjoint = y[n : 2 * n].view(self.shape)
+        session.pull(tape, 0, -adjoint, rates[n : 2 * n].view(self.shape), with_time=False)
+        session.flush(tape)
+        start = 2 * n
         for parameter, gradient in zip(self.field.parameters, session.parameter_gradients(), strict=True):
-            rate = torch.zeros_like(parameter) if gradient is None else -gradient
-            rates.append(rate.reshape(-1).to(y))
-        return torch.cat(rates)
+            rate = rates[start : start + parameter.numel()]
+            if gradient is None:
+                rate.zero_()
+            else:
+                rate.copy_(gradient.reshape(-1))
+            start += parameter.numel()
+        rates[start:] = 0.0
+        return rates
 
-    def linearize(self, t: float, y: Tensor) -> tuple[Tensor, Any]:
+    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
+        return FunctionTape(self, like, n_slots)
+
+    def session(self, *, with_parameters: bool = True) -> Session:
         raise NotImplementedError("the adjoint equation is not differentiated again; use adjoint='backprop'")
 
-    def session(self) -> GradientSession:
-        raise NotImplementedError("the adjoint equation is not differentiated again; use adjoint='backprop'")
+
+class AdjointBlocks(Blocks):
+    """The adjoint equation for Newton's method: ``J`` for the state, ``-J^T`` for the adjoint, 0 for the gradients.
+
+    How the adjoint depends on the state and the gradients on both is left out. As neither acts back, the iterations
+    converge all the same, the state's first; they may take two more before they begin to.
+    """
+
+    patience = 3
+
+    def __init__(self, augmented: AugmentedField) -> None:
+        self.augmented = augmented
+        self.size = augmented.states.size
+        self.n = augmented.size // max(self.size, 1)
+
+    def jacobians(self, field: Any, tape: Any, slot: int, like: Tensor) -> Tensor:
+        augmented = self.augmented
+        states, inner, evaluation = augmented.states, augmented.field, augmented.evaluation
+        own = states.jacobians(inner, evaluation, 0, augmented.like)
+        rest = own.new_zeros((self.n - 2 * states.n, self.size, self.size))
+        return torch.cat([own, -own.transpose(1, 2), rest])
+
+    def holds(self, field: Any, tape: Any, slot: int, like: Tensor, jacobians: Tensor) -> bool:
+        return True
 
 
 class AdjointSolve:
     """The backward solve: one segment between each two neighbouring output times."""
 
-    def __init__(self, problem: Problem, output_times: np.ndarray, outputs: Tensor, grad_outputs: Tensor) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        output_times: np.ndarray,
+        rows: np.ndarray | None,
+        outputs: Tensor,
+        grad_outputs: Tensor,
+    ) -> None:
         self.problem = problem
         self.output_times = output_times
+        self.rows = rows
         self.outputs = outputs
         self.grad_outputs = grad_outputs
 
@@ -95,23 +149,29 @@ class AdjointSolve:
         problem = self.problem
         shape, n = y_end.shape, y_end.numel()
         sizes = [p.numel() for p in problem.field.parameters]
-        field = AugmentedField(problem.field, shape, problem.statistics)
-        augmented = y_end.new_zeros(2 * n + sum(sizes))
+        field = AugmentedField(
+            problem.field,
+            y_end,
+            problem.statistics,
+            problem.t1,
+            implicit=isinstance(problem.tableau, ButcherTableau) and problem.tableau.implicit,
+        )
+        augmented = y_end.new_zeros(field.size)
         augmented[:n] = y_end.reshape(-1)
         t = problem.t1
         for time in np.unique(np.append(self.output_times, problem.t0))[:: -1 if problem.t1 >= problem.t0 else 1]:
             # Before the last output the adjoint is zero and, where states are known, there is nothing to solve.
-            if time != t and (problem.rows is not None or bool(augmented[n : 2 * n].any())):
+            if time != t and (self.rows is not None or bool(augmented[n : 2 * n].any())):
                 augmented = self._segment(field, t, float(time), augmented, n)
                 t = float(time)
             self._jump(time, augmented, n, shape)
-            if problem.rows is None:
+            if self.rows is None:
                 # The state is known here: start again from it rather than from the backward solve's drifted one.
                 known = np.flatnonzero(self.output_times == time)
                 if len(known):
                     augmented[:n] = self.outputs[int(known[0])].reshape(-1)
                     t = float(time)
-        pieces = augmented[2 * n :].split(sizes)
+        pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
         gradients = [g.view(p.shape).to(p) for g, p in zip(pieces, problem.field.parameters, strict=True)]
         return augmented[n : 2 * n].view(shape).clone(), gradients
 
@@ -121,10 +181,10 @@ class AdjointSolve:
             return
         a = augmented[n : 2 * n].view(shape)
         given = self.grad_outputs[index(positions, a)]
-        if self.problem.rows is None:
+        if self.rows is None:
             a += given.sum(0)
         else:
-            a.index_add_(0, index(self.problem.rows[positions], a), given)
+            a.index_add_(0, index(self.rows[positions], a), given)
 
     def _segment(self, field: AugmentedField, t: float, t_next: float, augmented: Tensor, n: int) -> Tensor:
         segment = replace(
@@ -139,17 +199,22 @@ class AdjointSolve:
             statistics=Statistics(),
             grid_is_times=False,
             dense=False,
+            tape0=None,
+            events=None,
+            spans=None,
+            on_failure="raise",
         )
         return integrate(segment, augmented, record=False).y_end
 
     def _control(self, t: float, t_next: float, n: int) -> StepControl:
         control, seminorm = self.problem.control, self.problem.seminorm
+        n_parameters = sum(p.numel() for p in self.problem.field.parameters)
 
         def norm(x: Tensor) -> Tensor:
             """The largest of the blocks' norms; a seminorm leaves out the parameters' (Kidger et al. 2021)."""
             blocks = [x[:n], x[n : 2 * n]]
-            if x.numel() > 2 * n and not seminorm:
-                blocks.append(x[2 * n :])
+            if n_parameters and not seminorm:
+                blocks.append(x[2 * n : 2 * n + n_parameters])
             return torch.stack([rms_norm(block) for block in blocks]).max()
 
         grid = control.grid
@@ -157,6 +222,8 @@ class AdjointSolve:
             low, high = min(t, t_next), max(t, t_next)
             inner = grid[(grid > low) & (grid < high)]
             grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
+        landings = sorted((x for x in control.landings if min(t, t_next) < x < max(t, t_next)), reverse=t_next < t)
+        control = replace(control, per_sample=False, landings=tuple(landings), jumps=control.jumps & set(landings))
         return replace(control, grid=grid, first_step=None, tolerances=replace(control.tolerances, norm=norm))
 
     def time_gradients(self, a0: Tensor) -> Tensor:
@@ -165,15 +232,34 @@ class AdjointSolve:
         Outputs at the end of every step are at times that stretch with the time span.
         """
         problem = self.problem
-        gradients = torch.zeros(2 + len(self.output_times), dtype=torch.float64)
+        # Outputs at events stay where they are: their times are made differentiable by themselves.
+        n_known = len(self.output_times) if problem.times is None else len(problem.times)
+        gradients = torch.zeros(2 + n_known, dtype=torch.float64)
         gradients[0] = -(a0 * problem.f0).sum()
-        if problem.rows is not None:
-            raise NotImplementedError(
-                "adjoint='continuous' gives no gradient of per-sample output times; use adjoint='discrete'."
-            )
-        for j, time in enumerate(self.output_times.tolist()):
+        if self.rows is not None:
+            self._add_times_of_samples(gradients[2:], a0)
+            return gradients
+        for j, time in enumerate(self.output_times[:n_known].tolist()):
             gradients[2 + j] = (self.grad_outputs[j] * problem.field(time, self.outputs[j])).sum()
         if problem.times is not None:
             return gradients
         s = torch.from_numpy((self.output_times - problem.t0) / ((problem.t1 - problem.t0) or 1.0))
         return gradients[:2] + torch.stack([(1 - s) @ gradients[2:], s @ gradients[2:]])
+
+    def _add_times_of_samples(self, gradients: Tensor, like: Tensor) -> None:
+        """The same for outputs of single samples, of which the field sees one each at a time."""
+        assert self.rows is not None
+        waiting = [np.flatnonzero(self.rows[: len(gradients)] == i) for i in range(len(like))]
+        for k in range(max(map(len, waiting), default=0)):
+            positions = np.array([own[min(k, len(own) - 1)] if len(own) else -1 for own in waiting])
+            here = np.array([len(own) > k for own in waiting])
+            chosen = index(np.where(positions < 0, 0, positions), like)
+            column = torch.from_numpy(self.output_times)[chosen.cpu()].to(like).view(-1, *[1] * (like.ndim - 1))
+            rates = self.problem.field(
+                column,
+                torch.where(
+                    torch.from_numpy(positions >= 0).to(like.device).view(column.shape), self.outputs[chosen], 0.0
+                ),
+            )
+            along = (self.grad_outputs[chosen] * rates).flatten(1).sum(1).double().cpu()
+            gradients[torch.from_numpy(positions[here])] = along[torch.from_numpy(here)]

@@ -1,9 +1,9 @@
 """The discrete adjoint: the exact gradient of the computed solution, by a reverse sweep over the accepted steps.
 
 No autograd graph of the solve exists. Each step is a few matrix-vector products and one vector-Jacobian product per
-stage; see :func:`skode.solvers.stepping.pull_step` for the formula and its sources. Step sizes count as constants of
-the solution, except that the grid of steps stretches with the ends of the time span, which makes the derivatives
-with respect to them exact too.
+stage; see :meth:`skode.solvers.stepping.ExplicitStepper.pull` for the formula and its sources. Step sizes count as
+constants of the solution, except that the grid of steps stretches with the ends of the time span, which makes the
+derivatives with respect to them exact too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints.first_order import first_order
-from skode.solvers.integrate import Path, Problem, RecordedStep, index, integrate, weights_tensor
+from skode.solvers.integrate import Path, Problem, RecordedStep, index, integrate, start_time, weights_tensor
 from skode.solvers.readout import Reading
 from skode.solvers.statistics import Statistics
-from skode.solvers.stepping import Stepper, pull_step
+from skode.solvers.stepping import PulledStep, new_stepper
+from skode.solvers.stepping.explicit import changed_field, stage_time
 from skode.solvers.times import TimeGradients
-from skode.solvers.vector_field import GradientSession
+from skode.solvers.vector_field import Session
 
 
 def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
@@ -45,10 +46,9 @@ class _DiscreteAdjoint(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
-        _ = ctx.saved_tensors
-        problem, path = ctx.problem, ctx.path
-        sweep = ReverseSweep(problem, path, grad_outputs, with_time=ctx.with_time)
-        grad_y0 = sweep.run()
+        y0, *_ = ctx.saved_tensors
+        sweep = ReverseSweep(ctx.problem, ctx.path, grad_outputs, with_time=ctx.with_time)
+        grad_y0 = sweep.run(y0)
         grad_times = sweep.times.gathered() if sweep.times is not None else None
         return (None, None, grad_y0, grad_times, *sweep.session.parameter_gradients())
 
@@ -72,112 +72,147 @@ class ReverseSweep:
         self.problem = problem
         self.path = path
         self.grad_outputs = grad_outputs
-        self.session: GradientSession = problem.field.session()
-        self.stepper = Stepper(problem.tableau, problem.field, path.y_end, problem.f0, Statistics())
-        self.coefficients = self.stepper.coefficients
+        self.session: Session = problem.field.session()
+        self.steppers: dict[torch.Size, Any] = {}
         self.times = TimeGradients(problem, path) if with_time else None
+        # Where every sample takes its own steps, these do not move with the times.
+        self.with_time = with_time and not problem.control.per_sample
 
-    def run(self) -> Tensor:
+    def run(self, y0: Tensor) -> Tensor:
         """Sweep from the end to the start; returns the cotangent of ``y0``."""
-        steps = self.path.steps
-        cotangent = torch.zeros_like(self.path.y_end)
-        if steps:
-            cotangent = self._pull_last_stage(cotangent)
-        for n in reversed(range(len(steps))):
-            step = steps[n]
-            self._add_states(cotangent, step.readings, "at_end")
-            pulled = self._pull(n, cotangent)
-            if self.times is not None:
-                self.times.add_step(n, pulled.grad_t, pulled.grad_h)
-            cotangent = pulled.grad_y
+        # Of the state of all samples, and of the derivatives that steps take over from those before them.
+        cotangent, carried = torch.zeros_like(y0), None
+        for n in reversed(range(len(self.path.steps))):
+            step = self.path.steps[n]
+            rows, lam, kappa = step.rows, cotangent, carried
+            if rows is not None:
+                lam = cotangent[rows]
+                kappa = None if carried is None else carried[:, rows].flatten(1)
+            for reading in step.readings:
+                if reading.at_end:
+                    self._add(lam, reading)
+            pulled = self._pull(step, n, lam, kappa)
+            lam = pulled.y
             for reading in step.readings:
                 if not reading.at_end:
-                    self._add_rows(cotangent, reading)
-        self._add_states(cotangent, self.path.start, "at_start")
+                    self._add(lam, reading)
+            if rows is None:
+                cotangent, carried = lam, pulled.carried
+            else:
+                cotangent[rows] = lam
+                if pulled.carried is not None:
+                    if carried is None:
+                        carried = lam.new_zeros((len(pulled.carried), *y0.shape))
+                    carried[:, rows] = pulled.carried.view(-1, *lam.shape)
+        if carried is not None and self.problem.control.per_sample:
+            cotangent = self._pull_first_stages(y0.detach(), cotangent, carried)
+        for reading in self.path.start:
+            self._add(cotangent, reading)
         if self.times is not None:
             self.times.add_outputs(self.grad_outputs)
         return cotangent
 
-    def _pull(self, n: int, cotangent: Tensor):
-        steps, step = self.path.steps, self.path.steps[n]
-        residuals = step.residuals if step.residuals is not None else self._recompute(n)
-        self.problem.statistics.nfev_backward += len(residuals)
-        stage_cotangents = self._stage_cotangents(step)
-        if self.coefficients.n_own < self.problem.tableau.n_stages and n > 0:
-            # The first stage is also the last one of the step before, which may have read outputs off it.
-            earlier = self._stage_cotangents(steps[n - 1])
-            if earlier is not None:
-                if stage_cotangents is None:
-                    stage_cotangents = torch.zeros_like(earlier)
-                stage_cotangents[0] += earlier[-1]
-        return pull_step(self.stepper, self.session, step.h, residuals, step.stages, cotangent, stage_cotangents)
+    def _pull(self, step: RecordedStep, n: int, lam: Tensor, kappa: Tensor | None) -> PulledStep:
+        problem, taken = self.problem, step.taken
+        stepper = self._stepper(taken.y)
+        given = self._stage_cotangents(step)
+        # The last stage of the last step is used by outputs inside the step alone.
+        last_is_used = given is not None or kappa is not None or not stepper.keeps_first or stepper.needs_stages
+        if taken.tape is None:
+            self._remake(stepper, step, last_is_used=last_is_used)
+        assert taken.tape is not None
+        problem.statistics.nfev_backward += taken.tape.n_slots - (not last_is_used)
+        pulled = stepper.pull(taken, self.session, lam, kappa, given, with_time=self.with_time)
+        # A second backward pass, which few ask for, evaluates the field again.
+        taken.tape.release()
+        taken.tape = None
+        if step.opens is not False and stepper.keeps_first:
+            self._pull_opening(step, pulled, first=step is self.path.steps[0])
+        if self.times is not None and self.with_time:
+            self.times.add_step(n, pulled.t, pulled.h)
+        return pulled
 
-    def _pull_last_stage(self, cotangent: Tensor) -> Tensor:
-        """Outputs inside the last step may lean on a last stage that no further step owns."""
-        if self.coefficients.n_own == self.problem.tableau.n_stages:
-            return cotangent
-        last = self.path.steps[-1]
-        stage_cotangents = self._stage_cotangents(last)
-        if stage_cotangents is None:
-            return cotangent
-        t_end = last.t + last.h
-        _, residuals = self.problem.field.linearize(t_end, self.path.y_end)
+    def _pull_opening(self, step: RecordedStep, pulled: PulledStep, *, first: bool) -> None:
+        """Pull first stages that were evaluated anew, rather than taken over from the step before."""
+        taken, carried = step.taken, pulled.carried
+        assert carried is not None
+        everywhere = step.opens is True
+        here: Any = ... if everywhere else torch.from_numpy(step.opens).to(carried.device)
+        y, kappa = taken.y[here], carried[0].view(taken.y.shape)[here]
+        tape = self.problem.tape0 if first and everywhere else None
+        if tape is None:
+            tape = self.problem.field.tape(y, 1, pullable=True)
+            tape.place(0).copy_(y.reshape(-1))
+            time = stage_time(taken.t, taken.h, 0.0, taken.edges, taken.y)
+            time = time if everywhere else time[here]
+            tape.evaluate(0, time, torch.empty_like(y, memory_format=torch.contiguous_format))
         self.problem.statistics.nfev_backward += 1
-        kbar = stage_cotangents[-1].view(self.path.y_end.shape)
-        grad_y, grad_t = self.session.pull(residuals, kbar, with_time=self.times is not None)
-        self.session.flush()
-        if self.times is not None and grad_t is not None:
-            self.times.add_end(float(grad_t))
+        grad_y = torch.empty_like(y, memory_format=torch.contiguous_format)
+        grad_t = self.session.pull(tape, 0, kappa, grad_y, with_time=self.with_time)
+        self.session.flush(tape)
+        pulled.y[here] += grad_y
+        if everywhere:
+            pulled.carried = None
+        else:
+            carried[0].view(taken.y.shape)[here] = 0.0
+        if self.with_time:
+            pulled.t += float(grad_t)
+
+    def _pull_first_stages(self, y0: Tensor, cotangent: Tensor, carried: Tensor) -> Tensor:
+        """Pull the samples' very first stages, which all are evaluations at the start."""
+        problem = self.problem
+        tape = problem.tape0
+        if tape is None:
+            tape = problem.field.tape(y0, 1, pullable=True)
+            tape.place(0).copy_(y0.reshape(-1))
+            tape.evaluate(0, start_time(problem, y0), torch.empty_like(y0))
+        problem.statistics.nfev_backward += 1
+        grad_y = torch.empty_like(y0)
+        self.session.pull(tape, 0, carried[0].contiguous(), grad_y, with_time=False)
+        self.session.flush(tape)
         return cotangent + grad_y
 
-    def _recompute(self, n: int) -> list[Any]:
-        """Linearize the field again at each of the step's own stages, and see that it answers as before."""
-        step, tableau, stepper = self.path.steps[n], self.problem.tableau, self.stepper
-        flat = step.y.reshape(-1)
-        residuals = []
-        for i in range(self.coefficients.n_own):
-            state = step.y if i == 0 else torch.addmv(flat, stepper.earlier[i], self.coefficients.a[i], alpha=step.h)
-            value, kept = self.problem.field.linearize(step.t + tableau.c[i] * step.h, state.view(step.y.shape))
-            stepper.stages[i] = value.reshape(-1)
-            residuals.append(kept)
-        n_own = self.coefficients.n_own
-        again = torch.addmv(flat, stepper.earlier[n_own], self.coefficients.b[:n_own], alpha=step.h)
-        before = self.path.steps[n + 1].y if n + 1 < len(self.path.steps) else self.path.y_end
+    def _remake(self, stepper: Any, step: RecordedStep, *, last_is_used: bool) -> None:
+        """Evaluate the step again, and see that the field answers as before."""
+        taken = step.taken
+        first = step.first if taken.stages is None else taken.stages[0]
+        again = stepper.remake(taken, first, last_is_used=last_is_used)
         # Rounding may differ between two evaluations, by threads for example; a dropout mask differs by much more.
         tolerance = torch.finfo(again.dtype).eps ** 0.5
-        if not torch.allclose(again, before.reshape(-1), rtol=tolerance, atol=tolerance):
-            raise RuntimeError(
-                "func(t, y) gave other values when it was evaluated again for the gradient: it is random (dropout in "
-                "training mode?) or something that it uses has changed since the solve. adjoint='backprop' "
-                "evaluates it only once."
+        if not torch.allclose(again, taken.y_next, rtol=tolerance, atol=tolerance):
+            raise changed_field()
+
+    def _stepper(self, y: Tensor) -> Any:
+        """A stepper for states like this one."""
+        if y.shape not in self.steppers:
+            problem = self.problem
+            self.steppers[y.shape] = new_stepper(
+                problem.tableau, problem.field, y, Statistics(), tolerances=problem.control.tolerances
             )
-        return residuals
+        return self.steppers[y.shape]
 
     def _stage_cotangents(self, step: RecordedStep) -> Tensor | None:
         """``g_i = h sum_j b_i(theta_j) ybar_j`` of the outputs inside a step, of shape (s, n)."""
-        total = None
+        total, taken = None, step.taken
         for reading in step.readings:
             if reading.at_end:
                 continue
-            weights = weights_tensor(self.problem.tableau, reading.theta, self.grad_outputs).mul_(step.h)
+            weights = weights_tensor(taken.tableau, reading.theta, self.grad_outputs)
             given = self.grad_outputs[index(reading.positions, self.grad_outputs)][..., None].flatten(1)
             if reading.rows is None:
-                part = weights.t() @ given
+                part = weights.mul_(taken.h).t() @ given
             else:
+                rows = index(reading.rows, given)
+                per_sample = isinstance(taken.h, Tensor)
+                given = given * (taken.h.reshape(-1)[rows, None] if per_sample else taken.h)
                 per_entry = torch.einsum("qs,qf->sqf", weights, given)
-                part = per_entry.new_zeros((per_entry.shape[0], step.y.shape[0], given.shape[1]))
-                part.index_add_(1, index(reading.rows, self.grad_outputs), per_entry)
+                part = per_entry.new_zeros((per_entry.shape[0], taken.y.shape[0], given.shape[1]))
+                part.index_add_(1, rows, per_entry)
                 part = part.flatten(1)
             total = part if total is None else total + part
         return total
 
-    def _add_states(self, cotangent: Tensor, readings: list[Reading], where: str) -> None:
-        """Add the cotangents of outputs that are the state itself."""
-        for reading in readings:
-            if getattr(reading, where):
-                self._add_rows(cotangent, reading)
-
-    def _add_rows(self, cotangent: Tensor, reading: Reading) -> None:
+    def _add(self, cotangent: Tensor, reading: Reading) -> None:
         """Add output cotangents to those of the state that the outputs start from."""
         given = self.grad_outputs[index(reading.positions, self.grad_outputs)]
         if reading.rows is None:

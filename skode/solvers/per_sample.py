@@ -1,0 +1,248 @@
+"""The march where every sample of a batch takes its own steps.
+
+In each round all samples that are not done attempt a step, each of its own size; those whose error is small enough
+move on. Samples that reach the end leave the batch. A sample's steps depend on that sample alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.errors import NonFiniteDerivativeError, SolverError
+from skode.solvers.march import Move, not_solved, too_many, too_small
+from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import ControllerEach, EachSample, first_step_sizes
+
+
+def march_each(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
+    """Accepted steps of the samples, round by round.
+
+    Raises
+    ------
+    SolverError
+        One of its children, naming the sample, where one can't go on.
+    """
+    crowd = _Crowd(problem, stepper, y0)
+    crowd.leave()
+    while len(crowd.samples):
+        crowd.choose_steps()
+        if not len(crowd.samples):
+            break
+        yield from crowd.attempt()
+        crowd.leave()
+
+
+class _Crowd:
+    """The samples that are still on their way: arrays with one entry for each, and their common stepper."""
+
+    def __init__(self, problem: Any, stepper: Any, y0: Tensor) -> None:
+        control = problem.control
+        self.problem, self.control, self.stepper, self.y = problem, control, stepper, y0
+        self.statistics: Statistics = stepper.statistics
+        n = len(y0)
+        spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (n, 1))
+        self.t, self.t1 = spans[:, 0].copy(), spans[:, 1].copy()
+        self.t_next = self.t
+        self.direction = np.where(self.t1 < self.t, -1.0, 1.0)
+        self.landings = np.array(control.landings)
+        self.jumps = np.array(sorted(control.jumps))
+        self.measure = EachSample(control.tolerances)
+        self.controller = ControllerEach(control.exponents, problem.tableau.error_order, n)
+        self.samples = np.arange(n)
+        self.h = self.wanted = self.ratio = np.zeros(n)
+        self.worst = np.zeros(n)  # the last ratio, or NaN once a step from the present state left the field's domain
+        self.attempts = np.zeros(n, dtype=np.int64)
+        self.unsolved = np.zeros(n, dtype=bool)
+        self.statistics.by_sample = np.zeros((3, n), dtype=np.int64)
+        # Samples whose next step has a first stage evaluated anew, after a discontinuity.
+        self.opening = np.zeros(n, dtype=bool)
+        self._start(y0)
+
+    def _start(self, y0: Tensor) -> None:
+        problem, statistics, by_sample = self.problem, self.statistics, self.statistics.by_sample
+        assert by_sample is not None
+        by_sample[0] += 1
+        finite = torch.isfinite(problem.f0).flatten(1).all(dim=1).cpu().numpy()
+        self._drop_failed(~finite, lambda i: _non_finite(float(self.t[i]), int(self.samples[i])))
+        if not len(self.samples):
+            return
+        if self.control.first_step:
+            self.h = self.direction * self.control.first_step
+            return
+        statistics.nfev += 1
+        by_sample[0, self.samples] += 1
+        self.h = first_step_sizes(
+            lambda t, moved: problem.field(self._column(t), moved),
+            self._column,
+            self.t,
+            self.y.detach(),
+            problem.f0[self._index(self.samples)],
+            span=self.t1 - self.t,
+            order=problem.tableau.error_order,
+            measure=self.measure,
+        )
+
+    def choose_steps(self) -> None:
+        """Where each sample's next step ends; samples that can't go on fail."""
+        control = self.control
+        shortest, longest = control.min_step or 0.0, control.max_step or math.inf
+        self.wanted = self.direction * np.clip(np.abs(self.h), shortest, longest)
+        landing = self._next_landing()
+        close = 1.01 * np.abs(self.wanted) >= np.abs(landing - self.t)
+        self.t_next = np.where(close, landing, self.t + self.wanted)
+        self.h = self.t_next - self.t
+        hopeless = self.unsolved & (np.abs(self.wanted) <= shortest)
+        self._drop_failed(hopeless, lambda i: not_solved(float(self.t[i]), float(self.h[i]), int(self.samples[i])))
+        stuck = (self.t_next != self.t1) & (np.abs(self.h) <= 10 * np.spacing(np.abs(self.t)))
+        self._drop_failed(
+            stuck, lambda i: too_small(float(self.t[i]), float(self.h[i]), self.worst[i], int(self.samples[i]))
+        )
+        self._drop_failed(
+            self.attempts == control.max_steps,
+            lambda i: too_many(
+                control, float(self.t[i]), float(self.t1[i]), float(self.h[i]), self.y, int(self.samples[i])
+            ),
+        )
+
+    def _next_landing(self) -> np.ndarray:
+        """The next time that each sample's steps must end at; the spans are the same where there are such times."""
+        if not len(self.landings):
+            return self.t1
+        nearest = np.searchsorted(self.direction[0] * self.landings, self.direction * self.t, side="right")
+        return np.where(nearest < len(self.landings), np.append(self.landings, np.nan)[nearest], self.t1)
+
+    def attempt(self) -> Iterator[Move]:
+        """One round: all attempt a step; yields that of the samples for which it was good enough."""
+        control, statistics, stepper = self.control, self.statistics, self.stepper
+        self.attempts += 1
+        before = statistics.nfev
+        h = self._column(self.h)
+        taken = stepper.attempt(self._column(self.t), h, self.y, self._edges())
+        y_next = taken.y_next.detach()
+        error = stepper.error(taken).detach()
+        self.ratio = self.measure.size(control.tolerances.in_allowed_errors(error, self.y.detach(), y_next))
+        good = (self.ratio <= 1.0) | ((np.abs(self.wanted) <= (control.min_step or 0.0)) & np.isfinite(self.ratio))
+        factor = self.controller.factor(np.where(good, np.minimum(self.ratio, 1.0), self.ratio))
+        self.unsolved = np.zeros(len(good), dtype=bool) if taken.unsolved is None else taken.unsolved
+        good &= ~self.unsolved
+        self.worst = np.where(good, 0.0, np.where(np.isfinite(self.worst), self.ratio, np.nan))
+        statistics.count_round(self.samples, good, statistics.nfev - before)
+        if good.all():
+            yield Move(self.t, self.t_next, h, taken, self._opens(good), self.samples)
+            self.y = taken.y_next
+            stepper.accept()
+        elif good.any():
+            these = self._index(np.flatnonzero(good))
+            part = stepper.part(taken, these)
+            yield Move(self.t[good], self.t_next[good], part.h, part, self._opens(good), self.samples[good])
+            moved = self._column(good).bool()
+            self.y = torch.where(moved, taken.y_next, self.y)
+            stepper.accept_some(moved)
+        self._restart_at_jumps(good)
+        cut = good & (np.abs(self.h) < np.abs(self.wanted))
+        grown = np.where(cut, np.minimum(np.abs(self.wanted), np.abs(self.wanted) * factor), 0.0)
+        self.t = np.where(good, self.t_next, self.t)
+        self.h = self.direction * np.maximum(np.abs(self.h) * factor, grown)
+
+    def _opens(self, good: np.ndarray) -> np.ndarray | bool:
+        """Which of the steps just taken have a first stage of their own."""
+        moving = self.samples[good]
+        opens = self.opening[moving]
+        self.opening[moving] = False
+        return opens if opens.any() else False
+
+    def leave(self) -> None:
+        """Let go of the samples that have arrived."""
+        arrived = self.t == self.t1
+        if self.problem.events is not None:
+            arrived |= self.problem.events.stopped[self.samples]
+        if arrived.any():
+            finite = torch.isfinite(self.y.detach()).flatten(1).all(dim=1).cpu().numpy()
+            overflowed = arrived & ~finite
+            arrived &= finite
+            self._drop_failed(overflowed, lambda i: _overflow(float(self.t[i]), self.y.dtype, int(self.samples[i])))
+            self._keep(~arrived[~overflowed])
+
+    def _drop_failed(self, failed: np.ndarray, error: Callable[[int], SolverError]) -> None:
+        if not failed.any():
+            return
+        if self.problem.on_failure == "raise":
+            raise error(int(np.flatnonzero(failed)[0]))
+        for i in np.flatnonzero(failed):
+            self.problem.failures[int(self.samples[i])] = error(int(i))
+        self._keep(~failed)
+
+    def _keep(self, these: np.ndarray) -> None:
+        if these.all():
+            return
+        for name in (
+            "samples",
+            "t",
+            "t1",
+            "t_next",
+            "direction",
+            "h",
+            "wanted",
+            "ratio",
+            "worst",
+            "attempts",
+            "unsolved",
+        ):
+            setattr(self, name, getattr(self, name)[these])
+        self.controller.keep(these)
+        if len(self.samples):
+            rows = self._index(np.flatnonzero(these))
+            self.y = self.y[rows]
+            self.stepper = self.stepper.take(rows)
+
+    def _edges(self) -> tuple[Any, Any]:
+        if self.control.nudged:
+            return (True, True)
+        if not len(self.jumps):
+            return (False, False)
+        return tuple(self._column(np.isin(t, self.jumps)).bool() for t in (self.t, self.t_next))  # type: ignore
+
+    def _restart_at_jumps(self, good: np.ndarray) -> None:
+        """Evaluate the first stages of samples that have landed on a discontinuity anew."""
+        landed = good & np.isin(self.t_next, self.jumps)
+        if landed.any():
+            self.opening[self.samples[landed]] = True
+            before = self.statistics.nfev
+            edge = (self._column(landed).bool(), False)
+            self.stepper.restart_some(self._column(self.t_next), self._column(self.h), self.y, edge)
+            assert self.statistics.by_sample is not None
+            self.statistics.by_sample[0, self.samples] += self.statistics.nfev - before
+
+    def _column(self, values: np.ndarray) -> Tensor:
+        """Numbers, one per sample, in the state's dtype and of a shape that broadcasts against it."""
+        shape = (len(values), *[1] * (self.y.ndim - 1))
+        return torch.from_numpy(np.asarray(values, dtype=np.float64)).to(self.y).view(shape)
+
+    def _index(self, positions: np.ndarray) -> Tensor:
+        return torch.from_numpy(positions).to(self.y.device)
+
+
+def _non_finite(t: float, sample: int) -> SolverError:
+    return NonFiniteDerivativeError(
+        "func(t, y) gave NaN or infinity",
+        time=t,
+        step_size=0.0,
+        sample=sample,
+        advice="See that func is finite at this time and state, and that the inputs are scaled.",
+    )
+
+
+def _overflow(t: float, dtype: torch.dtype, sample: int) -> SolverError:
+    return NonFiniteDerivativeError(
+        f"The solution overflowed {dtype}",
+        time=t,
+        step_size=0.0,
+        sample=sample,
+        advice="It grows without bound: shorten the time span, scale the state, or use float64.",
+    )

@@ -1,0 +1,56 @@
+"""How one step is taken, forward and in reverse: one module per family of methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import Tolerances
+from skode.solvers.stepping.adams import AdamsStepper, GraphAdamsStepper
+from skode.solvers.stepping.explicit import NO_EDGES, Edges, ExplicitStepper, PulledStep, TakenStep
+from skode.solvers.stepping.graph import GraphImplicitStepper, GraphStepper
+from skode.solvers.stepping.implicit import ImplicitStepper
+from skode.solvers.tableaus import AdamsMethod, Method
+from skode.solvers.vector_field import Field
+
+__all__ = [
+    "NO_EDGES",
+    "AdamsStepper",
+    "Edges",
+    "ExplicitStepper",
+    "GraphAdamsStepper",
+    "GraphImplicitStepper",
+    "GraphStepper",
+    "ImplicitStepper",
+    "PulledStep",
+    "TakenStep",
+    "new_graph_stepper",
+    "new_stepper",
+]
+
+
+def new_stepper(
+    method: Method,
+    field: Field,
+    like: Tensor,
+    statistics: Statistics,
+    tolerances: Tolerances,
+    *,
+    keep: bool = False,
+) -> Any:
+    """The stepper of a method; see :class:`ExplicitStepper`."""
+    if isinstance(method, AdamsMethod):
+        return AdamsStepper(method, field, like, statistics, tolerances, keep=keep)
+    kind = ImplicitStepper if method.implicit else ExplicitStepper
+    return kind(method, field, like, statistics, tolerances, keep=keep)
+
+
+def new_graph_stepper(method: Method, func: Any, like: Tensor, statistics: Statistics, tolerances: Tolerances) -> Any:
+    """The same with a graph; see :class:`GraphStepper`."""
+    if isinstance(method, AdamsMethod):
+        return GraphAdamsStepper(method, func, like, statistics)
+    if method.implicit:
+        return GraphImplicitStepper(method, func, like, statistics, tolerances)
+    return GraphStepper(method, func, like, statistics)

@@ -1,0 +1,402 @@
+"""One explicit Runge-Kutta step: forward in place, and pulled back."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import Tolerances
+from skode.solvers.tableaus import ButcherTableau
+from skode.solvers.vector_field import Field, Session, Tape
+
+# A step size is a float, or a column of them where every sample takes its own steps.
+StepSize = float | Tensor
+
+# Whether the field is to be evaluated just inside the start and the end of a step, not at them; see `stage_time`.
+Edges = tuple[bool | Tensor, bool | Tensor]
+NO_EDGES: Edges = (False, False)
+
+
+class TableauTensors:
+    """A tableau's coefficients in the state's dtype, as a step's matrix-vector products need them."""
+
+    def __init__(self, tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> None:
+        def tensor(values: Any) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        s = tableau.n_stages
+        full = [row + (0.0,) * (s - len(row)) for row in tableau.a]
+        a, self.b = tensor(full), tensor(tableau.b)
+        self.e = tensor(tableau.e) if tableau.e is not None else None
+        self.full = a
+        self.a = [a[i, :i].contiguous() for i in range(s)]
+        # Column i of [a; b] below the diagonal: the weights with which later stages and the result use stage i.
+        self.uses = [torch.cat([a[i + 1 :, i], self.b[i : i + 1]]) for i in range(s)]
+
+
+@functools.cache
+def tableau_tensors(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> TableauTensors:
+    """The coefficients of a method, made once for each dtype and device."""
+    return TableauTensors(tableau, dtype, device)
+
+
+@dataclass(slots=True)
+class TakenStep:
+    """An accepted step, with what is needed to read outputs off it and to pull it back.
+
+    Attributes
+    ----------
+    t, h : float, or ndarray and column Tensor
+        Start and size; of each sample that took the step where steps are per sample.
+    y, y_next : Tensor
+        The states at its start and end.
+    stages : Tensor of shape (s, n)
+        The stages' derivatives; a view of the stepper's buffer until ``stepper.accept`` is called.
+    tableau : ButcherTableau
+        The formula that was used.
+    tape : Tape or None
+        The evaluations that the step made, where they are kept.
+    edges : tuple of two bool
+        Whether evaluations at the very start and end are nudged into the step.
+    begins : bool
+        Whether it took over nothing from the steps before it, though the method would.
+    unsolved : ndarray of bool or None
+        The blocks of the state (samples, or the whole) whose equations an implicit method did not solve.
+    """
+
+    t: Any
+    h: Any
+    y: Tensor
+    y_next: Tensor
+    stages: Tensor | None
+    tableau: ButcherTableau
+    tape: Tape | None
+    edges: Edges = NO_EDGES
+    begins: bool = False
+    unsolved: np.ndarray | None = None
+
+
+@dataclass(slots=True)
+class PulledStep:
+    """Cotangents that one step hands back.
+
+    Attributes
+    ----------
+    y : Tensor
+        Of the state at its start.
+    carried : Tensor of shape (r, n) or None
+        Of the derivatives that it took over from the steps before.
+    t, h : float
+        Of its start time and size as explicit arguments; 0 where not wanted.
+    """
+
+    y: Tensor
+    carried: Tensor | None
+    t: float = 0.0
+    h: float = 0.0
+
+
+class ExplicitStepper:
+    """Takes steps of one method over one field, with all stages in one preallocated buffer.
+
+    Parameters
+    ----------
+    tableau : ButcherTableau
+        The method.
+    field : Field
+        What is integrated.
+    like : Tensor
+        A state, for its shape, dtype and device.
+    statistics : Statistics
+        Where evaluations are counted.
+    tolerances : Tolerances
+        The error test, where a step's own equations are solved to it.
+    keep : bool
+        Whether each step gets a tape of its own, to be kept.
+
+    Attributes
+    ----------
+    n_carried : int
+        How many derivatives a step takes over from those before it: 1 if the first stage is the last step's last.
+
+    keeps_first : bool
+        Whether a step is pulled back more cheaply if its first stage is remembered.
+    needs_stages : bool
+        Whether a step can be pulled back only with its stages' derivatives.
+
+    Notes
+    -----
+    The buffer holds the stages as rows, flattened, so that every combination of stages is one matrix-vector product.
+    """
+
+    needs_stages = False
+
+    def __init__(
+        self,
+        tableau: ButcherTableau,
+        field: Field,
+        like: Tensor,
+        statistics: Statistics,
+        tolerances: Tolerances,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.tolerances = tolerances
+        self.tableau = tableau
+        self.field = field
+        self.like = like
+        self.shape = like.shape
+        self.statistics = statistics
+        self.keep = keep
+        self.coefficients = tableau_tensors(tableau, like.dtype, like.device)
+        s, n = tableau.n_stages, like.numel()
+        self.n_carried = int(tableau.carries_last)
+        self.keeps_first = bool(self.n_carried)
+        self.own = range(self.n_carried, s)
+        self.stages = like.new_empty((s, n))
+        self.values = [row.view(self.shape) for row in self.stages.unbind()]
+        self.earlier = [self.stages[:i].t() for i in range(s + 1)]
+        # The tape of the step in hand; where steps share memory, also the one that holds the present state.
+        self.tape: Tape | None = None
+        self.spare: Tape | None = None
+        self.first_is_current = False
+
+    def release(self) -> None:
+        """Let go of the tapes, which hold nothing that is still wanted."""
+        for tape in (self.tape, self.spare):
+            if tape is not None:
+                tape.release()
+        self.tape = self.spare = None
+
+    def stop_keeping(self) -> None:
+        """Use the same memory for all steps from here on."""
+        self.keep = False
+        self.tape = self.spare = None
+
+    def start(self, f0: Tensor) -> None:
+        """Begin a solve, or go on after a discontinuity, with the derivative ``f0`` at the present state."""
+        if self.n_carried or not self.keep:
+            self.values[0].copy_(f0)
+            self.first_is_current = True
+
+    def attempt(self, t: Any, h: StepSize, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
+        """Try a step of size ``h`` from ``(t, y)``. A second try from the same state uses its first stage again."""
+        if self.tape is None:
+            self.tape = self.field.tape(self.like, len(self.own), pullable=self.keep)
+        return TakenStep(t, h, y, self._fill(t, h, y, self.tape, edges), self.stages, self.tableau, self.tape, edges)
+
+    def error(self, step: TakenStep) -> Tensor:
+        """The estimated local error of the step just tried."""
+        e = self.coefficients.e
+        assert e is not None
+        error = torch.mv(self.earlier[-1], e).view(self.shape)
+        return error.mul_(step.h)
+
+    def accept(self) -> None:
+        """Move on from the step just tried."""
+        self.first_is_current = False
+        if self.n_carried:
+            self.stages[0].copy_(self.stages[-1])
+        if self.keep:
+            self.tape = None
+        else:
+            self.tape, self.spare = self.spare, self.tape
+
+    def accept_some(self, moved: Tensor) -> None:
+        """Move on with some samples, given as a column of booleans; the others try again."""
+        self.first_is_current = False
+        if self.n_carried:
+            self.values[0].copy_(torch.where(moved, self.values[-1], self.values[0]))
+
+    def part(self, step: TakenStep, these: Tensor) -> TakenStep:
+        """The step just tried, of some samples only."""
+        assert step.stages is not None
+        stages = step.stages.view(len(step.stages), *self.shape)[:, these].flatten(1)
+        h = step.h[these] if isinstance(step.h, Tensor) else step.h
+        start, end = (edge[these] if isinstance(edge, Tensor) else edge for edge in step.edges)
+        return TakenStep(step.t[these], h, step.y[these], step.y_next[these], stages, step.tableau, None, (start, end))
+
+    def restart(self, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
+        """Evaluate the first stage anew, after a discontinuity of the field."""
+        if self.n_carried:
+            self.statistics.nfev += 1
+            self.values[0].copy_(self.field(stage_time(t, h, 0.0, edges, self.like), y))
+
+    def restart_some(self, t: Any, h: Tensor, y: Tensor, edges: Edges) -> None:
+        """The same for the samples marked in the first of ``edges``."""
+        if self.n_carried:
+            self.statistics.nfev += 1
+            value = self.field(stage_time(t, h, 0.0, edges, self.like), y)
+            self.values[0].copy_(torch.where(torch.as_tensor(edges[0]), value, self.values[0]))
+
+    def take(self, these: Tensor) -> ExplicitStepper:
+        """The same over some samples only."""
+        like = self.like[these]
+        other = type(self)(self.tableau, self.field, like, self.statistics, self.tolerances, keep=self.keep)
+        other.stages[0] = self.values[0][these].reshape(-1)
+        return other
+
+    def _fill(self, t: Any, h: StepSize, y: Tensor, tape: Tape, edges: Edges, *, last_is_used: bool = True) -> Tensor:
+        """Evaluate the step's own stages on a tape; returns the state at its end."""
+        tableau, a, c, values = self.tableau, self.coefficients.a, self.tableau.c, self.values
+        flat, exact = y.reshape(-1), edges is NO_EDGES
+        for slot, i in enumerate(self.own):
+            if i == 0:
+                if self.first_is_current:
+                    continue
+                tape.place(slot).copy_(flat)
+                self.first_is_current = True
+            else:
+                state = tape.place(slot)
+                self._advance(flat, i, a[i], h, state)
+            if last_is_used or i + 1 < tableau.n_stages:
+                self.statistics.nfev += 1
+                time = t + c[i] * h if exact else stage_time(t, h, c[i], edges, self.like)
+                tape.evaluate(slot, time, values[i])
+        if self.n_carried:
+            return state.view(self.shape)
+        y_next = torch.empty_like(flat)
+        self._advance(flat, tableau.n_stages, self.coefficients.b, h, y_next)
+        return y_next.view(self.shape)
+
+    def _advance(self, flat: Tensor, i: int, weights: Tensor, h: StepSize, out: Tensor) -> None:
+        """``y + h sum_(j<i) weights_j k_j`` into ``out``."""
+        if isinstance(h, Tensor):
+            moved = torch.mv(self.earlier[i], weights, out=out).view(self.shape)
+            torch.addcmul(flat.view(self.shape), moved, h, out=moved)
+        else:
+            torch.addmv(flat, self.earlier[i], weights, alpha=h, out=out)
+
+    def pull(
+        self,
+        step: TakenStep,
+        session: Session,
+        cotangent: Tensor,
+        carried: Tensor | None,
+        given: Tensor | None,
+        *,
+        with_time: bool,
+    ) -> PulledStep:
+        """The vector-Jacobian product of one step.
+
+        With ``lam`` the cotangent of ``y1`` and ``g_i`` what outputs inside the step and later steps ask of its
+        stages, the stages' cotangents are found last to first (Hager, Numerische Mathematik 87, 2000; Sanz-Serna,
+        SIAM Review 58, 2016)::
+
+            kbar_i = h (b_i lam + sum_{j>i} a_ji ybar_j) + g_i,    ybar_i = kbar_i^T df/dy(t_i, Y_i)
+
+        and the cotangent of ``y`` is ``lam + sum_i ybar_i``. A first stage taken over from the step before is pulled
+        back there: its ``kbar`` is handed on.
+
+        Parameters
+        ----------
+        step : TakenStep
+            The step; its tape holds its evaluations, and ``stages`` its derivatives where ``with_time``.
+        session : Session
+            Where vector-Jacobian products are taken.
+        cotangent : Tensor
+            ``lam``, of the state's shape.
+        carried : Tensor of shape (r, n) or None
+            Cotangents of the derivatives that later steps took over from this one.
+        given : Tensor of shape (s, n) or None
+            Those that outputs inside the step give its stages.
+        with_time : bool
+            Whether the cotangents of ``t`` and ``h`` are wanted.
+        """
+        tableau, uses, h, s = self.tableau, self.coefficients.uses, step.h, self.tableau.n_stages
+        tape, shape = step.tape, self.shape
+        assert tape is not None
+        if carried is not None and self.n_carried:
+            given = torch.zeros_like(self.stages) if given is None else given
+            given[-1] += carried[0]
+        reverse = self.reverse
+        reverse.lam.copy_(cotangent)
+        grad_t = grad_h = 0.0
+        if with_time:
+            assert step.stages is not None
+            grad_h = float(torch.dot(reverse.pulled[s], self.coefficients.b @ step.stages))
+        for i in range(s - 1, -1, -1):
+            if i == s - 1 and self.n_carried and given is None:  # a last stage that nothing has used
+                reverse.pulled[i].zero_()
+                continue
+            flat, kbar = reverse.kbars[i]
+            if isinstance(h, Tensor):
+                torch.mv(reverse.later[i], uses[i], out=flat)
+                kbar.mul_(h)
+            else:
+                torch.addmv(flat, reverse.later[i], uses[i], beta=0, alpha=h, out=flat)
+            if given is not None:
+                flat += given[i]
+            if i < self.n_carried:
+                continue
+            grad_time = session.pull(tape, i - self.n_carried, kbar, reverse.rows[i], with_time=with_time)
+            if with_time:
+                assert step.stages is not None
+                time_part = float(grad_time)
+                grad_t += time_part
+                grad_h += tableau.c[i] * time_part
+                grad_h += float(torch.dot(reverse.pulled[i], self.coefficients.a[i] @ step.stages[:i]))
+        session.flush(tape)
+        total = reverse.pulled[self.n_carried :].sum(0).view(shape)
+        handed_on = reverse.kbars[0][0].clone()[None] if self.n_carried else None
+        return PulledStep(total, handed_on, grad_t, grad_h)
+
+    @functools.cached_property
+    def reverse(self) -> _ReverseBuffers:
+        """Memory for :meth:`pull`."""
+        return _ReverseBuffers(self.tableau.n_stages, self.like)
+
+    def remake(self, step: TakenStep, first: Tensor | None, *, last_is_used: bool) -> Tensor:
+        """Evaluate a step's stages again, on a new tape that can be pulled back; returns the state at its end."""
+        self.first_is_current = False
+        if self.n_carried:
+            if first is None:
+                first = self.field(stage_time(step.t, step.h, 0.0, step.edges, self.like), step.y).reshape(-1)
+            self.stages[0] = first
+        step.tape = self.field.tape(step.y, len(self.own), pullable=True)
+        return self._fill(step.t, step.h, step.y, step.tape, step.edges, last_is_used=last_is_used)
+
+
+def changed_field() -> RuntimeError:
+    """The error of a field that is not what it was in the solve."""
+    return RuntimeError(
+        "func(t, y) gave other values when it was evaluated again for the gradient: it is random (dropout in "
+        "training mode?) or something that it uses has changed since the solve. adjoint='backprop' "
+        "evaluates it only once."
+    )
+
+
+class _ReverseBuffers:
+    """Cotangents of a step: row i < s of ``pulled`` is ``ybar_i``, row s is ``lam``."""
+
+    def __init__(self, s: int, like: Tensor) -> None:
+        self.pulled = like.new_empty((s + 1, like.numel()))
+        self.rows = [row.view(like.shape) for row in self.pulled.unbind()]
+        self.lam = self.rows[s]
+        self.later = [self.pulled[i + 1 :].t() for i in range(s)]
+        kbars = like.new_empty((s, like.numel()))
+        self.kbars = [(kbar, kbar.view(like.shape)) for kbar in kbars.unbind()]
+
+
+def stage_time(t: Any, h: Any, c: float, edges: Edges, like: Tensor) -> Any:
+    """``t + c h``, where asked for one unit in the last place inside the step, so as not to touch a discontinuity.
+
+    ``edges`` says for the start and the end of the step whether it is asked for: by booleans, or by columns of them.
+    """
+    time = t + c * h
+    edge, inwards = (edges[0], 1.0) if c == 0.0 else (edges[1], -1.0) if c == 1.0 else (False, 0.0)
+    if edge is False:
+        return time
+    exact = torch.as_tensor(time, dtype=like.dtype).detach()
+    direction = torch.sign(torch.as_tensor(h, dtype=like.dtype).detach()) * inwards
+    nudged = torch.nextafter(exact, direction * math.inf)
+    if isinstance(edge, Tensor):
+        return torch.where(edge, nudged, time)
+    return time + (nudged - exact) if isinstance(time, Tensor) else float(nudged)

@@ -1,0 +1,188 @@
+"""Steps as differentiable operations, for autograd to record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import Tolerances
+from skode.solvers.stepping.explicit import NO_EDGES, Edges, ExplicitStepper, TakenStep, stage_time, tableau_tensors
+from skode.solvers.stepping.implicit import ImplicitStepper
+from skode.solvers.tableaus import ButcherTableau
+from skode.solvers.vector_field import AutogradField
+
+
+class GraphStepper:
+    """Explicit steps with a graph; times and step sizes may be tensors that require grad.
+
+    The interface is that of :class:`skode.solvers.stepping.ExplicitStepper`, as far as the forward solve needs it.
+    """
+
+    def __init__(self, tableau: ButcherTableau, func: Any, like: Tensor, statistics: Statistics) -> None:
+        self.tableau = tableau
+        self.func = func
+        self.like = like
+        self.shape = like.shape
+        self.statistics = statistics
+        self.coefficients = tableau_tensors(tableau, like.dtype, like.device)
+        self.first: Tensor | None = None  # the first stage, where it is known
+        self.stages: list[Tensor] = []
+
+    def start(self, f0: Tensor) -> None:
+        """The first stage is evaluated with its graph when it is needed."""
+
+    def attempt(self, t: Any, h: Any, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
+        if self.first is None:
+            self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.like), y)
+        self.stages = [self.first]
+        y_next = self._finish(t, h, y, edges)
+        return TakenStep(t, h, y, y_next, torch.stack(self.stages), self.tableau, None, edges)
+
+    def _finish(self, t: Any, h: Any, y: Tensor, edges: Edges) -> Tensor:
+        """Evaluate the stages after the first; returns the state at the end."""
+        tableau, a = self.tableau, self.coefficients.a
+        for i in range(1, tableau.n_stages):
+            state = self._advance(y, a[i], h)
+            self.stages.append(self._evaluate(stage_time(t, h, tableau.c[i], edges, self.like), state))
+        return state if tableau.carries_last else self._advance(y, self.coefficients.b, h)
+
+    def _advance(self, y: Tensor, weights: Tensor, h: Any) -> Tensor:
+        h = h.to(y.dtype) if isinstance(h, Tensor) else h
+        return y + h * (weights @ torch.stack(self.stages)).view(self.shape)
+
+    @torch.no_grad()
+    def error(self, step: TakenStep) -> Tensor:
+        assert step.stages is not None
+        assert self.coefficients.e is not None
+        return (step.h * (self.coefficients.e @ step.stages).view(self.shape)).detach()
+
+    def accept(self) -> None:
+        self.first = self.stages[-1] if self.tableau.carries_last else None
+
+    def accept_some(self, moved: Tensor) -> None:
+        if self.tableau.carries_last and self.first is not None:
+            last, first = self.stages[-1].view(self.shape), self.first.view(self.shape)
+            self.first = torch.where(moved, last, first).reshape(-1)
+        else:
+            self.first = None
+
+    part = ExplicitStepper.part
+
+    def restart(self, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
+        self.first = None
+
+    def restart_some(self, t: Any, h: Tensor, y: Tensor, edges: Edges) -> None:
+        if self.first is not None:
+            value = self._evaluate(stage_time(t, h, 0.0, edges, self.like), y).view(self.shape)
+            self.first = torch.where(torch.as_tensor(edges[0]), value, self.first.view(self.shape)).reshape(-1)
+
+    def take(self, these: Tensor) -> GraphStepper:
+        """The same over some samples only."""
+        other = type(self)(self.tableau, self.func, self.like[these], self.statistics)
+        if self.first is not None:
+            other.first = self.first.view(self.shape)[these].reshape(-1)
+        return other
+
+    def _evaluate(self, t: Any, y: Tensor) -> Tensor:
+        self.statistics.nfev += 1
+        return self.func(t, y).reshape(-1)
+
+
+class GraphImplicitStepper(GraphStepper):
+    """Implicit steps with a graph.
+
+    The stages are solved for without one; two Newton iterations with the exact Jacobian, recorded, then carry the
+    first and second derivatives (an iteration from the solution has one more derivative right than the one before).
+    """
+
+    def __init__(
+        self, tableau: ButcherTableau, func: Any, like: Tensor, statistics: Statistics, tolerances: Tolerances
+    ) -> None:
+        super().__init__(tableau, func, like, statistics)
+        self.tolerances = tolerances
+        plain = like.detach()
+        self.inner = ImplicitStepper(tableau, AutogradField(func, ()), plain, statistics, tolerances)
+
+    def start(self, f0: Tensor) -> None:
+        self.inner.start(f0)
+
+    def attempt(self, t: Any, h: Any, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
+        per_sample = isinstance(h, Tensor) and h.ndim > 0
+        plain_t, plain_h = (t, h) if per_sample else (_number(t), _number(h))
+        tableau, inner = self.tableau, self.inner
+        if tableau.carries_last and self.first is None:
+            self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.like), y)
+        with torch.no_grad():
+            if self.first is not None:
+                inner.stages[0] = self.first
+            taken = inner.attempt(plain_t, plain_h, y.detach(), edges)
+            assert taken.stages is not None
+            inner.remake(taken, None, last_is_used=True)
+        self.stages = list(taken.stages.clone().unbind())
+        if self.first is not None:
+            self.stages[0] = self.first
+        for group in inner.groups:
+            with torch.no_grad():
+                matrix = inner.newton_matrix(group, taken)
+            for _ in range(2):
+                self._iterate(group, matrix, t, h, y, edges)
+        return replace(
+            taken,
+            t=t,
+            h=h,
+            y=y,
+            y_next=self._end(y, h),
+            stages=torch.stack(self.stages),
+            tape=None,
+        )
+
+    def _end(self, y: Tensor, h: Any) -> Tensor:
+        """The state at the step's end; the one at its start where it was not solved."""
+        y_next, failed = self._advance(y, self.coefficients.b, h), self.inner.failed
+        n = len(failed)
+        if not bool(failed.any()):
+            return y_next
+        return torch.where(failed.view(-1, 1), y.reshape(n, -1), y_next.reshape(n, -1)).view(self.shape)
+
+    def _iterate(self, group: list[int], matrix: Tensor, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
+        """One Newton iteration ``k + M^(-1) (f(Y) - k)`` for the stages of a group."""
+        a, blocks = self.coefficients.full, self.inner.blocks
+        residuals = []
+        for i in group:
+            time = stage_time(t, h, self.tableau.c[i], edges, self.like)
+            residuals.append(self._evaluate(time, self._advance(y, a[i], h)) - self.stages[i])
+        right = torch.stack(residuals).view(len(group), blocks.n, blocks.size).transpose(0, 1)
+        moved = torch.linalg.solve(matrix, right.reshape(blocks.n, -1, 1)).view_as(right).transpose(0, 1)
+        for j, i in enumerate(group):
+            self.stages[i] = self.stages[i] + moved[j].reshape(-1)
+
+    def error(self, step: TakenStep) -> Tensor:
+        return self.inner.mark_unsolved(super().error(step), step.y.detach())
+
+    def accept(self) -> None:
+        super().accept()
+        self.inner.accept()
+
+    def accept_some(self, moved: Tensor) -> None:
+        super().accept_some(moved)
+        self.inner.accept_some(moved)
+
+    def restart(self, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
+        super().restart(t, h, y, edges)
+        self.inner.restart(t, h, y.detach(), edges)
+
+    def take(self, these: Tensor) -> GraphImplicitStepper:
+        like = self.like[these]
+        other = type(self)(self.tableau, self.func, like, self.statistics, self.tolerances)
+        other.inner = self.inner.take(these)
+        if self.first is not None:
+            other.first = self.first.view(self.shape)[these].reshape(-1)
+        return other
+
+
+def _number(x: Any) -> float:
+    return float(x.detach()) if isinstance(x, Tensor) else x

@@ -1,0 +1,86 @@
+"""Jacobian matrices of a field, one for each sample, by as many vector-Jacobian products as a sample has elements."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from skode.solvers.vector_field import Field, Tape
+
+
+class Blocks:
+    """How a state falls into blocks that the field treats independently: its samples, or the whole state.
+
+    Parameters
+    ----------
+    like : Tensor
+        A state. Without a batch dimension it is one block.
+    whole : bool
+        Whether samples depend on one another, so that the state is one block whatever its shape.
+
+    Attributes
+    ----------
+    n, size : int
+        How many blocks there are, and how many elements each has.
+    patience : int
+        From which Newton iteration on an increment that grows means that the iterations diverge.
+    """
+
+    patience = 1
+
+    def __init__(self, like: Tensor, *, whole: bool = False) -> None:
+        self.n = 1 if whole or like.ndim < 2 else like.shape[0]
+        self.size = like.numel() // max(self.n, 1)
+
+    def column(self, h: float | Tensor) -> float | Tensor:
+        """A step size as it multiplies tensors of shape (n, ...) with two more dimensions."""
+        return h.reshape(-1, 1, 1) if isinstance(h, Tensor) else h
+
+    def jacobians(self, field: Field, tape: Tape, slot: int, like: Tensor) -> Tensor:
+        """``J[b, i, j] = df_i/dy_j`` of block b at an evaluation, of shape (n, size, size)."""
+        session = field.session(with_parameters=False)
+        cotangent = like.new_zeros((self.n, self.size))
+        rows = like.new_empty((self.size, self.n, self.size))
+        for i in range(self.size):
+            cotangent[:, i] = 1.0
+            session.pull(tape, slot, cotangent.view(like.shape).clone(), rows[i].view(like.shape), with_time=False)
+            session.discard()
+            cotangent[:, i] = 0.0
+        return rows.transpose(0, 1).contiguous()
+
+    def holds(self, field: Field, tape: Tape, slot: int, like: Tensor, jacobians: Tensor) -> bool:
+        """Whether the blocks are independent, tried on one random cotangent.
+
+        Row sums over a batch are the blocks' own Jacobians only if no block's value depends on another block.
+        """
+        if self.n == 1:
+            return True
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn((self.n, self.size), generator=generator, dtype=torch.float64).to(like)
+        pulled = torch.empty_like(like, memory_format=torch.contiguous_format)
+        session = field.session(with_parameters=False)
+        session.pull(tape, slot, probe.view(like.shape), pulled, with_time=False)
+        session.discard()
+        expected = torch.einsum("bi,bij->bj", probe, jacobians)
+        scale = expected.abs().max() + pulled.abs().max()
+        # Where the field is not finite, nothing can be said against it.
+        return not bool((pulled.view_as(expected) - expected).abs().max() > 1e-3 * scale)
+
+
+def blocks_of(field: Field, like: Tensor) -> Blocks:
+    """The blocks of a state: what the field says they are, or its samples."""
+    own = getattr(field, "blocks", None)
+    return Blocks(like) if own is None else own()
+
+
+def independent_blocks(field: Field, y: Tensor, t: float) -> Blocks:
+    """The blocks of a state, tried at ``(t, y)``."""
+    blocks = Blocks(y)
+    if blocks.n == 1:
+        return blocks
+    tape = field.tape(y, 1, pullable=True)
+    tape.place(0).copy_(y.reshape(-1))
+    tape.evaluate(0, t, torch.empty_like(y, memory_format=torch.contiguous_format))
+    alike = blocks.holds(field, tape, 0, y, blocks.jacobians(field, tape, 0, y))
+    tape.release()
+    return blocks if alike else Blocks(y, whole=True)

@@ -1,0 +1,230 @@
+"""Evaluations and gradients of a perceptron on tapes are those of torch's layers under autograd."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from skode.dynamics import MLPField, products
+from skode.dynamics.mlp import MLPTape
+from skode.solvers import odeint
+
+TORCH = {"tanh": torch.tanh, "logistic": torch.sigmoid, "softplus": functional.softplus, "relu": torch.relu}
+LAYERS = [(), (5,), (5, 4), (5, 4, 6)]
+D = 3
+
+
+def drawn(hidden, activation="tanh", time_dependent=True, d=D, dtype=torch.float64):
+    """A field all of whose parameters, biases too, are away from 0."""
+    generator = torch.Generator().manual_seed(1)
+    field = MLPField(d, hidden, activation, time_dependent, generator=generator).to(dtype)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            value = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(value / parameter.shape[-1] ** 0.5)
+    return field
+
+
+def plain(field, t, z):
+    """The field written with torch's own layers."""
+    t = torch.as_tensor(t, dtype=z.dtype)
+    x = torch.cat([z, t.expand(len(z), 1)], dim=1) if field.time_dependent else z
+    *hidden, last = field.layers
+    for layer in hidden:
+        x = TORCH[field.activation](layer(x))
+    return last(x)
+
+
+def draw(*shape, dtype=torch.float64, seed=2):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+TIMES = {
+    "floats": lambda n, dtype: [0.3, -1.2, 0.8],
+    "tensors": lambda n, dtype: list(torch.tensor([0.3, -1.2, 0.8], dtype=dtype)),
+    "columns": lambda n, dtype: list(draw(3, n, 1, dtype=dtype, seed=5)),
+    "both": lambda n, dtype: [0.3, draw(n, 1, dtype=dtype, seed=5), 0.8],
+}
+
+
+def on_tape(field, times, states, cotangents, *, with_time=True):
+    """Values, and cotangents of states, times and parameters, of three evaluations on one tape."""
+    bound = field.bind()
+    tape, session = bound.tape(states[0], len(states)), bound.session()
+    values, grad_states, grad_times = [], [], []
+    with torch.no_grad():
+        for slot, (t, z) in enumerate(zip(times, states, strict=True)):
+            tape.place(slot).copy_(z.reshape(-1))
+            values.append(torch.full_like(z, torch.nan))
+            tape.evaluate(slot, t, values[-1])
+        for slot in reversed(range(len(states))):
+            grad_states.insert(0, torch.full_like(states[0], torch.nan))
+            asked = cotangents[slot].clone()
+            grad_times.insert(0, session.pull(tape, slot, asked, grad_states[0], with_time=with_time))
+        session.flush(tape)
+        tape.release()
+    return values, grad_states, grad_times, list(session.parameter_gradients())
+
+
+def by_autograd(field, times, states, cotangents):
+    times = [torch.as_tensor(t, dtype=states[0].dtype).clone().requires_grad_() for t in times]
+    states = [z.clone().requires_grad_() for z in states]
+    values = [plain(field, t, z) for t, z in zip(times, states, strict=True)]
+    loss = sum((value * cotangent).sum() for value, cotangent in zip(values, cotangents, strict=True))
+    inputs = [*states, *times, *field.parameters()]
+    gradients = list(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
+    m = len(states)
+    return [v.detach() for v in values], gradients[:m], gradients[m : 2 * m], gradients[2 * m :]
+
+
+@pytest.fixture(params=LAYERS, ids=lambda hidden: f"{len(hidden)} hidden layers")
+def hidden(request):
+    return request.param
+
+
+@pytest.fixture(params=[True, False], ids=["f(t, z)", "f(z)"])
+def time_dependent(request):
+    return request.param
+
+
+@pytest.mark.parametrize("n", [1, 7])
+@pytest.mark.parametrize("times", list(TIMES))
+def test_a_tape_gives_the_numbers_of_autograd(hidden, activation, time_dependent, times, n):
+    field = drawn(hidden, activation, time_dependent)
+    times, states, cotangents = TIMES[times](n, torch.float64), draw(3, n, D), draw(3, n, D, seed=3)
+    found = on_tape(field, times, states, cotangents)
+    expected = by_autograd(field, times, states, cotangents)
+    if not time_dependent:
+        assert not any(t.any() for t in found[2])
+        found, expected = (found[0], found[1], found[3]), (expected[0], expected[1], expected[3])
+    for ours, autograds in zip(found, expected, strict=True):
+        torch.testing.assert_close(list(ours), list(autograds), rtol=1e-12, atol=1e-12)
+
+
+def test_times_cotangents_come_only_when_asked_for():
+    asked = TIMES["floats"](4, torch.float64), draw(3, 4, D), draw(3, 4, D, seed=3)
+    assert on_tape(drawn((5,)), *asked, with_time=False)[2] == [None] * 3
+
+
+# A product of n rows with a weight of shape (64, 64): left to torch, and made by oneDNN.
+SIZES = {"below": products.WORTHWHILE // 64**2, "above": products.WORTHWHILE // 64**2 + 1}
+
+
+@pytest.mark.parametrize("n", list(SIZES.values()), ids=list(SIZES))
+@pytest.mark.parametrize("times", ["floats", "columns"])
+@pytest.mark.parametrize("sizes", [(), (64,), (64, 64)])
+def test_large_tapes_give_the_numbers_of_autograd_in_float32(activation, times, sizes, n):
+    d = 64
+    field = drawn(sizes, activation, d=d, dtype=torch.float32)
+    weight = field.layers[0].weight[:, :d]
+    assert products.worthwhile(n, weight, weight) == (n == SIZES["above"] and products._ONEDNN is not None)
+    times = TIMES[times](n, torch.float32)
+    states, cotangents = draw(3, n, d, dtype=torch.float32), draw(3, n, d, dtype=torch.float32, seed=3)
+    found = on_tape(field, times, states, cotangents)
+    doubled = [t.double() if isinstance(t, torch.Tensor) else t for t in times]
+    expected = by_autograd(field.double(), doubled, states.double(), cotangents.double())
+    for ours, autograds in zip(found, expected, strict=True):
+        for one, other in zip(ours, autograds, strict=True):
+            assert one.dtype == torch.float32
+            assert torch.linalg.vector_norm(one - other) <= 1e-5 * torch.linalg.vector_norm(other)
+
+
+def test_a_session_sums_over_tapes_and_sizes(hidden):
+    field = drawn(hidden)
+    bound = field.bind()
+    session, total = bound.session(), 0.0
+    for n in (4, 4, 2, 5):
+        z, cotangent = draw(n, D, seed=n), draw(n, D, seed=10 + n)
+        tape = bound.tape(z, 2)
+        for slot, t in enumerate((0.1, 0.9)):
+            tape.place(slot).copy_(z.reshape(-1))
+            tape.evaluate(slot, t, torch.empty_like(z))
+            session.pull(tape, slot, cotangent, torch.empty_like(z), with_time=False)
+            total = total + (plain(field, t, z) * cotangent).sum()
+        session.flush(tape)
+        tape.release()
+    expected = torch.autograd.grad(total, list(field.parameters()))
+    torch.testing.assert_close(session.parameter_gradients(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_discarded_pulls_leave_no_parameter_gradients(hidden):
+    field = drawn(hidden)
+    bound = field.bind()
+    session, z = bound.session(), draw(4, D)
+    tape = bound.tape(z, 2)
+    for slot in range(2):
+        tape.place(slot).copy_(z.reshape(-1))
+        tape.evaluate(slot, 0.5, torch.empty_like(z))
+    session.pull(tape, 0, z, torch.empty_like(z), with_time=False)
+    session.discard()
+    session.flush(tape)
+    assert session.parameter_gradients() == (None,) * len(list(field.parameters()))
+    session.pull(tape, 1, z, torch.empty_like(z), with_time=False)
+    session.flush(tape)
+    expected = torch.autograd.grad((plain(field, 0.5, z) * z).sum(), list(field.parameters()))
+    torch.testing.assert_close(session.parameter_gradients(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_released_tape_is_used_again_for_the_same_sizes_only():
+    bound, z = drawn((5, 4)).bind(), draw(11, D)
+    tape = bound.tape(z, 2)
+    tape.release()
+    assert bound.tape(z[:4], 2) is not tape
+    assert bound.tape(z, 3) is not tape
+    assert bound.tape(z.float(), 2) is not tape
+    assert bound.tape(z, 2) is tape
+    assert bound.tape(z, 2) is not tape
+
+
+def test_idle_tapes_are_counted_and_bounded(monkeypatch):
+    monkeypatch.setattr(MLPTape, "idle", {})
+    monkeypatch.setattr(MLPTape, "idle_bytes", 0)
+    bound, z = drawn((5,)).bind(), draw(10, D)
+    tapes = [bound.tape(z, 2) for _ in range(4)]
+    assert [tape.nbytes() for tape in tapes] == [2 * 10 * (D + 5) * 8] * 4
+    monkeypatch.setattr(MLPTape, "most_idle_bytes", 3 * tapes[0].nbytes())
+    for tape in tapes:
+        tape.release()
+    assert MLPTape.idle_bytes == 3 * tapes[0].nbytes()
+    assert sum(map(len, MLPTape.idle.values())) == 3
+    taken = [bound.tape(z, 2) for _ in range(4)]
+    assert len({id(tape) for tape in taken}) == 4
+    assert MLPTape.idle_bytes == 0
+
+
+@pytest.mark.parametrize("method", ["rk4", "fehlberg2", "dopri5", "kvaerno5", "gl4", "implicit_adams"])
+@pytest.mark.parametrize("memory_budget", [0, 20_000, 2**28])
+def test_interleaved_solves_do_not_disturb_each_other(method, memory_budget, monkeypatch):
+    options = {"memory_budget": memory_budget}
+    if method in ("rk4", "gl4", "implicit_adams"):
+        options["step_size"] = 0.05
+    fields = [drawn((6, 5)), drawn((6, 5), "softplus")]
+    starts, weights = draw(2, 4, D), draw(2, 6, 4, D, seed=3)
+    times = torch.linspace(0.0, 1.0, 6, dtype=torch.float64)
+
+    def solve(i):
+        y0 = starts[i].clone().requires_grad_()
+        y = odeint(fields[i], y0, times, rtol=1e-5, atol=1e-6, method=method, options=options)
+        return y, [y0, *fields[i].parameters()]
+
+    def gradients(i, y, inputs):
+        return torch.autograd.grad((weights[i] * y).sum(), inputs, retain_graph=True)
+
+    fresh = []
+    for i in range(2):  # each with memory that nothing has used before
+        monkeypatch.setattr(MLPTape, "idle", {})
+        y, inputs = solve(i)
+        monkeypatch.setattr(MLPTape, "idle", {})
+        fresh.append([y.detach().clone(), *gradients(i, y, inputs)])
+
+    def assert_as_fresh(i, y, found):
+        assert torch.equal(y, fresh[i][0])
+        torch.testing.assert_close(found, tuple(fresh[i][1:]), rtol=1e-12, atol=1e-12)
+
+    solved = [solve(0), solve(1)]
+    for i in (0, 1, 1, 0):
+        again = solve(i)
+        assert_as_fresh(i, solved[i][0], gradients(i, *solved[i]))
+        assert_as_fresh(1 - i, solved[1 - i][0], gradients(1 - i, *solved[1 - i]))
+        assert_as_fresh(i, again[0], gradients(i, *again))
+        with torch.no_grad():
+            solve(1 - i)

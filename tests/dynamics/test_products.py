@@ -1,0 +1,57 @@
+"""Large products are those of plain matrix multiplication, whichever library makes them."""
+
+import pytest
+import torch
+
+from skode.dynamics import products
+
+ROWS = products.WORTHWHILE // (64 * 48)
+
+
+@pytest.fixture(params=["below", "above"])
+def n(request):
+    """A number of rows for which a product with a weight of shape (64, 48) is left to torch, or is not."""
+    return ROWS if request.param == "below" else ROWS + 1
+
+
+def draw(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def assert_close(found, expected):
+    assert torch.linalg.vector_norm(found.double() - expected) <= 1e-6 * torch.linalg.vector_norm(expected)
+
+
+onednn = pytest.mark.skipif(products._ONEDNN is None, reason="this torch was built without oneDNN")
+
+
+@onednn
+def test_a_product_is_worthwhile_by_its_size_alone(n):
+    assert products.worthwhile(n, draw(n, 48), draw(64, 48)) == (n > ROWS)
+    assert not products.worthwhile(n, draw(n, 48, dtype=torch.float64), draw(64, 48, dtype=torch.float64))
+
+
+@onednn
+def test_no_product_is_worthwhile_where_onednn_is_switched_off(monkeypatch):
+    assert products.worthwhile(10 * ROWS, draw(1, 48), draw(64, 48))
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not products.worthwhile(10 * ROWS, draw(1, 48), draw(64, 48))
+
+
+@onednn
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_large_affine_map(transposed, biased):
+    x, weight, bias = draw(ROWS + 1, 48), draw(64, 48, seed=1), draw(64, seed=2) if biased else None
+    weight = weight.t().contiguous().t() if transposed else weight
+    out = torch.full((ROWS + 1, 64), torch.nan)
+    products.large_linear(out, x, weight, bias)
+    expected = x.double() @ weight.double().t()
+    assert_close(out, expected + bias.double() if biased else expected)
+
+
+def test_an_outer_product_is_added(n):
+    left, right, total = draw(n, 64), draw(n, 48, seed=1), draw(64, 48, seed=2)
+    expected = total.double() + left.double().t() @ right.double()
+    products.add_outer(total, left, right)
+    assert_close(total, expected)
