@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,7 @@ from skode.solvers.integrate import Path, Problem, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
 from skode.solvers.tableaus import Method
-from skode.solvers.vector_field import AutogradField, as_field
-
-_compiled: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+from skode.solvers.vector_field import AutogradField, as_field, column
 
 
 def run(
@@ -69,7 +66,7 @@ def run(
     differentiate = torch.is_grad_enabled()
     start: Any = t0
     if spans is not None:
-        start = torch.from_numpy(spans[:, 0].copy()).to(y0).view(len(y0), *[1] * (y0.ndim - 1))
+        start = column(spans[:, 0], y0)
     field, f0, tape0 = as_field(
         func,
         start,
@@ -79,7 +76,7 @@ def run(
         keep_graph=adjoint == "backprop",
     )
     if compile and isinstance(field, AutogradField):
-        func = field.func = compiled(func)
+        func = field.func = torch.compile(func)  # torch itself remembers what it has compiled
     problem = Problem(
         field=field,
         f0=f0,
@@ -105,13 +102,3 @@ def run(
         return path.outputs, path, problem
     outputs, path = ADJOINTS[adjoint](problem, y0, moving_times, func)
     return outputs, path, problem
-
-
-def compiled(func: Any) -> Any:
-    """``func`` compiled by torch, once."""
-    try:
-        if func not in _compiled:
-            _compiled[func] = torch.compile(func)
-        return _compiled[func]
-    except TypeError:  # it can't be remembered
-        return torch.compile(func)

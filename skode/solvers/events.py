@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skode.solvers.march import Move
 from skode.solvers.readout import Positions, Reading
+from skode.solvers.vector_field import column
 
 EventFunction = Callable[[Tensor, Tensor], Tensor]
 MAX_BISECTIONS = 100
@@ -189,7 +190,7 @@ class EventFinder:
         """Times as an event function receives them: one for the state, or a column of one per sample."""
         if not self.rowwise:
             return torch.as_tensor(float(t[0]), dtype=y.dtype, device=y.device)
-        return torch.from_numpy(np.array(t)).to(y).view(len(t), *[1] * (y.ndim - 1))
+        return column(t, y)
 
     def _root(
         self,

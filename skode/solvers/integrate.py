@@ -17,7 +17,7 @@ from skode.solvers.readout import EveryStep, OutputTimes, OwnOutputTimes, Positi
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import TakenStep, new_stepper
 from skode.solvers.tableaus import ButcherTableau, Method
-from skode.solvers.vector_field import Field, Tape
+from skode.solvers.vector_field import Field, Tape, column
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def start_time(problem: Problem, y0: Tensor) -> float | Tensor:
     """The initial time: of all samples, or a column of one for each."""
     if problem.spans is None:
         return problem.t0
-    return torch.from_numpy(problem.spans[:, 0].copy()).to(y0).view(len(y0), *[1] * (y0.ndim - 1))
+    return column(problem.spans[:, 0], y0)
 
 
 def moves(problem: Problem, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Any:

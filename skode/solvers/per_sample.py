@@ -18,6 +18,7 @@ from skode.solvers.errors import NonFiniteDerivativeError, SolverError
 from skode.solvers.march import Move, not_solved, too_many, too_small
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import ControllerEach, EachSample, first_step_sizes
+from skode.solvers.vector_field import column
 
 
 def march_each(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
@@ -221,8 +222,7 @@ class _Crowd:
 
     def _column(self, values: np.ndarray) -> Tensor:
         """Numbers, one per sample, in the state's dtype and of a shape that broadcasts against it."""
-        shape = (len(values), *[1] * (self.y.ndim - 1))
-        return torch.from_numpy(np.asarray(values, dtype=np.float64)).to(self.y).view(shape)
+        return column(values, self.y)
 
     def _index(self, positions: np.ndarray) -> Tensor:
         return torch.from_numpy(positions).to(self.y.device)

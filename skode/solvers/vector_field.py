@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -339,6 +340,11 @@ def _nbytes(residuals: Any) -> int:
 def time_tensor(t: float | Tensor, y: Tensor) -> Tensor:
     """A time as the tensor, of the state's dtype and device, that ``func`` receives: 0-dimensional, or per sample."""
     return torch.as_tensor(t, dtype=y.dtype, device=y.device)
+
+
+def column(values: np.ndarray, like: Tensor) -> Tensor:
+    """One number per sample, in the dtype of states like this one and of a shape that broadcasts against them."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(len(values), *[1] * (like.ndim - 1))
 
 
 def has_own_pullback(func: Any) -> bool:

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from skode.dynamics import MLPField, products
-from skode.dynamics.mlp import MLPTape
+from skode.dynamics.mlp_tape import MLPTape
 from skode.solvers import odeint
 
 TORCH = {"tanh": torch.tanh, "logistic": torch.sigmoid, "softplus": functional.softplus, "relu": torch.relu}

@@ -22,7 +22,7 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import rms_norm
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field, FunctionTape, Session, Tape
+from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column
 
 
 def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
@@ -253,13 +253,9 @@ class AdjointSolve:
         for k in range(max(map(len, waiting), default=0)):
             positions = np.array([own[min(k, len(own) - 1)] if len(own) else -1 for own in waiting])
             here = np.array([len(own) > k for own in waiting])
-            chosen = index(np.where(positions < 0, 0, positions), like)
-            column = torch.from_numpy(self.output_times)[chosen.cpu()].to(like).view(-1, *[1] * (like.ndim - 1))
-            rates = self.problem.field(
-                column,
-                torch.where(
-                    torch.from_numpy(positions >= 0).to(like.device).view(column.shape), self.outputs[chosen], 0.0
-                ),
-            )
+            chosen = index(np.maximum(positions, 0), like)
+            answered = column(positions >= 0, like).bool()
+            states = torch.where(answered, self.outputs[chosen], 0.0)
+            rates = self.problem.field(column(self.output_times[np.maximum(positions, 0)], like), states)
             along = (self.grad_outputs[chosen] * rates).flatten(1).sum(1).double().cpu()
             gradients[torch.from_numpy(positions[here])] = along[torch.from_numpy(here)]

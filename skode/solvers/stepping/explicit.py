@@ -125,7 +125,6 @@ class ExplicitStepper:
     ----------
     n_carried : int
         How many derivatives a step takes over from those before it: 1 if the first stage is the last step's last.
-
     keeps_first : bool
         Whether a step is pulled back more cheaply if its first stage is remembered.
     needs_stages : bool
