@@ -142,16 +142,21 @@ class BoundMLP:
     """
 
     def __init__(self, layers: list[nn.Linear], n_features: int, h: Activation, time_dependent: bool) -> None:
-        first = layers[0].weight
-        self.weights = [first[:, :n_features] if time_dependent else first, *(layer.weight for layer in layers[1:])]
+        self.owned = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+        first = self.owned[0]
+        self.weights = [first[:, :n_features] if time_dependent else first, *self.owned[2::2]]
         self.transposed = [weight.t() for weight in self.weights]
-        self.biases = [layer.bias for layer in layers]
+        self.biases = self.owned[1::2]
         self.time_column = first[:, n_features] if time_dependent else None
         self.h = h
 
+    def parameters(self) -> list[Tensor]:
+        """The layers' weights and biases, as ``MLPField.parameters()`` gives them."""
+        return self.owned
+
     def tape(self, like: Tensor, n_slots: int) -> MLPTape:
         """A tape in preallocated memory; see :class:`skode.solvers.vector_field.Tape`."""
-        return MLPTape.for_states(self.folded, like, n_slots)
+        return self.folded.tape(like, n_slots)
 
     def session(self) -> MLPSession:
         """A reverse sweep over such tapes."""

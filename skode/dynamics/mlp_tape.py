@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from skode.dynamics.activations import ACTIVATIONS
-from skode.dynamics.products import add_outer, large_linear, worthwhile
+from skode.dynamics.products import large_linear, outer, worthwhile
+from skode.solvers.idle_memory import IdleMemory
 
 if TYPE_CHECKING:
     from skode.dynamics.mlp import BoundMLP
+
+# Slots of several steps share a roll while it is smaller than this: the weights' gradients of a whole roll are then
+# one product per layer.
+ROLL_BYTES, ROLL_SLOTS = 2**20, 64
+
+IDLE = IdleMemory()
 
 
 class FoldedMLP:
@@ -45,41 +52,48 @@ class FoldedMLP:
             into = [1.0] + [2.0] * last
             outof = [2.0] * last + [1.0]
             self.biases = [
-                (b if i == 0 else b - w.sum(1)) * outof[i]
-                for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True))
+                b * c if i == 0 else torch.addmv(b, w, w.new_ones(w.shape[1]), beta=c, alpha=-c)
+                for i, (w, b, c) in enumerate(zip(self.weights, self.biases, outof, strict=True))
             ]
-            self.weights = [w * (into[i] * outof[i]) for i, w in enumerate(self.weights)]
+            self.weights = [w * (c * d) for w, c, d in zip(self.weights, into, outof, strict=True)]
             self.column = None if self.column is None else self.column * 2.0
             self.into, self.outof = into, outof
         self.transposed = [w.t() for w in self.weights]
         self.sizes = tuple(w.shape[1] for w in self.weights)
+        # By the number of samples: the roll from which the next tape is cut, and which products are oneDNN's.
+        self.rolls: dict[int, Roll] = {}
+        self.large: dict[int, list[bool]] = {}
+
+    def tape(self, like: Tensor, n_slots: int) -> MLPTape:
+        """A tape for states like this one."""
+        roll = self.rolls.get(len(like))
+        if roll is None or roll.next + n_slots > roll.n_slots or roll.key[3:] != (like.dtype, like.device):
+            roll = self.rolls[len(like)] = Roll.of(self, like, n_slots)
+        return roll.cut(n_slots)
 
     def unfold(self, gradients: list[Tensor], column: Tensor | None) -> list[Tensor]:
         """Gradients of the perceptron's parameters from those of the folded weights and biases."""
         if self.folds:
             unfolded = []
             for i, (w, b) in enumerate(zip(gradients[::2], gradients[1::2], strict=True)):
-                b = b * self.outof[i]
-                w = w * (self.into[i] * self.outof[i])
-                unfolded += [w if i == 0 else w - b[:, None], b]
+                b, w = b * self.outof[i], w * (self.into[i] * self.outof[i])
+                unfolded += [w if i == 0 else w.sub_(b[:, None]), b]
             gradients, column = unfolded, None if column is None else column * 2.0
         if column is not None:
             gradients[0] = torch.cat([gradients[0], column[:, None]], dim=1)
         return gradients
 
 
-class MLPTape:
-    """Evaluations of a perceptron in preallocated memory; see :class:`skode.solvers.vector_field.Tape`.
+class Roll:
+    """Memory for many evaluations, from which tapes are cut.
 
-    The states and the hidden layers' values of all slots lie next to each other, so that the weights' gradients over
-    all of them are one product per layer. Tapes that are no longer needed are used again, by later solves too: fresh
-    memory costs a page fault for each 4 KB, together as much as the products themselves.
+    The states and the hidden layers' values of all slots lie next to each other.
+
+    Parameters
+    ----------
+    key : tuple
+        Number of slots, number of samples, sizes of the layers' inputs, dtype and device.
     """
-
-    reused = True
-    idle: ClassVar[dict[Any, list[MLPTape]]] = {}
-    idle_bytes: ClassVar[int] = 0
-    most_idle_bytes: ClassVar[int] = 2**26
 
     def __init__(self, key: Any) -> None:
         self.key = key
@@ -87,91 +101,179 @@ class MLPTape:
         self.layers = [torch.empty((self.n_slots, n, size), dtype=dtype, device=device) for size in sizes]
         self.states = self.layers[0].unbind()
         self.places = [state.view(-1) for state in self.states]
-        self.hidden = [layer.unbind() for layer in self.layers[1:]]
+        self.hidden = list(zip(*(layer.unbind() for layer in self.layers[1:]), strict=True)) or [()] * self.n_slots
         self.times: list[Any] = [None] * self.n_slots
+        self.slot_bytes = sum(n * size for size in sizes) * self.layers[0].element_size()
         self.folded: FoldedMLP
         self.large: list[bool] = []
-        self._nbytes = sum(layer.numel() * layer.element_size() for layer in self.layers)
+        # The first slot not yet cut, and how many tapes and sessions still need the memory.
+        self.next = self.holders = 0
+        # Whether a session has yet to look at slots whose tapes may have been released.
+        self.pending = False
 
     @classmethod
-    def for_states(cls, folded: FoldedMLP, like: Tensor, n_slots: int) -> MLPTape:
-        """A tape for states like this one, an idle one if there is one."""
-        key = (n_slots, len(like), folded.sizes, like.dtype, like.device)
-        try:
-            tape = cls.idle[key].pop()
-            cls.idle_bytes -= tape._nbytes
-        except (KeyError, IndexError):
-            tape = cls(key)
-        tape.folded = folded
-        tape.large = [worthwhile(len(like), like, weight) for weight in folded.weights]
+    def of(cls, folded: FoldedMLP, like: Tensor, least_slots: int) -> Roll:
+        """A roll for states like this one, an idle one if there is one."""
+        n = len(like)
+        slot_bytes = max(n * sum(folded.sizes) * like.element_size(), 1)
+        n_slots = max(least_slots, min(ROLL_BYTES // slot_bytes, ROLL_SLOTS))
+        key = (n_slots, n, folded.sizes, like.dtype, like.device)
+        roll = IDLE.take(key, lambda: cls(key))
+        roll.folded = folded
+        if n not in folded.large:
+            folded.large[n] = [worthwhile(like, n, *weight.shape) for weight in folded.weights]
+        roll.large = folded.large[n]
+        return roll
+
+    def cut(self, n_slots: int) -> MLPTape:
+        """A tape of the next slots."""
+        tape = MLPTape(self, self.next, n_slots)
+        self.next += n_slots
+        self.holders += 1
         return tape
 
+    def hold(self) -> None:
+        """Keep the memory, whatever tapes are released."""
+        self.holders += 1
+
+    def let_go(self) -> None:
+        """Undo :meth:`hold`; the last one hands the memory to others."""
+        self.holders -= 1
+        if not self.holders:
+            self.next = 0
+            rolls, n = self.folded.rolls, self.key[1]
+            if rolls.get(n) is self:
+                del rolls[n]
+            IDLE.give(self.key, self)
+
+    def nbytes(self) -> int:
+        """Memory that it holds."""
+        return self.n_slots * self.slot_bytes
+
+
+class MLPTape:
+    """Evaluations of a perceptron in preallocated memory; see :class:`skode.solvers.vector_field.Tape`.
+
+    Parameters
+    ----------
+    roll : Roll
+        Whose memory it is.
+    first, n_slots : int
+        Its part of the roll.
+    """
+
+    reused = True
+
+    def __init__(self, roll: Roll, first: int, n_slots: int) -> None:
+        self.roll = roll
+        self.first = first
+        self.n_slots = n_slots
+
     def release(self) -> None:
-        """Hand the memory to later tapes: nothing may refer to it any longer."""
-        if self.idle_bytes + self._nbytes <= self.most_idle_bytes:
-            MLPTape.idle_bytes += self._nbytes
-            self.idle.setdefault(self.key, []).append(self)
+        roll = self.roll
+        if roll.next == self.first + self.n_slots and not roll.pending:
+            roll.next = self.first
+        roll.let_go()
 
     def place(self, slot: int) -> Tensor:
-        return self.places[slot]
+        return self.roll.places[self.first + slot]
+
+    def state(self, slot: int) -> Tensor:
+        return self.roll.states[self.first + slot]
 
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
-        folded = self.folded
+        roll = self.roll
+        folded, large, slot = roll.folded, roll.large, self.first + slot
         weights, transposed, biases, replace = folded.weights, folded.transposed, folded.biases, folded.h.replace
-        large = self.large
-        x, bias, column = self.states[slot], biases[0], folded.column
+        x, bias, column = roll.states[slot], biases[0], folded.column
         last = len(transposed) - 1
-        self.times[slot] = t
-        own_times = column is not None and isinstance(t, Tensor) and t.ndim > 0
-        if column is not None and not own_times:
-            bias = torch.add(bias, column, alpha=float(t))
-        for i, layer in enumerate(self.hidden):
-            y = layer[slot]
+        roll.times[slot] = t
+        own_times = False
+        if column is not None:
+            own_times = isinstance(t, Tensor) and t.ndim > 0
+            if not own_times:
+                bias = torch.add(bias, column, alpha=float(t))
+        for i, y in enumerate(roll.hidden[slot]):
             if large[i]:
                 large_linear(y, x, weights[i], bias)
             else:
                 torch.addmm(bias, x, transposed[i], out=y)
-            if i == 0 and own_times:
-                y.addr_(t.reshape(-1), folded.column)  # type: ignore[arg-type]
+            if own_times and i == 0:
+                y.addr_(t.reshape(-1), column)
             x = replace(y)
             bias = biases[i + 1]
         if large[last]:
             large_linear(out, x, weights[last], bias)
         else:
             torch.addmm(bias, x, transposed[last], out=out)
-        if last == 0 and own_times:
-            out.addr_(t.reshape(-1), folded.column)  # type: ignore[arg-type]
+        if own_times and last == 0:
+            out.addr_(t.reshape(-1), column)  # type: ignore[arg-type]
 
     def nbytes(self) -> int:
-        return self._nbytes
+        return self.n_slots * self.roll.slot_bytes
+
+
+class Deltas:
+    """Memory for the cotangents of the layers' linear outputs, of all slots of a roll.
+
+    Parameters
+    ----------
+    key : tuple
+        Number of slots, number of samples, sizes of the layers' outputs, dtype, device, and what it is.
+    """
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        n_slots, n, sizes, dtype, device, _ = key
+        self.layers = [torch.empty((n_slots, n, size), dtype=dtype, device=device) for size in sizes]
+        self.hidden = list(zip(*(layer.unbind() for layer in self.layers[:-1]), strict=True)) or [()] * n_slots
+        self.outputs = self.layers[-1].unbind()
+        self.places = [output.view(-1) for output in self.outputs]
+
+    def nbytes(self) -> int:
+        return sum(layer.numel() * layer.element_size() for layer in self.layers)
 
 
 class MLPSession:
-    """A reverse sweep over a perceptron's tapes; see :class:`skode.solvers.vector_field.Session`."""
+    """A reverse sweep over a perceptron's tapes; see :class:`skode.solvers.vector_field.Session`.
+
+    Slots are pulled from the last to the first. The weights' gradients are formed when the sweep comes to another
+    roll, or at its end, of all neighbouring slots at once.
+    """
 
     def __init__(self, folded: FoldedMLP) -> None:
         self.folded = folded
         self.gradients: list[Tensor] = []
         self.column: Tensor | None = None
-        self.outputs: dict[int, Tensor] = {}
-        # The cotangents of the hidden layers' linear outputs, of all slots next to each other, and slot by slot.
-        self.deltas: list[Tensor] = []
-        self.rows: list[tuple[Tensor, ...]] = []
+        self.roll: Roll | None = None
+        self.deltas: Deltas
+        self.pulled: list[int] = []  # since the last flush
+        self.low = self.high = 0  # slots flushed, whose gradients are to be formed
 
-    def pull(self, tape: MLPTape, slot: int, cotangent: Tensor, out: Tensor, *, with_time: bool) -> Tensor | None:
-        folded = self.folded
-        weights, transposed, pull, large = folded.weights, folded.transposed, folded.h.pull, tape.large
-        if not self.outputs and len(weights) > 1 and (not self.deltas or self.deltas[0].shape != tape.layers[1].shape):
-            self.deltas = [torch.empty_like(layer) for layer in tape.layers[1:]]
-            self.rows = [delta.unbind() for delta in self.deltas]
-        self.outputs[slot] = delta = cotangent
-        for i in range(len(weights) - 1, 0, -1):
-            below = self.rows[i - 1][slot]
+    def place(self, tape: MLPTape, slot: int) -> Tensor:
+        if tape.roll is not self.roll:
+            self._turn_to(tape.roll)
+        slot += tape.first
+        if self.low <= slot < self.high:
+            self._form()
+        return self.deltas.places[slot]
+
+    def pull(self, tape: MLPTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool) -> Any:
+        place = self.place(tape, slot)
+        if cotangent is not None:
+            place.copy_(cotangent.reshape(-1))
+        slot += tape.first
+        folded, roll = self.folded, tape.roll
+        weights, transposed, pull, large = folded.weights, folded.transposed, folded.h.pull, roll.large
+        self.pulled.append(slot)
+        delta, below, hidden = self.deltas.outputs[slot], self.deltas.hidden[slot], roll.hidden[slot]
+        for i in range(len(below), 0, -1):
+            inner = below[i - 1]
             if large[i]:
-                large_linear(below, delta, transposed[i], None)
+                large_linear(inner, delta, transposed[i], None)
             else:
-                torch.mm(delta, weights[i], out=below)
-            delta = pull(below, tape.hidden[i - 1][slot])
+                torch.mm(delta, weights[i], out=inner)
+            delta = pull(inner, hidden[i - 1])
         if large[0]:
             large_linear(out, delta, transposed[0], None)
         else:
@@ -181,39 +283,72 @@ class MLPSession:
         if folded.column is None:
             return delta.new_zeros(())
         per_sample = delta @ folded.column
-        t = tape.times[slot]
+        t = roll.times[slot]
         return per_sample.reshape(t.shape) if isinstance(t, Tensor) and t.ndim else per_sample.sum()
 
     def flush(self, tape: MLPTape) -> None:
-        if not self.outputs:
+        if not self.pulled:
             return
-        slots = sorted(self.outputs)
-        low, high = slots[0], slots[-1] + 1
-        assert len(slots) == high - low, "slots are pulled one after another"
-        inputs = [layer[low:high].flatten(0, 1) for layer in tape.layers]
-        deltas = [delta[low:high].flatten(0, 1) for delta in self.deltas]
-        deltas.append(torch.cat([self.outputs[slot] for slot in slots]))
-        if not self.gradients:
-            self.gradients = [part for w in self.folded.weights for part in (torch.zeros_like(w), w.new_zeros(len(w)))]
-        for i, (delta, x) in enumerate(zip(deltas, inputs, strict=True)):
-            add_outer(self.gradients[2 * i], delta, x)
-            self.gradients[2 * i + 1].add_(delta.sum(0))
-        if self.folded.column is not None:
-            times = torch.cat([self._column(tape.times[slot], tape.states[slot]) for slot in slots])
-            weighted = times @ deltas[0]
-            self.column = weighted if self.column is None else self.column.add_(weighted)
-        self.outputs = {}
+        low, high = min(self.pulled), max(self.pulled) + 1
+        assert len(set(self.pulled)) == high - low, "slots are pulled one after another"
+        self.pulled = []
+        tape.roll.pending = True
+        if self.low == self.high:
+            self.low, self.high = low, high
+        elif high == self.low:
+            self.low = low
+        else:
+            self._form()
+            self.low, self.high = low, high
 
     def discard(self) -> None:
-        self.outputs = {}
+        self.pulled = []
 
     def parameter_gradients(self) -> tuple[Tensor | None, ...]:
+        self._turn_to(None)
         if not self.gradients:
             return (None,) * (2 * len(self.folded.weights))
         return tuple(self.folded.unfold(self.gradients, self.column))
 
-    @staticmethod
-    def _column(t: Any, state: Tensor) -> Tensor:
-        if isinstance(t, Tensor) and t.ndim:
-            return t.reshape(-1)
-        return state.new_full((len(state),), float(t))
+    def _turn_to(self, roll: Roll | None) -> None:
+        """Go on with another roll, or with none."""
+        if self.roll is not None:
+            self._form()
+            self.roll.pending = False
+            IDLE.give(self.deltas.key, self.deltas)
+            self.roll.let_go()
+        self.roll = roll
+        if roll is not None:
+            roll.hold()
+            n_slots, n, sizes, *where = roll.key
+            key = (n_slots, n, (*sizes[1:], len(self.folded.weights[-1])), *where, "deltas")
+            self.deltas = IDLE.take(key, lambda: Deltas(key))
+
+    def _form(self) -> None:
+        """The gradients of the slots flushed."""
+        low, high, roll = self.low, self.high, self.roll
+        if low == high:
+            return
+        assert roll is not None
+        self.low = self.high = 0
+        new = []
+        for layer, x in zip(self.deltas.layers, roll.layers, strict=True):
+            delta = layer[low:high].flatten(0, 1)
+            new += [outer(delta, x[low:high].flatten(0, 1)), delta.sum(0)]
+        column = None
+        if self.folded.column is not None:
+            times = torch.cat([_column(roll.times[slot], roll.states[slot]) for slot in range(low, high)])
+            column = times @ self.deltas.layers[0][low:high].flatten(0, 1)
+        if self.gradients:
+            torch._foreach_add_(self.gradients, new)
+            if column is not None and self.column is not None:
+                self.column += column
+        else:
+            self.gradients, self.column = new, column
+
+
+def _column(t: Any, state: Tensor) -> Tensor:
+    """The time of each sample of an evaluation."""
+    if isinstance(t, Tensor) and t.ndim:
+        return t.reshape(-1)
+    return state.new_full((len(state),), float(t))

@@ -1,29 +1,54 @@
-"""Matrix products by the library that is the faster one for their size.
+"""Matrix products by the library that is the faster one on this processor.
 
 torch multiplies float32 matrices on the CPU by MKL, which on some processors reaches half of what oneDNN, part of
-torch as well, does; on others the two are alike. oneDNN costs some 10 us more per call, so that it only pays for
-larger products. The choice depends on sizes alone, so that results can be repeated.
+torch as well, does; on others the two are alike (103 and 108 GFLOP/s on a Zen 4 core). Which it is is found out by one
+timed trial per process, the first time that it matters. oneDNN costs some 10 us more per call, and copies, so that
+only larger products are given to it.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+from time import perf_counter
+
 import torch
 from torch import Tensor
 
-# Multiply-adds from which on oneDNN's product is faster (measured on a Zen 4 core: 22 us against 23 us).
+# Multiply-adds from which on oneDNN's product is the faster one where it reaches twice MKL's speed (23 against 22 us).
 WORTHWHILE = 2**20
+# Alike or twice as fast is what has been seen: a ratio far from both decides alike every time.
+FASTER = 1.45
 
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-def worthwhile(rows: int, like: Tensor, weight: Tensor) -> bool:
-    """Whether a product of ``rows`` rows with a weight is one for oneDNN."""
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether oneDNN multiplies two matrices of 512 x 256 and 256 x 256 much faster than MKL."""
+    if _ONEDNN is None:
+        return False
+    x, weight = torch.ones(512, 256), torch.ones(256, 256)
+    durations: dict[str, list[float]] = {"mkl": [], "onednn": []}
+    with torch.no_grad():
+        for _ in range(7):
+            start = perf_counter()
+            torch.mm(x, weight)
+            between = perf_counter()
+            _ONEDNN(x, weight, None, "none", [], "")
+            durations["mkl"].append(between - start)
+            durations["onednn"].append(perf_counter() - between)
+    return min(durations["mkl"]) > FASTER * min(durations["onednn"])
+
+
+def worthwhile(like: Tensor, *sizes: int) -> bool:
+    """Whether a product of matrices like this one, of so many rows, inner and outer columns, is one for oneDNN."""
     return (
-        _ONEDNN is not None
+        math.prod(sizes) > WORTHWHILE
         and like.dtype == torch.float32
         and like.device.type == "cpu"
-        and rows * weight.numel() > WORTHWHILE
         and bool(torch.backends.mkldnn.enabled)
+        and onednn_is_faster()
     )
 
 
@@ -33,10 +58,9 @@ def large_linear(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     out.copy_(_ONEDNN(x, weight, bias, "none", [], ""))
 
 
-def add_outer(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left^T right``, a sum over the rows of both, to ``total``."""
-    if worthwhile(len(left), left, total):
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """``left^T right``, a sum over the rows of both."""
+    if worthwhile(left, *left.shape, right.shape[1]):
         assert _ONEDNN is not None
-        total.add_(_ONEDNN(left.t(), right.t(), None, "none", [], ""))
-    else:
-        total.addmm_(left.t(), right)
+        return _ONEDNN(left.t(), right.t(), None, "none", [], "")
+    return torch.mm(left.t(), right)

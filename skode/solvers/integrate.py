@@ -155,6 +155,8 @@ class Path:
         Why the solve ended early, where that is answered with NaN.
     n_known : int
         How many outputs were asked for.
+    tape0 : Tape or None
+        The first evaluation, until it is pulled back.
     """
 
     outputs: Tensor
@@ -167,6 +169,7 @@ class Path:
     steps: list[RecordedStep] = dataclasses.field(default_factory=list)
     failure: SolverError | None = None
     n_known: int = 0
+    tape0: Tape | None = None
 
 
 class Collector:
@@ -373,5 +376,5 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
             failure = error
         if not record:
             path.y_end = path.y_end.clone()
-            stepper.release()
+        stepper.release()
         return collector.finish(failure)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
 from skode.solvers.march import StepControl
-from skode.solvers.step_size import CONTROLLERS, NORMS, Norm, Tolerances
+from skode.solvers.step_size import CONTROLLERS, NORMS, Norm, Tolerances, all_finite
 from skode.solvers.tableaus import Method
 
 DEFAULT_MAX_STEPS = 10_000
@@ -31,7 +31,7 @@ def check_state(y0: Any) -> Tensor:
         )
     if y0.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"y0 must be float32 or float64, got {y0.dtype}.")
-    if not bool(torch.isfinite(y0.detach()).all()):
+    if not all_finite(y0.detach()):
         raise ValueError("y0 contains NaN or infinity.")
     return y0
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import NonFiniteDerivativeError, SolverError
-from skode.solvers.march import Move, not_solved, too_many, too_small
+from skode.solvers.march import MOST_LEAVES, Move, not_solved, too_many, too_small
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import ControllerEach, EachSample, first_step_sizes
 from skode.solvers.vector_field import column
@@ -49,7 +49,7 @@ class _Crowd:
         n = len(y0)
         spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (n, 1))
         self.t, self.t1 = spans[:, 0].copy(), spans[:, 1].copy()
-        self.t_next = self.t
+        self.t0 = self.t_next = self.t
         self.direction = np.where(self.t1 < self.t, -1.0, 1.0)
         self.landings = np.array(control.landings)
         self.jumps = np.array(sorted(control.jumps))
@@ -58,6 +58,8 @@ class _Crowd:
         self.samples = np.arange(n)
         self.h = self.wanted = self.ratio = np.zeros(n)
         self.worst = np.zeros(n)  # the last ratio, or NaN once a step from the present state left the field's domain
+        # How many steps have left the domain, and since when they have been counted.
+        self.leaves, self.leaving_from = np.zeros(n, dtype=np.int64), self.t
         self.attempts = np.zeros(n, dtype=np.int64)
         self.unsolved = np.zeros(n, dtype=bool)
         self.statistics.by_sample = np.zeros((3, n), dtype=np.int64)
@@ -104,6 +106,14 @@ class _Crowd:
         self._drop_failed(
             stuck, lambda i: too_small(float(self.t[i]), float(self.h[i]), self.worst[i], int(self.samples[i]))
         )
+        many = self.leaves > MOST_LEAVES
+        creeping = np.abs(self.t - self.leaving_from) <= 1e-3 * np.abs(self.t - self.t0)
+        self.leaving_from = np.where(many, self.t, self.leaving_from)
+        self.leaves = np.where(many, 0, self.leaves)
+        self._drop_failed(
+            many & creeping,
+            lambda i: too_small(float(self.t[i]), float(self.h[i]), math.nan, int(self.samples[i])),
+        )
         self._drop_failed(
             self.attempts == control.max_steps,
             lambda i: too_many(
@@ -133,6 +143,7 @@ class _Crowd:
         self.unsolved = np.zeros(len(good), dtype=bool) if taken.unsolved is None else taken.unsolved
         good &= ~self.unsolved
         self.worst = np.where(good, 0.0, np.where(np.isfinite(self.worst), self.ratio, np.nan))
+        self.leaves = self.leaves + (~good & ~np.isfinite(self.ratio))
         statistics.count_round(self.samples, good, statistics.nfev - before)
         if good.all():
             yield Move(self.t, self.t_next, h, taken, self._opens(good), self.samples)
@@ -192,6 +203,9 @@ class _Crowd:
             "wanted",
             "ratio",
             "worst",
+            "t0",
+            "leaving_from",
+            "leaves",
             "attempts",
             "unsolved",
         ):

@@ -6,6 +6,7 @@ Output times never move steps. Each accepted step ``(t, t + h]`` is asked for th
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class OutputTimes:
     def __init__(self, times: np.ndarray, rows: np.ndarray | None, direction: float) -> None:
         self.order = np.argsort(direction * times, kind="stable")
         self.sorted = direction * times[self.order]
+        self.ahead = self.sorted.tolist()  # as bisect reads them, which takes a fifth of searchsorted's time
         self.rows = rows
         self.direction = direction
         self.n_outputs = len(times)
@@ -84,7 +86,7 @@ class OutputTimes:
 
     def in_step(self, t: float, t_next: float, rows: None = None) -> list[Reading]:
         """Outputs after ``t`` up to and including ``t_next``, those inside the step before those at its end."""
-        first, end = self._next, int(np.searchsorted(self.sorted, self.direction * t_next, side="left"))
+        first, end = self._next, bisect_left(self.ahead, self.direction * t_next, self._next)
         readings = []
         if end > first:
             inside = self.direction * self.sorted[first:end]
@@ -95,8 +97,7 @@ class OutputTimes:
 
     def _take(self, t: float, theta: Callable[[int], np.ndarray]) -> Reading | None:
         first = self._next
-        end = int(np.searchsorted(self.sorted, self.direction * t, side="right"))
-        self._next = max(first, end)
+        self._next = end = bisect_right(self.ahead, self.direction * t, first)
         return self._reading(first, end, theta(end - first)) if end > first else None
 
     def _reading(self, first: int, end: int, theta: np.ndarray) -> Reading:

@@ -22,6 +22,12 @@ Norm = Callable[[Tensor], Tensor]
 CONTROLLERS = {"I": (1.0, 0.0, 0.0), "PI": (3 / 5, -1 / 5, 0.0), "PID": (1 / 18, 1 / 9, 1 / 18)}
 
 
+def all_finite(x: Tensor) -> bool:
+    """Whether no element is NaN or infinite."""
+    # A sum costs a tenth of torch.isfinite; it is not finite if an element isn't, and else only where it overflows.
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+
+
 def rms_norm(x: Tensor) -> Tensor:
     """Root mean square of all elements, the norm of Hairer, Norsett and Wanner I (eq. II.4.11)."""
     flat = x.reshape(-1)
@@ -53,11 +59,14 @@ class Tolerances:
 
     def error_ratio(self, error: Tensor, y: Tensor, y_next: Tensor) -> float:
         """How many times the allowed error a step made; not finite where the step left the field's domain."""
-        errors = self.in_allowed_errors(error, y, y_next)
+        return self.size(self.in_allowed_errors(error, y, y_next))
+
+    def size(self, x: Tensor) -> float:
+        """The norm of a state as a number."""
         if self.norm is rms_norm:  # the same in fewer operations
-            flat = errors.reshape(-1)
+            flat = x.reshape(-1)
             return math.sqrt(torch.dot(flat, flat).item() / max(flat.numel(), 1))
-        return self.norm(errors).item()
+        return self.norm(x).item()
 
     def in_allowed_errors(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         """The error of a step, element by element, in units of the allowed one."""
@@ -67,10 +76,13 @@ class Tolerances:
             scale.clamp_min_(torch.finfo(scale.dtype).tiny)
         return torch.div(error, scale, out=scale)
 
-    def scaled(self, x: Tensor, y: Tensor) -> Tensor:
-        """``x`` in units of the allowed error at the state ``y``; 0 for components that are allowed none."""
-        scale = y.abs().mul_(self.rtol).add_(self.atol)
-        return x / scale if self.atol > 0.0 else torch.where(scale > 0.0, x / scale, 0.0)
+    def allowed(self, y: Tensor) -> Tensor:
+        """The error allowed at a state, element by element."""
+        return y.abs().mul_(self.rtol).add_(self.atol)
+
+    def over(self, x: Tensor, allowed: Tensor) -> Tensor:
+        """``x`` in units of the allowed error; 0 for components that are allowed none."""
+        return x / allowed if self.atol > 0.0 else torch.where(allowed > 0.0, x / allowed, 0.0)
 
 
 class EachSample:
@@ -124,12 +136,12 @@ def first_step_size(
         The signed step size, no longer than ``span``.
     """
     direction = math.copysign(1.0, span)
-    norm, scaled = tolerances.norm, tolerances.scaled
-    size_y, size_f = norm(scaled(y, y)).item(), norm(scaled(f, y)).item()
+    allowed = tolerances.allowed(y)
+    size_y, size_f = tolerances.size(tolerances.over(y, allowed)), tolerances.size(tolerances.over(f, allowed))
     guess = 0.01 * size_y / size_f if size_y >= 1e-5 and 1e-5 <= size_f < math.inf else 1e-6
     guess = min(guess, abs(span))
     moved = evaluate(t + direction * guess, torch.add(y, f, alpha=direction * guess))
-    size_second = norm(scaled(moved - f, y)).item() / guess
+    size_second = tolerances.size(tolerances.over(moved - f, allowed)) / guess
     if not math.isfinite(size_f + size_second):
         return direction * guess
     steepest = max(size_f, size_second)
@@ -153,13 +165,13 @@ def first_step_sizes(
     ``evaluate`` takes times of shape (n,), and ``column`` makes n numbers broadcast against the state.
     """
     direction = np.where(span < 0.0, -1.0, 1.0)
-    scaled = measure.tolerances.scaled
-    size_y, size_f = measure.size(scaled(y, y)), measure.size(scaled(f, y))
+    over, allowed = measure.tolerances.over, measure.tolerances.allowed(y)
+    size_y, size_f = measure.size(over(y, allowed)), measure.size(over(f, allowed))
     with np.errstate(all="ignore"):
         usable = (size_y >= 1e-5) & (size_f >= 1e-5) & np.isfinite(size_f)
         guess = np.minimum(np.where(usable, 0.01 * size_y / size_f, 1e-6), np.abs(span))
         moved = evaluate(t + direction * guess, y + column(direction * guess) * f)
-        size_second = measure.size(scaled(moved - f, y)) / guess
+        size_second = measure.size(over(moved - f, allowed)) / guess
         steepest = np.maximum(size_f, size_second)
         second = np.where(steepest <= 1e-15, np.maximum(1e-6, guess * 1e-3), (0.01 / steepest) ** (1 / (order + 1)))
         step = np.minimum(np.minimum(100 * guess, second), np.abs(span))

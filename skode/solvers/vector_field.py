@@ -7,7 +7,7 @@ weight gradients are formed for all stages of a step at once. Both give the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,8 +25,8 @@ class OffersPullback(Protocol):
     """A vector field with its own vector-Jacobian product. Any object with these methods takes the fast path.
 
     ``t`` is a float, or a tensor that broadcasts against ``y`` where every sample has its own time. A field may also
-    have a method ``bind()``, called once per solve: it returns what answers these calls, all but ``parameters``, for
-    the parameters' present values.
+    have a method ``bind()``, called once per solve: it returns what answers these calls for the parameters' present
+    values (``parameters()`` only if that is faster than the field's own).
     """
 
     def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
@@ -68,6 +68,10 @@ class Tape(Protocol):
         """Where to write the state of an evaluation, flattened."""
         ...
 
+    def state(self, slot: int) -> Tensor:
+        """The same memory in the state's shape."""
+        ...
+
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         """Evaluate the field at a slot's state, into ``out`` of the state's shape."""
         ...
@@ -84,8 +88,15 @@ class Tape(Protocol):
 class Session(Protocol):
     """One reverse sweep over a field: pulls cotangents back through tapes and gathers the parameters' gradients."""
 
-    def pull(self, tape: Any, slot: int, cotangent: Tensor, out: Tensor, *, with_time: bool) -> Any:
-        """Cotangent of a slot's state into ``out``; returns that of its time if asked for."""
+    def place(self, tape: Any, slot: int) -> Tensor:
+        """Where to write the cotangent of a slot's value, flattened, before it is pulled."""
+        ...
+
+    def pull(self, tape: Any, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool) -> Any:
+        """Cotangent of a slot's state into ``out``, from that of its value: as given, or as written in its place.
+
+        Returns that of its time if asked for.
+        """
         ...
 
     def flush(self, tape: Any) -> None:
@@ -137,6 +148,9 @@ class FunctionTape:
         state = torch.empty_like(self.like, memory_format=torch.contiguous_format)
         self.states[slot] = state
         return state.view(-1)
+
+    def state(self, slot: int) -> Tensor:
+        return self.states[slot]
 
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         out.copy_(self.func(t, self.states[slot]))
@@ -196,10 +210,18 @@ class AutogradSession:
         self.parameters = parameters
         self.gradients: list[Tensor | None] = [None] * len(parameters)
         self.unchecked: tuple[Tensor, ...] = ()
+        self.placed: Tensor
         # What autograd leaves in non-leaf tensors with retain_grad() is to be of the whole solve, not of evaluations.
         self.retained = [(parameter, parameter.grad) for parameter in parameters if parameter.retains_grad]
 
-    def pull(self, tape: AutogradTape, slot: int, cotangent: Tensor, out: Tensor, *, with_time: bool) -> Tensor | None:
+    def place(self, tape: AutogradTape, slot: int) -> Tensor:
+        self.placed = torch.empty_like(tape.like, memory_format=torch.contiguous_format)
+        return self.placed.view(-1)
+
+    def pull(
+        self, tape: AutogradTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool
+    ) -> Tensor | None:
+        cotangent = self.placed if cotangent is None else cotangent
         time, argument, value = self.unchecked = tape.graphs[slot]
         if not value.requires_grad:  # a constant field
             out.zero_()
@@ -250,9 +272,9 @@ class PullbackField:
     keeps = True
 
     def __init__(self, func: OffersPullback) -> None:
-        self.parameters = tuple(func.parameters())
         with torch.no_grad():
             self.func: Any = func.bind() if hasattr(func, "bind") else func
+        self.parameters = tuple((self.func if hasattr(self.func, "parameters") else func).parameters())
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -300,9 +322,17 @@ class PullbackSession:
         self.func = func
         self.n_parameters = n_parameters
         self.held: list[tuple[Any, Any]] = []
+        self.placed: Tensor
         self.gradients: list[Tensor] | None = None
 
-    def pull(self, tape: PullbackTape, slot: int, cotangent: Tensor, out: Tensor, *, with_time: bool) -> Tensor | None:
+    def place(self, tape: PullbackTape, slot: int) -> Tensor:
+        self.placed = torch.empty_like(tape.like, memory_format=torch.contiguous_format)
+        return self.placed.view(-1)
+
+    def pull(
+        self, tape: PullbackTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool
+    ) -> Tensor | None:
+        cotangent = self.placed if cotangent is None else cotangent
         residuals = tape.residuals[slot]
         grad_y, grad_t, deltas = self.func.pullback(residuals, cotangent, with_time=with_time)
         self.held.append((residuals, deltas))
@@ -360,8 +390,16 @@ def has_own_pullback(func: Any) -> bool:
         return True
     lineage = type(func).__mro__
     definer = {name: next(i for i, c in enumerate(lineage) if name in vars(c)) for name in ("forward", "pullback")}
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or parametrize.is_parametrized(m) for m in func.modules())
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or parametrize.is_parametrized(m) for m in _within(func))
     return definer["forward"] >= definer["pullback"] and "forward" not in vars(func) and not hooked
+
+
+def _within(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and those inside it: ``modules()`` in a third of its time."""
+    yield module
+    for child in module._modules.values():
+        if child is not None:
+            yield from _within(child)
 
 
 def as_field(

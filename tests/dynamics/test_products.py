@@ -25,17 +25,34 @@ def assert_close(found, expected):
 onednn = pytest.mark.skipif(products._ONEDNN is None, reason="this torch was built without oneDNN")
 
 
-@onednn
-def test_a_product_is_worthwhile_by_its_size_alone(n):
-    assert products.worthwhile(n, draw(n, 48), draw(64, 48)) == (n > ROWS)
-    assert not products.worthwhile(n, draw(n, 48, dtype=torch.float64), draw(64, 48, dtype=torch.float64))
+@pytest.fixture
+def fast(monkeypatch):
+    """A processor on which oneDNN is the faster one."""
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
 
 
 @onednn
-def test_no_product_is_worthwhile_where_onednn_is_switched_off(monkeypatch):
-    assert products.worthwhile(10 * ROWS, draw(1, 48), draw(64, 48))
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    assert not products.worthwhile(10 * ROWS, draw(1, 48), draw(64, 48))
+def test_a_product_is_worthwhile_by_its_size_where_onednn_is_faster(n, fast):
+    assert products.worthwhile(draw(1, 48), n, 48, 64) == (n > ROWS)
+    assert not products.worthwhile(draw(1, 48, dtype=torch.float64), n, 48, 64)
+
+
+@onednn
+def test_no_product_is_worthwhile_where_onednn_is_no_faster_or_switched_off(monkeypatch, fast):
+    assert products.worthwhile(draw(1, 48), 10 * ROWS, 48, 64)
+    with monkeypatch.context() as off:
+        off.setattr(torch.backends.mkldnn, "enabled", False)
+        assert not products.worthwhile(draw(1, 48), 10 * ROWS, 48, 64)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    assert not products.worthwhile(draw(1, 48), 10 * ROWS, 48, 64)
+
+
+@onednn
+def test_the_trial_is_made_once():
+    assert isinstance(products.onednn_is_faster(), bool)
+    before = products.onednn_is_faster.cache_info().misses
+    products.onednn_is_faster()
+    assert products.onednn_is_faster.cache_info().misses == before
 
 
 @onednn
@@ -50,8 +67,8 @@ def test_a_large_affine_map(transposed, biased):
     assert_close(out, expected + bias.double() if biased else expected)
 
 
-def test_an_outer_product_is_added(n):
-    left, right, total = draw(n, 64), draw(n, 48, seed=1), draw(64, 48, seed=2)
-    expected = total.double() + left.double().t() @ right.double()
-    products.add_outer(total, left, right)
-    assert_close(total, expected)
+@pytest.mark.parametrize("faster", [False, pytest.param(True, marks=onednn)])
+def test_an_outer_product(n, faster, monkeypatch):
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: faster)
+    left, right = draw(n, 64), draw(n, 48, seed=1)
+    assert_close(products.outer(left, right), left.double().t() @ right.double())

@@ -80,7 +80,7 @@ def test_error_ratio_is_one_where_every_error_is_just_allowed():
 def test_the_error_test_leaves_its_arguments_alone():
     y, y_next, error = tensor(1.0, -5.0), tensor(-2.0, 3.0), tensor(0.1, 0.1)
     Tolerances(rtol=0.1, atol=0.01).error_ratio(error, y, y_next)
-    Tolerances(rtol=0.1, atol=0.01).scaled(error, y)
+    Tolerances(rtol=0.1, atol=0.01).over(error, Tolerances(rtol=0.1, atol=0.01).allowed(y))
     Tolerances(rtol=0.1, atol=0.01).in_allowed_errors(error, y, y_next)
     assert (y.tolist(), y_next.tolist(), error.tolist()) == ([1.0, -5.0], [-2.0, 3.0], [0.1, 0.1])
 

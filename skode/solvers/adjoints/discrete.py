@@ -20,7 +20,7 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import PulledStep, new_stepper
 from skode.solvers.stepping.explicit import changed_field, stage_time
 from skode.solvers.times import TimeGradients
-from skode.solvers.vector_field import Session
+from skode.solvers.vector_field import Session, Tape
 
 
 def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
@@ -35,6 +35,7 @@ class _DiscreteAdjoint(torch.autograd.Function):
     def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, times: Tensor | None, *parameters: Tensor):
         ctx.with_time = times is not None and times.requires_grad
         path = integrate(problem, y0.detach(), record=True, keep_stages=ctx.with_time or problem.dense)
+        path.tape0 = problem.tape0
         holder.append(path)
         # The node must not hold on to the outputs, which hold on to it: neither would be freed.
         outputs, path.outputs = path.outputs, path.outputs.detach()
@@ -110,6 +111,8 @@ class ReverseSweep:
             self._add(cotangent, reading)
         if self.times is not None:
             self.times.add_outputs(self.grad_outputs)
+        for stepper in self.steppers.values():
+            stepper.release()
         return cotangent
 
     def _pull(self, step: RecordedStep, n: int, lam: Tensor, kappa: Tensor | None) -> PulledStep:
@@ -139,17 +142,12 @@ class ReverseSweep:
         everywhere = step.opens is True
         here: Any = ... if everywhere else torch.from_numpy(step.opens).to(carried.device)
         y, kappa = taken.y[here], carried[0].view(taken.y.shape)[here]
-        tape = self.problem.tape0 if first and everywhere else None
-        if tape is None:
-            tape = self.problem.field.tape(y, 1, pullable=True)
-            tape.place(0).copy_(y.reshape(-1))
-            time = stage_time(taken.t, taken.h, 0.0, taken.edges, taken.y)
-            time = time if everywhere else time[here]
-            tape.evaluate(0, time, torch.empty_like(y, memory_format=torch.contiguous_format))
-        self.problem.statistics.nfev_backward += 1
+        time = stage_time(taken.t, taken.h, 0.0, taken.edges, taken.y)
+        tape = self._opening_tape(time if everywhere else time[here], y, first=first and everywhere)
         grad_y = torch.empty_like(y, memory_format=torch.contiguous_format)
         grad_t = self.session.pull(tape, 0, kappa, grad_y, with_time=self.with_time)
         self.session.flush(tape)
+        tape.release()
         pulled.y[here] += grad_y
         if everywhere:
             pulled.carried = None
@@ -160,17 +158,24 @@ class ReverseSweep:
 
     def _pull_first_stages(self, y0: Tensor, cotangent: Tensor, carried: Tensor) -> Tensor:
         """Pull the samples' very first stages, which all are evaluations at the start."""
-        problem = self.problem
-        tape = problem.tape0
-        if tape is None:
-            tape = problem.field.tape(y0, 1, pullable=True)
-            tape.place(0).copy_(y0.reshape(-1))
-            tape.evaluate(0, start_time(problem, y0), torch.empty_like(y0))
-        problem.statistics.nfev_backward += 1
+        tape = self._opening_tape(start_time(self.problem, y0), y0, first=True)
         grad_y = torch.empty_like(y0)
         self.session.pull(tape, 0, carried[0].contiguous(), grad_y, with_time=False)
         self.session.flush(tape)
+        tape.release()
         return cotangent + grad_y
+
+    def _opening_tape(self, t: Any, y: Tensor, *, first: bool) -> Tape:
+        """A tape with the evaluation at ``(t, y)``: that of the solve where it is its first, and is still there."""
+        self.problem.statistics.nfev_backward += 1
+        tape = None
+        if first:
+            tape, self.path.tape0 = self.path.tape0, None
+        if tape is None:
+            tape = self.problem.field.tape(y, 1, pullable=True)
+            tape.place(0).copy_(y.reshape(-1))
+            tape.evaluate(0, t, torch.empty_like(y, memory_format=torch.contiguous_format))
+        return tape
 
     def _remake(self, stepper: Any, step: RecordedStep, *, last_is_used: bool) -> None:
         """Evaluate the step again, and see that the field answers as before."""

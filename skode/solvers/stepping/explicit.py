@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.idle_memory import IdleMemory
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import Tolerances
 from skode.solvers.tableaus import ButcherTableau
@@ -155,24 +156,26 @@ class ExplicitStepper:
         self.statistics = statistics
         self.keep = keep
         self.coefficients = tableau_tensors(tableau, like.dtype, like.device)
-        s, n = tableau.n_stages, like.numel()
         self.n_carried = int(tableau.carries_last)
         self.keeps_first = bool(self.n_carried)
-        self.own = range(self.n_carried, s)
-        self.stages = like.new_empty((s, n))
-        self.values = [row.view(self.shape) for row in self.stages.unbind()]
-        self.earlier = [self.stages[:i].t() for i in range(s + 1)]
+        self.own = range(self.n_carried, tableau.n_stages)
+        self.memory = _StageBuffers.like(tableau.n_stages + 1, like)
+        self.stages, self.values, self.earlier = self.memory.stages, self.memory.values, self.memory.earlier
         # The tape of the step in hand; where steps share memory, also the one that holds the present state.
         self.tape: Tape | None = None
         self.spare: Tape | None = None
         self.first_is_current = False
 
     def release(self) -> None:
-        """Let go of the tapes, which hold nothing that is still wanted."""
-        for tape in (self.tape, self.spare):
-            if tape is not None:
-                tape.release()
+        """Let others have the memory: the stepper, and the stages of the steps it took, are not used any longer."""
+        if not self.keep:
+            for tape in (self.spare, self.tape):
+                if tape is not None:
+                    tape.release()
         self.tape = self.spare = None
+        self.memory.release()
+        if "reverse" in vars(self):
+            self.reverse.release()
 
     def stop_keeping(self) -> None:
         """Use the same memory for all steps from here on."""
@@ -193,10 +196,13 @@ class ExplicitStepper:
 
     def error(self, step: TakenStep) -> Tensor:
         """The estimated local error of the step just tried."""
-        e = self.coefficients.e
+        e, h = self.coefficients.e, step.h
         assert e is not None
-        error = torch.mv(self.earlier[-1], e).view(self.shape)
-        return error.mul_(step.h)
+        if isinstance(h, Tensor):
+            return torch.mv(self.earlier[-1], e).view(self.shape).mul_(h)
+        flat, error = self.memory.error
+        torch.addmv(flat, self.earlier[-1], e, beta=0, alpha=h, out=flat)
+        return error
 
     def accept(self) -> None:
         """Move on from the step just tried."""
@@ -244,23 +250,26 @@ class ExplicitStepper:
 
     def _fill(self, t: Any, h: StepSize, y: Tensor, tape: Tape, edges: Edges, *, last_is_used: bool = True) -> Tensor:
         """Evaluate the step's own stages on a tape; returns the state at its end."""
-        tableau, a, c, values = self.tableau, self.coefficients.a, self.tableau.c, self.values
+        tableau, a, c, values, earlier = self.tableau, self.coefficients.a, self.tableau.c, self.values, self.earlier
         flat, exact = y.reshape(-1), edges is NO_EDGES
+        last = tableau.n_stages - (not last_is_used)
         for slot, i in enumerate(self.own):
+            if i == 0 and self.first_is_current:
+                continue
+            state = tape.place(slot)
             if i == 0:
-                if self.first_is_current:
-                    continue
-                tape.place(slot).copy_(flat)
+                state.copy_(flat)
                 self.first_is_current = True
+            elif not isinstance(h, Tensor):  # as in _advance
+                torch.addmv(flat, earlier[i], a[i], alpha=h, out=state)
             else:
-                state = tape.place(slot)
                 self._advance(flat, i, a[i], h, state)
-            if last_is_used or i + 1 < tableau.n_stages:
+            if i < last:
                 self.statistics.nfev += 1
                 time = t + c[i] * h if exact else stage_time(t, h, c[i], edges, self.like)
                 tape.evaluate(slot, time, values[i])
         if self.n_carried:
-            return state.view(self.shape)
+            return tape.state(slot)
         y_next = torch.empty_like(flat)
         self._advance(flat, tableau.n_stages, self.coefficients.b, h, y_next)
         return y_next.view(self.shape)
@@ -310,47 +319,49 @@ class ExplicitStepper:
             Whether the cotangents of ``t`` and ``h`` are wanted.
         """
         tableau, uses, h, s = self.tableau, self.coefficients.uses, step.h, self.tableau.n_stages
-        tape, shape = step.tape, self.shape
+        tape, n_carried = step.tape, self.n_carried
         assert tape is not None
-        if carried is not None and self.n_carried:
+        if carried is not None and n_carried:
             given = torch.zeros_like(self.stages) if given is None else given
             given[-1] += carried[0]
         reverse = self.reverse
-        reverse.lam.copy_(cotangent)
+        pulled, rows = reverse.pulled, reverse.rows
+        rows[s].copy_(cotangent)
         grad_t = grad_h = 0.0
         if with_time:
             assert step.stages is not None
-            grad_h = float(torch.dot(reverse.pulled[s], self.coefficients.b @ step.stages))
+            grad_h = float(torch.dot(pulled[s], self.coefficients.b @ step.stages))
+        handed_on = None
         for i in range(s - 1, -1, -1):
-            if i == s - 1 and self.n_carried and given is None:  # a last stage that nothing has used
-                reverse.pulled[i].zero_()
+            if i == s - 1 and n_carried and given is None:  # a last stage that nothing has used
+                rows[i].zero_()
                 continue
-            flat, kbar = reverse.kbars[i]
+            slot = i - n_carried
+            kbar = session.place(tape, slot) if slot >= 0 else torch.empty_like(pulled[i])
             if isinstance(h, Tensor):
-                torch.mv(reverse.later[i], uses[i], out=flat)
-                kbar.mul_(h)
+                torch.mv(reverse.later[i], uses[i], out=kbar)
+                kbar.view(self.shape).mul_(h)
             else:
-                torch.addmv(flat, reverse.later[i], uses[i], beta=0, alpha=h, out=flat)
+                torch.addmv(kbar, reverse.later[i], uses[i], beta=0, alpha=h, out=kbar)
             if given is not None:
-                flat += given[i]
-            if i < self.n_carried:
+                kbar += given[i]
+            if slot < 0:
+                handed_on = kbar[None]
                 continue
-            grad_time = session.pull(tape, i - self.n_carried, kbar, reverse.rows[i], with_time=with_time)
+            grad_time = session.pull(tape, slot, None, rows[i], with_time=with_time)
             if with_time:
                 assert step.stages is not None
                 time_part = float(grad_time)
                 grad_t += time_part
                 grad_h += tableau.c[i] * time_part
-                grad_h += float(torch.dot(reverse.pulled[i], self.coefficients.a[i] @ step.stages[:i]))
+                grad_h += float(torch.dot(pulled[i], self.coefficients.a[i] @ step.stages[:i]))
         session.flush(tape)
-        total = reverse.pulled[self.n_carried :].sum(0).view(shape)
-        handed_on = reverse.kbars[0][0].clone()[None] if self.n_carried else None
-        return PulledStep(total, handed_on, grad_t, grad_h)
+        return PulledStep(pulled[n_carried:].sum(0).view(self.shape), handed_on, grad_t, grad_h)
 
     @functools.cached_property
     def reverse(self) -> _ReverseBuffers:
         """Memory for :meth:`pull`."""
-        return _ReverseBuffers(self.tableau.n_stages, self.like)
+        return _ReverseBuffers.like(self.tableau.n_stages + 1, self.like)
 
     def remake(self, step: TakenStep, first: Tensor | None, *, last_is_used: bool) -> Tensor:
         """Evaluate a step's stages again, on a new tape that can be pulled back; returns the state at its end."""
@@ -372,16 +383,52 @@ def changed_field() -> RuntimeError:
     )
 
 
-class _ReverseBuffers:
-    """Cotangents of a step: row i < s of ``pulled`` is ``ybar_i``, row s is ``lam``."""
+class _Buffers:
+    """Rows of flattened states, with the views that steps need of them.
 
-    def __init__(self, s: int, like: Tensor) -> None:
-        self.pulled = like.new_empty((s + 1, like.numel()))
-        self.rows = [row.view(like.shape) for row in self.pulled.unbind()]
-        self.lam = self.rows[s]
-        self.later = [self.pulled[i + 1 :].t() for i in range(s)]
-        kbars = like.new_empty((s, like.numel()))
-        self.kbars = [(kbar, kbar.view(like.shape)) for kbar in kbars.unbind()]
+    Parameters
+    ----------
+    key : tuple
+        The kind, the number of rows, and the states' shape, dtype and device.
+    """
+
+    idle = IdleMemory()
+
+    def __init__(self, key: tuple) -> None:
+        self.key = key
+        _, n_rows, self.shape, dtype, device = key
+        self.all = torch.empty((n_rows, math.prod(self.shape)), dtype=dtype, device=device)
+        self.values = [row.view(self.shape) for row in self.all.unbind()]
+
+    @classmethod
+    def like(cls, n_rows: int, like: Tensor) -> Self:
+        key = (cls, n_rows, like.shape, like.dtype, like.device)
+        return cls.idle.take(key, lambda: cls(key))
+
+    def release(self) -> None:
+        self.idle.give(self.key, self)
+
+    def nbytes(self) -> int:
+        return self.all.numel() * self.all.element_size()
+
+
+class _StageBuffers(_Buffers):
+    """The stages of a step, and below them its error; column j < i of ``earlier[i]`` is stage j."""
+
+    def __init__(self, key: tuple) -> None:
+        super().__init__(key)
+        self.stages = self.all[:-1]
+        self.error = self.all[-1], self.values.pop()
+        self.earlier = [self.stages[:i].t() for i in range(len(self.stages) + 1)]
+
+
+class _ReverseBuffers(_Buffers):
+    """Cotangents of a step of s stages: row i < s of ``pulled`` is ``ybar_i``, row s is ``lam``."""
+
+    def __init__(self, key: tuple) -> None:
+        super().__init__(key)
+        self.pulled, self.rows = self.all, self.values
+        self.later = [self.pulled[i + 1 :].t() for i in range(len(self.pulled) - 1)]
 
 
 def stage_time(t: Any, h: Any, c: float, edges: Edges, like: Tensor) -> Any:

@@ -226,8 +226,10 @@ def test_gradients_do_not_depend_on_what_memory_keeps(name):
     ]
     assert found[0][1].statistics.nfev_backward >= found[-1][1].statistics.nfev_backward
     for gradient, solution in found[1:]:
-        assert torch.equal(gradient, found[0][0])
-        assert torch.equal(solution.y, found[0][1].y)
+        # Rounding differs: the weights' gradients are summed over more or fewer stages at a time, and products may
+        # depend on how their operands lie in memory.
+        torch.testing.assert_close(gradient, found[0][0], rtol=0, atol=1e-13 * float(gradient.abs().max()))
+        torch.testing.assert_close(solution.y, found[0][1].y, rtol=1e-14, atol=1e-14)
 
 
 def test_gradients_of_a_module_are_those_of_its_pullback(name):
