@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.activations import Activation, get_activation
 from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape
+from skode.dynamics.products import as_right_factor, outer
 
 
 def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
@@ -145,10 +146,19 @@ class BoundMLP:
         self.owned = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         first = self.owned[0]
         self.weights = [first[:, :n_features] if time_dependent else first, *self.owned[2::2]]
-        self.transposed = [weight.t() for weight in self.weights]
         self.biases = self.owned[1::2]
         self.time_column = first[:, n_features] if time_dependent else None
         self.h = h
+
+    @functools.cached_property
+    def transposed(self) -> list[Tensor]:
+        """The weights' transposes."""
+        return [weight.t() for weight in self.weights]
+
+    @functools.cached_property
+    def first_factor(self) -> Tensor:
+        """The first weight in the layout for its pullback."""
+        return as_right_factor(self.weights[0])
 
     def parameters(self) -> list[Tensor]:
         """The layers' weights and biases, as ``MLPField.parameters()`` gives them."""
@@ -198,7 +208,7 @@ class BoundMLP:
 
     def pull_first(self, t: Any, delta: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:
         """Cotangents of state and time from those of the first layer's linear output."""
-        grad_z = delta @ self.weights[0]
+        grad_z = delta @ self.first_factor
         if not with_time:
             return grad_z, None
         if self.time_column is None:
@@ -214,7 +224,7 @@ class BoundMLP:
         for i, weight in enumerate(self.weights):
             total = torch.zeros_like(weight)
             for residuals, deltas in tape:
-                total.addmm_(deltas[i].t(), residuals[i + 1])
+                total += outer(deltas[i], residuals[i + 1])
             sums = [deltas[i].sum(0) for _, deltas in tape]
             if i == 0 and self.time_column is not None:
                 columns = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from skode.dynamics.activations import ACTIVATIONS
-from skode.dynamics.products import large_linear, outer, worthwhile
+from skode.dynamics.products import as_right_factor, large_linear, outer, worthwhile
 from skode.solvers.idle_memory import IdleMemory
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class FoldedMLP:
         # By the number of samples: the roll from which the next tape is cut, and which products are oneDNN's.
         self.rolls: dict[int, Roll] = {}
         self.large: dict[int, list[bool]] = {}
+
+    @functools.cached_property
+    def factors(self) -> list[Tensor]:
+        """The folded weights in the layout for their pullback."""
+        return [as_right_factor(w) for w in self.weights]
 
     def tape(self, like: Tensor, n_slots: int) -> MLPTape:
         """A tape for states like this one."""
@@ -264,7 +270,7 @@ class MLPSession:
             place.copy_(cotangent.reshape(-1))
         slot += tape.first
         folded, roll = self.folded, tape.roll
-        weights, transposed, pull, large = folded.weights, folded.transposed, folded.h.pull, roll.large
+        factors, transposed, pull, large = folded.factors, folded.transposed, folded.h.pull, roll.large
         self.pulled.append(slot)
         delta, below, hidden = self.deltas.outputs[slot], self.deltas.hidden[slot], roll.hidden[slot]
         for i in range(len(below), 0, -1):
@@ -272,12 +278,12 @@ class MLPSession:
             if large[i]:
                 large_linear(inner, delta, transposed[i], None)
             else:
-                torch.mm(delta, weights[i], out=inner)
+                torch.mm(delta, factors[i], out=inner)
             delta = pull(inner, hidden[i - 1])
         if large[0]:
             large_linear(out, delta, transposed[0], None)
         else:
-            torch.mm(delta, weights[0], out=out)
+            torch.mm(delta, factors[0], out=out)
         if not with_time:
             return None
         if folded.column is None:

@@ -66,16 +66,20 @@ class AskedTimes:
 
 
 def _check_eval_times(times: np.ndarray, span: np.ndarray, y0: Tensor) -> None:
-    low, high = span.min(axis=-1), span.max(axis=-1)
     if times.ndim == 1:
         check_monotone("t_eval", times)
         if span.ndim == 1 and len(times) > 1 and (times[-1] - times[0]) * (span[1] - span[0]) < 0:
             raise ValueError("t_eval must be sorted in the direction of t_span.")
-        inside = (times >= np.max(low, initial=-np.inf)) & (times <= np.min(high, initial=np.inf))
+        times = times[:: max(len(times) - 1, 1)]  # as they are sorted, the ends tell of all
+        if span.ndim == 1:
+            low, high = sorted(span.tolist())
+        else:
+            low, high = span.min(axis=1).max(initial=-np.inf), span.max(axis=1).min(initial=np.inf)
+        inside = (times >= low) & (times <= high)
     elif times.ndim == 2 and y0.ndim and len(times) == len(y0):
         if np.isinf(times).any():
             raise ValueError("t_eval contains infinity (NaN marks padding).")
-        inside = np.isnan(times) | ((low <= times.T) & (high >= times.T)).T
+        inside = np.isnan(times) | ((span.min(axis=-1) <= times.T) & (span.max(axis=-1) >= times.T)).T
     else:
         raise ValueError(
             f"t_eval must be of shape (n_times,) or (batch, n_times), got {times.shape} for y0 of shape "

@@ -280,6 +280,14 @@ def index(positions: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64)).to(like.device)
 
 
+def entries(x: Tensor, positions: np.ndarray) -> Tensor:
+    """``x[positions]``: a view where they are neighbours in order."""
+    first, m = int(positions[0]), len(positions)
+    if m == 1 or bool((positions[1:] - positions[:-1] == 1).all()):
+        return x[first : first + m]
+    return x[index(positions, x)]
+
+
 def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> Tensor:
     """Interpolation weights, computed in float64, in the state's dtype."""
     return torch.from_numpy(tableau.interpolation_weights(theta)).to(like)

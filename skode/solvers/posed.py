@@ -151,7 +151,8 @@ def reached(
     """Times and states that were asked for, up to terminal events."""
     finder = problem.finder
     if asked.eval_t is not None:
-        known = outputs[: path.n_known]
+        # A slice, whole as it may be, would cost the backward pass a copy.
+        known = outputs if len(outputs) == path.n_known else outputs[: path.n_known]
         if problem.present is not None:
             known = padded(known, problem.present)
             if asked.eval_t.ndim == 1:

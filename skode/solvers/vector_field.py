@@ -7,13 +7,13 @@ weight gradients are formed for all stages of a step at once. Both give the same
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from skode.solvers.parameters import find_parameters, leaves_behind
 
@@ -388,10 +388,17 @@ def has_own_pullback(func: Any) -> bool:
         return False
     if not isinstance(func, nn.Module):
         return True
-    lineage = type(func).__mro__
-    definer = {name: next(i for i, c in enumerate(lineage) if name in vars(c)) for name in ("forward", "pullback")}
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or parametrize.is_parametrized(m) for m in _within(func))
-    return definer["forward"] >= definer["pullback"] and "forward" not in vars(func) and not hooked
+    hooked = any(m._forward_hooks or m._forward_pre_hooks or "parametrizations" in m._modules for m in _within(func))
+    return _pulls_back_its_forward(type(func)) and "forward" not in vars(func) and not hooked
+
+
+@functools.cache
+def _pulls_back_its_forward(kind: type) -> bool:
+    """Whether no subclass below that which defines the pullback overrides ``forward``."""
+    forward, pullback = (
+        next(i for i, c in enumerate(kind.__mro__) if name in vars(c)) for name in ("forward", "pullback")
+    )
+    return forward >= pullback
 
 
 def _within(module: nn.Module) -> Iterator[nn.Module]:

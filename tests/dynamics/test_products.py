@@ -72,3 +72,14 @@ def test_an_outer_product(n, faster, monkeypatch):
     monkeypatch.setattr(products, "onednn_is_faster", lambda: faster)
     left, right = draw(n, 64), draw(n, 48, seed=1)
     assert_close(products.outer(left, right), left.double().t() @ right.double())
+
+
+@pytest.mark.parametrize("columns", [1, 2, 8, 9, 70])
+def test_layouts_change_nothing_else(columns):
+    x, weight = draw(30, 64), draw(64, columns, seed=1)
+    factor = products.as_right_factor(weight)
+    assert torch.equal(factor, weight)
+    assert (factor.stride(0) == 1) == (columns <= products.NARROW)
+    assert_close(x @ factor, x.double() @ weight.double())
+    left, right = draw(50, 64), draw(50, columns, seed=2)
+    assert_close(products.outer(left, right), left.double().t() @ right.double())

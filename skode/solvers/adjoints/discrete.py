@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints.first_order import first_order
-from skode.solvers.integrate import Path, Problem, RecordedStep, index, integrate, start_time, weights_tensor
+from skode.solvers.integrate import Path, Problem, RecordedStep, entries, index, integrate, start_time, weights_tensor
 from skode.solvers.readout import Reading
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import PulledStep, new_stepper
@@ -203,7 +203,7 @@ class ReverseSweep:
             if reading.at_end:
                 continue
             weights = weights_tensor(taken.tableau, reading.theta, self.grad_outputs)
-            given = self.grad_outputs[index(reading.positions, self.grad_outputs)][..., None].flatten(1)
+            given = entries(self.grad_outputs, reading.positions)[..., None].flatten(1)
             if reading.rows is None:
                 part = weights.mul_(taken.h).t() @ given
             else:
@@ -219,7 +219,7 @@ class ReverseSweep:
 
     def _add(self, cotangent: Tensor, reading: Reading) -> None:
         """Add output cotangents to those of the state that the outputs start from."""
-        given = self.grad_outputs[index(reading.positions, self.grad_outputs)]
+        given = entries(self.grad_outputs, reading.positions)
         if reading.rows is None:
             cotangent += given.sum(0)
         else:

@@ -208,7 +208,7 @@ class ExplicitStepper:
         """Move on from the step just tried."""
         self.first_is_current = False
         if self.n_carried:
-            self.stages[0].copy_(self.stages[-1])
+            self.values[0].copy_(self.values[-1])
         if self.keep:
             self.tape = None
         else:
@@ -321,9 +321,7 @@ class ExplicitStepper:
         tableau, uses, h, s = self.tableau, self.coefficients.uses, step.h, self.tableau.n_stages
         tape, n_carried = step.tape, self.n_carried
         assert tape is not None
-        if carried is not None and n_carried:
-            given = torch.zeros_like(self.stages) if given is None else given
-            given[-1] += carried[0]
+        last_carried = carried[0] if carried is not None and n_carried else None
         reverse = self.reverse
         pulled, rows = reverse.pulled, reverse.rows
         rows[s].copy_(cotangent)
@@ -333,7 +331,8 @@ class ExplicitStepper:
             grad_h = float(torch.dot(pulled[s], self.coefficients.b @ step.stages))
         handed_on = None
         for i in range(s - 1, -1, -1):
-            if i == s - 1 and n_carried and given is None:  # a last stage that nothing has used
+            # A last stage that nothing has used.
+            if i == s - 1 and n_carried and last_carried is None and given is None:
                 rows[i].zero_()
                 continue
             slot = i - n_carried
@@ -345,6 +344,8 @@ class ExplicitStepper:
                 torch.addmv(kbar, reverse.later[i], uses[i], beta=0, alpha=h, out=kbar)
             if given is not None:
                 kbar += given[i]
+            if i == s - 1 and last_carried is not None:
+                kbar += last_carried
             if slot < 0:
                 handed_on = kbar[None]
                 continue
