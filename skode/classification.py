@@ -2,102 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.metrics import accuracy_score
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skode.dynamics import MLPField, affine
-from skode.solvers import Solution, Statistics
-from skode.training import (
-    COMMON_CONSTRAINTS,
-    NeuralODEEstimator,
-    fitted_scaler,
-    new_generator,
-    resolve_device,
-    resolve_dtype,
-    standardised,
-    to_numpy,
-    to_tensor,
-)
-
-Solve = Callable[..., Solution]
-
-#: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
-CLIP = 3.0
+from skode.supervised import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.training import to_numpy
 
 
-class ODENet(nn.Module):
-    """An affine map into the state space, an ODE over ``0 <= t <= 1``, and an affine map to the outputs.
-
-    Parameters
-    ----------
-    n_features, n_outputs : int
-        Sizes of input and output.
-    state_size : int or None
-        Size of the ODE's state; None for the features themselves, without a map.
-    field_options : dict
-        Passed to :class:`skode.dynamics.MLPField`.
-    generator : torch.Generator
-        Source of the initial weights.
-    """
-
-    def __init__(
-        self,
-        n_features: int,
-        n_outputs: int,
-        state_size: int | None,
-        field_options: dict[str, Any],
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.embedding = affine(n_features, state_size, generator) if state_size is not None else nn.Identity()
-        size = n_features if state_size is None else state_size
-        self.field = MLPField(size, generator=generator, **field_options)
-        self.head = affine(size, n_outputs, generator)
-
-    def forward(self, x: Tensor, solve: Solve, solves: list[Statistics] | None = None) -> Tensor:
-        """Outputs of shape (n, n_outputs) for inputs of shape (n, n_features)."""
-        solution = solve(self.field, (0.0, 1.0), self.embedding(x), t_eval=(1.0,))
-        if solves is not None:
-            solves.append(solution.statistics)
-        return self.head(solution.y[-1])
-
-
-class _CrossEntropy:
-    """Mean cross-entropy of the network over batches, with dropout on its inputs."""
-
-    def __init__(
-        self, module: ODENet, X: Tensor, y: Tensor, solve: Solve, dropout: float, generator: torch.Generator
-    ) -> None:
-        self.module, self.X, self.y, self.solve = module, X, y, solve
-        self.dropout, self.generator = dropout, generator
-        self.solves: list[Statistics] = []
-
-    def parameters(self):
-        return self.module.parameters()
-
-    def loss(self, rows: np.ndarray) -> Tensor:
-        chosen = torch.from_numpy(rows).to(self.X.device)
-        x = self.X[chosen]
-        if self.dropout:
-            kept = torch.rand(x.shape, generator=self.generator) >= self.dropout
-            x = x * kept.to(x) / (1.0 - self.dropout)
-        return functional.cross_entropy(self.module(x, self.solve, self.solves), self.y[chosen])
-
-
-class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
+class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     """Classifier whose hidden layers are the solution of a neural ordinary differential equation.
 
     The features are standardised and squashed smoothly into (-3, 3) [2]_, mapped to a state ``z(0)``, carried by
@@ -113,15 +36,23 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
         Activation of the vector field.
     state_size : int or None, default=64
         Size of the state ``z``. None: the standardised features are the state.
+    augment_dim : int, default=0
+        How many zeros are appended to the state [3]_: an ODE in more dimensions can represent what no ODE in those of
+        the features can.
+    field : torch.nn.Module or None, default=None
+        The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim); it is copied.
+        None: a perceptron as ``hidden_layer_sizes``, ``activation`` and ``time_dependent`` say.
     time_dependent : bool, default=True
         Whether time is an input of the vector field.
     alpha : float, default=1.0
         Strength of the L2 penalty on the weights, divided by the batch size.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes; "balanced" is inversely proportional to how often they come.
     input_dropout : float, default=0.1
         Share of the scaled features that is set to 0, their mean, at random for each sample in training. 0 suits
         tables of two or three features.
     batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is ``min(200, n_samples)``.
+        Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
     learning_rate_init : float, default=1e-3
         Learning rate of Adam.
     max_iter : int, default=200
@@ -160,7 +91,11 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels, sorted.
+        Class labels, sorted; where a sample may have several labels, their positions.
+    n_outputs_ : int
+        Number of classes.
+    target_type_ : {"binary", "multiclass", "multilabel-indicator"}
+        What y was.
     module_ : torch.nn.Module
         The trained network.
     scaler_ : StandardScaler
@@ -192,6 +127,7 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
        NeurIPS 2018, section 3.
     .. [2] D. Holzmueller, L. Grinsztajn, I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees
        on Tabular Data", NeurIPS 2024: smooth clipping, ``z / sqrt(1 + (z / 3)^2)``.
+    .. [3] E. Dupont, A. Doucet, Y. W. Teh, "Augmented Neural ODEs", NeurIPS 2019.
 
     Examples
     --------
@@ -205,14 +141,11 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
     True
     """
 
-    module_: ODENet
     classes_: np.ndarray
 
     _parameter_constraints: dict = {
-        **COMMON_CONSTRAINTS,
-        "state_size": [Interval(Integral, 1, None, closed="left"), None],
-        "time_dependent": ["boolean"],
-        "input_dropout": [Interval(Real, 0, 1, closed="left")],
+        **SUPERVISED_CONSTRAINTS,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
     def __init__(
@@ -221,8 +154,11 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
         activation: str = "tanh",
         *,
         state_size: int | None = 64,
+        augment_dim: int = 0,
+        field: nn.Module | None = None,
         time_dependent: bool = True,
         alpha: float = 1.0,
+        class_weight: Any = None,
         input_dropout: float = 0.1,
         batch_size: Any = "auto",
         learning_rate_init: float = 1e-3,
@@ -246,8 +182,11 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.state_size = state_size
+        self.augment_dim = augment_dim
+        self.field = field
         self.time_dependent = time_dependent
         self.alpha = alpha
+        self.class_weight = class_weight
         self.input_dropout = input_dropout
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
@@ -270,15 +209,17 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any) -> ODENetClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetClassifier:
         """Fit the network to labelled samples.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Features.
-        y : array-like of shape (n_samples,)
-            Class labels: integers, strings or booleans.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Class labels: integers, strings or booleans; or, where a sample may have several labels, 0 and 1 for each.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, none negative; 1 where None.
 
         Returns
         -------
@@ -290,92 +231,110 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
         ValueError
             Where X or y are not as described, hold NaN or infinity, or y has one class only.
         """
-        hidden = self._hidden_layers()
-        warm = self.warm_start and hasattr(self, "module_")
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], reset=not warm)
+        return self._fit(X, y, sample_weight)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> ODENetClassifier:
+        """Train for one epoch on a batch, going on from the last call.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that may come; needed at the first call.
+
+        Returns
+        -------
+        self : ODENetClassifier
+            The classifier.
+        """
+        return self._fit(X, y, sample_weight, partial=True, classes=classes)
+
+    @property
+    def _multilabel(self) -> bool:
+        return self.target_type_ == "multilabel-indicator"
+
+    def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
         check_classification_targets(y)
-        classes, codes = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
+        target_type = type_of_target(y, input_name="y")
+        if target_type == "multilabel-indicator":
+            found = np.arange(y.shape[1])
+            codes: np.ndarray = np.asarray(y, dtype=np.float64)
+        elif target_type in ("binary", "multiclass"):
+            y = column_or_1d(y, warn=True)
+            found, codes = np.unique(y, return_inverse=True)
+        else:
+            raise ValueError(f"Classification of targets of the type {target_type!r} is not supported.")
+        if first:
+            self.target_type_ = target_type
+            self.classes_ = found if classes is None else np.unique(np.asarray(classes))
+        unknown = np.setdiff1d(found, self.classes_)
+        if len(unknown) or (target_type == "multilabel-indicator") != self._multilabel:
+            raise ValueError(
+                f"y has labels that are not among those of the first fit or of classes, {self.classes_.tolist()}: "
+                f"{unknown.tolist()}."
+            )
+        if self._multilabel:
+            return codes
+        return np.searchsorted(self.classes_, found)[codes]
+
+    def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
+        if len(self.classes_) < 2 and not self._multilabel:
             raise ValueError(
                 f"This solver needs samples of at least 2 classes in y, but the data contains only one class: "
-                f"{classes.tolist()[0]!r}."
+                f"{self.classes_.tolist()[0]!r}."
             )
-        if warm and not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                f"warm_start=True needs the classes of the last fit, {self.classes_.tolist()}, got {classes.tolist()}."
-            )
-        rng = check_random_state(self.random_state)
-        device = resolve_device(self.device)
-        dtype = self.module_.head.weight.dtype if warm else resolve_dtype(self.dtype, X, device)
-        self.classes_ = classes
-        if not warm:
-            self.scaler_ = fitted_scaler(X)
-            options = {
-                "hidden_layer_sizes": hidden,
-                "activation": self.activation,
-                "time_dependent": self.time_dependent,
-            }
-            self.module_ = ODENet(X.shape[1], len(classes), self.state_size, options, new_generator(rng))
-        self.module_.to(device=device, dtype=dtype)
-        inputs = to_tensor(self._scaled(X), dtype, device)
-        labels = torch.from_numpy(codes).to(device)
+        self.n_outputs_ = len(self.classes_)
 
-        train_rows, validate = np.arange(len(X)), None
-        if self.early_stopping:
-            train_rows, held_out = self._split(codes, rng)
-            held_out_rows = torch.from_numpy(held_out).to(device)
+    def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+        if self.class_weight is None:
+            return sample_weight
+        if self._multilabel:
+            raise ValueError("class_weight is not supported where a sample may have several labels.")
+        return sample_weight * compute_sample_weight(self.class_weight, self.classes_[targets])
 
-            def validate() -> float:
-                with torch.no_grad():
-                    logits = self.module_(inputs[held_out_rows], self._solve)
-                return float((logits.argmax(1) == labels[held_out_rows]).double().mean())
+    def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
+        tensor = torch.from_numpy(targets).to(like.device)
+        return tensor.to(like.dtype) if self._multilabel else tensor
 
-        chosen = torch.from_numpy(train_rows).to(device)
-        objective = _CrossEntropy(
-            self.module_, inputs[chosen], labels[chosen], self._solve, self.input_dropout, new_generator(rng)
-        )
-        self._fit_module(objective, len(train_rows), rng, validate=validate, X=X, y=y)
-        return self
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self._multilabel:
+            return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
+        return functional.cross_entropy(outputs, targets, reduction="none")
 
-    def _split(self, codes: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to train on and rows to hold out, stratified by class."""
-        try:
-            return train_test_split(
-                np.arange(len(codes)), test_size=self.validation_fraction, random_state=rng, stratify=codes
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of "
-                f"{len(codes)} samples: {error}"
-            ) from error
+    def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
+        found, true = to_numpy(self._decided(outputs)), to_numpy(targets)
+        return float(accuracy_score(true, found, sample_weight=to_numpy(weights)))
 
-    def _scaled(self, X: np.ndarray) -> np.ndarray:
-        """Features standardised, and squashed smoothly so that no outlier is far from the rest."""
-        z = standardised(self.scaler_, X)
-        return z / np.hypot(1.0, z / CLIP)
+    def _strata(self, targets: np.ndarray) -> np.ndarray | None:
+        return None if self._multilabel else targets
 
-    def _logits(self, X: Any) -> Tensor:
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        weight = self.module_.head.weight
-        with torch.no_grad():
-            return self.module_(to_tensor(self._scaled(X), weight.dtype, weight.device), self._solve)
+    def _decided(self, outputs: Tensor) -> Tensor:
+        """The labels' codes, of shape (n,), or 0 and 1 for each label."""
+        return (outputs > 0).long() if self._multilabel else outputs.argmax(1)
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Most probable class of each sample.
+    def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
+        """Most probable class of each sample, or all labels that are more probable than not.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Features.
+        return_nfe : bool, default=False
+            Whether to return also how many evaluations of the vector field each sample took, its depth.
 
         Returns
         -------
-        ndarray of shape (n_samples,)
+        y : ndarray of shape (n_samples,) or (n_samples, n_labels)
             Class labels.
+        nfe : ndarray of int, of shape (n_samples,)
+            Only with ``return_nfe``.
         """
-        most_probable = self._logits(X).argmax(1)
-        return self.classes_[to_numpy(most_probable)]
+        outputs, nfe = self._answers(X)
+        decided = to_numpy(self._decided(outputs))
+        labels = decided if self._multilabel else self.classes_[decided]
+        return (labels, nfe) if return_nfe else labels
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes.
@@ -388,9 +347,10 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Probabilities, in the order of ``classes_``.
+            Probabilities, in the order of ``classes_``; each row sums to 1 unless samples may have several labels.
         """
-        return to_numpy(self._logits(X).softmax(1))
+        outputs = self._answers(X)[0]
+        return to_numpy(outputs.sigmoid() if self._multilabel else outputs.softmax(1))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log-probabilities of the classes.
@@ -405,4 +365,10 @@ class ODENetClassifier(ClassifierMixin, NeuralODEEstimator):
         ndarray of shape (n_samples, n_classes)
             Logarithms of the probabilities, in the order of ``classes_``.
         """
-        return to_numpy(self._logits(X).log_softmax(1))
+        outputs = self._answers(X)[0]
+        return to_numpy(functional.logsigmoid(outputs) if self._multilabel else outputs.log_softmax(1))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

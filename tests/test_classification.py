@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skode import ODENetClassifier
+from skode.training import distinct
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -254,7 +255,7 @@ def test_warm_start_goes_on_from_the_last_weights(moons):
 def test_warm_start_refuses_other_classes(moons):
     X, y = moons
     clf = ODENetClassifier(**TINY, warm_start=True).fit(X, y)
-    with pytest.raises(ValueError, match=r"warm_start=True needs the classes of the last fit, \[0, 1\], got \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"not among those of the first fit or of classes, \[0, 1\]: \[2\]"):
         clf.fit(X, 2 * y)
 
 
@@ -275,16 +276,17 @@ def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out():
     ).fit(X, y)
     assert clf.best_validation_score_ == max(clf.validation_scores_)
     assert len(clf.validation_scores_) == clf.n_iter_
-    # the split is drawn after the seed of the initial weights
+    # the split of the distinct samples is drawn after the seeds of the initial weights and of dropout
     rng = np.random.RandomState(0)
-    rng.randint(np.iinfo(np.int32).max)
-    _, held_out = train_test_split(np.arange(len(y)), test_size=0.3, random_state=rng, stratify=y)
+    rng.randint(np.iinfo(np.int32).max, size=2)
+    rows, _ = distinct(X, y, np.ones(len(y)))
+    _, held_out = train_test_split(rows, test_size=0.3, random_state=rng, stratify=y[rows])
     assert clf.score(X[held_out], y[held_out]) == clf.best_validation_score_
     assert clf.validation_scores_[-1] < clf.best_validation_score_  # so that keeping the last would have failed
 
 
 def test_early_stopping_that_cannot_split_says_so(moons):
-    with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 6 samples"):
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 6 distinct samples"):
         ODENetClassifier(**TINY, early_stopping=True).fit(moons[0][:6], [0, 0, 0, 1, 1, 1])
 
 
@@ -432,9 +434,9 @@ def test_a_continuous_y_is_refused(small):
         ODENetClassifier(**TINY).fit(small[0], np.linspace(0, 1, 20))
 
 
-def test_several_outputs_are_refused(small):
-    with pytest.raises(ValueError, match="y should be a 1d array"):
-        ODENetClassifier(**TINY).fit(small[0], np.column_stack([small[1], small[1]]))
+def test_several_outputs_of_several_classes_are_refused(small):
+    with pytest.raises(ValueError, match="'multiclass-multioutput' is not supported"):
+        ODENetClassifier(**TINY).fit(small[0], np.column_stack([small[1], 2 * small[1]]))
 
 
 def test_strings_as_features_are_refused(small):

@@ -12,18 +12,24 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 import skode
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier
+from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
 X, LABELS = make_moons(40, noise=0.1, random_state=0)
-TARGETS = {"ODENetClassifier": LABELS, "CNFDensityEstimator": None, "LatentODERegressor": X[:, 1]}
+TARGETS = {
+    "ODENetClassifier": LABELS,
+    "CNFDensityEstimator": None,
+    "LatentODERegressor": X[:, 1],
+    "ODENetRegressor": X[:, 0] * X[:, 1],
+}
 
 
 def estimators():
     common = {"hidden_layer_sizes": (4,), "max_iter": 2, "random_state": 0}
     return [
         ODENetClassifier(state_size=3, **common),
+        ODENetRegressor(state_size=3, **common),
         CNFDensityEstimator(**common),
         LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, **common),
     ]
@@ -174,6 +180,7 @@ def test_frames_and_arrays_give_the_same(estimator):
 @parametrize_with_checks(
     [
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
+        ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator((8,), max_iter=3, random_state=0),
     ],
 )

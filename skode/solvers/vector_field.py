@@ -389,11 +389,12 @@ def has_own_pullback(func: Any) -> bool:
     if not isinstance(func, nn.Module):
         return True
     hooked = any(m._forward_hooks or m._forward_pre_hooks or "parametrizations" in m._modules for m in _within(func))
-    return _pulls_back_its_forward(type(func)) and "forward" not in vars(func) and not hooked
+    kind: Any = type(func)
+    return _pulls_back_its_forward(kind) and "forward" not in vars(func) and not hooked
 
 
 @functools.cache
-def _pulls_back_its_forward(kind: type) -> bool:
+def _pulls_back_its_forward(kind: Any) -> bool:
     """Whether no subclass below that which defines the pullback overrides ``forward``."""
     forward, pullback = (
         next(i for i, c in enumerate(kind.__mro__) if name in vars(c)) for name in ("forward", "pullback")

@@ -2,6 +2,7 @@
 
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.loop import Objective, TrainingRecord, train
+from skode.training.samples import distinct
 from skode.training.settings import COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.tensors import (
     fitted_scaler,
@@ -19,6 +20,7 @@ __all__ = [
     "Objective",
     "TrainingRecord",
     "TrainingSettings",
+    "distinct",
     "fitted_scaler",
     "new_generator",
     "resolve_device",

@@ -14,7 +14,7 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.solvers import METHODS, Solution, solve_ivp
-from skode.training.loop import Objective, TrainingRecord, train
+from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import TrainingSettings
 
 #: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
@@ -49,6 +49,9 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     device: str
 
     module_: torch.nn.Module
+
+    #: What the calls of ``partial_fit`` so far have led to.
+    _record: TrainingRecord | None = None
 
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints, checked element by element."""
@@ -89,6 +92,36 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             step_control="shared" if torch.is_grad_enabled() else "per_sample",
         )
 
+    def _settings(
+        self, n_samples: int, auto_batch_size: int, *, alpha: float | None, max_grad_norm: float | None
+    ) -> TrainingSettings:
+        """The parameters as the training loop takes them."""
+        return TrainingSettings(
+            learning_rate=self.learning_rate_init,
+            batch_size=self._batch_size(n_samples, auto_batch_size),
+            max_iter=self.max_iter,
+            shuffle=self.shuffle,
+            alpha=self.alpha if alpha is None else alpha,
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            verbose=bool(self.verbose),
+            max_grad_norm=max_grad_norm,
+        )
+
+    def _fit_partially(
+        self,
+        objective: Objective,
+        n_samples: int,
+        rng: np.random.RandomState,
+        *,
+        alpha: float,
+        auto_batch_size: int = 200,
+    ) -> None:
+        """Train ``module_`` for one epoch, going on from the last call's curves and optimiser."""
+        settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=None)
+        self._record = train_epoch(objective, n_samples, settings, rng, self._record)
+        self._keep(self._record)
+
     def _fit_module(
         self,
         objective: Objective,
@@ -96,23 +129,14 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         rng: np.random.RandomState,
         *,
         auto_batch_size: int = 200,
+        alpha: float | None = None,
         validate: Callable[[], float] | None = None,
         X: Any = None,
         y: Any = None,
         max_grad_norm: float | None = None,
     ) -> TrainingRecord:
         """Train ``module_`` and set the fitted curves; one callback task per epoch."""
-        settings = TrainingSettings(
-            learning_rate=self.learning_rate_init,
-            batch_size=self._batch_size(n_samples, auto_batch_size),
-            max_iter=self.max_iter,
-            shuffle=self.shuffle,
-            alpha=self.alpha,
-            tol=self.tol,
-            n_iter_no_change=self.n_iter_no_change,
-            verbose=bool(self.verbose),
-            max_grad_norm=max_grad_norm,
-        )
+        settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm)
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 

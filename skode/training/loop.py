@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class TrainingRecord:
         Why training ended.
     converged : bool
         Whether it ended by itself, rather than by ``max_iter``, an interruption or a failure.
+    optimizer_state : dict or None
+        What the optimiser needs to go on, where training is to be gone on with.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -62,6 +64,7 @@ class TrainingRecord:
     nfe_backward: list[float] = field(default_factory=list)
     stopped_because: str = "max_iter was reached"
     converged: bool = False
+    optimizer_state: dict[str, Any] | None = None
 
 
 class _DivergedError(Exception):
@@ -107,6 +110,24 @@ def train(
     return _Training(objective, n_samples, settings, rng, validate, on_epoch).run()
 
 
+def train_epoch(
+    objective: Objective,
+    n_samples: int,
+    settings: TrainingSettings,
+    rng: np.random.RandomState,
+    record: TrainingRecord | None,
+) -> TrainingRecord:
+    """Go on for one epoch from a record, or begin; returns the record of all epochs so far."""
+    training = _Training(objective, n_samples, replace(settings, max_iter=1, n_iter_no_change=None), rng, None, None)
+    if record is not None:
+        training.record = record
+    if record is not None and record.optimizer_state is not None:
+        training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": record.optimizer_state})
+    record = training.run(complete=False)
+    record.optimizer_state = training.optimizer.state_dict()["state"]
+    return record
+
+
 class _Training:
     def __init__(
         self,
@@ -129,21 +150,27 @@ class _Training:
         self.record = TrainingRecord()
         self.recoveries: list[str] = []
         self.n_updates = 0
+        # The weights at the start of the epoch with the least loss, all of whose solves went well.
+        self.sound, self.least, self.are_sound = self._snapshot(), math.inf, True
+        self.first_loss = self.last_loss = math.nan
         self.best = -math.inf
         self.best_weights = self._snapshot()
         self.n_no_change = 0
 
-    def run(self) -> TrainingRecord:
+    def run(self, *, complete: bool = True) -> TrainingRecord:
+        """All epochs; a warning that ``max_iter`` came first only where they were to be ``complete``."""
         record, settings = self.record, self.settings
         try:
             for epoch in range(settings.max_iter):
-                good = self._snapshot()
+                start = self._snapshot()
                 try:
                     self._epoch()
                 except _DivergedError as diverged:
-                    if not self._recover(good, epoch, str(diverged)):
+                    if not self._recover(epoch, str(diverged)):
                         break
                     continue
+                if record.loss_curve[-1] < self.least:
+                    self.sound, self.least = start, record.loss_curve[-1]
                 if self._finished():
                     break
         except KeyboardInterrupt:
@@ -151,7 +178,9 @@ class _Training:
             warnings.warn("Training interrupted by user; the estimator keeps what it has learned.", stacklevel=3)
         if self.validate is not None and math.isfinite(self.best):
             self._restore(self.best_weights)
-        self._warn()
+        else:
+            self._see_that_it_is_usable()
+        self._warn(complete=complete)
         return record
 
     def _epoch(self) -> None:
@@ -188,6 +217,10 @@ class _Training:
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_grad_norm, norm)
         self.optimizer.step()
+        if not self.n_updates:
+            self.first_loss = value
+        self.last_loss = value
+        self.are_sound = False
         self.n_updates += 1
         return value
 
@@ -228,9 +261,27 @@ class _Training:
             return True
         return False
 
-    def _recover(self, good: list[Tensor], epoch: int, reason: str) -> bool:
-        """Go back to the weights before the epoch and learn more slowly; False where that has been tried enough."""
-        self._restore(good)
+    def _see_that_it_is_usable(self) -> None:
+        """Go back to sound weights if training has made things worse and the last ones can't be evaluated."""
+        if self.are_sound or (not self.recoveries and not self.last_loss > self.first_loss):
+            return
+        self.objective.solves.clear()
+        try:
+            with torch.no_grad():
+                rows = np.arange(self.n_samples)
+                size = self.settings.batch_size
+                losses = [self.objective.loss(rows[i : i + size]).item() for i in range(0, self.n_samples, size)]
+            reason = None if math.isfinite(sum(losses)) else "the loss of the last weights is not finite"
+        except SolverError as error:
+            reason = str(error)
+        if reason is not None:
+            self._restore(self.sound)
+            self.recoveries.append(f"after the last iteration: {reason}")
+
+    def _recover(self, epoch: int, reason: str) -> bool:
+        """Go back to sound weights and learn more slowly; False where that has been tried enough."""
+        self._restore(self.sound)
+        self.are_sound = True
         self.recoveries.append(f"iteration {epoch + 1}: {reason}")
         if len(self.recoveries) > MAX_RECOVERIES:
             self.record.stopped_because = "training diverged again and again"
@@ -239,16 +290,16 @@ class _Training:
         self.optimizer = self._new_optimizer()
         return True
 
-    def _warn(self) -> None:
+    def _warn(self, *, complete: bool) -> None:
         if self.recoveries:
             warnings.warn(
-                f"Training diverged {len(self.recoveries)} time(s) ({self.recoveries[-1]}). The weights before the "
-                f"failure were restored and learning_rate_init was lowered to {self.learning_rate:.3g}; the "
+                f"Training diverged {len(self.recoveries)} time(s) ({self.recoveries[-1]}). The best weights of "
+                f"before were restored and learning_rate_init was lowered to {self.learning_rate:.3g}; the "
                 "estimator is usable. Lower learning_rate_init.",
                 ConvergenceWarning,
                 stacklevel=5,
             )
-        elif self.record.stopped_because == "max_iter was reached":
+        elif complete and self.record.stopped_because == "max_iter was reached":
             warnings.warn(
                 f"Maximum iterations ({self.settings.max_iter}) reached and the optimization hasn't converged yet. "
                 "Raise max_iter or tol, or set early_stopping=True.",

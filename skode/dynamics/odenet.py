@@ -1,0 +1,64 @@
+"""The network behind the ODE-Net estimators: a map into the state, an ODE, and a map to the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skode.dynamics.mlp import MLPField, affine
+from skode.solvers import Solution
+
+Solve = Callable[..., Solution]
+
+
+class ODENet(nn.Module):
+    """An affine map into the state space, an ODE over ``0 <= t <= 1``, and an affine map to the outputs.
+
+    Parameters
+    ----------
+    n_features, n_outputs : int
+        Sizes of input and output.
+    state_size : int or None
+        Size of the state that the inputs are mapped to; None for the features themselves, without a map.
+    augment_dim : int
+        How many zeros are appended to that state (Dupont, Doucet, Teh, "Augmented Neural ODEs", NeurIPS 2019).
+    field : nn.Module or None
+        The vector field, called as ``field(t, z)``; an :class:`skode.dynamics.MLPField` where None.
+    field_options : dict
+        Passed to :class:`skode.dynamics.MLPField`.
+    generator : torch.Generator
+        Source of the initial weights.
+
+    Attributes
+    ----------
+    size : int
+        Size of the ODE's state.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_outputs: int,
+        *,
+        state_size: int | None,
+        augment_dim: int,
+        field: nn.Module | None,
+        field_options: dict[str, Any],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.embedding = affine(n_features, state_size, generator) if state_size is not None else nn.Identity()
+        self.augment_dim = augment_dim
+        self.size = (n_features if state_size is None else state_size) + augment_dim
+        self.field = MLPField(self.size, generator=generator, **field_options) if field is None else field
+        self.head = affine(self.size, n_outputs, generator)
+
+    def states(self, x: Tensor, solve: Solve, times: Any = (1.0,)) -> Solution:
+        """The ODE's solution at some times for inputs of shape (n, n_features)."""
+        z = self.embedding(x)
+        if self.augment_dim:
+            z = torch.cat([z, z.new_zeros((len(z), self.augment_dim))], dim=1)
+        return solve(self.field, (0.0, 1.0), z, t_eval=times)

@@ -1,0 +1,276 @@
+"""What ``ODENetClassifier`` and ``ODENetRegressor`` share: the same network, trained and evaluated in the same way."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skode.dynamics.odenet import ODENet
+from skode.solvers import Solution, Statistics
+from skode.training import (
+    COMMON_CONSTRAINTS,
+    NeuralODEEstimator,
+    distinct,
+    fitted_scaler,
+    new_generator,
+    resolve_device,
+    resolve_dtype,
+    standardised,
+    to_numpy,
+    to_tensor,
+)
+
+#: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
+CLIP = 3.0
+
+SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
+    **COMMON_CONSTRAINTS,
+    "state_size": [Interval(Integral, 1, None, closed="left"), None],
+    "augment_dim": [Interval(Integral, 0, None, closed="left")],
+    "field": [nn.Module, None],
+    "time_dependent": ["boolean"],
+    "input_dropout": [Interval(Real, 0, 1, closed="left")],
+}
+
+
+class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
+    """Base of the estimators whose hidden layers are the solution of a neural ODE.
+
+    Subclasses say what their targets are: see :meth:`_encode`, :meth:`_losses` and :meth:`_score`.
+    """
+
+    activation: str
+    state_size: int | None
+    augment_dim: int
+    field: nn.Module | None
+    time_dependent: bool
+    input_dropout: float
+    random_state: Any
+    early_stopping: bool
+    validation_fraction: float
+    dtype: str | None
+
+    module_: ODENet
+    n_outputs_: int
+
+    def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
+        """Targets as numbers, of shape (n,) or (n, n_outputs); learns what there is to learn about them if first."""
+        raise NotImplementedError
+
+    def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
+        """Learn from the encoded targets that are trained on, before the network is made."""
+
+    def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+        """The samples' weights in training."""
+        return sample_weight
+
+    def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
+        """Encoded targets as :meth:`_losses` takes them."""
+        raise NotImplementedError
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each sample, of shape (n,)."""
+        raise NotImplementedError
+
+    def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
+        """The validation score; higher is better."""
+        raise NotImplementedError
+
+    def _strata(self, targets: np.ndarray) -> np.ndarray | None:
+        """By what to stratify the validation split."""
+        return None
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
+        hidden = self._hidden_layers()
+        first = not ((self.warm_start or partial) and hasattr(self, "module_"))
+        X, y = validate_data(
+            self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=self._y_is_numeric, reset=first
+        )
+        given = {"X": X, "y": y}
+        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        present = sample_weight > 0.0
+        X, y, sample_weight = X[present], y[present], sample_weight[present]
+        targets = self._encode(y, first=first, classes=classes)
+        rng = check_random_state(self.random_state)
+        rows, weights = distinct(X, targets, self._weights(targets, sample_weight))
+        if not self.shuffle:
+            order = np.argsort(rows)
+            rows, weights = rows[order], weights[order]
+        X, targets = X[rows], targets[rows]
+        self._prepare(targets, weights, first=first)
+        device = resolve_device(self.device)
+        dtype = resolve_dtype(self.dtype, X, device) if first else self.module_.head.weight.dtype
+        if first:
+            self.scaler_ = fitted_scaler(X, weights)
+            self.module_ = self._network(X.shape[1], hidden, new_generator(rng))
+        elif partial:
+            self.scaler_.partial_fit(X, sample_weight=weights)
+        self.module_.to(device=device, dtype=dtype)
+        inputs = to_tensor(self._scaled(X), dtype, device)
+        tensors = self._as_tensor(targets, inputs)
+        objective = _Objective(self, inputs, tensors, to_tensor(weights / weights.mean(), dtype, device), rng)
+        alpha = self.alpha / weights.mean()
+        if partial:
+            if first:
+                self._record = None
+            self._fit_partially(objective, len(X), rng, alpha=alpha)
+            return self
+        validate = None
+        if self.early_stopping:
+            held_out = objective.hold_out(*self._split(targets, rng))
+
+            def validate() -> float:
+                with torch.no_grad():
+                    return self._score(self._outputs(held_out[0])[0], *held_out[1:])
+
+        self._record = self._fit_module(objective, len(objective.X), rng, alpha=alpha, validate=validate, **given)
+        return self
+
+    _y_is_numeric = False
+
+    def _network(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> ODENet:
+        options = {
+            "hidden_layer_sizes": hidden,
+            "activation": self.activation,
+            "time_dependent": self.time_dependent,
+        }
+        return ODENet(
+            n_features,
+            self.n_outputs_,
+            state_size=self.state_size,
+            augment_dim=self.augment_dim,
+            field=copy.deepcopy(self.field),
+            field_options=options,
+            generator=generator,
+        )
+
+    def _split(self, targets: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and rows to hold out."""
+        try:
+            return train_test_split(
+                np.arange(len(targets)),
+                test_size=self.validation_fraction,
+                random_state=rng,
+                stratify=self._strata(targets),
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of "
+                f"{len(targets)} distinct samples: {error}"
+            ) from error
+
+    def _scaled(self, X: np.ndarray) -> np.ndarray:
+        """Features standardised, and squashed smoothly so that no outlier is far from the rest."""
+        z = standardised(self.scaler_, X)
+        return z / np.hypot(1.0, z / CLIP)
+
+    def _outputs(self, x: Tensor) -> tuple[Tensor, Solution]:
+        """The network's outputs and the solve behind them."""
+        solution = self.module_.states(x, self._solve)
+        return self.module_.head(solution.y[-1]), solution
+
+    def _checked(self, X: Any) -> Tensor:
+        """Features as the fitted network takes them."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        weight = self.module_.head.weight
+        return to_tensor(self._scaled(X), weight.dtype, weight.device)
+
+    def _answers(self, X: Any) -> tuple[Tensor, np.ndarray]:
+        """The network's outputs for X, and the evaluations of the vector field that each sample took."""
+        with torch.no_grad():
+            outputs, solution = self._outputs(self._checked(X))
+        return outputs, evaluations(solution, len(outputs))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """The state at the end of the ODE, which the outputs are an affine function of.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_states)
+            The states ``z(1)``.
+        """
+        x = self._checked(X)
+        with torch.no_grad():
+            return to_numpy(self.module_.states(x, self._solve).y[-1])
+
+    def trajectory(self, X: Any, t: Any) -> np.ndarray:
+        """The hidden state along depth.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+        t : array-like of shape (n_times,)
+            Depths between 0, the network's input, and 1, its output; strictly increasing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_times, n_states)
+            The states ``z(t)``.
+        """
+        x = self._checked(X)
+        with torch.no_grad():
+            states = self.module_.states(x, self._solve, np.asarray(t, dtype=np.float64)).y
+        return to_numpy(states.transpose(0, 1))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.module_.size
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def evaluations(solution: Solution, n: int) -> np.ndarray:
+    """Evaluations of the vector field that each of n samples took."""
+    by_sample = solution.statistics.by_sample
+    return np.full(n, solution.nfev) if by_sample is None else by_sample[0]
+
+
+class _Objective:
+    """The network's weighted mean loss over batches, with dropout on its inputs."""
+
+    def __init__(
+        self, estimator: ODENetEstimator, X: Tensor, y: Tensor, weights: Tensor, rng: np.random.RandomState
+    ) -> None:
+        self.estimator, self.X, self.y, self.weights = estimator, X, y, weights
+        self.generator = new_generator(rng)
+        self.solves: list[Statistics] = []
+
+    def hold_out(self, kept: np.ndarray, held_out: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Take some rows away from training; returns their inputs, targets and weights."""
+        apart, rest = (torch.from_numpy(rows).to(self.X.device) for rows in (held_out, kept))
+        taken = self.X[apart], self.y[apart], self.weights[apart]
+        self.X, self.y, self.weights = self.X[rest], self.y[rest], self.weights[rest]
+        return taken
+
+    def parameters(self) -> Any:
+        return self.estimator.module_.parameters()
+
+    def loss(self, rows: np.ndarray) -> Tensor:
+        chosen = torch.from_numpy(rows).to(self.X.device)
+        x, dropout = self.X[chosen], self.estimator.input_dropout
+        if dropout:
+            kept = torch.rand(x.shape, generator=self.generator) >= dropout
+            x = x * kept.to(x) / (1.0 - dropout)
+        outputs, solution = self.estimator._outputs(x)
+        self.solves.append(solution.statistics)
+        return (self.weights[chosen] * self.estimator._losses(outputs, self.y[chosen])).mean()

@@ -1,0 +1,318 @@
+"""ODENetRegressor, and what it shares with ODENetClassifier."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, make_moons
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from torch import nn
+
+from skode import ODENetClassifier, ODENetRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+
+TINY = {"hidden_layer_sizes": (8,), "state_size": 4, "max_iter": 5, "learning_rate_init": 1e-2, "random_state": 0}
+
+
+def draw(n=60, seed=0):
+    X = np.random.RandomState(seed).uniform(-2, 2, (n, 2))
+    return X, np.sin(2 * X[:, 0]) + X[:, 1] ** 2
+
+
+@pytest.fixture(scope="module")
+def data():
+    return draw()
+
+
+@pytest.fixture(params=[ODENetRegressor, ODENetClassifier], ids=lambda kind: kind.__name__)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def task(kind):
+    """An estimator with its X and y."""
+    X, y = make_moons(60, noise=0.1, random_state=0)
+    made = kind(**TINY)
+    return made, X, (y if kind is ODENetClassifier else np.sin(3 * X[:, 0]))
+
+
+def weights(estimator):
+    return [p.detach().clone() for p in estimator.module_.parameters()]
+
+
+def same_weights(first, second):
+    return all(torch.equal(p, q) for p, q in zip(weights(first), weights(second), strict=True))
+
+
+def answers(estimator, X):
+    return estimator.predict_proba(X) if hasattr(estimator, "predict_proba") else estimator.predict(X)
+
+
+# Learning
+
+
+def test_it_learns_a_curve_that_a_line_cannot():
+    X, y = draw(400)
+    X_test, y_test = draw(100, seed=1)
+    reg = ODENetRegressor((32,), state_size=16, max_iter=200, learning_rate_init=3e-3, random_state=0)
+    assert reg.fit(X, y).score(X_test, y_test) > 0.97
+    assert Ridge().fit(X, y).score(X_test, y_test) < 0.5
+
+
+def test_units_of_the_targets_do_not_matter(data):
+    X, y = data
+    plain = ODENetRegressor(**TINY).fit(X, y).predict(X)
+    scaled = ODENetRegressor(**TINY).fit(X, 1e6 * y - 3e7).predict(X)
+    np.testing.assert_allclose(scaled, 1e6 * plain - 3e7, rtol=1e-6)
+
+
+def test_several_outputs(data):
+    X, y = data
+    Y = np.column_stack([y, 2 * y, X[:, 0]])
+    reg = ODENetRegressor(**TINY).fit(X, Y)
+    assert reg.predict(X).shape == (60, 3)
+    assert reg.n_outputs_ == 3
+    np.testing.assert_allclose(reg.predict(X[:7]), reg.predict(X)[:7], rtol=1e-10)
+    one = ODENetRegressor(**TINY).fit(X, y[:, None])
+    assert one.predict(X).shape == (60, 1)
+
+
+def test_a_constant_target_is_predicted(data):
+    X, _ = data
+    reg = ODENetRegressor(**{**TINY, "max_iter": 300, "n_iter_no_change": None}).fit(X, np.full(60, 7.0))
+    np.testing.assert_allclose(reg.predict(X), 7.0, atol=0.1)
+
+
+def test_early_stopping_scores_by_r2(data):
+    X, y = data
+    reg = ODENetRegressor(**{**TINY, "max_iter": 30}, early_stopping=True, validation_fraction=0.3).fit(X, y)
+    assert reg.best_validation_score_ == max(reg.validation_scores_) <= 1.0
+
+
+# Weights
+
+
+def test_a_weight_is_a_number_of_copies(task):
+    estimator, X, y = task
+    counts = np.random.RandomState(0).randint(0, 4, len(X))
+    weighted = clone(estimator).fit(X, y, sample_weight=counts)
+    order = np.random.RandomState(1).permutation(np.repeat(np.arange(len(X)), counts))
+    repeated = clone(estimator).fit(X[order], y[order])
+    assert same_weights(weighted, repeated)
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 16])
+def test_the_order_of_the_samples_does_not_matter(task, batch_size):
+    estimator, X, y = task
+    estimator.set_params(batch_size=batch_size)
+    order = np.random.RandomState(0).permutation(len(X))
+    assert same_weights(clone(estimator).fit(X, y), clone(estimator).fit(X[order], y[order]))
+
+
+def test_the_scale_of_the_weights_matters_to_the_penalty_alone(task):
+    estimator, X, y = task
+    estimator.set_params(alpha=0.0)
+    some = np.random.RandomState(0).uniform(1, 2, len(X))
+    first, second = (clone(estimator).fit(X, y, sample_weight=w) for w in (some, 8.0 * some))
+    np.testing.assert_allclose(answers(first, X), answers(second, X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, np.nan])
+def test_wrong_weights_are_refused(task, wrong):
+    estimator, X, y = task
+    sample_weight = np.ones(len(X))
+    sample_weight[3] = wrong
+    with pytest.raises(ValueError, match=r"(?i)weight"):
+        estimator.fit(X, y, sample_weight=sample_weight)
+
+
+def test_class_weight_moves_decisions():
+    X, y = make_moons(200, noise=0.5, random_state=0)
+    longer = {**TINY, "max_iter": 40}
+    counts = [
+        (ODENetClassifier(**longer, class_weight={0: 1.0, 1: w}).fit(X, y).predict(X) == 1).sum() for w in (0.05, 1, 20)
+    ]
+    assert counts[0] < counts[1] < counts[2]
+
+
+def test_balanced_class_weights_are_those_of_the_samples():
+    X, y = make_moons((90, 30), noise=0.2, random_state=0)
+    balanced = ODENetClassifier(**TINY, class_weight="balanced", alpha=0.0).fit(X, y)
+    by_hand = ODENetClassifier(**TINY, alpha=0.0).fit(X, y, sample_weight=np.where(y == 0, 120 / 180, 120 / 60))
+    np.testing.assert_allclose(balanced.predict_proba(X), by_hand.predict_proba(X), rtol=1e-9)
+
+
+# Many labels
+
+
+def test_several_labels_at_once():
+    X, _ = draw(300)
+    Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0, X.sum(1) > 0]).astype(int)
+    clf = ODENetClassifier((16,), state_size=8, max_iter=60, learning_rate_init=2e-2, random_state=0).fit(X, Y)
+    assert clf.score(X, Y) > 0.85
+    probabilities = clf.predict_proba(X)
+    np.testing.assert_array_equal(clf.predict(X), (probabilities > 0.5).astype(int))
+    np.testing.assert_allclose(np.log(probabilities), clf.predict_log_proba(X), rtol=1e-6, atol=1e-12)
+    assert clf.classes_.tolist() == [0, 1, 2]
+
+
+# Step by step
+
+
+def test_partial_fits_go_on_with_curves_and_optimiser(task):
+    estimator, X, y = task
+    classes = {"classes": [0, 1]} if isinstance(estimator, ODENetClassifier) else {}
+    for n in range(1, 13):
+        estimator.partial_fit(X, y, **(classes if n == 1 else {}))
+        assert estimator.n_iter_ == n == len(estimator.loss_curve_)
+    assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
+
+
+def test_a_partial_fit_from_one_batch_is_an_epoch_of_fit(task):
+    estimator, X, y = task
+    whole = clone(estimator).set_params(max_iter=1).fit(X, y)
+    assert same_weights(clone(estimator).partial_fit(X, y), whole)
+
+
+def test_partial_fits_use_adams_moments_of_the_calls_before(task):
+    estimator, X, y = task
+    estimator.set_params(shuffle=False, input_dropout=0.0)
+    whole = clone(estimator).set_params(max_iter=3).fit(X, y)
+    step_by_step = clone(estimator)
+    for _ in range(3):
+        step_by_step.partial_fit(X, y)
+    # the scaler's running statistics round differently
+    np.testing.assert_allclose(answers(step_by_step, X), answers(whole, X), rtol=1e-6)
+
+
+def test_a_partial_fit_goes_on_from_a_fit(task):
+    estimator, X, y = task
+    curve = estimator.fit(X, y).loss_curve_
+    estimator.partial_fit(X, y)
+    assert estimator.loss_curve_[:-1] == curve
+    assert estimator.loss_curve_[-1] < curve[0]
+
+
+def test_classes_that_were_not_announced_are_refused():
+    X, y = make_moons(60, noise=0.1, random_state=0)
+    clf = ODENetClassifier(**TINY).partial_fit(X[:30], y[:30], classes=[0, 1])
+    with pytest.raises(ValueError, match=r"not among those of the first fit or of classes, \[0, 1\]: \[2\]"):
+        clf.partial_fit(X, 2 * y)
+
+
+def test_a_class_that_comes_later_is_learned():
+    X, y = make_moons(60, noise=0.1, random_state=0)
+    clf = ODENetClassifier(**TINY).partial_fit(X[y == 0], y[y == 0], classes=[0, 1])
+    assert clf.partial_fit(X[y == 1], y[y == 1]).predict_proba(X).shape == (60, 2)
+
+
+# Architectures
+
+
+def test_zeros_are_appended_to_the_state(task):
+    estimator, X, y = task
+    estimator.set_params(augment_dim=3, state_size=None).fit(X, y)
+    states = estimator.trajectory(X, [0.0, 1.0])
+    assert states.shape == (60, 2, 5)
+    assert not states[:, 0, 2:].any()
+    assert states[:, 1, 2:].any()
+
+
+def test_a_field_of_ones_own_is_copied_and_trained(task):
+    estimator, X, y = task
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(4, 4).double()
+
+        def forward(self, t, z):
+            return torch.tanh(self.layer(z)) * torch.cos(t)
+
+    own = Own()
+    before = own.layer.weight.detach().clone()
+    estimator.set_params(field=own).fit(X, y)
+    assert torch.equal(own.layer.weight, before)
+    assert not torch.equal(estimator.module_.field.layer.weight, before)
+    assert np.isfinite(answers(clone(estimator).fit(X, y), X)).all()
+
+
+def test_a_field_of_the_wrong_size_is_refused_with_the_shapes(task):
+    estimator, X, y = task
+
+    class Wrong(nn.Module):
+        def forward(self, t, z):
+            return z[:, :2]
+
+    with pytest.raises(ValueError, match=r"shape \(60, 2\) for a state of shape \(60, 4\)"):
+        estimator.set_params(field=Wrong()).fit(X, y)
+
+
+# What is inside
+
+
+def test_the_transform_is_the_state_at_the_end(task):
+    estimator, X, y = task
+    estimator.fit(X, y)
+    states = estimator.transform(X)
+    assert states.shape == (60, 4)
+    np.testing.assert_allclose(states, estimator.trajectory(X, [0.5, 1.0])[:, -1], rtol=1e-12)
+    assert list(estimator.get_feature_names_out()) == [f"{type(estimator).__name__.lower()}{i}" for i in range(4)]
+    frame = estimator.set_output(transform="pandas").transform(X)
+    assert isinstance(frame, pd.DataFrame)
+
+
+def test_the_state_makes_features_for_another_model(task):
+    estimator, X, y = task
+    assert make_pipeline(clone(estimator), Ridge()).fit(X, y).predict(X).shape == (60,)
+
+
+def test_depth_grows_as_the_tolerance_falls(task):
+    estimator, X, y = task
+    estimator.fit(X, y)
+    depths = []
+    for tol in (1e-1, 1e-4, 1e-8):
+        answer, nfe = estimator.set_params(rtol=tol, atol=tol).predict(X, return_nfe=True)
+        assert nfe.shape == (60,)
+        np.testing.assert_array_equal(answer, estimator.predict(X))
+        np.testing.assert_array_equal(nfe[:5], estimator.predict(X[:5], return_nfe=True)[1])
+        depths.append(nfe.mean())
+    assert depths[0] < depths[1] < depths[2]
+
+
+# Manners
+
+
+def test_cross_validation_search_pickle_and_pipelines(data):
+    X, y = data
+    model = make_pipeline(MinMaxScaler(), ODENetRegressor(**TINY))
+    assert len(cross_val_score(model, X, y, cv=3)) == 3
+    search = GridSearchCV(ODENetRegressor(**TINY), {"rtol": [1e-1, 1e-3]}, cv=2).fit(X, y)
+    fitted = pickle.loads(pickle.dumps(search.best_estimator_))
+    np.testing.assert_array_equal(fitted.predict(X), search.predict(X))
+
+
+def test_a_learning_rate_that_diverges_ends_in_a_model_and_a_warning():
+    X, y = train_test_split(*load_diabetes(return_X_y=True), random_state=0)[::2]
+    reg = ODENetRegressor(**{**TINY, "learning_rate_init": 1e3, "max_iter": 20})
+    with pytest.warns(ConvergenceWarning, match="diverged"):
+        reg.fit(X, y)
+    assert np.isfinite(reg.predict(X)).all()
+    assert all(torch.isfinite(p).all() for p in reg.module_.parameters())
+
+
+def test_another_number_of_outputs_is_refused_when_going_on(data):
+    X, y = data
+    reg = ODENetRegressor(**TINY, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match="y has 2 outputs, but the last fit had 1"):
+        reg.fit(X, np.column_stack([y, y]))
