@@ -86,7 +86,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in; None: X's own on the CPU, float32 elsewhere.
+        What to compute in. None: predictions in X's own on the CPU and float32 elsewhere; training in float32, unless
+        ``rtol`` or ``atol`` is below 1e-5.
 
     Attributes
     ----------

@@ -328,6 +328,16 @@ def test_float32_and_float64_learn_nearly_the_same(moons):
     np.testing.assert_allclose(single.predict_proba(X), double.predict_proba(X), atol=1e-3)
 
 
+def test_training_is_in_float32_and_prediction_in_the_dtype_of_the_data(moons):
+    X, y = moons
+    for given in (np.float32, np.float64):
+        clf = ODENetClassifier(**TINY).fit(X.astype(given), y)
+        assert clf.predict_proba(X.astype(given)).dtype == given
+        assert all(torch.equal(w.float().to(w.dtype), w) for w in weights(clf))
+    tight = ODENetClassifier(**TINY, rtol=1e-8, atol=1e-8).fit(X, y)
+    assert not all(torch.equal(w.float().double(), w) for w in weights(tight))
+
+
 def test_integer_and_list_input_is_taken(moons):
     X, y = (10 * moons[0]).astype(int), moons[1]
     as_array = ODENetClassifier(**TINY).fit(X, y).predict_proba(X)
@@ -337,8 +347,8 @@ def test_integer_and_list_input_is_taken(moons):
 
 def test_rescaled_features_give_the_same_classifier(moons):
     X, y = moons
-    plain = ODENetClassifier(**TINY).fit(X, y)
-    moved = ODENetClassifier(**TINY).fit(X * [1000.0, 0.01] + [5.0, -3.0], y)
+    plain = ODENetClassifier(**TINY, dtype="float64").fit(X, y)
+    moved = ODENetClassifier(**TINY, dtype="float64").fit(X * [1000.0, 0.01] + [5.0, -3.0], y)
     np.testing.assert_allclose(plain.predict_proba(X), moved.predict_proba(X * [1000.0, 0.01] + [5.0, -3.0]), rtol=1e-8)
 
 

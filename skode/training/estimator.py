@@ -65,7 +65,14 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _batch_size(self, n_samples: int, auto: int) -> int:
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
 
-    def _solve(self, field: Callable[[Any, Tensor], Tensor], t_span: Any, y0: Tensor, t_eval: Any = None) -> Solution:
+    def _solve(
+        self,
+        field: Callable[[Any, Tensor], Tensor],
+        t_span: Any,
+        y0: Tensor,
+        t_eval: Any = None,
+        first_step: float | None = None,
+    ) -> Solution:
         """Solve with this estimator's method and tolerances, as they are now.
 
         In prediction every sample takes its own steps, so that its answer does not depend on the others; training,
@@ -76,8 +83,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"method={self.method!r} is not known; choose one of {sorted(METHODS)}.")
         if METHODS[self.method].adaptive:
             step_size = None
-        elif step_size is None:
-            step_size = 1.0 / DEFAULT_FIXED_STEPS
+        else:
+            first_step = None
+            if step_size is None:
+                step_size = 1.0 / DEFAULT_FIXED_STEPS
         return solve_ivp(
             field,
             t_span,
@@ -88,6 +97,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             atol=self.atol,
             adjoint=self.adjoint,
             step_size=step_size,
+            first_step=first_step,
             max_steps=MAX_STEPS,
             step_control="shared" if torch.is_grad_enabled() else "per_sample",
         )
@@ -134,14 +144,15 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         X: Any = None,
         y: Any = None,
         max_grad_norm: float | None = None,
+        dtype: torch.dtype | None = None,
     ) -> TrainingRecord:
-        """Train ``module_`` and set the fitted curves; one callback task per epoch."""
+        """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch."""
         settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm)
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
         def snapshot() -> dict[str, Any]:
-            return {"module_": copy.deepcopy(self.module_)}
+            return {"module_": copy.deepcopy(self.module_).to(dtype)}
 
         def on_epoch(record: TrainingRecord) -> bool:
             self._keep(record)
@@ -151,6 +162,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
         record = train(objective, n_samples, settings, rng, validate=validate, on_epoch=on_epoch)
         self._keep(record)
+        self.module_.to(dtype)
         context.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot)
         return record
 
