@@ -138,7 +138,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 with torch.no_grad():
                     return self._score(self._outputs(held_out[0])[0], *held_out[1:])
 
-        self._record = self._fit_module(objective, len(objective.X), rng, alpha=alpha, validate=validate, dtype=dtype, **given)
+        self._record = self._fit_module(
+            objective, len(objective.X), rng, alpha=alpha, validate=validate, dtype=dtype, **given
+        )
         return self
 
     _y_is_numeric = False

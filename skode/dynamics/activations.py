@@ -6,7 +6,7 @@ Keeping the value ``s = h(x)`` is then enough for pullbacks and for the gradient
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,8 @@ ACTIVATIONS = {
         pull=lambda g, s: torch.ops.aten.threshold_backward.grad_input(g, s, 0.0, grad_input=g),
     ),
 }
+
+EXACT_TANH = replace(ACTIVATIONS["tanh"], value=torch.tanh)
 
 
 def get_activation(name: str) -> Activation:

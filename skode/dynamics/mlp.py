@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skode.dynamics.activations import Activation, get_activation
+from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape
 from skode.dynamics.products import as_right_factor, outer
 
@@ -39,6 +39,11 @@ class MLPField(nn.Module):
         The activation ``h``.
     time_dependent : bool, default=True
         Whether time is an input of the first layer, as its last column.
+    fold_tanh : bool, default=True
+        Whether, where no graph is recorded, ``tanh(x)`` is computed as ``2 sigmoid(2x) - 1`` with the constants folded
+        into the weights, which on CPUs takes a fifth to a ninth of the time. Values are then exact to rounding
+        relative to the size of the weights, not of the state: for states of size 1e-4 or less, in float32, and
+        tolerances that count on it, pass False.
     generator : torch.Generator, default=None
         Source of the initial weights; torch's global one where None.
 
@@ -68,6 +73,7 @@ class MLPField(nn.Module):
         activation: str = "tanh",
         time_dependent: bool = True,
         *,
+        fold_tanh: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -75,6 +81,7 @@ class MLPField(nn.Module):
         self.hidden_layer_sizes = tuple(hidden_layer_sizes)
         self.activation = activation
         self.time_dependent = time_dependent
+        self.fold_tanh = fold_tanh
         get_activation(activation)
         sizes = [n_features + time_dependent, *self.hidden_layer_sizes, n_features]
         self.layers = nn.ModuleList(affine(m, n, generator) for m, n in pairwise(sizes))
@@ -99,7 +106,7 @@ class MLPField(nn.Module):
     @property
     def h(self) -> Activation:
         """The activation."""
-        return get_activation(self.activation)
+        return EXACT_TANH if self.activation == "tanh" and not self.fold_tanh else get_activation(self.activation)
 
     def bind(self) -> BoundMLP:
         """The field over views of its current weights, for many evaluations without the cost of a module's."""

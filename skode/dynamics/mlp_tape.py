@@ -72,6 +72,12 @@ class FoldedMLP:
 
     def tape(self, like: Tensor, n_slots: int) -> MLPTape:
         """A tape for states like this one."""
+        weight = self.weights[0]
+        if like.ndim != 2 or like.shape[1] != weight.shape[1] or like.dtype != weight.dtype:
+            raise ValueError(
+                f"MLPField takes states of shape (n, {weight.shape[1]}) and {weight.dtype}, as its weights are; got "
+                f"shape {tuple(like.shape)} and {like.dtype}."
+            )
         roll = self.rolls.get(len(like))
         if roll is None or roll.next + n_slots > roll.n_slots or roll.key[3:] != (like.dtype, like.device):
             roll = self.rolls[len(like)] = Roll.of(self, like, n_slots)
@@ -150,6 +156,8 @@ class Roll:
             rolls, n = self.folded.rolls, self.key[1]
             if rolls.get(n) is self:
                 del rolls[n]
+            del self.folded  # a model's weights, and times, are not to be kept alive
+            self.times = [None] * self.n_slots
             IDLE.give(self.key, self)
 
     def nbytes(self) -> int:

@@ -12,7 +12,7 @@ from skode.solvers.errors import (
     StepSizeUnderflowError,
 )
 from skode.solvers.ivp import solve_ivp
-from skode.solvers.odeint import odeint, odeint_event
+from skode.solvers.odeint import odeint, odeint_adjoint, odeint_event
 from skode.solvers.solution import Solution
 from skode.solvers.statistics import Statistics
 from skode.solvers.tableaus import METHODS, AdamsMethod, ButcherTableau
@@ -32,6 +32,7 @@ __all__ = [
     "Statistics",
     "StepSizeUnderflowError",
     "odeint",
+    "odeint_adjoint",
     "odeint_event",
     "solve_ivp",
 ]

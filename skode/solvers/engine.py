@@ -98,7 +98,8 @@ def run(
     )
     moving = moving_times is not None
     if not (differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))):
-        path = integrate(problem, y0.detach(), record=dense, keep_stages=dense)
+        # Dense output holds on to the initial state, which the caller may change.
+        path = integrate(problem, y0.detach().clone() if dense else y0.detach(), record=dense, keep_stages=dense)
         return path.outputs, path, problem
     outputs, path = ADJOINTS[adjoint](problem, y0, moving_times, func)
     return outputs, path, problem

@@ -6,41 +6,54 @@ costs more than the arithmetic of a small problem.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import torch
+
 
 class IdleMemory:
-    """A pool of objects by their key, up to a number of bytes.
+    """A pool of objects by their key, up to a number of bytes; those given first make room for new ones.
 
     Parameters
     ----------
     most_bytes : int, default=2**26
-        What the pool may hold; objects given to it beyond that are left to the garbage collector.
+        What the pool may hold.
     """
 
     def __init__(self, most_bytes: int = 2**26) -> None:
         self.most_bytes = most_bytes
         self.bytes = 0
         self.idle: dict[Hashable, list[Any]] = {}
+        self.lock = threading.Lock()
 
     def take(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """An idle object with this key, or a new one. Objects have a method ``nbytes()``."""
-        try:
-            # pop is atomic: no other thread gets the same object
-            taken = self.idle[key].pop()
-        except (KeyError, IndexError):
+        with self.lock:
+            idle = self.idle.get(key)
+            if idle:
+                taken = idle.pop()
+                if not idle:
+                    del self.idle[key]
+                self.bytes -= taken.nbytes()
+                return taken
+        # What is made in inference mode could not be used outside it.
+        with torch.inference_mode(False):
             return make()
-        self.bytes -= taken.nbytes()
-        return taken
 
     def give(self, key: Hashable, memory: Any) -> None:
         """Let others have an object, to which nothing may refer any longer."""
-        size = memory.nbytes()
-        if self.bytes + size <= self.most_bytes:
-            self.bytes += size
+        with self.lock:
             self.idle.setdefault(key, []).append(memory)
+            self.bytes += memory.nbytes()
+            while self.bytes > self.most_bytes:
+                oldest = next(iter(self.idle))
+                self.bytes -= self.idle[oldest].pop(0).nbytes()
+                if not self.idle[oldest]:
+                    del self.idle[oldest]
 
     def clear(self) -> None:
         """Forget everything."""
-        self.idle, self.bytes = {}, 0
+        with self.lock:
+            self.idle, self.bytes = {}, 0

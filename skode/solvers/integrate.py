@@ -239,6 +239,11 @@ class Outputs:
         self.pieces.append(piece)
         self.positions.append(reading.positions)
 
+    def put(self, reading: Reading, states: Tensor) -> None:
+        """Outputs that are known otherwise."""
+        self.pieces.append(states)
+        self.positions.append(reading.positions)
+
     def interpolate(self, reading: Reading, move: Move, weights: Tensor) -> None:
         """Outputs inside a step: ``y + h sum_i b_i(theta) k_i``, of all samples or of one each."""
         y, stages, h = move.taken.y, move.taken.stages, move.h
@@ -252,7 +257,7 @@ class Outputs:
         else:
             rows = index(reading.rows, y)
             own = stages.view(len(stages), y.shape[0], -1)[:, rows]
-            inside = torch.einsum("qs,sqf->qf", weights, own).view(-1, *y.shape[1:])
+            inside = torch.einsum("qs,sqf->qf", weights, own).view(len(weights), *y.shape[1:])
             per_sample = isinstance(h, torch.Tensor) and h.ndim > 0
             self.pieces.append(y[rows] + (h[rows] if per_sample else h) * inside)
         self.positions.append(reading.positions)

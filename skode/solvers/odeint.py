@@ -34,6 +34,9 @@ OPTIONS = (
     *("controller", "memory_budget", "seminorm", "compile"),
 )
 
+# What else torchdiffeq calls its methods.
+ALIASES = {None: "dopri5", "fixed_adams": "implicit_adams"}
+
 
 def odeint(
     func: Callable[[Tensor, Any], Any],
@@ -42,7 +45,7 @@ def odeint(
     *,
     rtol: float = 1e-7,
     atol: float = 1e-9,
-    method: str = "dopri5",
+    method: str | None = "dopri5",
     adjoint: str = "discrete",
     options: Mapping[str, Any] | None = None,
     event_fn: Callable[[Tensor, Any], Tensor] | None = None,
@@ -129,7 +132,7 @@ def odeint(
         if t_tensor is not None:
             raise ValueError("method='scipy_solver' gives no gradients of times.")
         return odeint_scipy(func, y0, times, rtol=rtol, atol=atol, solver=chosen.get("solver", "LSODA"))
-    solver = get_method(method)
+    solver = _known_method(method)
     adjoint = check_adjoint(adjoint)
     _refuse_idle(chosen, solver)
     t0, t1 = float(times[0]), float(times[-1])
@@ -160,6 +163,42 @@ def odeint(
         compile=bool(chosen.get("compile", False)),
     )
     return outputs
+
+
+def odeint_adjoint(
+    func: Callable[[Tensor, Any], Any],
+    y0: Any,
+    t: Any,
+    *,
+    adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_params: Any = None,
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """:func:`odeint` with the gradient by the adjoint equation, under torchdiffeq's name and with its arguments.
+
+    The adjoint equation is solved by the method and at the tolerances of the solve itself.
+
+    Parameters
+    ----------
+    func, y0, t, options, **kwargs
+        As in :func:`odeint`.
+    adjoint_options : dict, default=None
+        ``{"norm": "seminorm"}`` leaves the parameters' gradients out of the error test.
+    adjoint_params : ignored
+        The tensors behind ``func`` are found without it.
+
+    Returns
+    -------
+    Tensor, or a tuple of them
+        As :func:`odeint`.
+    """
+    settings = dict(adjoint_options or {})
+    seminorm = settings.pop("norm", None)
+    if settings or seminorm not in (None, "seminorm"):
+        raise ValueError(f'adjoint_options may only be {{"norm": "seminorm"}}, got {adjoint_options!r}.')
+    chosen = {**(options or {}), **({"seminorm": True} if seminorm else {})}
+    return odeint(func, y0, t, adjoint="continuous", options=chosen, **kwargs)
 
 
 def odeint_event(
@@ -222,14 +261,19 @@ def _until_event(
     if times.shape != (2,):
         raise ValueError(f"With event_fn, t must be (t0, t1), where t1 only gives the direction; got {t!r}.")
     check_monotone("t", times)
-    solver = get_method(method)
+    solver = _known_method(method)
     adjoint = check_adjoint(adjoint)
     _refuse_idle(options, solver)
     if not solver.adaptive:
         raise ValueError(f"event_fn needs an adaptive method, not {method!r}: no end of time is given to divide.")
     t0, forever = float(times[0]), math.copysign(math.inf, times[1] - times[0])
     with torch.no_grad():
-        signs = torch.sign(event_fn(torch.as_tensor(t0, dtype=y0.dtype, device=y0.device), y0))
+        start_t = torch.as_tensor(t0, dtype=y0.dtype, device=y0.device)
+        signs = torch.sign(event_fn(start_t, y0))
+        if bool((signs == 0).any()):  # it starts there, as a ball thrown from the ground: what counts is where it goes
+            moved = math.copysign(1e-3 * torch.finfo(y0.dtype).eps ** 0.25, times[1] - times[0])
+            ahead = event_fn(start_t + moved, y0 + moved * func(start_t, y0))
+            signs = torch.where(signs == 0, torch.sign(ahead), signs)
 
     def first_change(time: Tensor, state: Tensor) -> Tensor:
         return (event_fn(time, state) * signs).min()
@@ -291,6 +335,11 @@ def _refuse_idle(options: dict, method: Method) -> None:
     idle = {"solver"} | ({"grid_constructor"} if method.adaptive else set())
     if found := sorted(idle & set(options)):
         raise ValueError(f"options {found} play no part with method={method.name!r}.")
+
+
+def _known_method(name: Any) -> Method:
+    """A method by skode's name, or torchdiffeq's."""
+    return get_method(ALIASES.get(name, name) if isinstance(name, str | None) else name)
 
 
 def _memory_budget(options: dict) -> int:

@@ -41,6 +41,8 @@ def _held_by(thing: Any) -> Iterator[Any]:
         yield from thing.parameters()
         yield from thing.buffers()
         for module in thing.modules():
+            if not type(module).__module__.startswith("torch."):
+                yield type(module).forward
             yield from (v for k, v in vars(module).items() if k not in {"_parameters", "_buffers", "_modules"})
     elif isinstance(thing, functools.partial):
         yield from (thing.func, thing.args, thing.keywords)

@@ -47,11 +47,6 @@ class Reading:
         """Whether all of them lie at the end of the step."""
         return bool((self.theta == 1.0).all())
 
-    @property
-    def at_start(self) -> bool:
-        """Whether all of them lie at the start of the step."""
-        return bool((self.theta == 0.0).all())
-
 
 class OutputTimes:
     """Outputs at given times: for the whole batch, or each for one sample.
@@ -156,8 +151,6 @@ class EveryStep:
         self.initial = initial
         self.n_samples = n_samples
         self.found: list[np.ndarray] = []
-        self.found_rows: list[np.ndarray] = []
-        self.found_times: list[np.ndarray] = []
 
     def at_start(self, t: float) -> Reading:
         everyone = None if self.n_samples is None else np.arange(self.n_samples)
@@ -173,9 +166,6 @@ class EveryStep:
         positions, times = self.positions.take(m), np.broadcast_to(np.asarray(t, dtype=np.float64), (m,))
         self.positions.note(positions, times, rows)
         self.found.append(positions)
-        self.found_times.append(times)
-        if rows is not None:
-            self.found_rows.append(rows)
         return Reading(positions, np.full(m, theta), None if rows is None else np.arange(m))
 
 

@@ -50,7 +50,7 @@ class _Solve:
             return field(t, state).detach().reshape(-1).double().cpu().numpy()
 
         if len(times) == 1:
-            return y0.reshape(1, -1)
+            return y0.reshape(1, -1).clone()
         start = y0.detach().reshape(-1).double().cpu().numpy()
         # SciPy's solvers may loop forever on NaN: refuse it where it appears.
         found = scipy_solve_ivp(

@@ -66,7 +66,10 @@ class Tolerances:
         if self.norm is rms_norm:  # the same in fewer operations
             flat = x.reshape(-1)
             return math.sqrt(torch.dot(flat, flat).item() / max(flat.numel(), 1))
-        return self.norm(x).item()
+        size = self.norm(x)
+        if isinstance(size, Tensor) and size.numel() != 1:
+            raise ValueError(f"norm must return one number, got shape {tuple(size.shape)}.")
+        return float(size)
 
     def in_allowed_errors(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         """The error of a step, element by element, in units of the allowed one."""
@@ -93,12 +96,14 @@ class EachSample:
         self.tolerances = tolerances
 
     def size(self, x: Tensor) -> np.ndarray:
+        if not x[0].numel():
+            return np.zeros(len(x))
         if self.norm in (rms_norm, mixed_norm):
-            sizes = torch.linalg.vector_norm(x.flatten(1), dim=1) / math.sqrt(max(x[0].numel(), 1))
+            sizes = torch.linalg.vector_norm(x.flatten(1), dim=1) / math.sqrt(x[0].numel())
         elif self.norm is max_norm:
             sizes = x.flatten(1).abs().amax(dim=1)
         else:
-            sizes = torch.stack([self.norm(row) for row in x])
+            sizes = torch.stack([torch.as_tensor(self.norm(row)) for row in x])
         return sizes.double().cpu().numpy()
 
 

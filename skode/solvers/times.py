@@ -45,21 +45,32 @@ class TimeGradients:
         """Outputs move along the solution, ``dy/dt = sum_i b_i'(theta) k_i``, when their own times do."""
         if self.problem.times is None or self.problem.grid_is_times:
             return
+        per_sample = self.problem.control.per_sample
+        if per_sample:  # their first steps may be taken in different rounds
+            self._add_start(grad_outputs)
         for n, step in enumerate(self.path.steps):
             # Those at the initial time lie at the start of the first step.
             tableau, stages = step.taken.tableau, step.taken.stages
             n_rows = len(step.taken.y) if step.taken.y.ndim else 1
-            for reading in [*(self.path.start if n == 0 else []), *step.readings]:
+            for reading in [*(self.path.start if n == 0 and not per_sample else []), *step.readings]:
                 theta = reading.theta
                 moved = self._along(grad_outputs, reading, stages, tableau.interpolation_weight_slopes(theta), n_rows)
                 self.outputs[reading.positions] += moved
-                if self.problem.control.per_sample:
+                if per_sample:
                     continue
                 if reading.at_end:
                     self.nodes[n + 1] -= moved.sum()
                     continue
                 scaled = self._along(grad_outputs, reading, stages, tableau.interpolation_weights(theta), n_rows)
                 self.add_step(n, -moved.sum(), float((scaled - theta * moved).sum()))
+
+    def _add_start(self, grad_outputs: Tensor) -> None:
+        """The same for outputs of single samples at their initial times, where the slope is that of the field."""
+        for reading in self.path.start:
+            assert reading.rows is not None
+            given = grad_outputs[index(reading.positions, grad_outputs)]
+            rates = self.problem.f0[index(reading.rows, grad_outputs)]
+            self.outputs[reading.positions] += (given * rates).flatten(1).sum(1).double().cpu().numpy()
 
     def gathered(self) -> Tensor:
         """The gradient of ``[t0, t1, *output_times]``, in float64 as the times are."""

@@ -182,7 +182,7 @@ class AutogradField:
         return AutogradTape(self, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
 
     def session(self, *, with_parameters: bool = True) -> AutogradSession:
-        return AutogradSession(self.parameters if with_parameters else ())
+        return AutogradSession(self.parameters if with_parameters else (), parameters_wanted=with_parameters)
 
 
 class AutogradTape(FunctionTape):
@@ -206,10 +206,10 @@ class AutogradTape(FunctionTape):
 class AutogradSession:
     """Adds up the gradients of one evaluation after another."""
 
-    def __init__(self, parameters: tuple[Tensor, ...]) -> None:
+    def __init__(self, parameters: tuple[Tensor, ...], *, parameters_wanted: bool = True) -> None:
         self.parameters = parameters
+        self.parameters_wanted = parameters_wanted
         self.gradients: list[Tensor | None] = [None] * len(parameters)
-        self.unchecked: tuple[Tensor, ...] = ()
         self.placed: Tensor
         # What autograd leaves in non-leaf tensors with retain_grad() is to be of the whole solve, not of evaluations.
         self.retained = [(parameter, parameter.grad) for parameter in parameters if parameter.retains_grad]
@@ -222,7 +222,8 @@ class AutogradSession:
         self, tape: AutogradTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool
     ) -> Tensor | None:
         cotangent = self.placed if cotangent is None else cotangent
-        time, argument, value = self.unchecked = tape.graphs[slot]
+        time, argument, value = tape.graphs[slot]
+        self._refuse_hidden_tensors(time, argument, value)
         if not value.requires_grad:  # a constant field
             out.zero_()
             return torch.zeros_like(time) if with_time else None
@@ -241,23 +242,21 @@ class AutogradSession:
         return torch.zeros_like(time) if with_time and grad_t is None else grad_t
 
     def flush(self, tape: AutogradTape) -> None:
-        """Nothing is held back; but see that the last evaluation hangs on no tensor not known before the solve."""
-        self._refuse_hidden_tensors()
+        """Nothing is held back."""
 
     def discard(self) -> None:
-        self.unchecked = ()
+        """Nothing is held back."""
 
     def parameter_gradients(self) -> tuple[Tensor | None, ...]:
         for parameter, gradient in self.retained:
             parameter.grad = gradient
         return tuple(self.gradients)
 
-    def _refuse_hidden_tensors(self) -> None:
-        if not self.unchecked:
+    def _refuse_hidden_tensors(self, time: Tensor, argument: Tensor, value: Tensor) -> None:
+        """See that an evaluation hangs on no tensor that was not known before the solve."""
+        if not self.parameters_wanted or not value.requires_grad:
             return
-        *inputs, value = self.unchecked
-        self.unchecked = ()
-        missed = leaves_behind(value, [*inputs, *self.parameters]) if value.requires_grad else []
+        missed = leaves_behind(value, [time, argument, *self.parameters])
         if missed:
             raise RuntimeError(
                 f"func(t, y) depends on a tensor of shape {tuple(missed[0].shape)} that requires grad, but did not use "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import SolverError
-from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, index, moves, weights_tensor
+from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, index, moves, start_time, weights_tensor
 from skode.solvers.march import Clock
 from skode.solvers.stepping import new_graph_stepper
 from skode.solvers.tableaus import ButcherTableau
@@ -49,6 +49,15 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
     if along is None or problem.t0 == problem.t1:
         for reading in waiting:
             outputs.take(reading, y0)
+        waiting = []
+    elif problem.control.per_sample:
+        # The samples' first steps may be taken in different rounds.
+        rates = cast(start_time(problem, y0), y0) if waiting else y0
+        for reading in waiting:
+            assert reading.rows is not None
+            rows, at = index(reading.rows, y0), index(reading.positions, along)
+            passed = (along[at] - along[at].detach()).to(y0).view(-1, *[1] * (y0.ndim - 1))
+            outputs.put(reading, y0[rows] + passed * rates[rows])
         waiting = []
     failure = None
     try:

@@ -35,7 +35,8 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
 class _ContinuousAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, times: Tensor | None, *parameters: Tensor):
-        path = integrate(problem, y0.detach(), record=problem.dense, keep_stages=problem.dense)
+        start = y0.detach().clone() if problem.dense else y0.detach()
+        path = integrate(problem, start, record=problem.dense, keep_stages=problem.dense)
         holder.append(path)
         ctx.problem, ctx.output_times, ctx.rows = problem, path.times, path.rows
         ctx.with_time = times is not None and times.requires_grad

@@ -8,6 +8,7 @@ derivatives with respect to them exact too.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -34,12 +35,13 @@ class _DiscreteAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, times: Tensor | None, *parameters: Tensor):
         ctx.with_time = times is not None and times.requires_grad
-        path = integrate(problem, y0.detach(), record=True, keep_stages=ctx.with_time or problem.dense)
+        start = y0.detach().clone() if problem.dense else y0.detach()
+        path = integrate(problem, start, record=True, keep_stages=ctx.with_time or problem.dense)
         path.tape0 = problem.tape0
         holder.append(path)
         # The node must not hold on to the outputs, which hold on to it: neither would be freed.
         outputs, path.outputs = path.outputs, path.outputs.detach()
-        ctx.problem, ctx.path = problem, path
+        ctx.problem, ctx.path, ctx.lock = problem, path, threading.Lock()
         # Saved only so that autograd notices if one of them is changed in place before the backward pass.
         ctx.save_for_backward(y0, times, *parameters)
         return outputs
@@ -49,7 +51,8 @@ class _DiscreteAdjoint(torch.autograd.Function):
     def backward(ctx: Any, grad_outputs: Tensor):
         y0, *_ = ctx.saved_tensors
         sweep = ReverseSweep(ctx.problem, ctx.path, grad_outputs, with_time=ctx.with_time)
-        grad_y0 = sweep.run(y0)
+        with ctx.lock:  # the path's tapes are let go on the way; threads may share a graph
+            grad_y0 = sweep.run(y0)
         grad_times = sweep.times.gathered() if sweep.times is not None else None
         return (None, None, grad_y0, grad_times, *sweep.session.parameter_gradients())
 

@@ -45,7 +45,8 @@ class TableauTensors:
 @functools.cache
 def tableau_tensors(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> TableauTensors:
     """The coefficients of a method, made once for each dtype and device."""
-    return TableauTensors(tableau, dtype, device)
+    with torch.inference_mode(False):  # what is made in it could not be used outside
+        return TableauTensors(tableau, dtype, device)
 
 
 @dataclass(slots=True)

@@ -31,6 +31,8 @@ class GraphStepper:
         self.coefficients = tableau_tensors(tableau, like.dtype, like.device)
         self.first: Tensor | None = None  # the first stage, where it is known
         self.stages: list[Tensor] = []
+        # Samples that moved on, and the stepper of their step, where it was made again without the others.
+        self.again: tuple[Tensor, GraphStepper] | None = None
 
     def start(self, f0: Tensor) -> None:
         """The first stage is evaluated with its graph when it is needed."""
@@ -64,13 +66,26 @@ class GraphStepper:
         self.first = self.stages[-1] if self.tableau.carries_last else None
 
     def accept_some(self, moved: Tensor) -> None:
-        if self.tableau.carries_last and self.first is not None:
+        if self.again is not None and self.tableau.carries_last and self.first is not None:
+            these, other = self.again
+            first = self.first.view(self.shape)
+            self.first = first.index_copy(0, these, other.stages[-1].view(other.shape)).reshape(-1)
+        elif self.tableau.carries_last and self.first is not None:
             last, first = self.stages[-1].view(self.shape), self.first.view(self.shape)
             self.first = torch.where(moved, last, first).reshape(-1)
         else:
             self.first = None
 
-    part = ExplicitStepper.part
+    def part(self, step: TakenStep, these: Tensor) -> TakenStep:
+        """The step just tried, of some samples only."""
+        self.again = None
+        if bool(torch.isfinite(step.y_next.detach()).all()):
+            return ExplicitStepper.part(self, step, these)  # type: ignore[arg-type]
+        # Autograd would multiply infinite derivatives in samples that try again by 0: leave them out of the graph.
+        other = self.take(these)
+        self.again = these, other
+        edges = tuple(edge[these] if isinstance(edge, Tensor) else edge for edge in step.edges)
+        return other.attempt(step.t[these], step.h[these], step.y[these], edges)  # type: ignore[arg-type]
 
     def restart(self, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
         self.first = None
