@@ -35,7 +35,7 @@ OPTIONS = (
 )
 
 # What else torchdiffeq calls its methods.
-ALIASES = {None: "dopri5", "fixed_adams": "implicit_adams"}
+ALIASES: dict[Any, str] = {None: "dopri5", "fixed_adams": "implicit_adams"}
 
 
 def odeint(
@@ -339,7 +339,9 @@ def _refuse_idle(options: dict, method: Method) -> None:
 
 def _known_method(name: Any) -> Method:
     """A method by skode's name, or torchdiffeq's."""
-    return get_method(ALIASES.get(name, name) if isinstance(name, str | None) else name)
+    if isinstance(name, str | None):
+        name = ALIASES.get(name, name)
+    return get_method(name)
 
 
 def _memory_budget(options: dict) -> int:
