@@ -37,6 +37,12 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     field : torch.nn.Module or None, default=None
         The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim); it is copied.
         None: a perceptron as ``hidden_layer_sizes``, ``activation`` and ``time_dependent`` say.
+    image_shape : tuple of (channels, height, width) or None, default=None
+        Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
+        convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
+        group normalisation and ReLU stand where ``activation`` does otherwise.
+    n_blocks : int, default=1
+        How many ODEs an image passes; each but the first works on one of half the size.
     time_dependent : bool, default=True
         Whether time is an input of the vector field.
     alpha : float, default=1.0
@@ -144,6 +150,8 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         state_size: int | None = 64,
         augment_dim: int = 0,
         field: nn.Module | None = None,
+        image_shape: Any = None,
+        n_blocks: int = 1,
         time_dependent: bool = True,
         alpha: float = 1.0,
         input_dropout: float = 0.0,
@@ -171,6 +179,8 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         self.state_size = state_size
         self.augment_dim = augment_dim
         self.field = field
+        self.image_shape = image_shape
+        self.n_blocks = n_blocks
         self.time_dependent = time_dependent
         self.alpha = alpha
         self.input_dropout = input_dropout

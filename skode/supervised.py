@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from skode.dynamics.convolutional import ConvODENet
 from skode.dynamics.odenet import ODENet
 from skode.solvers import Solution, Statistics
 from skode.training import (
@@ -41,6 +43,8 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     "state_size": [Interval(Integral, 1, None, closed="left"), None],
     "augment_dim": [Interval(Integral, 0, None, closed="left")],
     "field": [nn.Module, None],
+    "image_shape": [tuple, list, None],
+    "n_blocks": [Interval(Integral, 1, None, closed="left")],
     "time_dependent": ["boolean"],
     "input_dropout": [Interval(Real, 0, 1, closed="left")],
 }
@@ -56,6 +60,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     state_size: int | None
     augment_dim: int
     field: nn.Module | None
+    image_shape: Any
+    n_blocks: int
     time_dependent: bool
     input_dropout: float
     random_state: Any
@@ -63,7 +69,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     validation_fraction: float
     dtype: str | None
 
-    module_: ODENet
+    module_: ODENet | ConvODENet
     n_outputs_: int
 
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
@@ -115,10 +121,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         dtype = resolve_dtype(self.dtype, X, device) if first else self.module_.head.weight.dtype
         train_in = self._training_dtype(dtype)
         if first:
-            self.scaler_ = fitted_scaler(X, weights)
+            self.scaler_ = fitted_scaler(*self._to_scale(X, weights))
             self.module_ = self._network(X.shape[1], hidden, new_generator(rng))
         elif partial:
-            self.scaler_.partial_fit(X, sample_weight=weights)
+            X_to_scale, its_weights = self._to_scale(X, weights)
+            self.scaler_.partial_fit(X_to_scale, sample_weight=its_weights)
         self.module_.to(device=device, dtype=train_in)
         inputs = to_tensor(self._scaled(X), train_in, device)
         tensors = self._as_tensor(targets, inputs)
@@ -154,7 +161,20 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             return dtype
         return torch.float32
 
-    def _network(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> ODENet:
+    def _network(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> ODENet | ConvODENet:
+        if self.image_shape is not None:
+            return ConvODENet(
+                self._checked_image_shape(n_features),
+                self.n_outputs_,
+                n_channels=self.state_size,
+                augment_dim=self.augment_dim,
+                n_blocks=self.n_blocks,
+                hidden_layer_sizes=hidden,
+                time_dependent=self.time_dependent,
+                generator=generator,
+            )
+        if self.n_blocks > 1:
+            raise ValueError(f"n_blocks={self.n_blocks} is for images; pass image_shape=(channels, height, width).")
         options = {
             "hidden_layer_sizes": hidden,
             "activation": self.activation,
@@ -169,6 +189,18 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             field_options=options,
             generator=generator,
         )
+
+    def _checked_image_shape(self, n_features: int) -> tuple[int, int, int]:
+        shape = tuple(self.image_shape)
+        whole = all(isinstance(n, Integral) and n > 0 for n in shape)
+        if len(shape) != 3 or not whole or math.prod(shape) != n_features:
+            raise ValueError(
+                f"image_shape={self.image_shape!r} must be (channels, height, width) with a product of {n_features}, "
+                "the number of features."
+            )
+        if self.state_size is None or self.field is not None:
+            raise ValueError("image_shape needs a state_size, the number of channels, and no field.")
+        return shape  # type: ignore[return-value]
 
     def _split(self, targets: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to hold out."""
@@ -185,15 +217,26 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 f"{len(targets)} distinct samples: {error}"
             ) from error
 
+    def _to_scale(self, X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the scaler is fitted to: features, or all pixels of images as one."""
+        if self.image_shape is None:
+            return X, weights
+        return X.reshape(-1, 1), np.repeat(weights, X.shape[1])
+
     def _scaled(self, X: np.ndarray) -> np.ndarray:
-        """Features standardised, and squashed smoothly so that no outlier is far from the rest."""
+        """Features standardised, and squashed smoothly so that no outlier is far from the rest.
+
+        All pixels of images are brought to the same scale.
+        """
+        if self.image_shape is not None:
+            return standardised(self.scaler_, X.reshape(-1, 1)).reshape(X.shape)
         z = standardised(self.scaler_, X)
         return z / np.hypot(1.0, z / CLIP)
 
-    def _outputs(self, x: Tensor) -> tuple[Tensor, Solution]:
-        """The network's outputs and the solve behind them."""
-        solution = self.module_.states(x, self._solve)
-        return self.module_.head(solution.y[-1]), solution
+    def _outputs(self, x: Tensor) -> tuple[Tensor, list[Solution]]:
+        """The network's outputs and the solves behind them."""
+        solutions = self.module_.solutions(x, self._solve)
+        return self.module_.head(self.module_.features(solutions[-1].y[-1])), solutions
 
     def _checked(self, X: Any) -> Tensor:
         """Features as the fitted network takes them."""
@@ -205,11 +248,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     def _answers(self, X: Any) -> tuple[Tensor, np.ndarray]:
         """The network's outputs for X, and the evaluations of the vector field that each sample took."""
         with torch.no_grad():
-            outputs, solution = self._outputs(self._checked(X))
-        return outputs, evaluations(solution, len(outputs))
+            outputs, solutions = self._outputs(self._checked(X))
+        return outputs, sum(evaluations(solution, len(outputs)) for solution in solutions)
 
     def transform(self, X: Any) -> np.ndarray:
-        """The state at the end of the ODE, which the outputs are an affine function of.
+        """The state at the end of the ODE (of images, its means), which the outputs are an affine function of.
 
         Parameters
         ----------
@@ -219,14 +262,14 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         Returns
         -------
         ndarray of shape (n_samples, n_states)
-            The states ``z(1)``.
+            The states.
         """
         x = self._checked(X)
         with torch.no_grad():
-            return to_numpy(self.module_.states(x, self._solve).y[-1])
+            return to_numpy(self.module_.features(self.module_.solutions(x, self._solve)[-1].y[-1]))
 
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
-        """The hidden state along depth.
+        """The hidden state along depth, of the last ODE where there are several.
 
         Parameters
         ----------
@@ -237,12 +280,12 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
         Returns
         -------
-        ndarray of shape (n_samples, n_times, n_states)
+        ndarray of shape (n_samples, n_times, n_states), or (n_samples, n_times, channels, height, width)
             The states ``z(t)``.
         """
         x = self._checked(X)
         with torch.no_grad():
-            states = self.module_.states(x, self._solve, np.asarray(t, dtype=np.float64)).y
+            states = self.module_.solutions(x, self._solve, np.asarray(t, dtype=np.float64))[-1].y
         return to_numpy(states.transpose(0, 1))
 
     @property
@@ -287,6 +330,6 @@ class _Objective:
         if dropout:
             kept = torch.rand(x.shape, generator=self.generator) >= dropout
             x = x * kept.to(x) / (1.0 - dropout)
-        outputs, solution = self.estimator._outputs(x)
-        self.solves.append(solution.statistics)
+        outputs, solutions = self.estimator._outputs(x)
+        self.solves += [solution.statistics for solution in solutions]
         return (self.weights[chosen] * self.estimator._losses(outputs, self.y[chosen])).mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -56,10 +56,14 @@ class ODENet(nn.Module):
         self.field = MLPField(self.size, generator=generator, **field_options) if field is None else field
         self.head = affine(self.size, n_outputs, generator)
 
-    def states(self, x: Tensor, solve: Solve, times: Any = (1.0,)) -> Solution:
-        """The ODE's solution at some times for inputs of shape (n, n_features)."""
+    def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:
+        """The ODE's solution at some times for inputs of shape (n, n_features), alone in a list."""
         z = self.embedding(x)
         if self.augment_dim:
             z = torch.cat([z, z.new_zeros((len(z), self.augment_dim))], dim=1)
         # The dynamics of a network of moderate depth are often easy enough for one step: try that first.
-        return solve(self.field, (0.0, 1.0), z, t_eval=times, first_step=1.0)
+        return [solve(self.field, (0.0, 1.0), z, t_eval=times, first_step=1.0)]
+
+    def features(self, z: Tensor) -> Tensor:
+        """What the outputs are an affine function of: the state at the end."""
+        return z

@@ -74,7 +74,11 @@ def test_no_outputs():
 def test_readings_say_where_they_lie():
     readout = OutputTimes(np.array([0.0, 0.5, 1.0]), None, 1.0)
     start, (inside, end) = readout.at_start(0.0), readout.in_step(0.0, 1.0)
-    assert [(r.at_start, r.at_end) for r in (start, inside, end)] == [(True, False), (False, False), (False, True)]
+    assert [(r.theta.tolist(), r.at_end) for r in (start, inside, end)] == [
+        ([0.0], False),
+        ([0.5], False),
+        ([1.0], True),
+    ]
 
 
 def test_every_step_is_answered_at_its_end():
