@@ -49,6 +49,15 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         Strength of the L2 penalty on the weights, divided by the batch size.
     input_dropout : float, default=0.0
         Share of the scaled features that is set to 0, their mean, at random for each sample in training.
+    kinetic_energy, jacobian_norm : float, default=0.0
+        Strength of penalties on the mean of ``|f|^2`` and of the squared norm of its Jacobian along the solution
+        [4]_, per dimension of the state. They keep the dynamics easy, so that the solver takes fewer steps; training
+        takes longer, as it leaves the fast path of the field.
+    local_error : float, default=0.0
+        Strength of a penalty on the solver's own error estimates [5]_, for adaptive methods.
+    steer : float, default=0.0
+        By how much the end of the ODE, at time 1, varies at random from batch to batch in training, to either
+        side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
     learning_rate_init : float, default=1e-3
@@ -125,6 +134,12 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     .. [2] D. Holzmueller, L. Grinsztajn, I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees
        on Tabular Data", NeurIPS 2024: smooth clipping, ``z / sqrt(1 + (z / 3)^2)``.
     .. [3] E. Dupont, A. Doucet, Y. W. Teh, "Augmented Neural ODEs", NeurIPS 2019.
+    .. [4] C. Finlay, J.-H. Jacobsen, L. Nurbekyan, A. Oberman, "How to train your neural ODE: the world of Jacobian
+       and kinetic regularization", ICML 2020.
+    .. [5] A. Pal, Y. Ma, V. Shah, C. Rackauckas, "Opening the blackbox: accelerating neural differential equations by
+       regularizing internal solver heuristics", ICML 2021.
+    .. [6] A. Ghosh, H. Behl, E. Dupont, P. Torr, V. Namboodiri, "STEER: simple temporal regularization for neural
+       ODEs", NeurIPS 2020.
 
     Examples
     --------
@@ -155,6 +170,10 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         time_dependent: bool = True,
         alpha: float = 1.0,
         input_dropout: float = 0.0,
+        kinetic_energy: float = 0.0,
+        jacobian_norm: float = 0.0,
+        local_error: float = 0.0,
+        steer: float = 0.0,
         batch_size: Any = "auto",
         learning_rate_init: float = 1e-3,
         max_iter: int = 200,
@@ -184,6 +203,10 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         self.time_dependent = time_dependent
         self.alpha = alpha
         self.input_dropout = input_dropout
+        self.kinetic_energy = kinetic_energy
+        self.jacobian_norm = jacobian_norm
+        self.local_error = local_error
+        self.steer = steer
         self.batch_size = batch_size
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter

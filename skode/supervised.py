@@ -17,11 +17,13 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from skode.dynamics.convolutional import ConvODENet
-from skode.dynamics.odenet import ODENet
+from skode.dynamics.odenet import ODENet, Solve
 from skode.solvers import Solution, Statistics
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    Regularisation,
+    RegularisedSolve,
     distinct,
     fitted_scaler,
     new_generator,
@@ -47,6 +49,10 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     "n_blocks": [Interval(Integral, 1, None, closed="left")],
     "time_dependent": ["boolean"],
     "input_dropout": [Interval(Real, 0, 1, closed="left")],
+    "kinetic_energy": [Interval(Real, 0, None, closed="left")],
+    "jacobian_norm": [Interval(Real, 0, None, closed="left")],
+    "local_error": [Interval(Real, 0, None, closed="left")],
+    "steer": [Interval(Real, 0, 1, closed="left")],
 }
 
 
@@ -64,6 +70,10 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     n_blocks: int
     time_dependent: bool
     input_dropout: float
+    kinetic_energy: float
+    jacobian_norm: float
+    local_error: float
+    steer: float
     random_state: Any
     early_stopping: bool
     validation_fraction: float
@@ -166,7 +176,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             return ConvODENet(
                 self._checked_image_shape(n_features),
                 self.n_outputs_,
-                n_channels=self.state_size,
+                n_channels=int(self.state_size or 0),
                 augment_dim=self.augment_dim,
                 n_blocks=self.n_blocks,
                 hidden_layer_sizes=hidden,
@@ -192,7 +202,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _checked_image_shape(self, n_features: int) -> tuple[int, int, int]:
         shape = tuple(self.image_shape)
-        whole = all(isinstance(n, Integral) and n > 0 for n in shape)
+        whole = all(isinstance(n, int | np.integer) and n > 0 for n in shape)
         if len(shape) != 3 or not whole or math.prod(shape) != n_features:
             raise ValueError(
                 f"image_shape={self.image_shape!r} must be (channels, height, width) with a product of {n_features}, "
@@ -200,7 +210,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             )
         if self.state_size is None or self.field is not None:
             raise ValueError("image_shape needs a state_size, the number of channels, and no field.")
-        return shape  # type: ignore[return-value]
+        return shape
 
     def _split(self, targets: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to hold out."""
@@ -233,9 +243,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         z = standardised(self.scaler_, X)
         return z / np.hypot(1.0, z / CLIP)
 
-    def _outputs(self, x: Tensor) -> tuple[Tensor, list[Solution]]:
+    def _outputs(self, x: Tensor, solve: Solve | None = None) -> tuple[Tensor, list[Solution]]:
         """The network's outputs and the solves behind them."""
-        solutions = self.module_.solutions(x, self._solve)
+        solutions = self.module_.solutions(x, solve or self._solve)
         return self.module_.head(self.module_.features(solutions[-1].y[-1])), solutions
 
     def _checked(self, X: Any) -> Tensor:
@@ -249,7 +259,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         """The network's outputs for X, and the evaluations of the vector field that each sample took."""
         with torch.no_grad():
             outputs, solutions = self._outputs(self._checked(X))
-        return outputs, sum(evaluations(solution, len(outputs)) for solution in solutions)
+        return outputs, np.sum([evaluations(solution, len(outputs)) for solution in solutions], axis=0)
 
     def transform(self, X: Any) -> np.ndarray:
         """The state at the end of the ODE (of images, its means), which the outputs are an affine function of.
@@ -285,7 +295,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         """
         x = self._checked(X)
         with torch.no_grad():
-            states = self.module_.solutions(x, self._solve, np.asarray(t, dtype=np.float64))[-1].y
+            states = self.module_.solutions(x, self._solve, np.asarray(t, dtype=np.float64).tolist())[-1].y
         return to_numpy(states.transpose(0, 1))
 
     @property
@@ -312,6 +322,9 @@ class _Objective:
     ) -> None:
         self.estimator, self.X, self.y, self.weights = estimator, X, y, weights
         self.generator = new_generator(rng)
+        self.regularisation = Regularisation(
+            estimator.kinetic_energy, estimator.jacobian_norm, estimator.local_error, estimator.steer
+        )
         self.solves: list[Statistics] = []
 
     def hold_out(self, kept: np.ndarray, held_out: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -330,6 +343,15 @@ class _Objective:
         if dropout:
             kept = torch.rand(x.shape, generator=self.generator) >= dropout
             x = x * kept.to(x) / (1.0 - dropout)
-        outputs, solutions = self.estimator._outputs(x)
+        outputs, solutions, penalty = self._solved(x)
         self.solves += [solution.statistics for solution in solutions]
-        return (self.weights[chosen] * self.estimator._losses(outputs, self.y[chosen])).mean()
+        return (self.weights[chosen] * self.estimator._losses(outputs, self.y[chosen])).mean() + penalty
+
+    def _solved(self, x: Tensor) -> tuple[Tensor, list[Solution], Any]:
+        """Outputs, the solves behind them, and what these are penalised by."""
+        estimator = self.estimator
+        if not self.regularisation or not torch.is_grad_enabled():
+            return *estimator._outputs(x), 0.0
+        solve = RegularisedSolve(estimator._solve, self.regularisation, estimator.method, self.generator)
+        outputs, solutions = estimator._outputs(x, solve)
+        return outputs, solutions, solve.penalty

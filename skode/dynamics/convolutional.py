@@ -21,7 +21,7 @@ def convolution(n_in: int, n_out: int, size: int, generator: torch.Generator, *,
     """A convolution that keeps an image's size (divided by ``stride``), initialised by He et al. (2015)."""
     layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, size, stride=stride, padding=(size - 1) // 2)
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)
     return layer
 
 

@@ -15,6 +15,7 @@ from skode.solvers.ivp import solve_ivp
 from skode.solvers.odeint import odeint, odeint_adjoint, odeint_event
 from skode.solvers.solution import Solution
 from skode.solvers.statistics import Statistics
+from skode.solvers.stepping.graph import local_error
 from skode.solvers.tableaus import METHODS, AdamsMethod, ButcherTableau
 from skode.solvers.vector_field import OffersPullback
 
@@ -31,6 +32,7 @@ __all__ = [
     "SolverError",
     "Statistics",
     "StepSizeUnderflowError",
+    "local_error",
     "odeint",
     "odeint_adjoint",
     "odeint_event",

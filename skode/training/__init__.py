@@ -2,6 +2,7 @@
 
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.loop import Objective, TrainingRecord, train
+from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
 from skode.training.settings import COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.tensors import (
@@ -18,6 +19,8 @@ __all__ = [
     "COMMON_CONSTRAINTS",
     "NeuralODEEstimator",
     "Objective",
+    "Regularisation",
+    "RegularisedSolve",
     "TrainingRecord",
     "TrainingSettings",
     "distinct",

@@ -12,8 +12,8 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping.explicit import NO_EDGES, Edges, ExplicitStepper, TakenStep, stage_time, tableau_tensors
 from skode.solvers.stepping.implicit import ImplicitStepper
-from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import AutogradField
+from skode.solvers.tableaus import ButcherTableau, get_method
+from skode.solvers.vector_field import AutogradField, time_tensor
 
 
 class GraphStepper:
@@ -105,6 +105,39 @@ class GraphStepper:
     def _evaluate(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev += 1
         return self.func(t, y).reshape(-1)
+
+
+def local_error(func: Any, t: float, h: float, y: Tensor, *, method: str = "dopri5") -> Tensor:
+    """The error estimate of one step, as autograd can differentiate it.
+
+    Parameters
+    ----------
+    func : callable
+        The vector field ``func(t, y)``.
+    t, h : float
+        Start and size of the step.
+    y : Tensor
+        The state at its start.
+    method : str, default="dopri5"
+        An adaptive explicit method, one of :data:`skode.solvers.METHODS`.
+
+    Returns
+    -------
+    Tensor
+        Of the state's shape.
+    """
+    tableau = get_method(method)
+    if not isinstance(tableau, ButcherTableau) or not tableau.adaptive or tableau.implicit:
+        raise ValueError(f"method={method!r} has no error estimate that could be differentiated.")
+
+    def cast(t: Any, y: Tensor) -> Tensor:
+        return func(time_tensor(t, y), y)
+
+    stepper = GraphStepper(tableau, cast, y, Statistics())
+    taken = stepper.attempt(t, h, y)
+    assert taken.stages is not None
+    assert stepper.coefficients.e is not None
+    return h * (stepper.coefficients.e @ taken.stages).view(y.shape)
 
 
 class GraphImplicitStepper(GraphStepper):

@@ -1,0 +1,135 @@
+"""Penalties that keep an ODE easy to solve, added up in the course of training's solves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skode.solvers import METHODS, Solution, local_error
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """What is penalised, and how strongly; nothing where all are 0.
+
+    Attributes
+    ----------
+    kinetic_energy : float
+        Of the integral of ``|f|^2 / d`` over time (Finlay, Jacobsen, Nurbekyan, Oberman, "How to train your neural
+        ODE: the world of Jacobian and kinetic regularization", ICML 2020).
+    jacobian_norm : float
+        Of the integral of ``|eps^T df/dz|^2 / d``, with one random ``eps`` for each solve, whose mean is the squared
+        Frobenius norm of the Jacobian per dimension (the same).
+    local_error : float
+        Of the sum of the steps' error estimates, itself estimated from one step at a random time (Pal, Ma, Shah,
+        Rackauckas, "Opening the blackbox: accelerating neural differential equations by regularizing internal solver
+        heuristics", ICML 2021; Pal, Edelman, Rackauckas, "Locally regularized neural differential equations", ICML
+        2023).
+    steer : float
+        By how much the end time 1 varies at random from solve to solve, to either side (Ghosh, Behl, Dupont, Torr,
+        Namboodiri, "STEER: simple temporal regularization for neural ODEs", NeurIPS 2020).
+    """
+
+    kinetic_energy: float = 0.0
+    jacobian_norm: float = 0.0
+    local_error: float = 0.0
+    steer: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.kinetic_energy or self.jacobian_norm or self.local_error or self.steer)
+
+
+class RegularisedSolve:
+    """Solves as it is told, over a time that varies, and adds up penalties.
+
+    Parameters
+    ----------
+    solve : callable
+        Solves: ``solve(field, t_span, y0, t_eval=..., first_step=...)``.
+    regularisation : Regularisation
+        What is penalised.
+    method : str
+        The method that ``solve`` uses.
+    generator : torch.Generator
+        Source of what is random.
+
+    Attributes
+    ----------
+    penalty : Tensor or float
+        The sum over all solves so far.
+    """
+
+    def __init__(
+        self, solve: Callable[..., Solution], regularisation: Regularisation, method: str, generator: torch.Generator
+    ) -> None:
+        self.solve, self.regularisation, self.generator = solve, regularisation, generator
+        self.method = method
+        self.penalty: Any = 0.0
+
+    def __call__(
+        self, field: nn.Module, t_span: tuple[float, float], y0: Tensor, t_eval: Sequence[float], first_step: float
+    ) -> Solution:
+        chosen = self.regularisation
+        start, end = t_span
+        if chosen.steer:
+            end += (end - start) * chosen.steer * (2.0 * self._uniform() - 1.0)
+        inside = start + (end - start) * self._uniform() if chosen.local_error else None
+        times = (end,) if inside is None else (inside, end)
+        measured = bool(chosen.kinetic_energy or chosen.jacobian_norm)
+        if measured:
+            noise = torch.randint(0, 2, y0.shape, generator=self.generator).to(y0) * 2.0 - 1.0
+            energies = EnergyField(field, y0.shape, noise if chosen.jacobian_norm else None)
+            z = torch.cat([y0.flatten(1), y0.new_zeros((len(y0), energies.n_energies))], dim=1)
+            solution = self.solve(energies, (start, end), z, t_eval=times, first_step=end - start)
+            states = solution.y[..., : -energies.n_energies].reshape(-1, *y0.shape)
+            strengths = solution.y.new_tensor([chosen.kinetic_energy, chosen.jacobian_norm][: energies.n_energies])
+            means = solution.y[-1][:, -energies.n_energies :].mean(0)
+            self.penalty = self.penalty + (means * strengths).sum()
+        else:
+            solution = self.solve(field, (start, end), y0, t_eval=times, first_step=end - start)
+            states = solution.y
+        if inside is not None and METHODS[self.method].adaptive:
+            n_steps = max(solution.statistics.n_accepted, 1)
+            h = (end - start) / n_steps
+            error = local_error(field, inside, h, states[0], method=self.method)
+            self.penalty = self.penalty + chosen.local_error * n_steps * error.square().mean().sqrt()
+        return replace(solution, y=states[-1:])
+
+    def _uniform(self) -> float:
+        return float(torch.rand((), generator=self.generator, dtype=torch.float64))
+
+
+class EnergyField(nn.Module):
+    """A field beside the rates of its kinetic energy and, given noise, of its Jacobian's norm, for each sample.
+
+    Parameters
+    ----------
+    field : nn.Module
+        ``f(t, z)``.
+    shape : torch.Size
+        Shape of its states.
+    noise : Tensor or None
+        ``eps``, of that shape.
+    """
+
+    def __init__(self, field: nn.Module, shape: torch.Size, noise: Tensor | None) -> None:
+        super().__init__()
+        self.field, self.shape, self.noise = field, shape, noise
+        self.n_energies = 1 if noise is None else 2
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """Rates of ``[z, energies]``, flattened."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() or self.noise is not None):
+            z = y[:, : -self.n_energies].reshape(self.shape)
+            if self.noise is not None and not z.requires_grad:
+                z = z.detach().requires_grad_()
+            rate = self.field(t, z)
+            rates = [rate.flatten(1), rate.flatten(1).square().mean(1, keepdim=True)]
+            if self.noise is not None:
+                pulled = torch.autograd.grad(rate, z, self.noise, create_graph=True)[0]
+                rates.append(pulled.flatten(1).square().mean(1, keepdim=True))
+        return torch.cat(rates, dim=1)

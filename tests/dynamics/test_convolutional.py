@@ -1,0 +1,118 @@
+"""The convolutional ODE-Net."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from skode import ODENetClassifier, ODENetRegressor
+from skode.dynamics.convolutional import ConvField, ConvODENet
+from skode.solvers import solve_ivp
+
+pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def net(image_shape=(1, 8, 8), **changed):
+    settings = {"n_channels": 4, "augment_dim": 0, "n_blocks": 1, "hidden_layer_sizes": (6,), "time_dependent": True}
+    return ConvODENet(image_shape, 3, **{**settings, **changed}, generator=generator())
+
+
+@pytest.mark.parametrize("time_dependent", [False, True])
+def test_a_field_keeps_the_states_shape_and_starts_from_zero(time_dependent):
+    field = ConvField(4, (6, 8), time_dependent, generator=generator())
+    z = torch.randn(5, 4, 7, 3)
+    assert not field(torch.tensor(0.5), z).any()
+    with torch.no_grad():
+        field.norms[-1].weight.fill_(1.0)
+    assert field(torch.tensor(0.5), z).shape == z.shape
+    depends = not torch.equal(field(torch.tensor(0.1), z), field(torch.tensor(0.9), z))
+    assert depends == time_dependent
+
+
+def test_samples_do_not_see_each_other():
+    field = ConvField(4, (6,), generator=generator())
+    with torch.no_grad():
+        field.norms[-1].weight.fill_(1.0)
+    z = torch.randn(5, 4, 4, 4)
+    torch.testing.assert_close(field(torch.tensor(0.5), z)[:2], field(torch.tensor(0.5), z[:2]))
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "side"), [((1, 28, 28), (7, 7)), ((3, 32, 32), (4, 4)), ((1, 8, 8), (4, 4)), ((2, 7, 5), (7, 5))]
+)
+def test_images_are_made_smaller_before_the_first_ode(image_shape, side):
+    x = torch.randn(2, int(np.prod(image_shape)))
+    solutions = net(image_shape).solutions(x, solve_ivp)
+    assert solutions[-1].y.shape == (1, 2, 4, *side)
+
+
+def test_blocks_halve_the_image_and_zeros_are_appended():
+    made = net((1, 14, 14), n_blocks=3, augment_dim=2)
+    solutions = made.solutions(torch.randn(2, 196), solve_ivp)
+    assert [solution.y.shape[2:] for solution in solutions] == [(6, 7, 7), (6, 4, 4), (6, 2, 2)]
+    assert made.head(made.features(solutions[-1].y[-1])).shape == (2, 3)
+
+
+def test_the_papers_network_has_the_papers_size():
+    made = ConvODENet(
+        (1, 28, 28), 10, n_channels=64, augment_dim=0, n_blocks=1, hidden_layer_sizes=(64,), time_dependent=True,
+        generator=generator(),
+    )  # fmt: skip
+    assert 0.14e6 < sum(p.numel() for p in made.parameters()) <= 0.22e6
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(n_class=3, return_X_y=True)
+    return X[:150], y[:150]
+
+
+IMAGES = {"image_shape": (1, 8, 8), "state_size": 8, "hidden_layer_sizes": (8,), "max_iter": 12, "random_state": 0}
+
+
+def test_a_classifier_of_images_learns(digits):
+    X, y = digits
+    clf = ODENetClassifier(**IMAGES, learning_rate_init=1e-2, batch_size=30).fit(X, y)
+    assert clf.score(X, y) > 0.95
+    assert clf.transform(X).shape == (150, 8)
+    assert clf.trajectory(X[:4], [0.0, 1.0]).shape == (4, 2, 8, 4, 4)
+    assert clf.get_feature_names_out().shape == (8,)
+    np.testing.assert_allclose(clf.predict_proba(X[:5]), clf.predict_proba(X)[:5], rtol=1e-9)
+
+
+def test_all_pixels_have_one_scale(digits):
+    X, y = digits
+    clf = ODENetClassifier(**{**IMAGES, "max_iter": 1}).fit(X, y)
+    assert clf.scaler_.mean_.tolist() == pytest.approx([X.mean()])
+
+
+def test_a_regressor_of_images_learns(digits):
+    X, _ = digits
+    y = X.reshape(-1, 8, 8)[:, :, :4].mean((1, 2))
+    reg = ODENetRegressor(**{**IMAGES, "max_iter": 30}, learning_rate_init=1e-2, batch_size=30).fit(X, y)
+    assert reg.score(X, y) > 0.7
+
+
+def test_depth_is_summed_over_blocks(digits):
+    X, y = digits
+    one, two = (ODENetClassifier(**{**IMAGES, "max_iter": 1}, n_blocks=n).fit(X, y) for n in (1, 2))
+    assert two.predict(X, return_nfe=True)[1].min() > one.predict(X, return_nfe=True)[1].min()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image_shape": (1, 8, 9)}, "product of 64"),
+        ({"image_shape": (8, 8)}, "must be .channels, height, width."),
+        ({"image_shape": (1, 8.0, 8)}, "must be .channels, height, width."),
+        ({"state_size": None}, "needs a state_size"),
+        ({"image_shape": None, "n_blocks": 2}, "n_blocks=2 is for images"),
+    ],
+)
+def test_what_does_not_fit_is_refused(digits, changed, message):
+    with pytest.raises(ValueError, match=message):
+        ODENetClassifier(**{**IMAGES, **changed}).fit(*digits)
