@@ -341,8 +341,8 @@ class _Objective:
         chosen = torch.from_numpy(rows).to(self.X.device)
         x, dropout = self.X[chosen], self.estimator.input_dropout
         if dropout:
-            kept = torch.rand(x.shape, generator=self.generator) >= dropout
-            x = x * kept.to(x) / (1.0 - dropout)
+            kept = torch.empty(x.shape).bernoulli_(1.0 - dropout, generator=self.generator).div_(1.0 - dropout)
+            x = x * kept.to(x)
         outputs, solutions, penalty = self._solved(x)
         self.solves += [solution.statistics for solution in solutions]
         return (self.weights[chosen] * self.estimator._losses(outputs, self.y[chosen])).mean() + penalty

@@ -313,7 +313,7 @@ class _Training:
         weights = [p for p in self.parameters if p.ndim > 1]
         others = [p for p in self.parameters if p.ndim <= 1]
         groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.Adam([g for g in groups if g["params"]], lr=self.learning_rate)
+        return torch.optim.Adam([g for g in groups if g["params"]], lr=self.learning_rate, fused=True)
 
     def _snapshot(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]
