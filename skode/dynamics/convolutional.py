@@ -26,8 +26,8 @@ def convolution(n_in: int, n_out: int, size: int, generator: torch.Generator, *,
 
 
 def normalisation(n_channels: int) -> nn.GroupNorm:
-    """Group normalisation, which treats every sample by itself, in groups of some eight channels."""
-    return nn.GroupNorm(math.gcd(max(n_channels // 8, 1), n_channels), n_channels)
+    """Group normalisation, which treats every sample by itself, by pairs of channels (the paper: 32 groups of 64)."""
+    return nn.GroupNorm(math.gcd(max(n_channels // 2, 1), n_channels), n_channels)
 
 
 class ConvField(nn.Module):

@@ -11,6 +11,7 @@ from skode.solvers.errors import (
     SolverError,
     StepSizeUnderflowError,
 )
+from skode.solvers.idle_memory import free_idle_memory
 from skode.solvers.ivp import solve_ivp
 from skode.solvers.odeint import odeint, odeint_adjoint, odeint_event
 from skode.solvers.solution import Solution
@@ -32,6 +33,7 @@ __all__ = [
     "SolverError",
     "Statistics",
     "StepSizeUnderflowError",
+    "free_idle_memory",
     "local_error",
     "odeint",
     "odeint_adjoint",

@@ -7,8 +7,9 @@ costs more than the arithmetic of a small problem.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,7 +23,11 @@ class IdleMemory:
         What the pool may hold.
     """
 
+    #: All pools there are.
+    pools: ClassVar[weakref.WeakSet[IdleMemory]] = weakref.WeakSet()
+
     def __init__(self, most_bytes: int = 2**26) -> None:
+        self.pools.add(self)
         self.most_bytes = most_bytes
         self.bytes = 0
         self.idle: dict[Hashable, list[Any]] = {}
@@ -57,3 +62,9 @@ class IdleMemory:
         """Forget everything."""
         with self.lock:
             self.idle, self.bytes = {}, 0
+
+
+def free_idle_memory() -> None:
+    """Let go of the memory of finished solves that is kept for those to come: up to 64 MB for each of two kinds."""
+    for pool in list(IdleMemory.pools):
+        pool.clear()
