@@ -234,7 +234,8 @@ class AutogradSession:
         for i, gradient in enumerate(rest):
             if gradient is not None:
                 total = self.gradients[i]
-                self.gradients[i] = gradient if total is None else total + gradient
+                # The first is copied: autograd may have handed on a cotangent, whose memory is used again.
+                self.gradients[i] = gradient.clone() if total is None else total.add_(gradient)
         if grad_y is None:
             out.zero_()
         else:
