@@ -62,7 +62,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         [4]_, per dimension of the state. They keep the dynamics easy, so that the solver takes fewer steps; training
         takes longer, as it leaves the fast path of the field.
     local_error : float, default=0.0
-        Strength of a penalty on the solver's own error estimates [5]_, for adaptive methods.
+        Strength of a penalty on the solver's own error estimates [5]_, for adaptive explicit methods.
     steer : float, default=0.0
         By how much the end of the ODE, at time 1, varies at random from batch to batch in training, to either
         side [6]_; less than 1.
@@ -101,8 +101,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in. None: predictions in X's own on the CPU and float32 elsewhere; training in float32, unless
-        ``rtol`` or ``atol`` is below 1e-5.
+        What to compute in. None: the dtype of the X that was fitted on the CPU and float32 elsewhere, but for training
+        float32 unless ``rtol`` or ``atol`` is below 1e-5.
 
     Attributes
     ----------
@@ -164,6 +164,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     """
 
     classes_: np.ndarray
+    target_type_: str
 
     _parameter_constraints: dict = {
         **SUPERVISED_CONSTRAINTS,
@@ -283,6 +284,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         self : ODENetClassifier
             The classifier.
         """
+        if self.class_weight == "balanced":
+            raise ValueError('class_weight="balanced" is not known from a part of the data: pass weights as a dict.')
         return self._fit(X, y, sample_weight, partial=True, classes=classes)
 
     @property
@@ -292,41 +295,40 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
         check_classification_targets(y)
         target_type = type_of_target(y, input_name="y")
-        if target_type == "multilabel-indicator":
-            found = np.arange(y.shape[1])
-            codes: np.ndarray = np.asarray(y, dtype=np.float64)
-        elif target_type in ("binary", "multiclass"):
-            y = column_or_1d(y, warn=True)
-            found, codes = np.unique(y, return_inverse=True)
-        else:
+        if target_type not in ("binary", "multiclass", "multilabel-indicator"):
             raise ValueError(f"Classification of targets of the type {target_type!r} is not supported.")
-        if first:
-            self.target_type_ = target_type
-            self.classes_ = found if classes is None else np.unique(np.asarray(classes))
-        unknown = np.setdiff1d(found, self.classes_)
-        if len(unknown) or (target_type == "multilabel-indicator") != self._multilabel:
+        several = target_type == "multilabel-indicator"
+        found = np.arange(y.shape[1]) if several else np.unique(column_or_1d(y, warn=True))
+        known = (found if classes is None else np.unique(np.asarray(classes))) if first else self.classes_
+        if not first and several != self._multilabel:
+            raise ValueError(f"y is {target_type}, but the last fit's was {self.target_type_}.")
+        unknown = np.setdiff1d(found, known)
+        if len(unknown) or (several and len(found) != len(known)):
             raise ValueError(
-                f"y has labels that are not among those of the first fit or of classes, {self.classes_.tolist()}: "
+                f"y has labels {found.tolist()}, not among those of the first fit or of classes, {known.tolist()}: "
                 f"{unknown.tolist()}."
             )
-        if self._multilabel:
-            return codes
-        return np.searchsorted(self.classes_, found)[codes]
-
-    def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
-        if len(self.classes_) < 2 and not self._multilabel:
+        if len(known) < 2 and not several:
             raise ValueError(
-                f"This solver needs samples of at least 2 classes in y, but the data contains only one class: "
-                f"{self.classes_.tolist()[0]!r}."
+                "This solver needs samples of at least 2 classes in y, but the data contains only one class: "
+                f"{known.tolist()[0]!r}."
             )
-        self.n_outputs_ = len(self.classes_)
+        if first:
+            self.target_type_, self.classes_, self.n_outputs_ = target_type, known, len(known)
+        return np.asarray(y, dtype=np.float64) if several else np.searchsorted(known, column_or_1d(y))
 
     def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         if self.class_weight is None:
             return sample_weight
         if self._multilabel:
             raise ValueError("class_weight is not supported where a sample may have several labels.")
-        return sample_weight * compute_sample_weight(self.class_weight, self.classes_[targets])
+        factors = compute_sample_weight(self.class_weight, self.classes_[targets])
+        if not (np.isfinite(factors).all() and (factors >= 0.0).all()):
+            raise ValueError(f"class_weight must hold finite numbers >= 0, got {self.class_weight!r}.")
+        weights = sample_weight * factors
+        if not weights.any():
+            raise ValueError(f"class_weight={self.class_weight!r} and sample_weight leave no sample any weight.")
+        return weights
 
     def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
         tensor = torch.from_numpy(targets).to(like.device)

@@ -54,7 +54,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         [4]_, per dimension of the state. They keep the dynamics easy, so that the solver takes fewer steps; training
         takes longer, as it leaves the fast path of the field.
     local_error : float, default=0.0
-        Strength of a penalty on the solver's own error estimates [5]_, for adaptive methods.
+        Strength of a penalty on the solver's own error estimates [5]_, for adaptive explicit methods.
     steer : float, default=0.0
         By how much the end of the ODE, at time 1, varies at random from batch to batch in training, to either
         side [6]_; less than 1.
@@ -93,8 +93,8 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in. None: predictions in X's own on the CPU and float32 elsewhere; training in float32, unless
-        ``rtol`` or ``atol`` is below 1e-5.
+        What to compute in. None: the dtype of the X that was fitted on the CPU and float32 elsewhere, but for training
+        float32 unless ``rtol`` or ``atol`` is below 1e-5.
 
     Attributes
     ----------
@@ -271,10 +271,9 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
         targets = np.asarray(y, dtype=np.float64)
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
-        if first:
-            self.n_outputs_, self._one_dimensional = n_outputs, y.ndim == 1
-        elif n_outputs != self.n_outputs_:
+        if not first and n_outputs != self.n_outputs_:
             raise ValueError(f"y has {n_outputs} outputs, but the last fit had {self.n_outputs_}.")
+        self.n_outputs_, self._one_dimensional = n_outputs, y.ndim == 1
         return targets.reshape(len(targets), -1)
 
     def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.convolutional import ConvODENet
 from skode.dynamics.odenet import ODENet, Solve
-from skode.solvers import Solution, Statistics
+from skode.solvers import ButcherTableau, Solution, Statistics, get_method
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
@@ -111,54 +114,91 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
         hidden = self._hidden_layers()
+        self._check_penalties()
         first = not ((self.warm_start or partial) and hasattr(self, "module_"))
         X, y = validate_data(
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=self._y_is_numeric, reset=first
         )
+        y = y.toarray() if issparse(y) else y
         given = {"X": X, "y": y}
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        present = sample_weight > 0.0
-        X, y, sample_weight = X[present], y[present], sample_weight[present]
         targets = self._encode(y, first=first, classes=classes)
+        weights = self._weights(targets, sample_weight)
         rng = check_random_state(self.random_state)
-        rows, weights = distinct(X, targets, self._weights(targets, sample_weight))
+        rows = np.flatnonzero(weights)
+        held_out = rows[:0]
+        if self.early_stopping and not partial:
+            rows, held_out = self._split(rows, targets, rng)
+        n_given = len(rows)
+        chosen, own_weights = distinct(X[rows], targets[rows], weights[rows])
         if not self.shuffle:
-            order = np.argsort(rows)
-            rows, weights = rows[order], weights[order]
-        X, targets = X[rows], targets[rows]
-        self._prepare(targets, weights, first=first)
+            order = np.argsort(chosen)
+            chosen, own_weights = chosen[order], own_weights[order]
+        rows = rows[chosen]
+        self._prepare(targets[rows], own_weights, first=first)
         device = resolve_device(self.device)
         dtype = resolve_dtype(self.dtype, X, device) if first else self.module_.head.weight.dtype
         train_in = self._training_dtype(dtype)
         if first:
-            self.scaler_ = fitted_scaler(*self._to_scale(X, weights))
+            self.scaler_ = fitted_scaler(*self._to_scale(X[rows], own_weights))
             self.module_ = self._network(X.shape[1], hidden, new_generator(rng))
+            self._record = None
         elif partial:
-            X_to_scale, its_weights = self._to_scale(X, weights)
-            self.scaler_.partial_fit(X_to_scale, sample_weight=its_weights)
+            to_scale, its_weights = self._to_scale(X[rows], own_weights)
+            self.scaler_.partial_fit(to_scale, sample_weight=its_weights)
         self.module_.to(device=device, dtype=train_in)
-        inputs = to_tensor(self._scaled(X), train_in, device)
-        tensors = self._as_tensor(targets, inputs)
-        objective = _Objective(self, inputs, tensors, to_tensor(weights / weights.mean(), train_in, device), rng)
-        alpha = self.alpha / weights.mean()
-        if partial:
-            if first:
-                self._record = None
-            self._fit_partially(objective, len(X), rng, alpha=alpha)
-            self.module_.to(dtype)
-            return self
+
+        def tensors(rows: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+            x = to_tensor(self._scaled(X[rows]), train_in, device)
+            return x, self._as_tensor(targets[rows], x), to_tensor(weights / weights.mean(), train_in, device)
+
+        objective = _Objective(self, *tensors(rows, own_weights), rng)
         validate = None
-        if self.early_stopping:
-            held_out = objective.hold_out(*self._split(targets, rng))
+        if len(held_out):
+            x, y_held_out, w = tensors(held_out, weights[held_out])
 
             def validate() -> float:
+                self.module_.eval()
                 with torch.no_grad():
-                    return self._score(self._outputs(held_out[0])[0], *held_out[1:])
+                    score = self._score(self._outputs(x)[0], y_held_out, w)
+                self.module_.train()
+                return score
 
-        self._record = self._fit_module(
-            objective, len(objective.X), rng, alpha=alpha, validate=validate, dtype=dtype, **given
-        )
+        # The penalty is divided by what a batch weighs, and an epoch makes as many updates, as if all samples differed.
+        batch = 200 if self.batch_size == "auto" else int(self.batch_size)
+        weighs = batch if partial else min(batch, max(own_weights.sum(), len(rows)))
+        alpha = self.alpha * self._batch_size(len(rows), 200) / weighs
+        passes = max(1, round(-(-n_given // batch) / -(-len(rows) // batch)))
+        with self._own_random_state(rng):
+            self.module_.train()
+            if partial:
+                self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
+                self.module_.to(dtype)
+            else:
+                self._record = self._fit_module(
+                    objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, **given
+                )
+            self.module_.eval()
         return self
+
+    def _check_penalties(self) -> None:
+        """Refuse a penalty on error estimates that the method does not make."""
+        method = get_method(self.method)
+        if self.local_error and (not isinstance(method, ButcherTableau) or not method.adaptive or method.implicit):
+            raise ValueError(
+                f"local_error={self.local_error} needs an adaptive explicit method such as dopri5, not {self.method!r}."
+            )
+
+    @contextmanager
+    def _own_random_state(self, rng: np.random.RandomState) -> Iterator[None]:
+        """Torch's global generator as ``random_state`` says, for what is random in a field of the user's own."""
+        if self.field is None:
+            yield
+            return
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
 
     _y_is_numeric = False
 
@@ -212,20 +252,20 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             raise ValueError("image_shape needs a state_size, the number of channels, and no field.")
         return shape
 
-    def _split(self, targets: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+    def _split(
+        self, rows: np.ndarray, targets: np.ndarray, rng: np.random.RandomState
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to hold out."""
+        problem = f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of {len(rows)}"
         try:
-            return train_test_split(
-                np.arange(len(targets)),
-                test_size=self.validation_fraction,
-                random_state=rng,
-                stratify=self._strata(targets),
+            kept, held_out = train_test_split(
+                rows, test_size=self.validation_fraction, random_state=rng, stratify=self._strata(targets[rows])
             )
         except ValueError as error:
-            raise ValueError(
-                f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of "
-                f"{len(targets)} distinct samples: {error}"
-            ) from error
+            raise ValueError(f"{problem} samples: {error}") from error
+        if len(held_out) < 2:
+            raise ValueError(f"{problem} samples: a score needs two at least.")
+        return kept, held_out
 
     def _to_scale(self, X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the scaler is fitted to: features, or all pixels of images as one."""
@@ -327,13 +367,6 @@ class _Objective:
         )
         self.solves: list[Statistics] = []
 
-    def hold_out(self, kept: np.ndarray, held_out: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Take some rows away from training; returns their inputs, targets and weights."""
-        apart, rest = (torch.from_numpy(rows).to(self.X.device) for rows in (held_out, kept))
-        taken = self.X[apart], self.y[apart], self.weights[apart]
-        self.X, self.y, self.weights = self.X[rest], self.y[rest], self.weights[rest]
-        return taken
-
     def parameters(self) -> Any:
         return self.estimator.module_.parameters()
 
@@ -343,15 +376,16 @@ class _Objective:
         if dropout:
             kept = torch.empty(x.shape).bernoulli_(1.0 - dropout, generator=self.generator).div_(1.0 - dropout)
             x = x * kept.to(x)
-        outputs, solutions, penalty = self._solved(x)
+        weights = self.weights[chosen]
+        outputs, solutions, penalty = self._solved(x, weights)
         self.solves += [solution.statistics for solution in solutions]
-        return (self.weights[chosen] * self.estimator._losses(outputs, self.y[chosen])).mean() + penalty
+        return (weights * self.estimator._losses(outputs, self.y[chosen])).mean() + penalty
 
-    def _solved(self, x: Tensor) -> tuple[Tensor, list[Solution], Any]:
+    def _solved(self, x: Tensor, weights: Tensor) -> tuple[Tensor, list[Solution], Any]:
         """Outputs, the solves behind them, and what these are penalised by."""
         estimator = self.estimator
         if not self.regularisation or not torch.is_grad_enabled():
             return *estimator._outputs(x), 0.0
-        solve = RegularisedSolve(estimator._solve, self.regularisation, estimator.method, self.generator)
+        solve = RegularisedSolve(estimator._solve, self.regularisation, estimator.method, self.generator, weights)
         outputs, solutions = estimator._outputs(x, solve)
         return outputs, solutions, solve.penalty

@@ -13,7 +13,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skode import ODENetClassifier
-from skode.training import distinct
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -276,17 +275,15 @@ def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out():
     ).fit(X, y)
     assert clf.best_validation_score_ == max(clf.validation_scores_)
     assert len(clf.validation_scores_) == clf.n_iter_
-    # the split of the distinct samples is drawn after the seeds of the initial weights and of dropout
+    # the split is the first thing drawn
     rng = np.random.RandomState(0)
-    rng.randint(np.iinfo(np.int32).max, size=2)
-    rows, _ = distinct(X, y, np.ones(len(y)))
-    _, held_out = train_test_split(rows, test_size=0.3, random_state=rng, stratify=y[rows])
+    _, held_out = train_test_split(np.arange(len(y)), test_size=0.3, random_state=rng, stratify=y)
     assert clf.score(X[held_out], y[held_out]) == clf.best_validation_score_
     assert clf.validation_scores_[-1] < clf.best_validation_score_  # so that keeping the last would have failed
 
 
 def test_early_stopping_that_cannot_split_says_so(moons):
-    with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 6 distinct samples"):
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 6 samples"):
         ODENetClassifier(**TINY, early_stopping=True).fit(moons[0][:6], [0, 0, 0, 1, 1, 1])
 
 

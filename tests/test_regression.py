@@ -1,13 +1,15 @@
 """ODENetRegressor, and what it shares with ODENetClassifier."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, make_moons
+from sklearn.datasets import load_diabetes, load_iris, make_moons
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
@@ -151,6 +153,57 @@ def test_balanced_class_weights_are_those_of_the_samples():
     np.testing.assert_allclose(balanced.predict_proba(X), by_hand.predict_proba(X), rtol=1e-9)
 
 
+def test_weights_that_sum_to_one_fit_as_well_as_those_that_are_one(task):
+    estimator, X, y = task
+    estimator.set_params(max_iter=30)
+    ones, small = (clone(estimator).fit(X, y, sample_weight=w) for w in (np.ones(60), np.ones(60) / 60))
+    np.testing.assert_allclose(answers(ones, X), answers(small, X), rtol=1e-4, atol=1e-5)
+
+
+def test_tables_with_few_distinct_rows_are_trained_on_as_often_as_others():
+    rng = np.random.RandomState(0)
+    X = rng.randint(0, 2, (4000, 4))
+    clf = ODENetClassifier(random_state=0, max_iter=60).fit(X, X.sum(1) % 2)
+    assert clf.score(X, X.sum(1) % 2) == 1.0
+
+
+def test_early_stopping_with_few_distinct_rows():
+    X, _ = load_iris(return_X_y=True)
+    clf = ODENetClassifier(**TINY, early_stopping=True).fit(np.repeat(X[[0, 60]], 75, 0), np.arange(150) % 2)
+    assert len(clf.validation_scores_) == clf.n_iter_
+
+
+def test_early_stopping_needs_two_samples_held_out(data):
+    X, y = data
+    with pytest.raises(ValueError, match="of 8 samples: a score needs two at least"):
+        ODENetRegressor(**TINY, early_stopping=True).fit(X[:8], y[:8])
+
+
+def test_a_class_without_weight_is_still_a_class():
+    X, y = load_iris(return_X_y=True)
+    clf = ODENetClassifier(**TINY).fit(X, y, sample_weight=(y != 2) * 1.0)
+    assert clf.classes_.tolist() == [0, 1, 2]
+    assert clf.predict_proba(X).shape == (150, 3)
+
+
+@pytest.mark.parametrize("wrong", [-5.0, np.nan, np.inf])
+def test_wrong_class_weights_are_refused(wrong):
+    X, y = make_moons(20, random_state=0)
+    with pytest.raises(ValueError, match="class_weight must hold finite numbers >= 0"):
+        ODENetClassifier(**TINY, class_weight={0: wrong}).fit(X, y)
+    with pytest.raises(ValueError, match="leave no sample any weight"):
+        ODENetClassifier(**TINY, class_weight={0: 0.0, 1: 0.0}).fit(X, y)
+
+
+def test_penalties_are_weighted_as_losses_are(data):
+    X, y = data
+    w = np.where(np.arange(60) < 40, 1.0, 1e-12)
+    reg = ODENetRegressor(**TINY, kinetic_energy=10.0, alpha=0.0, shuffle=False)
+    few, light = clone(reg).fit(X[:40], y[:40]), clone(reg).fit(X, y, sample_weight=w)
+    light.scaler_, light.target_scaler_ = few.scaler_, few.target_scaler_
+    np.testing.assert_allclose(light.predict(X), few.predict(X), rtol=1e-3, atol=1e-3)
+
+
 # Many labels
 
 
@@ -163,6 +216,26 @@ def test_several_labels_at_once():
     np.testing.assert_array_equal(clf.predict(X), (probabilities > 0.5).astype(int))
     np.testing.assert_allclose(np.log(probabilities), clf.predict_log_proba(X), rtol=1e-6, atol=1e-12)
     assert clf.classes_.tolist() == [0, 1, 2]
+
+
+def test_labels_may_be_sparse_and_their_number_may_not_change():
+    X, _ = draw(80)
+    Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0, X.sum(1) > 0]).astype(int)
+    dense, sparse = ODENetClassifier(**TINY).fit(X, Y), ODENetClassifier(**TINY).fit(X, csr_matrix(Y))
+    assert same_weights(dense, sparse)
+    with pytest.raises(ValueError, match=r"labels \[0, 1\], not among those of the first fit .* \[0, 1, 2\]"):
+        dense.partial_fit(X, Y[:, :2])
+    with pytest.raises(ValueError, match="y is binary, but the last fit's was multilabel-indicator"):
+        dense.partial_fit(X, Y[:, 0])
+
+
+def test_a_fit_that_is_refused_leaves_the_last_one_alone():
+    X, y = load_iris(return_X_y=True)
+    clf = ODENetClassifier(**TINY).fit(X, y)
+    before = clf.predict(X)
+    with pytest.raises(ValueError, match="only one class"):
+        clf.fit(X, 0 * y)
+    np.testing.assert_array_equal(clf.predict(X), before)
 
 
 # Step by step
@@ -179,13 +252,14 @@ def test_partial_fits_go_on_with_curves_and_optimiser(task):
 
 def test_a_partial_fit_from_one_batch_is_an_epoch_of_fit(task):
     estimator, X, y = task
+    estimator.set_params(alpha=0.0)  # the penalty can't be divided by a number of samples not known yet
     whole = clone(estimator).set_params(max_iter=1).fit(X, y)
     assert same_weights(clone(estimator).partial_fit(X, y), whole)
 
 
 def test_partial_fits_use_adams_moments_of_the_calls_before(task):
     estimator, X, y = task
-    estimator.set_params(shuffle=False, input_dropout=0.0)
+    estimator.set_params(shuffle=False, input_dropout=0.0, alpha=0.0)
     whole = clone(estimator).set_params(max_iter=3).fit(X, y)
     step_by_step = clone(estimator)
     for _ in range(3):
@@ -213,6 +287,20 @@ def test_a_class_that_comes_later_is_learned():
     X, y = make_moons(60, noise=0.1, random_state=0)
     clf = ODENetClassifier(**TINY).partial_fit(X[y == 0], y[y == 0], classes=[0, 1])
     assert clf.partial_fit(X[y == 1], y[y == 1]).predict_proba(X).shape == (60, 2)
+
+
+def test_a_partial_fit_after_a_fit_goes_on_gently():
+    X, y = load_iris(return_X_y=True)
+    clf = ODENetClassifier(learning_rate_init=1e-2, max_iter=50, random_state=0).fit(X, y)
+    before = clf.score(X, y)
+    for _ in range(3):
+        assert clf.partial_fit(X, y).score(X, y) > before - 0.05
+
+
+def test_balanced_weights_are_refused_for_a_part_of_the_data():
+    X, y = make_moons(20, random_state=0)
+    with pytest.raises(ValueError, match="pass weights as a dict"):
+        ODENetClassifier(**TINY, class_weight="balanced").partial_fit(X, y, classes=[0, 1])
 
 
 # Architectures
@@ -256,6 +344,52 @@ def test_a_field_of_the_wrong_size_is_refused_with_the_shapes(task):
 
     with pytest.raises(ValueError, match=r"shape \(60, 2\) for a state of shape \(60, 4\)"):
         estimator.set_params(field=Wrong()).fit(X, y)
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.norm, self.drop = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5)
+
+    def forward(self, t, z):
+        return torch.tanh(self.drop(self.norm(self.layer(z))))
+
+
+def test_a_field_with_dropout_and_batch_statistics_predicts_the_same_every_time(task):
+    estimator, X, y = task
+    estimator.set_params(field=Noisy(), adjoint="backprop")
+    first, second = clone(estimator).fit(X, y), clone(estimator).fit(X, y)
+    assert first.loss_curve_ == second.loss_curve_
+    np.testing.assert_array_equal(answers(first, X), answers(first, X))
+    np.testing.assert_allclose(answers(first, X)[:3], answers(first, X[:3]), rtol=1e-9)
+
+
+def test_a_field_that_starts_from_zero_can_have_its_local_errors_penalised(task):
+    estimator, X, y = task
+
+    class FromZero(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            nn.init.zeros_(self.layer.weight)
+            nn.init.zeros_(self.layer.bias)
+
+        def forward(self, t, z):
+            return self.layer(z)
+
+    estimator.set_params(field=FromZero(), local_error=0.1).fit(X, y)
+    assert estimator.n_iter_ == 5
+    assert estimator.loss_curve_[-1] < estimator.loss_curve_[0]
+
+
+@pytest.mark.parametrize("method", ["kvaerno3", "rk4"])
+def test_local_errors_need_a_method_that_estimates_them(task, method):
+    estimator, X, y = task
+    with pytest.raises(
+        ValueError, match=f"local_error=0.1 needs an adaptive explicit method such as dopri5, not '{method}'"
+    ):
+        estimator.set_params(method=method, local_error=0.1).fit(X, y)
 
 
 # What is inside
@@ -309,6 +443,26 @@ def test_a_learning_rate_that_diverges_ends_in_a_model_and_a_warning():
         reg.fit(X, y)
     assert np.isfinite(reg.predict(X)).all()
     assert all(torch.isfinite(p).all() for p in reg.module_.parameters())
+
+
+def test_one_update_that_diverges_leaves_a_usable_model():
+    X, y = load_diabetes(return_X_y=True)
+    wild = ODENetRegressor(learning_rate_init=100.0, activation="relu", max_iter=1, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="Lower learning_rate_init"):
+        assert np.isfinite(clone(wild).fit(X[:150], y[:150]).predict(X)).all()
+    with pytest.warns(ConvergenceWarning, match="Lower learning_rate_init"):
+        wild.partial_fit(X[:150], y[:150])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it may or may not come again at a lower rate
+        for _ in range(3):
+            assert np.isfinite(wild.partial_fit(X[:150], y[:150]).predict(X)).all()
+
+
+def test_targets_of_one_column_and_of_none_may_follow_each_other(data):
+    X, y = data
+    reg = ODENetRegressor(**TINY, warm_start=True).fit(X, y[:, None])
+    assert reg.fit(X, y).predict(X).shape == (60,)
+    assert reg.fit(X, y[:, None]).predict(X).shape == (60, 1)
 
 
 def test_another_number_of_outputs_is_refused_when_going_on(data):

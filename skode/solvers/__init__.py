@@ -17,7 +17,7 @@ from skode.solvers.odeint import odeint, odeint_adjoint, odeint_event
 from skode.solvers.solution import Solution
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.graph import local_error
-from skode.solvers.tableaus import METHODS, AdamsMethod, ButcherTableau
+from skode.solvers.tableaus import METHODS, AdamsMethod, ButcherTableau, get_method
 from skode.solvers.vector_field import OffersPullback
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Statistics",
     "StepSizeUnderflowError",
     "free_idle_memory",
+    "get_method",
     "local_error",
     "odeint",
     "odeint_adjoint",

@@ -103,7 +103,13 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         )
 
     def _settings(
-        self, n_samples: int, auto_batch_size: int, *, alpha: float | None, max_grad_norm: float | None
+        self,
+        n_samples: int,
+        auto_batch_size: int,
+        *,
+        alpha: float | None,
+        max_grad_norm: float | None,
+        passes: int = 1,
     ) -> TrainingSettings:
         """The parameters as the training loop takes them."""
         return TrainingSettings(
@@ -116,19 +122,14 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             n_iter_no_change=self.n_iter_no_change,
             verbose=bool(self.verbose),
             max_grad_norm=max_grad_norm,
+            passes=passes,
         )
 
     def _fit_partially(
-        self,
-        objective: Objective,
-        n_samples: int,
-        rng: np.random.RandomState,
-        *,
-        alpha: float,
-        auto_batch_size: int = 200,
+        self, objective: Objective, n_samples: int, rng: np.random.RandomState, *, alpha: float, passes: int = 1
     ) -> None:
         """Train ``module_`` for one epoch, going on from the last call's curves and optimiser."""
-        settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=None)
+        settings = self._settings(n_samples, 200, alpha=alpha, max_grad_norm=None, passes=passes)
         self._record = train_epoch(objective, n_samples, settings, rng, self._record)
         self._keep(self._record)
 
@@ -140,6 +141,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         *,
         auto_batch_size: int = 200,
         alpha: float | None = None,
+        passes: int = 1,
         validate: Callable[[], float] | None = None,
         X: Any = None,
         y: Any = None,
@@ -147,7 +149,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         dtype: torch.dtype | None = None,
     ) -> TrainingRecord:
         """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch."""
-        settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm)
+        settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm, passes=passes)
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 

@@ -55,7 +55,9 @@ class TrainingRecord:
     converged : bool
         Whether it ended by itself, rather than by ``max_iter``, an interruption or a failure.
     optimizer_state : dict or None
-        What the optimiser needs to go on, where training is to be gone on with.
+        What the optimiser needs to go on.
+    learning_rate : float or None
+        The one that was come down to, where training diverged.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -65,6 +67,7 @@ class TrainingRecord:
     stopped_because: str = "max_iter was reached"
     converged: bool = False
     optimizer_state: dict[str, Any] | None = None
+    learning_rate: float | None = None
 
 
 class _DivergedError(Exception):
@@ -120,12 +123,8 @@ def train_epoch(
     """Go on for one epoch from a record, or begin; returns the record of all epochs so far."""
     training = _Training(objective, n_samples, replace(settings, max_iter=1, n_iter_no_change=None), rng, None, None)
     if record is not None:
-        training.record = record
-    if record is not None and record.optimizer_state is not None:
-        training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": record.optimizer_state})
-    record = training.run(complete=False)
-    record.optimizer_state = training.optimizer.state_dict()["state"]
-    return record
+        training.go_on_from(record)
+    return training.run(complete=False)
 
 
 class _Training:
@@ -157,6 +156,15 @@ class _Training:
         self.best_weights = self._snapshot()
         self.n_no_change = 0
 
+    def go_on_from(self, record: TrainingRecord) -> None:
+        """Take over the curves, the optimiser's moments and, where it had to be lowered, the learning rate."""
+        self.record = record
+        if record.learning_rate is not None and record.learning_rate < self.learning_rate:
+            self.learning_rate = record.learning_rate
+            self.optimizer = self._new_optimizer()
+        if record.optimizer_state is not None:
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": record.optimizer_state})
+
     def run(self, *, complete: bool = True) -> TrainingRecord:
         """All epochs; a warning that ``max_iter`` came first only where they were to be ``complete``."""
         record, settings = self.record, self.settings
@@ -181,18 +189,21 @@ class _Training:
         else:
             self._see_that_it_is_usable()
         self._warn(complete=complete)
+        record.optimizer_state = self.optimizer.state_dict()["state"]
+        record.learning_rate = self.learning_rate if self.recoveries else record.learning_rate
         return record
 
     def _epoch(self) -> None:
         settings, record = self.settings, self.record
-        order = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
         total = 0.0
         self.objective.solves.clear()
-        for first in range(0, self.n_samples, settings.batch_size):
-            rows = order[first : first + settings.batch_size]
-            total += self._update(rows) * len(rows)
+        for _ in range(settings.passes):
+            order = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
+            for first in range(0, self.n_samples, settings.batch_size):
+                rows = order[first : first + settings.batch_size]
+                total += self._update(rows) * len(rows)
         solves = self.objective.solves
-        record.loss_curve.append(total / self.n_samples)
+        record.loss_curve.append(total / (self.n_samples * settings.passes))
         record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
         record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
 
@@ -205,7 +216,7 @@ class _Training:
             if math.isfinite(value):
                 loss.backward()
         except SolverError as error:
-            if self.n_updates == 0:
+            if self.n_updates == 0 and not self.record.loss_curve:
                 raise  # the model can't be evaluated as it was built: training is not to blame
             raise _DivergedError(str(error)) from error
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -263,7 +274,8 @@ class _Training:
 
     def _see_that_it_is_usable(self) -> None:
         """Go back to sound weights if training has made things worse and the last ones can't be evaluated."""
-        if self.are_sound or (not self.recoveries and not self.last_loss > self.first_loss):
+        went_well = self.n_updates > 1 and not self.recoveries and self.last_loss < self.first_loss
+        if self.are_sound or went_well:
             return
         self.objective.solves.clear()
         try:
@@ -276,6 +288,7 @@ class _Training:
             reason = str(error)
         if reason is not None:
             self._restore(self.sound)
+            self.learning_rate *= RECOVERY_FACTOR
             self.recoveries.append(f"after the last iteration: {reason}")
 
     def _recover(self, epoch: int, reason: str) -> bool:
@@ -295,7 +308,8 @@ class _Training:
             warnings.warn(
                 f"Training diverged {len(self.recoveries)} time(s) ({self.recoveries[-1]}). The best weights of "
                 f"before were restored and learning_rate_init was lowered to {self.learning_rate:.3g}; the "
-                "estimator is usable. Lower learning_rate_init.",
+                + ("estimator is usable." if self.record.loss_curve else "estimator has learned nothing.")
+                + " Lower learning_rate_init.",
                 ConvergenceWarning,
                 stacklevel=5,
             )

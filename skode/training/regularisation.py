@@ -56,6 +56,8 @@ class RegularisedSolve:
         The method that ``solve`` uses.
     generator : torch.Generator
         Source of what is random.
+    weights : Tensor of shape (n,) or None
+        The samples' weights, of mean 1; all 1 where None.
 
     Attributes
     ----------
@@ -64,10 +66,15 @@ class RegularisedSolve:
     """
 
     def __init__(
-        self, solve: Callable[..., Solution], regularisation: Regularisation, method: str, generator: torch.Generator
+        self,
+        solve: Callable[..., Solution],
+        regularisation: Regularisation,
+        method: str,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
     ) -> None:
         self.solve, self.regularisation, self.generator = solve, regularisation, generator
-        self.method = method
+        self.method, self.weights = method, weights
         self.penalty: Any = 0.0
 
     def __call__(
@@ -87,8 +94,7 @@ class RegularisedSolve:
             solution = self.solve(energies, (start, end), z, t_eval=times, first_step=end - start)
             states = solution.y[..., : -energies.n_energies].reshape(-1, *y0.shape)
             strengths = solution.y.new_tensor([chosen.kinetic_energy, chosen.jacobian_norm][: energies.n_energies])
-            means = solution.y[-1][:, -energies.n_energies :].mean(0)
-            self.penalty = self.penalty + (means * strengths).sum()
+            self.penalty = self.penalty + self._mean(solution.y[-1][:, -energies.n_energies :] @ strengths)
         else:
             solution = self.solve(field, (start, end), y0, t_eval=times, first_step=end - start)
             states = solution.y
@@ -96,8 +102,14 @@ class RegularisedSolve:
             n_steps = max(solution.statistics.n_accepted, 1)
             h = (end - start) / n_steps
             error = local_error(field, inside, h, states[0], method=self.method)
-            self.penalty = self.penalty + chosen.local_error * n_steps * error.square().mean().sqrt()
+            # The root's derivative at 0 is infinite.
+            size = torch.sqrt(self._mean(error.flatten(1).square().mean(1)) + 1e-12)
+            self.penalty = self.penalty + chosen.local_error * n_steps * size
         return replace(solution, y=states[-1:])
+
+    def _mean(self, x: Tensor) -> Tensor:
+        """The weighted mean over samples."""
+        return (x if self.weights is None else x * self.weights).mean()
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self.generator, dtype=torch.float64))

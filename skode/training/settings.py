@@ -52,3 +52,4 @@ class TrainingSettings:
     n_iter_no_change: int | None = 10
     verbose: bool = False
     max_grad_norm: float | None = None
+    passes: int = 1  # over the samples, in an epoch
