@@ -298,7 +298,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         if target_type not in ("binary", "multiclass", "multilabel-indicator"):
             raise ValueError(f"Classification of targets of the type {target_type!r} is not supported.")
         several = target_type == "multilabel-indicator"
-        found = np.arange(y.shape[1]) if several else np.unique(column_or_1d(y, warn=True))
+        labels = y if several else column_or_1d(y, warn=True)
+        found = np.arange(y.shape[1]) if several else np.unique(labels)
         known = (found if classes is None else np.unique(np.asarray(classes))) if first else self.classes_
         if not first and several != self._multilabel:
             raise ValueError(f"y is {target_type}, but the last fit's was {self.target_type_}.")
@@ -315,7 +316,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
             )
         if first:
             self.target_type_, self.classes_, self.n_outputs_ = target_type, known, len(known)
-        return np.asarray(y, dtype=np.float64) if several else np.searchsorted(known, column_or_1d(y))
+        return np.asarray(labels, dtype=np.float64) if several else np.searchsorted(known, labels)
 
     def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         if self.class_weight is None:

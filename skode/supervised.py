@@ -23,6 +23,7 @@ from skode.dynamics.convolutional import ConvODENet
 from skode.dynamics.odenet import ODENet, Solve
 from skode.solvers import ButcherTableau, Solution, Statistics, get_method
 from skode.training import (
+    AUTO_BATCH_SIZE,
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
     Regularisation,
@@ -164,11 +165,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 self.module_.train()
                 return score
 
-        # The penalty is divided by what a batch weighs, and an epoch makes as many updates, as if all samples differed.
-        batch = 200 if self.batch_size == "auto" else int(self.batch_size)
-        weighs = batch if partial else min(batch, max(own_weights.sum(), len(rows)))
-        alpha = self.alpha * self._batch_size(len(rows), 200) / weighs
-        passes = max(1, round(-(-n_given // batch) / -(-len(rows) // batch)))
+        alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
         with self._own_random_state(rng):
             self.module_.train()
             if partial:
@@ -180,6 +177,17 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 )
             self.module_.eval()
         return self
+
+    def _for_merged(self, weights: np.ndarray, n_given: int, *, partial: bool) -> tuple[float, int]:
+        """Strength of the L2 penalty, and passes over the distinct samples in an epoch.
+
+        The penalty is divided by what a batch weighs, and an epoch makes as many updates, as if all samples differed.
+        """
+        batch = AUTO_BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
+        n = len(weights)
+        weighs = batch if partial else min(batch, max(weights.sum(), n))
+        passes = max(1, round(math.ceil(n_given / batch) / math.ceil(n / batch)))
+        return self.alpha * self._batch_size(n, AUTO_BATCH_SIZE) / weighs, passes
 
     def _check_penalties(self) -> None:
         """Refuse a penalty on error estimates that the method does not make."""

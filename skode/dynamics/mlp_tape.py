@@ -273,9 +273,8 @@ class MLPSession:
         return self.deltas.places[slot]
 
     def pull(self, tape: MLPTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool) -> Any:
-        place = self.place(tape, slot)
         if cotangent is not None:
-            place.copy_(cotangent.reshape(-1))
+            self.place(tape, slot).copy_(cotangent.reshape(-1))
         slot += tape.first
         folded, roll = self.folded, tape.roll
         factors, transposed, pull, large = folded.factors, folded.transposed, folded.h.pull, roll.large

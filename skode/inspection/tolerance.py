@@ -37,6 +37,13 @@ def tolerance_curve(
         A row per tolerance: ``tolerance``, ``score``, ``nfe``, the mean number of evaluations of the vector field per
         sample, and ``seconds``, the time that prediction took.
 
+    Raises
+    ------
+    NotFittedError
+        Where the estimator has not been fitted.
+    SolverError
+        Where it can't be solved at one of the tolerances.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris

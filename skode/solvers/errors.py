@@ -59,3 +59,14 @@ class MaxStepsError(SolverError):
 
 class ConvergenceError(SolverError):
     """The equations of an implicit method's stages could not be solved at a fixed step size."""
+
+
+def newton_failed(t: float, h: float, sample: int | None = None) -> ConvergenceError:
+    """The error of an implicit step that is not solved and may not be made smaller."""
+    return ConvergenceError(
+        "Newton's method did not solve the equations of the stages",
+        time=t,
+        step_size=h,
+        sample=sample,
+        advice="Take smaller steps (min_step or step_size), or an adaptive method for stiff problems (kvaerno5).",
+    )

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import (
-    ConvergenceError,
     MaxStepsError,
     NonFiniteDerivativeError,
     SolverError,
     StepSizeUnderflowError,
+    newton_failed,
 )
 from skode.solvers.step_size import Controller, Tolerances, all_finite, first_step_size
 from skode.solvers.stepping import NO_EDGES
@@ -164,7 +164,7 @@ def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[M
         ratio = tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
         as_short_as_may_be = abs(wanted) <= shortest
         if as_short_as_may_be and taken.unsolved is not None:
-            raise not_solved(t, h)
+            raise newton_failed(t, h)
         if ratio <= 1.0 or (as_short_as_may_be and math.isfinite(ratio)):
             statistics.n_accepted += 1
             yield Move(t, t_next, step_size, taken, opens)
@@ -238,17 +238,6 @@ def refuse_non_finite(value: Tensor, t: float, h: float) -> None:
             advice="See that func is finite at this time and state, that the inputs are scaled, and that the "
             "parameters are finite; for a fixed-step method take smaller steps.",
         )
-
-
-def not_solved(t: float, h: float, sample: int | None = None) -> SolverError:
-    """The error of an implicit step that may not be made smaller."""
-    return ConvergenceError(
-        "Newton's method did not solve the equations of the stages",
-        time=t,
-        step_size=h,
-        sample=sample,
-        advice="Take smaller steps (min_step or step_size), or an adaptive method for stiff problems (kvaerno5).",
-    )
 
 
 def too_small(t: float, h: float, ratio: float, sample: int | None = None) -> SolverError:

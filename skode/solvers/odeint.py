@@ -175,7 +175,7 @@ def odeint_adjoint(
     options: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """:func:`odeint` with the gradient by the adjoint equation, under torchdiffeq's name and with its arguments.
+    r""":func:`odeint` with the gradient by the adjoint equation, under torchdiffeq's name and with its arguments.
 
     The adjoint equation is solved by the method and at the tolerances of the solve itself.
 
@@ -190,7 +190,15 @@ def odeint_adjoint(
 
     Returns
     -------
-    Tensor, or a tuple of them
+    Tensor of shape (n_times, \\*y0.shape), or a tuple of them
+        The states; their gradients are those of Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential
+        Equations", NeurIPS 2018, appendix C.
+
+    Raises
+    ------
+    ValueError
+        Where ``adjoint_options`` asks for more than the seminorm.
+    SolverError, TypeError
         As :func:`odeint`.
     """
     settings = dict(adjoint_options or {})

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.errors import NonFiniteDerivativeError, SolverError
-from skode.solvers.march import MOST_LEAVES, Move, not_solved, too_many, too_small
+from skode.solvers.errors import NonFiniteDerivativeError, SolverError, newton_failed
+from skode.solvers.march import MOST_LEAVES, Move, too_many, too_small
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import ControllerEach, EachSample, first_step_sizes
 from skode.solvers.vector_field import column
@@ -101,7 +101,7 @@ class _Crowd:
         self.t_next = np.where(close, landing, self.t + self.wanted)
         self.h = self.t_next - self.t
         hopeless = self.unsolved & (np.abs(self.wanted) <= shortest)
-        self._drop_failed(hopeless, lambda i: not_solved(float(self.t[i]), float(self.h[i]), int(self.samples[i])))
+        self._drop_failed(hopeless, lambda i: newton_failed(float(self.t[i]), float(self.h[i]), int(self.samples[i])))
         stuck = (self.t_next != self.t1) & (np.abs(self.h) <= 10 * np.spacing(np.abs(self.t)))
         self._drop_failed(
             stuck, lambda i: too_small(float(self.t[i]), float(self.h[i]), self.worst[i], int(self.samples[i]))

@@ -4,7 +4,7 @@ from skode.training.estimator import NeuralODEEstimator
 from skode.training.loop import Objective, TrainingRecord, train
 from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
-from skode.training.settings import COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.tensors import (
     fitted_scaler,
     new_generator,
@@ -16,6 +16,7 @@ from skode.training.tensors import (
 )
 
 __all__ = [
+    "AUTO_BATCH_SIZE",
     "COMMON_CONSTRAINTS",
     "NeuralODEEstimator",
     "Objective",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skode.solvers import METHODS, Solution, solve_ivp
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
-from skode.training.settings import TrainingSettings
+from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 
 #: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
 DEFAULT_FIXED_STEPS = 10
@@ -129,7 +129,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         self, objective: Objective, n_samples: int, rng: np.random.RandomState, *, alpha: float, passes: int = 1
     ) -> None:
         """Train ``module_`` for one epoch, going on from the last call's curves and optimiser."""
-        settings = self._settings(n_samples, 200, alpha=alpha, max_grad_norm=None, passes=passes)
+        settings = self._settings(n_samples, AUTO_BATCH_SIZE, alpha=alpha, max_grad_norm=None, passes=passes)
         self._record = train_epoch(objective, n_samples, settings, rng, self._record)
         self._keep(self._record)
 
@@ -139,7 +139,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         n_samples: int,
         rng: np.random.RandomState,
         *,
-        auto_batch_size: int = 200,
+        auto_batch_size: int = AUTO_BATCH_SIZE,
         alpha: float | None = None,
         passes: int = 1,
         validate: Callable[[], float] | None = None,

@@ -11,6 +11,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skode.dynamics import ACTIVATIONS
 from skode.solvers import METHODS
 
+#: Samples in a batch where the user gives no number, as ``MLPClassifier``.
+AUTO_BATCH_SIZE = 200
+
 ADJOINTS = {"discrete", "continuous", "backprop"}
 
 #: Constraints on the parameters that every estimator has; names and meaning are those of ``MLPClassifier``.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.idle_memory import IdleMemory
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import Tolerances
+from skode.solvers.stepping.buffers import ReverseBuffers, StageBuffers
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.vector_field import Field, Session, Tape
 
@@ -160,7 +160,7 @@ class ExplicitStepper:
         self.n_carried = int(tableau.carries_last)
         self.keeps_first = bool(self.n_carried)
         self.own = range(self.n_carried, tableau.n_stages)
-        self.memory = _StageBuffers.like(tableau.n_stages + 1, like)
+        self.memory = StageBuffers.like(tableau.n_stages + 1, like)
         self.stages, self.values, self.earlier = self.memory.stages, self.memory.values, self.memory.earlier
         # The tape of the step in hand; where steps share memory, also the one that holds the present state.
         self.tape: Tape | None = None
@@ -361,9 +361,9 @@ class ExplicitStepper:
         return PulledStep(pulled[n_carried:].sum(0).view(self.shape), handed_on, grad_t, grad_h)
 
     @functools.cached_property
-    def reverse(self) -> _ReverseBuffers:
+    def reverse(self) -> ReverseBuffers:
         """Memory for :meth:`pull`."""
-        return _ReverseBuffers.like(self.tableau.n_stages + 1, self.like)
+        return ReverseBuffers.like(self.tableau.n_stages + 1, self.like)
 
     def remake(self, step: TakenStep, first: Tensor | None, *, last_is_used: bool) -> Tensor:
         """Evaluate a step's stages again, on a new tape that can be pulled back; returns the state at its end."""
@@ -383,54 +383,6 @@ def changed_field() -> RuntimeError:
         "training mode?) or something that it uses has changed since the solve. adjoint='backprop' "
         "evaluates it only once."
     )
-
-
-class _Buffers:
-    """Rows of flattened states, with the views that steps need of them.
-
-    Parameters
-    ----------
-    key : tuple
-        The kind, the number of rows, and the states' shape, dtype and device.
-    """
-
-    idle = IdleMemory()
-
-    def __init__(self, key: tuple) -> None:
-        self.key = key
-        _, n_rows, self.shape, dtype, device = key
-        self.all = torch.empty((n_rows, math.prod(self.shape)), dtype=dtype, device=device)
-        self.values = [row.view(self.shape) for row in self.all.unbind()]
-
-    @classmethod
-    def like(cls, n_rows: int, like: Tensor) -> Self:
-        key = (cls, n_rows, like.shape, like.dtype, like.device)
-        return cls.idle.take(key, lambda: cls(key))
-
-    def release(self) -> None:
-        self.idle.give(self.key, self)
-
-    def nbytes(self) -> int:
-        return self.all.numel() * self.all.element_size()
-
-
-class _StageBuffers(_Buffers):
-    """The stages of a step, and below them its error; column j < i of ``earlier[i]`` is stage j."""
-
-    def __init__(self, key: tuple) -> None:
-        super().__init__(key)
-        self.stages = self.all[:-1]
-        self.error = self.all[-1], self.values.pop()
-        self.earlier = [self.stages[:i].t() for i in range(len(self.stages) + 1)]
-
-
-class _ReverseBuffers(_Buffers):
-    """Cotangents of a step of s stages: row i < s of ``pulled`` is ``ybar_i``, row s is ``lam``."""
-
-    def __init__(self, key: tuple) -> None:
-        super().__init__(key)
-        self.pulled, self.rows = self.all, self.values
-        self.later = [self.pulled[i + 1 :].t() for i in range(len(self.pulled) - 1)]
 
 
 def stage_time(t: Any, h: Any, c: float, edges: Edges, like: Tensor) -> Any:

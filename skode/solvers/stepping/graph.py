@@ -124,7 +124,13 @@ def local_error(func: Any, t: float, h: float, y: Tensor, *, method: str = "dopr
     Returns
     -------
     Tensor
-        Of the state's shape.
+        Of the state's shape: ``h sum_i e_i k_i`` with the weights ``e`` of the embedded formula (Hairer, Norsett,
+        Wanner, Solving Ordinary Differential Equations I, section II.4).
+
+    Raises
+    ------
+    ValueError
+        Where the method has no such estimate.
     """
     tableau = get_method(method)
     if not isinstance(tableau, ButcherTableau) or not tableau.adaptive or tableau.implicit:

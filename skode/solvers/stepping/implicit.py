@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skode.solvers.errors import ConvergenceError
+from skode.solvers.errors import newton_failed
 from skode.solvers.stepping.explicit import (
     NO_EDGES,
     Edges,
@@ -79,7 +79,7 @@ class ImplicitStepper(ExplicitStepper):
         self._combine(y, self.coefficients.b, h, y_next)
         if bool(self.failed.any()):
             if not self.tableau.adaptive:
-                raise not_solved(t, h)
+                raise newton_failed(float(t), float(h))
             unsolved = self.failed.cpu().numpy()
             there = self.failed.view(-1, 1)
             y_next = torch.where(there, y.reshape(self.blocks.n, -1), y_next.view(self.blocks.n, -1)).view(self.shape)
@@ -331,13 +331,3 @@ def _kronecker(a: Tensor, jacobians: Tensor) -> Tensor:
     """``A (x) J`` for a batch: of shape (n, s d, s d)."""
     n, s, d = len(jacobians), a.shape[-1], jacobians.shape[-1]
     return torch.einsum("bij,bpq->bipjq", a, jacobians).reshape(n, s * d, s * d)
-
-
-def not_solved(t: Any, h: StepSize) -> ConvergenceError:
-    """The error of a fixed step that Newton's method does not solve."""
-    return ConvergenceError(
-        "Newton's method did not solve the equations of the stages",
-        time=float(t),
-        step_size=float(h),
-        advice="Take smaller steps, or an adaptive method for stiff problems (kvaerno5).",
-    )
