@@ -46,6 +46,9 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
         convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
         group normalisation and ReLU stand where ``activation`` does otherwise.
+    image_shift : float, default=0.0
+        By how many pixels, at most, each image is shifted at random in training, in either direction; its edges are
+        repeated, and it is interpolated between pixels.
     n_blocks : int, default=1
         How many ODEs an image passes; each but the first works on one of half the size.
     time_dependent : bool, default=True
@@ -68,6 +71,9 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
+    learning_rate : {"constant", "cosine"}, default="constant"
+        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand.
     learning_rate_init : float, default=1e-3
         Learning rate of Adam.
     max_iter : int, default=200
@@ -180,6 +186,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         augment_dim: int = 0,
         field: nn.Module | None = None,
         image_shape: Any = None,
+        image_shift: float = 0.0,
         n_blocks: int = 1,
         time_dependent: bool = True,
         alpha: float = 1.0,
@@ -190,6 +197,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         local_error: float = 0.0,
         steer: float = 0.0,
         batch_size: Any = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 1e-3,
         max_iter: int = 200,
         shuffle: bool = True,
@@ -214,6 +222,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         self.augment_dim = augment_dim
         self.field = field
         self.image_shape = image_shape
+        self.image_shift = image_shift
         self.n_blocks = n_blocks
         self.time_dependent = time_dependent
         self.alpha = alpha
@@ -224,6 +233,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         self.local_error = local_error
         self.steer = steer
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.shuffle = shuffle

@@ -99,6 +99,9 @@ class CNFDensityEstimator(DensityMixin, NeuralODEEstimator):
         Strength of the L2 penalty on the weights, divided by the batch size.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is a tenth of the samples, but at least 32 and at most 256.
+    learning_rate : {"constant", "cosine"}, default="constant"
+        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand.
     learning_rate_init : float, default=3e-3
         Learning rate of Adam.
     max_iter : int, default=200
@@ -193,6 +196,7 @@ class CNFDensityEstimator(DensityMixin, NeuralODEEstimator):
         *,
         alpha: float = 0.0,
         batch_size: Any = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 3e-3,
         max_iter: int = 200,
         shuffle: bool = True,
@@ -215,6 +219,7 @@ class CNFDensityEstimator(DensityMixin, NeuralODEEstimator):
         self.activation = activation
         self.alpha = alpha
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.shuffle = shuffle

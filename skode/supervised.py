@@ -33,6 +33,7 @@ from skode.training import (
     new_generator,
     resolve_device,
     resolve_dtype,
+    shifted,
     standardised,
     to_numpy,
     to_tensor,
@@ -50,6 +51,7 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     "augment_dim": [Interval(Integral, 0, None, closed="left")],
     "field": [nn.Module, None],
     "image_shape": [tuple, list, None],
+    "image_shift": [Interval(Real, 0, None, closed="left")],
     "n_blocks": [Interval(Integral, 1, None, closed="left")],
     "time_dependent": ["boolean"],
     "input_dropout": [Interval(Real, 0, 1, closed="left")],
@@ -71,6 +73,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     augment_dim: int
     field: nn.Module | None
     image_shape: Any
+    image_shift: float
     n_blocks: int
     time_dependent: bool
     input_dropout: float
@@ -231,8 +234,10 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 time_dependent=self.time_dependent,
                 generator=generator,
             )
-        if self.n_blocks > 1:
-            raise ValueError(f"n_blocks={self.n_blocks} is for images; pass image_shape=(channels, height, width).")
+        for name, is_set in (("n_blocks", self.n_blocks > 1), ("image_shift", self.image_shift)):
+            if is_set:
+                given = f"{name}={getattr(self, name)}"
+                raise ValueError(f"{given} is for images; pass image_shape=(channels, height, width).")
         options = {
             "hidden_layer_sizes": hidden,
             "activation": self.activation,
@@ -381,6 +386,9 @@ class _Objective:
     def loss(self, rows: np.ndarray) -> Tensor:
         chosen = torch.from_numpy(rows).to(self.X.device)
         x, dropout = self.X[chosen], self.estimator.input_dropout
+        if self.estimator.image_shift:
+            shape = tuple(self.estimator.image_shape)
+            x = shifted(x.view(-1, *shape), self.estimator.image_shift, self.generator).flatten(1)
         if dropout:
             kept = torch.empty(x.shape).bernoulli_(1.0 - dropout, generator=self.generator).div_(1.0 - dropout)
             x = x * kept.to(x)

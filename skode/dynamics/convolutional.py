@@ -117,11 +117,15 @@ class ConvODENet(nn.Module):
         super().__init__()
         self.image_shape = tuple(image_shape)
         n_in, *sides = self.image_shape
-        layers: list[nn.Module] = [convolution(n_in, n_channels, 3, generator)]
         side = max(sides)
+        n_halvings = 0
         while side > LARGEST_SIDE:
-            layers.append(self._halving(n_channels, generator))
+            n_halvings += 1
             side = (side + 1) // 2
+        # Where the image is halved more than once, the first convolution does it too: at full size it would be dear.
+        at_once = n_halvings > 1
+        layers: list[nn.Module] = [convolution(n_in, n_channels, 3, generator, stride=1 + at_once)]
+        layers += [self._halving(n_channels, generator) for _ in range(n_halvings - at_once)]
         self.embedding = nn.Sequential(*layers)
         self.augment_dim = augment_dim
         self.size = n_channels + augment_dim

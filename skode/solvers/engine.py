@@ -77,10 +77,12 @@ def run(
     )
     if compile and isinstance(field, AutogradField):
         func = field.func = torch.compile(func)  # torch itself remembers what it has compiled
+    moving = moving_times is not None
+    differentiate &= moving or y0.requires_grad or any(p.requires_grad for p in field.parameters)
     problem = Problem(
         field=field,
         f0=f0,
-        tape0=tape0,
+        tape0=tape0 if differentiate and adjoint == "discrete" else None,
         t0=t0,
         t1=t1,
         tableau=tableau,
@@ -96,8 +98,7 @@ def run(
         events=events,
         on_failure=on_failure,
     )
-    moving = moving_times is not None
-    if not (differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))):
+    if not differentiate:
         # Dense output holds on to the initial state, which the caller may change.
         path = integrate(problem, y0.detach().clone() if dense else y0.detach(), record=dense, keep_stages=dense)
         return path.outputs, path, problem

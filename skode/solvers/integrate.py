@@ -45,7 +45,7 @@ class Problem:
     statistics : Statistics
         Where the work is counted.
     memory_budget : int
-        Bytes of stage activations that the discrete adjoint may keep; beyond it they are recomputed.
+        Bytes of stage activations, or autograd graphs, that the discrete adjoint may keep; beyond it they are recomputed.
     seminorm : bool
         Whether the continuous adjoint's error test leaves out the parameters' gradients.
     grid_is_times : bool
@@ -360,9 +360,11 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
                 if record:
                     tape = taken.tape
                     if stepper.keep and tape is not None:
-                        budget -= tape.nbytes()
-                        if budget < 0:
+                        nbytes = tape.nbytes()
+                        if nbytes > budget:
                             stepper.stop_keeping()
+                        else:
+                            budget -= nbytes
                     if not stepper.keep:
                         taken.tape = None
                     if tape is not None and tape.reused:  # the state is wanted for longer than that memory is

@@ -60,8 +60,8 @@ def solve_ivp(
     func : callable
         The vector field. ``func(t, y)`` receives a 0-dimensional time (where samples have times of their own: of
         shape ``(batch, 1, ..., 1)``) and a state of ``y0``'s shape, and returns a tensor of that shape, without
-        changing ``y`` in place. With ``adjoint="discrete"`` and ``"continuous"`` it is evaluated again for the
-        gradient, so it must not be random, nor may what it uses change in between. Modules, functions and closures
+        changing ``y`` in place. With ``adjoint="continuous"``, and with ``"discrete"`` beyond ``memory_budget``, it
+        is evaluated again for the gradient, so it must not be random, nor may what it uses change in between. Modules, functions and closures
         may depend on any tensors: those that require grad are found and differentiated. A field that offers its own
         pullback (see :class:`skode.solvers.OffersPullback`) takes the fast path. With ``step_control="per_sample"``
         it must treat samples independently, and receives those that are still on their way.
@@ -118,8 +118,8 @@ def solve_ivp(
         Whether a solve that can't go on raises, or answers NaN from there on (for that sample where steps are per
         sample) and says so in ``status`` and ``failures``.
     memory_budget : int, default=2**28
-        Bytes of stage activations that ``adjoint="discrete"`` may keep for the backward pass, for a field that
-        offers its own pullback; beyond it they are recomputed.
+        Bytes of stage activations, or of autograd graphs where ``func`` offers no pullback of its own, that
+        ``adjoint="discrete"`` may keep for the backward pass; beyond it they are recomputed.
     seminorm : bool, default=False
         Whether ``adjoint="continuous"`` leaves the parameters' gradients out of its error test, which saves steps
         (Kidger et al. 2021).

@@ -10,10 +10,15 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+#: What an autograd graph takes beside the tensors that it saves, about.
+GRAPH_NBYTES = 4096
 
 
 def reachable_tensors(func: Callable) -> list[Tensor]:
@@ -126,9 +131,29 @@ def _graph_behind(output: Tensor, stop: Set[Any] = frozenset()) -> tuple[set[Any
     return seen, list(leaves.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of a vector field with its autograd graph.
+
+    Attributes
+    ----------
+    time, argument : Tensor
+        What it was evaluated at: leaves of the graph.
+    value : Tensor
+        ``func(time, argument)``.
+    nbytes : int
+        Memory that the graph holds, beside parameters.
+    """
+
+    time: Tensor
+    argument: Tensor
+    value: Tensor
+    nbytes: int
+
+
 def find_parameters(
     func: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor
-) -> tuple[tuple[Tensor, ...], Tensor]:
+) -> tuple[tuple[Tensor, ...], Evaluation]:
     """Every tensor requiring grad that ``func`` depends on besides its arguments.
 
     Parameters
@@ -142,21 +167,31 @@ def find_parameters(
     -------
     parameters : tuple of Tensor
         Leaves and non-leaves, none computed from another.
-    value : Tensor
-        ``func(t, y)``, detached.
+    evaluation : Evaluation
+        That evaluation.
     """
     parameters = reachable_tensors(func)
     argument = y.detach().requires_grad_()
-    with torch.enable_grad():
+    shared = {tensor.untyped_storage().data_ptr() for tensor in parameters}
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in shared:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # a value that its own graph saves would never be freed
+
+    with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
         value = func(t, argument)
+    evaluation = Evaluation(t, argument, value, sum(saved.values()) + GRAPH_NBYTES)
     if not isinstance(value, Tensor):
-        return tuple(parameters), value
+        return tuple(parameters), evaluation
     if value.requires_grad:
-        parameters += leaves_behind(value, [*parameters, argument])
+        parameters += leaves_behind(value, [*parameters, argument, t])
     found = independent(parameters)
     if any(tensor._backward_hooks for tensor in found):
         raise RuntimeError(
             "func(t, y) depends on a tensor with a hook (register_hook), which would be called for every evaluation "
             "and once more for their sum. Use adjoint='backprop', or register the hook on another tensor."
         )
-    return tuple(found), value.detach()
+    return tuple(found), evaluation

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skode.solvers.parameters import find_parameters, leaves_behind
+from skode.solvers.parameters import Evaluation, find_parameters, leaves_behind
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -119,12 +119,9 @@ class Field(Protocol):
     ----------
     parameters : tuple of Tensor
         The tensors that a session's gradients belong to.
-    keeps : bool
-        Whether tapes may be kept from the solve to its reverse sweep. Autograd graphs are not: they are made again.
     """
 
     parameters: tuple[Tensor, ...]
-    keeps: bool
 
     def __call__(self, t: Any, y: Tensor) -> Tensor: ...
 
@@ -163,14 +160,27 @@ class FunctionTape:
 
 
 class AutogradField:
-    """Any callable, differentiated by autograd one evaluation at a time."""
+    """Any callable, differentiated by autograd one evaluation at a time.
 
-    keeps = False
+    Parameters
+    ----------
+    func : callable
+        ``func(t, y)``.
+    parameters : tuple of Tensor
+        What it depends on beside its arguments.
+    with_time : bool, default=False
+        Whether gradients of times are wanted.
+    graph_nbytes : float, default=0
+        Memory that the graph of an evaluation takes, per entry of the state.
+    """
 
-    def __init__(self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False) -> None:
+    def __init__(
+        self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False, graph_nbytes: float = 0.0
+    ) -> None:
         self.func = func
         self.parameters = parameters
         self.with_time = with_time
+        self.graph_nbytes = graph_nbytes
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         with torch.no_grad():
@@ -178,7 +188,7 @@ class AutogradField:
         check_value(value, y)
         return value
 
-    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> FunctionTape:
+    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Any:
         return AutogradTape(self, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
 
     def session(self, *, with_parameters: bool = True) -> AutogradSession:
@@ -190,17 +200,26 @@ class AutogradTape(FunctionTape):
 
     def __init__(self, field: AutogradField, like: Tensor, n_slots: int) -> None:
         super().__init__(field.func, like, n_slots)
-        self.with_time = field.with_time
+        self.field = field
         self.graphs: list[Any] = [None] * n_slots
+
+    def hold(self, slot: int, evaluation: Evaluation) -> None:
+        """Take over an evaluation that was made elsewhere."""
+        self.states[slot] = evaluation.argument.detach()
+        self.graphs[slot] = (evaluation.time, evaluation.argument, evaluation.value)
 
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         # Only where it is needed: func may turn a time that requires no grad into a number.
-        time = time_tensor(t, self.like).detach().requires_grad_(self.with_time)
-        argument = self.states[slot].requires_grad_()
+        time = time_tensor(t, self.like).detach().requires_grad_(self.field.with_time)
+        argument = self.states[slot].detach().requires_grad_()
         with torch.enable_grad():
             value = self.func(time, argument)
+        check_value(value, self.like)
         self.graphs[slot] = (time, argument, value)
         out.copy_(value.detach())
+
+    def nbytes(self) -> int:
+        return int(self.n_slots * self.like.numel() * self.field.graph_nbytes)
 
 
 class AutogradSession:
@@ -268,8 +287,6 @@ class AutogradSession:
 
 class PullbackField:
     """A callable that offers its own pullback."""
-
-    keeps = True
 
     def __init__(self, func: OffersPullback) -> None:
         with torch.no_grad():
@@ -437,7 +454,7 @@ def as_field(
     value : Tensor
         ``func(t, y)`` without its graph.
     tape : Tape or None
-        A tape of one slot with that evaluation, where gradients may be asked for and tapes may be kept.
+        A tape of one slot with that evaluation, where gradients may be asked for.
 
     Raises
     ------
@@ -455,8 +472,14 @@ def as_field(
         else:
             value = field(t, y)
     elif differentiate:
-        parameters, value = find_parameters(func, time_tensor(t, y), y)
-        field = AutogradField(func, parameters, with_time=with_time)
+        time = time_tensor(t, y).detach().requires_grad_(with_time)
+        parameters, evaluation = find_parameters(func, time, y)
+        check_value(evaluation.value, y)
+        value = evaluation.value.detach()
+        size = evaluation.nbytes / max(y.numel(), 1)
+        field = AutogradField(func, parameters, with_time=with_time, graph_nbytes=size)
+        tape = field.tape(y, 1, pullable=True)
+        tape.hold(0, evaluation)
     else:
         field = AutogradField(func, ())
         value = field(t, y)

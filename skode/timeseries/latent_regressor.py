@@ -95,6 +95,9 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         Strength of the L2 penalty on the weights, divided by the batch size.
     batch_size : int or "auto", default="auto"
         Series in a batch; "auto" is a fifth of the series, but at least 1 and at most 50.
+    learning_rate : {"constant", "cosine"}, default="constant"
+        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand.
     learning_rate_init : float, default=1e-2
         Learning rate of Adam.
     max_iter : int, default=300
@@ -203,6 +206,7 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         n_draws: int = 32,
         alpha: float = 0.0,
         batch_size: Any = "auto",
+        learning_rate: str = "constant",
         learning_rate_init: float = 1e-2,
         max_iter: int = 300,
         shuffle: bool = True,
@@ -230,6 +234,7 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         self.n_draws = n_draws
         self.alpha = alpha
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
         self.shuffle = shuffle

@@ -1,6 +1,7 @@
 """One training loop for all estimators."""
 
 from skode.training.estimator import NeuralODEEstimator
+from skode.training.images import shifted
 from skode.training.loop import Objective, TrainingRecord, train
 from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
@@ -29,6 +30,7 @@ __all__ = [
     "new_generator",
     "resolve_device",
     "resolve_dtype",
+    "shifted",
     "standardised",
     "to_numpy",
     "to_tensor",

@@ -34,6 +34,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     hidden_layer_sizes: Any
     alpha: float
     batch_size: Any
+    learning_rate: str
     learning_rate_init: float
     max_iter: int
     shuffle: bool
@@ -116,6 +117,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             learning_rate=self.learning_rate_init,
             batch_size=self._batch_size(n_samples, auto_batch_size),
             max_iter=self.max_iter,
+            schedule=self.learning_rate,
             shuffle=self.shuffle,
             alpha=self.alpha if alpha is None else alpha,
             tol=self.tol,

@@ -121,7 +121,9 @@ def train_epoch(
     record: TrainingRecord | None,
 ) -> TrainingRecord:
     """Go on for one epoch from a record, or begin; returns the record of all epochs so far."""
-    training = _Training(objective, n_samples, replace(settings, max_iter=1, n_iter_no_change=None), rng, None, None)
+    training = _Training(
+        objective, n_samples, replace(settings, max_iter=1, schedule="constant", n_iter_no_change=None), rng, None, None
+    )
     if record is not None:
         training.go_on_from(record)
     return training.run(complete=False)
@@ -172,7 +174,7 @@ class _Training:
             for epoch in range(settings.max_iter):
                 start = self._snapshot()
                 try:
-                    self._epoch()
+                    self._epoch(epoch)
                 except _DivergedError as diverged:
                     if not self._recover(epoch, str(diverged)):
                         break
@@ -181,6 +183,9 @@ class _Training:
                     self.sound, self.least = start, record.loss_curve[-1]
                 if self._finished():
                     break
+            else:
+                if settings.schedule == "cosine":
+                    record.stopped_because, record.converged = "the learning rate has come down to 0", True
         except KeyboardInterrupt:
             record.stopped_because = "interrupted"
             warnings.warn("Training interrupted by user; the estimator keeps what it has learned.", stacklevel=3)
@@ -193,19 +198,28 @@ class _Training:
         record.learning_rate = self.learning_rate if self.recoveries else record.learning_rate
         return record
 
-    def _epoch(self) -> None:
+    def _epoch(self, epoch: int) -> None:
         settings, record = self.settings, self.record
-        total = 0.0
+        total, n_drawn = 0.0, 0
+        n_in_epoch = self.n_samples * settings.passes
         self.objective.solves.clear()
         for _ in range(settings.passes):
             order = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
             for first in range(0, self.n_samples, settings.batch_size):
                 rows = order[first : first + settings.batch_size]
+                self._follow_schedule((epoch + n_drawn / n_in_epoch) / settings.max_iter)
                 total += self._update(rows) * len(rows)
+                n_drawn += len(rows)
         solves = self.objective.solves
-        record.loss_curve.append(total / (self.n_samples * settings.passes))
+        record.loss_curve.append(total / n_in_epoch)
         record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
         record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
+
+    def _follow_schedule(self, progress: float) -> None:
+        """Set the learning rate for a moment of training, counted from 0 to 1."""
+        if self.settings.schedule == "cosine":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def _update(self, rows: np.ndarray) -> float:
         """One step of Adam; returns the loss before it."""

@@ -14,6 +14,9 @@ from skode.solvers import METHODS
 #: Samples in a batch where the user gives no number, as ``MLPClassifier``.
 AUTO_BATCH_SIZE = 200
 
+#: How the learning rate goes on from ``learning_rate_init``.
+SCHEDULES = {"constant", "cosine"}
+
 ADJOINTS = {"discrete", "continuous", "backprop"}
 
 #: Constraints on the parameters that every estimator has; names and meaning are those of ``MLPClassifier``.
@@ -22,6 +25,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "activation": [StrOptions(set(ACTIVATIONS))],
     "alpha": [Interval(Real, 0, None, closed="left")],
     "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+    "learning_rate": [StrOptions(SCHEDULES)],
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
     "shuffle": ["boolean"],
@@ -49,6 +53,7 @@ class TrainingSettings:
     learning_rate: float
     batch_size: int
     max_iter: int
+    schedule: str = "constant"  # or "cosine", which falls to 0 over max_iter epochs
     shuffle: bool = True
     alpha: float = 0.0
     tol: float = 1e-4

@@ -201,13 +201,13 @@ def test_a_plain_callable_offers_no_pullback():
 
 
 def test_as_field_wraps_and_evaluates_at_the_start(tanh_field, batch):
-    field, value, residuals = as_field(tanh_field, 0.5, batch, differentiate=True)
+    field, value, tape = as_field(tanh_field, 0.5, batch, differentiate=True)
     assert isinstance(field, PullbackField)
-    assert residuals is not None
+    assert tape is not None
     torch.testing.assert_close(value, tanh_field(0.5, batch).detach())
-    field, value, residuals = as_field(lambda t, y: tanh_field(t, y), 0.5, batch, differentiate=True)
+    field, value, tape = as_field(lambda t, y: tanh_field(t, y), 0.5, batch, differentiate=True)
     assert isinstance(field, AutogradField)
-    assert residuals is None
+    assert tape is not None
     assert [id(p) for p in field.parameters] == [id(p) for p in tanh_field.parameters()]
     torch.testing.assert_close(value, tanh_field(0.5, batch).detach())
 

@@ -57,7 +57,6 @@ class AugmentedField:
     """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``."""
 
     parameters: tuple[Tensor, ...] = ()
-    keeps = False
 
     def __init__(self, field: Field, like: Tensor, statistics: Statistics, time: float, *, implicit: bool) -> None:
         self.field = field

@@ -184,6 +184,7 @@ class ReverseSweep:
         """Evaluate the step again, and see that the field answers as before."""
         taken = step.taken
         first = step.first if taken.stages is None else taken.stages[0]
+        self.problem.statistics.nfev_backward += bool(first is None and stepper.n_carried)
         again = stepper.remake(taken, first, last_is_used=last_is_used)
         # Rounding may differ between two evaluations, by threads for example; a dropout mask differs by much more.
         tolerance = torch.finfo(again.dtype).eps ** 0.5

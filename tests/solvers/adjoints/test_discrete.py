@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from skode.solvers import odeint, solve_ivp
+from skode.solvers.parameters import GRAPH_NBYTES, find_parameters
 
 
 def in_steps(n):
@@ -28,16 +29,19 @@ def test_autograd_saves_no_more_for_more_steps(tanh_field, batch, adaptive_metho
         y0 = batch.clone().requires_grad_()
         few, many = (
             saved_tensors(
-                lambda n=n, func=func, y0=y0: solve_ivp(func, (0, 1), y0, method=adaptive_method, **in_steps(n))
+                lambda n=n, func=func, y0=y0: solve_ivp(
+                    func, (0, 1), y0, method=adaptive_method, memory_budget=0, **in_steps(n)
+                )
             )
             for n in (3, 30)
         )
         assert few == many
 
 
-def test_of_each_step_only_its_state_is_kept(remembers_states, adaptive_method):
+def test_of_each_step_only_its_state_is_kept_beyond_the_memory_budget(remembers_states, adaptive_method):
     y0 = torch.ones(3, requires_grad=True)
-    solution = solve_ivp(remembers_states, (0, 1), y0, method=adaptive_method, t_eval=[0.5, 1.0], **in_steps(20))
+    settings = {"method": adaptive_method, "t_eval": [0.5, 1.0], "memory_budget": 0}
+    solution = solve_ivp(remembers_states, (0, 1), y0, **settings, **in_steps(20))
     assert solution.nfev > 60
     assert remembers_states.n_alive <= 20 + 1
 
@@ -58,13 +62,48 @@ def test_nothing_is_kept_once_the_outputs_are_gone(remembers_states, tanh_field,
 def test_the_backward_pass_costs_the_stages_of_the_accepted_steps(adaptive_method, counted):
     func = counted(lambda t, y: torch.sin(20 * t) * y**2)
     y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    solution = solve_ivp(func, (0.0, 3.0), y0, method=adaptive_method)
-    assert solution.n_rejected > 0
-    assert solution.statistics.nfev_backward == 0
-    solution.y[-1].sum().backward()
     n_own_stages = {"bosh3": 3, "tsit5": 6, "dopri5": 6}[adaptive_method]
-    assert solution.statistics.nfev_backward == n_own_stages * solution.n_accepted
-    assert func.n_calls == solution.nfev + solution.statistics.nfev_backward
+    for memory_budget in (GRAPH_NBYTES, 2**28):
+        solution = solve_ivp(func, (0.0, 3.0), y0, method=adaptive_method, memory_budget=memory_budget)
+        n_forward = func.n_calls
+        assert solution.n_rejected > 0
+        assert solution.statistics.nfev_backward == 0
+        solution.y[-1].sum().backward()
+        assert solution.statistics.nfev_backward == n_own_stages * solution.n_accepted
+        # The graph of the very first evaluation is there in any case.
+        evaluated_again = 0 if memory_budget == 2**28 else solution.statistics.nfev_backward - 1
+        assert func.n_calls == n_forward + evaluated_again
+
+
+def test_graphs_are_kept_within_the_memory_budget_alone(tanh_field, batch, counted):
+    func = counted(lambda t, y: tanh_field(t, y))
+    _, evaluation = find_parameters(func, torch.zeros(()), batch)
+    # What was saved: the states' tanh, or their copies, and what a graph takes itself.
+    assert GRAPH_NBYTES < evaluation.nbytes < GRAPH_NBYTES + 10 * batch.nbytes
+    for n_kept in (0, 5, 20):
+        budget = int(6 * (n_kept + 0.5) * evaluation.nbytes)
+        solution = solve_ivp(func, (0, 1), batch, t_eval=[1.0], memory_budget=budget, **in_steps(20))
+        n_forward = func.n_calls
+        solution.y.sum().backward()
+        assert func.n_calls - n_forward == pytest.approx(6 * (20 - n_kept), abs=6)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_a_random_field_is_differentiated_as_it_was_where_its_graphs_are_kept(method):
+    noisy = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)).double()
+    weight, step = noisy[0].weight, 1e-6
+
+    def loss(moved):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            weight[2, 1] += moved
+        steps = {"step_size": 0.1} if method == "rk4" else in_steps(10)
+        value = solve_ivp(lambda t, y: noisy(y), (0, 1), torch.ones(4, 3).double(), method=method, **steps).y[-1].sum()
+        return value
+
+    found = torch.autograd.grad(loss(0.0), weight)[0][2, 1]
+    above, below = loss(step), loss(-2 * step)
+    torch.testing.assert_close(found, (above - below).detach() / (2 * step), rtol=1e-6, atol=1e-8)
 
 
 def test_it_may_be_differentiated_again_and_again_where_the_graph_is_retained(tanh_field, batch):
@@ -111,15 +150,19 @@ def test_parts_of_the_steps_are_recomputed_beyond_the_memory_budget(tanh_field, 
 def test_a_random_field_is_refused_rather_than_differentiated_wrongly(method):
     noisy = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)).double()
     torch.manual_seed(0)
-    y = odeint(lambda t, y: noisy(y), torch.ones(4, 3).double(), torch.linspace(0, 1, 5), method=method, rtol=1, atol=1)
+    settings = {"method": method, "rtol": 1, "atol": 1, "options": {"memory_budget": 0}}
+    y = odeint(lambda t, y: noisy(y), torch.ones(4, 3).double(), torch.linspace(0, 1, 5), **settings)
     with pytest.raises(RuntimeError, match="gave other values when it was evaluated again"):
         y.sum().backward()
 
 
 def test_state_changed_between_the_solve_and_its_gradient_is_refused():
     weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    scale = torch.ones(1, dtype=torch.float64)  # requires no grad, so autograd does not watch it
-    y = odeint(lambda t, y: -weight * scale * y, torch.ones(1).double(), torch.tensor([0.0, 1.0]))
-    scale.mul_(3.0)
-    with pytest.raises(RuntimeError, match="has changed since the solve"):
-        y.sum().backward()
+    scale = torch.ones(1, dtype=torch.float64)
+    # Where graphs are made again, autograd does not watch what requires no grad.
+    for memory_budget, error in ((0, "has changed since the solve"), (2**28, "modified by an inplace operation")):
+        options = {"memory_budget": memory_budget}
+        y = odeint(lambda t, y: -weight * scale * y, torch.ones(1).double(), torch.tensor([0.0, 1.0]), options=options)
+        scale.mul_(3.0)
+        with pytest.raises(RuntimeError, match=error):
+            y.sum().backward()

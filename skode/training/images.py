@@ -1,0 +1,22 @@
+"""What is done to images in training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def shifted(images: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Images of shape (n, channels, height, width), each moved by its own random distance, edges repeated.
+
+    Both components of a shift are uniform from ``-largest`` to ``largest`` pixels; between pixels, interpolation is
+    bilinear.
+    """
+    n, _, height, width = images.shape
+    shifts = (2.0 * torch.rand((n, 2), generator=generator) - 1.0) * largest
+    # Where an output pixel is read from, in coordinates in which the image extends from -1 to 1.
+    affine = torch.eye(2, 3).repeat(n, 1, 1)
+    affine[:, :, 2] = shifts * 2.0 / torch.tensor([width, height])
+    grid = functional.affine_grid(affine.to(images), list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
