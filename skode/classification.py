@@ -40,8 +40,9 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         How many zeros are appended to the state [3]_: an ODE in more dimensions can represent what no ODE in those of
         the features can.
     field : torch.nn.Module or None, default=None
-        The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim); it is copied.
-        None: a perceptron as ``hidden_layer_sizes``, ``activation`` and ``time_dependent`` say.
+        The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
+        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. None: a perceptron, or
+        convolutions, as ``hidden_layer_sizes``, ``activation`` and ``time_dependent`` say.
     image_shape : tuple of (channels, height, width) or None, default=None
         Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
         convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
@@ -53,6 +54,9 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         How many ODEs an image passes; each but the first works on one of half the size.
     time_dependent : bool, default=True
         Whether time is an input of the vector field.
+    evolving_weights : bool, default=False
+        Whether the vector field's weights evolve with time by an ODE of their own [7]_: there are then two sets
+        of them, between which they move. Not on the fast path of the field.
     alpha : float, default=1.0
         Strength of the L2 penalty on the weights, divided by the batch size.
     class_weight : dict, "balanced" or None, default=None
@@ -156,6 +160,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
        regularizing internal solver heuristics", ICML 2021.
     .. [6] A. Ghosh, H. Behl, E. Dupont, P. Torr, V. Namboodiri, "STEER: simple temporal regularization for neural
        ODEs", NeurIPS 2020.
+    .. [7] T. Zhang, Z. Yao, A. Gholami, K. Keutzer, J. Gonzalez, G. Biros, M. W. Mahoney, "ANODEV2: A Coupled Neural
+       ODE Framework", NeurIPS 2019.
 
     Examples
     --------
@@ -189,6 +195,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         image_shift: float = 0.0,
         n_blocks: int = 1,
         time_dependent: bool = True,
+        evolving_weights: bool = False,
         alpha: float = 1.0,
         class_weight: Any = None,
         input_dropout: float = 0.1,
@@ -225,6 +232,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         self.image_shift = image_shift
         self.n_blocks = n_blocks
         self.time_dependent = time_dependent
+        self.evolving_weights = evolving_weights
         self.alpha = alpha
         self.class_weight = class_weight
         self.input_dropout = input_dropout

@@ -54,12 +54,26 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     "image_shift": [Interval(Real, 0, None, closed="left")],
     "n_blocks": [Interval(Integral, 1, None, closed="left")],
     "time_dependent": ["boolean"],
+    "evolving_weights": ["boolean"],
     "input_dropout": [Interval(Real, 0, 1, closed="left")],
     "kinetic_energy": [Interval(Real, 0, None, closed="left")],
     "jacobian_norm": [Interval(Real, 0, None, closed="left")],
     "local_error": [Interval(Real, 0, None, closed="left")],
     "steer": [Interval(Real, 0, 1, closed="left")],
 }
+
+
+#: What a network is built from, and cannot be changed once it is.
+ARCHITECTURE = (
+    "hidden_layer_sizes",
+    "activation",
+    "state_size",
+    "augment_dim",
+    "image_shape",
+    "n_blocks",
+    "time_dependent",
+    "evolving_weights",
+)
 
 
 class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
@@ -76,6 +90,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     image_shift: float
     n_blocks: int
     time_dependent: bool
+    evolving_weights: bool
     input_dropout: float
     kinetic_energy: float
     jacobian_norm: float
@@ -120,6 +135,10 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         hidden = self._hidden_layers()
         self._check_penalties()
         first = not ((self.warm_start or partial) and hasattr(self, "module_"))
+        built_from = {name: getattr(self, name) for name in ARCHITECTURE} | {"hidden_layer_sizes": hidden}
+        built_from["image_shape"] = None if self.image_shape is None else tuple(self.image_shape)
+        if not first:
+            self._check_as_built(built_from)
         X, y = validate_data(
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=self._y_is_numeric, reset=first
         )
@@ -146,6 +165,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         if first:
             self.scaler_ = fitted_scaler(*self._to_scale(X[rows], own_weights))
             self.module_ = self._network(X.shape[1], hidden, new_generator(rng))
+            self._built_from = built_from
             self._record = None
         elif partial:
             to_scale, its_weights = self._to_scale(X[rows], own_weights)
@@ -192,6 +212,16 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         passes = max(1, round(math.ceil(n_given / batch) / math.ceil(n / batch)))
         return self.alpha * self._batch_size(n, AUTO_BATCH_SIZE) / weighs, passes
 
+    def _check_as_built(self, wanted: dict[str, Any]) -> None:
+        """Refuse to go on with a network that is not the one asked for."""
+        for name, value in wanted.items():
+            built = self._built_from[name]
+            if value != built:
+                raise ValueError(
+                    f"{name}={value!r}, but the network that training would go on with was built with {built!r}; "
+                    "build a new one by warm_start=False, or with a clone of the estimator."
+                )
+
     def _check_penalties(self) -> None:
         """Refuse a penalty on error estimates that the method does not make."""
         method = get_method(self.method)
@@ -223,6 +253,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return torch.float32
 
     def _network(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> ODENet | ConvODENet:
+        if self.field is not None and self.evolving_weights:
+            raise ValueError("evolving_weights=True is for the built-in fields; a field of your own may do it itself.")
         if self.image_shape is not None:
             return ConvODENet(
                 self._checked_image_shape(n_features),
@@ -232,6 +264,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 n_blocks=self.n_blocks,
                 hidden_layer_sizes=hidden,
                 time_dependent=self.time_dependent,
+                evolving_weights=self.evolving_weights,
+                field=self.field,
                 generator=generator,
             )
         for name, is_set in (("n_blocks", self.n_blocks > 1), ("image_shift", self.image_shift)):
@@ -249,6 +283,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             state_size=self.state_size,
             augment_dim=self.augment_dim,
             field=copy.deepcopy(self.field),
+            evolving_weights=self.evolving_weights,
             field_options=options,
             generator=generator,
         )
@@ -261,8 +296,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 f"image_shape={self.image_shape!r} must be (channels, height, width) with a product of {n_features}, "
                 "the number of features."
             )
-        if self.state_size is None or self.field is not None:
-            raise ValueError("image_shape needs a state_size, the number of channels, and no field.")
+        if self.state_size is None:
+            raise ValueError("image_shape needs a state_size, the number of channels.")
         return shape
 
     def _split(
@@ -305,8 +340,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         """Features as the fitted network takes them."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        weight = self.module_.head.weight
-        return to_tensor(self._scaled(X), weight.dtype, weight.device)
+        device = resolve_device(self.device)
+        self.module_.to(device)  # it may have been fitted on another
+        return to_tensor(self._scaled(X), self.module_.head.weight.dtype, device)
 
     def _answers(self, X: Any) -> tuple[Tensor, np.ndarray]:
         """The network's outputs for X, and the evaluations of the vector field that each sample took."""
@@ -315,7 +351,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return outputs, np.sum([evaluations(solution, len(outputs)) for solution in solutions], axis=0)
 
     def transform(self, X: Any) -> np.ndarray:
-        """The state at the end of the ODE (of images, its means), which the outputs are an affine function of.
+        """The state at the end of the ODE (of images, normalised), which the outputs are an affine function of.
 
         Parameters
         ----------

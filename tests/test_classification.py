@@ -1,9 +1,12 @@
+import copy
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib import Parallel, cpu_count, delayed
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification, make_moons
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -265,6 +268,20 @@ def test_warm_start_refuses_another_number_of_features(moons):
         clf.fit(X[:, :1], y)
 
 
+@pytest.mark.parametrize(
+    ("name", "other"), [("hidden_layer_sizes", (9,)), ("augment_dim", 2), ("time_dependent", False)]
+)
+@pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+def test_training_does_not_go_on_with_another_network_than_asked_for(moons, name, other, go_on):
+    clf = ODENetClassifier(**TINY, warm_start=True).fit(*moons)
+    clf.set_params(hidden_layer_sizes=np.atleast_1d(clf.hidden_layer_sizes))  # the same, written differently
+    getattr(clf, go_on)(*moons)
+    clf.set_params(**{name: other})
+    with pytest.raises(ValueError, match=rf"{name}=.*was built with .*warm_start=False"):
+        getattr(clf, go_on)(*moons)
+    clf.set_params(warm_start=False).fit(*moons)
+
+
 # Stopping
 
 
@@ -303,7 +320,30 @@ def test_reaching_max_iter_warns(moons):
         ODENetClassifier(**TINY).fit(*moons)
 
 
-# What it computes in
+# What it computes in, and where
+
+
+def test_a_model_fitted_elsewhere_is_pickled_for_the_cpu_and_used_where_device_says(moons, monkeypatch):
+    X, _ = moons
+    clf = ODENetClassifier(**TINY).fit(*moons)
+    expected = clf.predict_proba(X)
+    # There may be no other device to compute on: 'meta' knows shapes only, and moving to it loses the weights.
+    moved = []
+
+    def cpu(module):
+        moved.append(module)
+        return clf.module_
+
+    elsewhere = copy.copy(clf)
+    elsewhere.module_ = copy.deepcopy(clf.module_).to("meta")
+    monkeypatch.setattr(type(clf.module_), "cpu", cpu)
+    loaded = pickle.loads(pickle.dumps(elsewhere))
+    assert len(moved) == 1
+    assert {p.device.type for p in elsewhere.module_.parameters()} == {"meta"}
+    np.testing.assert_array_equal(loaded.predict_proba(X), expected)
+    loaded.set_params(device="meta")
+    assert loaded._checked(X).device.type == "meta"
+    assert {p.device.type for p in loaded.module_.parameters()} == {"meta"}
 
 
 def test_float32_input_is_computed_in_float32(moons):
@@ -502,3 +542,28 @@ def test_a_bad_parameter_set_after_fitting_is_refused_by_name_when_predicting(fi
     other = pickle.loads(pickle.dumps(fitted)).set_params(**{parameter: bad})
     with pytest.raises(ValueError, match=parameter):
         other.predict(moons[0])
+
+
+# scikit-learn's manners
+
+
+def test_html_shows_the_parameters_that_were_set():
+    html = ODENetClassifier(rtol=0.0123)._repr_html_()
+    assert "ODENetClassifier" in html
+    assert "0.0123" in html
+
+
+def test_sample_weights_are_routed_through_pipelines_and_searches(moons):
+    X, y = moons
+    weights = np.where(X[:, 0] > 0, 0.0, 1.0)
+    expected = ODENetClassifier(**TINY).fit(X[weights > 0], y[weights > 0]).predict_proba(X)
+    with config_context(enable_metadata_routing=True):
+        clf = ODENetClassifier(**TINY).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        search = GridSearchCV(make_pipeline(clf), {"odenetclassifier__rtol": [1e-3]}, cv=2)
+        found = search.fit(X, y, sample_weight=weights).predict_proba(X)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_workers_of_a_search_share_the_cores():
+    counts = Parallel(n_jobs=2, backend="loky")(delayed(torch.get_num_threads)() for _ in range(4))
+    assert max(counts) <= max(1, cpu_count() // 2)

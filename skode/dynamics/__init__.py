@@ -2,7 +2,17 @@
 
 from skode.dynamics.activations import ACTIVATIONS
 from skode.dynamics.divergence import analytic_divergence, exact_divergence
+from skode.dynamics.evolving import EvolvingField
 from skode.dynamics.flow import FlowField, flow_field
 from skode.dynamics.mlp import MLPField, affine
 
-__all__ = ["ACTIVATIONS", "FlowField", "MLPField", "affine", "analytic_divergence", "exact_divergence", "flow_field"]
+__all__ = [
+    "ACTIVATIONS",
+    "EvolvingField",
+    "FlowField",
+    "MLPField",
+    "affine",
+    "analytic_divergence",
+    "exact_divergence",
+    "flow_field",
+]

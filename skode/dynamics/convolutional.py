@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from skode.dynamics.evolving import N_SETS, EvolvingLayer, WeightODE
 from skode.dynamics.mlp import affine
 from skode.dynamics.odenet import Solve
 from skode.solvers import Solution
@@ -41,6 +43,8 @@ class ConvField(nn.Module):
         Channels between the convolutions.
     time_dependent : bool, default=True
         Whether time is one more channel of each convolution's input.
+    evolving_weights : bool, default=False
+        Whether the convolutions' weights evolve with time; see :class:`skode.dynamics.evolving.WeightODE`.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -54,6 +58,7 @@ class ConvField(nn.Module):
         n_channels: int,
         hidden_layer_sizes: Sequence[int] = (64,),
         time_dependent: bool = True,
+        evolving_weights: bool = False,
         *,
         generator: torch.Generator,
     ) -> None:
@@ -61,23 +66,30 @@ class ConvField(nn.Module):
         self.time_dependent = time_dependent
         sizes = [n_channels, *hidden_layer_sizes, n_channels]
         self.norms = nn.ModuleList(normalisation(n) for n in sizes)
-        self.layers = nn.ModuleList(convolution(m + time_dependent, n, 3, generator) for m, n in pairwise(sizes))
+        n_sets = N_SETS if evolving_weights else 1
+        self.coefficients = WeightODE(n_sets, generator) if evolving_weights else None
+        sets = ([convolution(m + time_dependent, n, 3, generator) for _ in range(n_sets)] for m, n in pairwise(sizes))
+        self.layers = nn.ModuleList(EvolvingLayer(layers) if evolving_weights else layers[0] for layers in sets)
         # A field that starts from zero makes easy dynamics, which training then makes as hard as need be.
         nn.init.zeros_(self.norms[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """``dz/dt`` for states of shape (n, n_channels, height, width)."""
+        weights = () if self.coefficients is None else (self.coefficients(t),)
         for norm, layer in zip(self.norms, self.layers, strict=False):
             z = torch.relu(norm(z))
             if self.time_dependent:
                 time = torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(len(z), 1, *z.shape[2:])
                 z = torch.cat([z, time], dim=1)
-            z = layer(z)
+            z = layer(z, *weights)
         return self.norms[-1](z)
 
 
 class ConvODENet(nn.Module):
-    """Convolutions that make an image smaller, one or more ODEs over ``0 <= t <= 1``, and an affine map of the means.
+    """Convolutions that make an image smaller, one or more ODEs over ``0 <= t <= 1``, and an affine map of the last.
+
+    The affine map sees where things are in what is left of the image, which is small. Means over it, as in the paper,
+    tell much less after a normalisation by channels: training then takes several times the epochs.
 
     Parameters
     ----------
@@ -91,15 +103,18 @@ class ConvODENet(nn.Module):
         How many channels of zeros are appended to it.
     n_blocks : int
         Number of ODEs. Between two of them a convolution halves the image.
-    hidden_layer_sizes, time_dependent
+    hidden_layer_sizes, time_dependent, evolving_weights
         See :class:`ConvField`.
+    field : nn.Module or None
+        The vector field of each ODE, called as ``field(t, z)``, of which each has a copy; a :class:`ConvField` where
+        None.
     generator : torch.Generator
         Source of the initial weights.
 
     Attributes
     ----------
     size : int
-        Channels of the last ODE's state, which are averaged over the image.
+        Numbers in the last ODE's state.
     """
 
     def __init__(
@@ -112,28 +127,32 @@ class ConvODENet(nn.Module):
         n_blocks: int,
         hidden_layer_sizes: Sequence[int],
         time_dependent: bool,
+        evolving_weights: bool = False,
+        field: nn.Module | None = None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.image_shape = tuple(image_shape)
         n_in, *sides = self.image_shape
-        side = max(sides)
-        n_halvings = 0
-        while side > LARGEST_SIDE:
-            n_halvings += 1
-            side = (side + 1) // 2
+        n_halvings = max(0, math.ceil(math.log2(max(sides) / LARGEST_SIDE)))
         # Where the image is halved more than once, the first convolution does it too: at full size it would be dear.
         at_once = n_halvings > 1
         layers: list[nn.Module] = [convolution(n_in, n_channels, 3, generator, stride=1 + at_once)]
         layers += [self._halving(n_channels, generator) for _ in range(n_halvings - at_once)]
         self.embedding = nn.Sequential(*layers)
         self.augment_dim = augment_dim
-        self.size = n_channels + augment_dim
+        n_state = n_channels + augment_dim
         self.fields = nn.ModuleList(
-            ConvField(self.size, hidden_layer_sizes, time_dependent, generator=generator) for _ in range(n_blocks)
+            ConvField(n_state, hidden_layer_sizes, time_dependent, evolving_weights, generator=generator)
+            if field is None
+            else copy.deepcopy(field)
+            for _ in range(n_blocks)
         )
-        self.between = nn.ModuleList(self._halving(self.size, generator) for _ in range(n_blocks - 1))
-        self.norm = normalisation(self.size)
+        self.between = nn.ModuleList(self._halving(n_state, generator) for _ in range(n_blocks - 1))
+        self.norm = normalisation(n_state)
+        for _ in range(n_halvings + n_blocks - 1):
+            sides = [(side + 1) // 2 for side in sides]
+        self.size = n_state * math.prod(sides)
         self.head = affine(self.size, n_outputs, generator)
 
     @staticmethod
@@ -157,5 +176,5 @@ class ConvODENet(nn.Module):
         return found
 
     def features(self, z: Tensor) -> Tensor:
-        """Means over the image, of which the outputs are an affine function."""
-        return torch.relu(self.norm(z)).mean(dim=(2, 3))
+        """What the outputs are an affine function of: the state at the end, normalised."""
+        return torch.relu(self.norm(z)).flatten(1)

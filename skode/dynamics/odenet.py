@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skode.dynamics.evolving import EvolvingField
 from skode.dynamics.mlp import MLPField, affine
 from skode.solvers import Solution
 
@@ -27,8 +28,10 @@ class ODENet(nn.Module):
         How many zeros are appended to that state (Dupont, Doucet, Teh, "Augmented Neural ODEs", NeurIPS 2019).
     field : nn.Module or None
         The vector field, called as ``field(t, z)``; an :class:`skode.dynamics.MLPField` where None.
+    evolving_weights : bool
+        Whether that is an :class:`skode.dynamics.EvolvingField` instead.
     field_options : dict
-        Passed to :class:`skode.dynamics.MLPField`.
+        Passed to either.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -46,6 +49,7 @@ class ODENet(nn.Module):
         state_size: int | None,
         augment_dim: int,
         field: nn.Module | None,
+        evolving_weights: bool = False,
         field_options: dict[str, Any],
         generator: torch.Generator,
     ) -> None:
@@ -53,7 +57,8 @@ class ODENet(nn.Module):
         self.embedding = affine(n_features, state_size, generator) if state_size is not None else nn.Identity()
         self.augment_dim = augment_dim
         self.size = (n_features if state_size is None else state_size) + augment_dim
-        self.field = MLPField(self.size, generator=generator, **field_options) if field is None else field
+        kind = EvolvingField if evolving_weights else MLPField
+        self.field = kind(self.size, generator=generator, **field_options) if field is None else field
         self.head = affine(self.size, n_outputs, generator)
 
     def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:

@@ -45,7 +45,8 @@ class Problem:
     statistics : Statistics
         Where the work is counted.
     memory_budget : int
-        Bytes of stage activations, or autograd graphs, that the discrete adjoint may keep; beyond it they are recomputed.
+        Bytes of stage activations, or of autograd graphs, that the discrete adjoint may keep; beyond it they are
+        recomputed.
     seminorm : bool
         Whether the continuous adjoint's error test leaves out the parameters' gradients.
     grid_is_times : bool

@@ -61,9 +61,10 @@ def solve_ivp(
         The vector field. ``func(t, y)`` receives a 0-dimensional time (where samples have times of their own: of
         shape ``(batch, 1, ..., 1)``) and a state of ``y0``'s shape, and returns a tensor of that shape, without
         changing ``y`` in place. With ``adjoint="continuous"``, and with ``"discrete"`` beyond ``memory_budget``, it
-        is evaluated again for the gradient, so it must not be random, nor may what it uses change in between. Modules, functions and closures
-        may depend on any tensors: those that require grad are found and differentiated. A field that offers its own
-        pullback (see :class:`skode.solvers.OffersPullback`) takes the fast path. With ``step_control="per_sample"``
+        is evaluated again for the gradient, so it must not be random, nor may what it uses change in between.
+        Modules, functions and closures may depend on any tensors: those that require grad are found and
+        differentiated. A field that offers its own pullback (see :class:`skode.solvers.OffersPullback`) takes the
+        fast path. With ``step_control="per_sample"``
         it must treat samples independently, and receives those that are still on their way.
     t_span : pair of float, or array-like of shape (2,) or (batch, 2)
         Initial and final time, in either order; per sample where it has two dimensions.

@@ -54,6 +54,14 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     #: What the calls of ``partial_fit`` so far have led to.
     _record: TrainingRecord | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the module on the CPU, so that it can be loaded where its device is not."""
+        state = dict(super().__getstate__())
+        module = state.get("module_")
+        if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
+            state["module_"] = copy.deepcopy(module).cpu()
+        return state
+
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints, checked element by element."""
         sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()

@@ -22,6 +22,7 @@ def main() -> None:
         "speed": ["--out", str(options.out / "speed.md"), *quick],
         "work_precision": ["--out", str(options.out), *quick, *tolerances],
         "fit": ["--out", str(options.out / "fit.md"), *(["--rounds", "3"] if options.quick else [])],
+        "tables": ["--out", str(options.out / "tables.md")],
         "memory": ["--out", str(options.out), *tolerances],
     }.items():
         subprocess.run([sys.executable, "-m", f"tests.benchmarks.{script}", *settings], check=True)

@@ -295,3 +295,42 @@ def test_verbose_says_why_it_stopped(capsys):
 def test_it_is_silent_otherwise(capsys):
     quietly(Quadratic(), max_iter=3)
     assert capsys.readouterr().out == ""
+
+
+# The learning rate
+
+
+def rates(**changed):
+    """The learning rate of every update, seen by how far the first steps of Adam go."""
+    objective, seen = Quadratic(), []
+    weight = objective.weight
+    before = weight.detach().clone()
+
+    def loss(rows):
+        nonlocal before
+        seen.append(float((weight.detach() - before).abs().max()))
+        before = weight.detach().clone()
+        return 1e-3 * (weight * TARGET).sum() + 0.0 * objective.bias.sum()  # a gradient that never changes
+
+    objective.loss = loss
+    record = quietly(objective, n_iter_no_change=None, **changed)
+    return np.array(seen[1:]), record
+
+
+def test_the_learning_rate_follows_half_a_cosine():
+    seen, record = rates(schedule="cosine", max_iter=10)
+    progress = np.arange(len(seen)) / (len(seen) + 1)
+    np.testing.assert_allclose(seen, 0.1 * 0.5 * (1 + np.cos(np.pi * progress)), rtol=1e-4)
+    assert record.converged
+    assert "come down" in record.stopped_because
+
+
+def test_a_schedule_that_has_ended_is_no_reason_to_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(Quadratic(), max_iter=3, schedule="cosine", n_iter_no_change=None)
+
+
+def test_the_learning_rate_is_constant_otherwise():
+    seen, _ = rates(max_iter=10)
+    np.testing.assert_allclose(seen, 0.1, rtol=1e-4)

@@ -98,8 +98,7 @@ def test_a_random_field_is_differentiated_as_it_was_where_its_graphs_are_kept(me
         with torch.no_grad():
             weight[2, 1] += moved
         steps = {"step_size": 0.1} if method == "rk4" else in_steps(10)
-        value = solve_ivp(lambda t, y: noisy(y), (0, 1), torch.ones(4, 3).double(), method=method, **steps).y[-1].sum()
-        return value
+        return solve_ivp(lambda t, y: noisy(y), (0, 1), torch.ones(4, 3).double(), method=method, **steps).y[-1].sum()
 
     found = torch.autograd.grad(loss(0.0), weight)[0][2, 1]
     above, below = loss(step), loss(-2 * step)

@@ -1,0 +1,243 @@
+"""ODE-Nets beside residual networks: error, parameters, memory, time, and what the solver did.
+
+The experiments of Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018),
+section 3, on handwritten digits:
+
+- one family of convolutional networks as a ResNet (six residual blocks, each with weights of its own), an RK-Net (an ODE
+  differentiated through the solver), an ODE-Net by the adjoint ODE and by the discrete adjoint, and with evolving
+  weights (ANODEV2): test error, parameters, peak memory, time, forward and backward evaluations;
+- numerical error, time and evaluations against tolerance, for a network that was trained once;
+- evaluations over training; training tight and predicting loose.
+
+Run ``python examples/odenet.py [FOLDER]``: on the 8 x 8 digits of scikit-learn, in about three minutes on two cores.
+With ``--mnist FILE``, an ``.npz`` with ``x_train, y_train, x_test, y_test``, on MNIST: that takes hours. Tables are
+printed and written to FOLDER (``pictures`` by default) with three pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+
+from skode import ODENetClassifier
+from skode.inspection import tolerance_curve
+
+N_LAYERS = 6
+TOLERANCES = np.logspace(-1, -6, 6)
+
+
+class ResidualBlocks(nn.Module):
+    """``dz/dt`` that has other weights in each of some equal stretches of time.
+
+    Euler's method with a step for each stretch is then a residual network: ``z + h f_k(z)``, block by block.
+    """
+
+    def __init__(self, n_channels: int, n_blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(n_channels // 2, n_channels),
+                nn.ReLU(),
+                nn.Conv2d(n_channels, n_channels, 3, padding=1),
+                nn.GroupNorm(n_channels // 2, n_channels),
+                nn.ReLU(),
+                nn.Conv2d(n_channels, n_channels, 3, padding=1),
+                nn.GroupNorm(n_channels // 2, n_channels),
+            )
+            for _ in range(n_blocks)
+        )
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        # Where samples have times of their own, these are the same: the steps are.
+        k = math.floor(float(t.reshape(-1)[0]) * len(self.blocks) + 0.5)
+        return len(self.blocks) * self.blocks[min(k, len(self.blocks) - 1)](z)
+
+
+def networks(n_channels: int) -> dict[str, dict]:
+    """What sets each network apart."""
+    torch.manual_seed(0)
+    return {
+        "ResNet": {"field": ResidualBlocks(n_channels, N_LAYERS), "method": "euler", "step_size": 1 / N_LAYERS},
+        "RK-Net": {"adjoint": "backprop"},
+        "ODE-Net, adjoint ODE": {"adjoint": "continuous"},
+        "ODE-Net, discrete adjoint": {},
+        "ODE-Net, evolving weights": {"evolving_weights": True},
+    }
+
+
+def load(mnist: Path | None) -> tuple[dict, list[np.ndarray]]:
+    """Settings of all networks, and the data: X_train, X_test, y_train, y_test."""
+    settings = {"image_shift": 0.5, "batch_size": 50, "max_iter": 20, "state_size": 32, "image_shape": (1, 8, 8)}
+    if mnist is None:
+        X, y = load_digits(return_X_y=True)
+        return settings, train_test_split(X.astype(np.float32), y, test_size=1 / 3, random_state=0, stratify=y)
+    with np.load(mnist) as file:
+        X_train, X_test = (file[name].reshape(-1, 784).astype(np.float32) for name in ("x_train", "x_test"))
+        y_train, y_test = file["y_train"], file["y_test"]
+    settings |= {"image_shift": 2.0, "batch_size": 128, "max_iter": 15, "image_shape": (1, 28, 28)}
+    return settings, [X_train, X_test, y_train, y_test]
+
+
+def classifier(settings: dict, **own) -> ODENetClassifier:
+    common = {"learning_rate": "cosine", "learning_rate_init": 1e-2, "alpha": 0.01, "input_dropout": 0.0}
+    width = (settings["state_size"],)
+    return ODENetClassifier(width, n_iter_no_change=None, random_state=0, **common, **settings, **own)
+
+
+class PeakMemory:
+    """The most memory that this process holds in the course of a block, in MB above that at its start."""
+
+    def __enter__(self) -> PeakMemory:
+        self.page, self.start = resource.getpagesize() / 1e6, self.now()
+        self.peak, self.done = self.start, threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+        self.megabytes = self.peak - self.start
+
+    def now(self) -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * self.page
+
+    def watch(self) -> None:
+        while not self.done.wait(0.005):
+            self.peak = max(self.peak, self.now())
+
+
+def train(mnist: Path | None, name: str) -> tuple[dict, ODENetClassifier]:
+    """Train one of the networks, in a process that has trained no other; its row in the table."""
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    torch.set_num_threads(2)
+    settings, (X_train, X_test, y_train, y_test) = load(mnist)
+    model = classifier(settings, **networks(settings["state_size"])[name])
+    started = time.perf_counter()
+    with PeakMemory() as memory:
+        model.fit(X_train, y_train)
+    seconds = time.perf_counter() - started
+    row = {
+        "network": name,
+        "test error, %": 100 * (1 - model.score(X_test, y_test)),
+        "parameters": sum(p.numel() for p in model.module_.parameters()),
+        "peak memory, MB": memory.megabytes,
+        "seconds": seconds,
+        "NFE forward": model.nfe_forward_[-1],
+        "NFE backward": model.nfe_backward_[-1],
+    }
+    return row, model
+
+
+def compare(mnist: Path | None) -> tuple[pd.DataFrame, dict[str, ODENetClassifier]]:
+    rows, models = [], {}
+    for name in networks(32):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+            row, models[name] = process.submit(train, mnist, name).result()
+        rows.append(row)
+        print(f"trained {name} in {row['seconds']:.0f} s", file=sys.stderr)
+    return pd.DataFrame(rows), models
+
+
+def against_tolerance(model: ODENetClassifier, X: np.ndarray, y: np.ndarray) -> pd.DataFrame:
+    """Numerical error of the state at the end, time and evaluations, for one and the same network."""
+    exact = model.set_params(rtol=1e-9, atol=1e-9, dtype="float64")
+    exact.module_.double()  # what is compared is the solver's error, not that of rounding
+    truth = exact.transform(X)
+    curve = tolerance_curve(exact, X, y, tolerances=TOLERANCES)
+    errors = []
+    for tolerance in TOLERANCES:
+        found = exact.set_params(rtol=tolerance, atol=tolerance).transform(X)
+        errors.append(np.sqrt(np.mean((found - truth) ** 2)))
+    return curve.assign(error=errors)
+
+
+def tight_and_loose(settings: dict, data: list[np.ndarray]) -> pd.DataFrame:
+    """Test accuracy by the tolerance of training (rows) and of prediction (columns)."""
+    X_train, X_test, y_train, y_test = data
+    found = {}
+    for trained_at in (1e-1, 1e-3, 1e-5):
+        model = classifier(settings, rtol=trained_at, atol=trained_at, dtype="float32").fit(X_train, y_train)
+        curve = tolerance_curve(model, X_test, y_test, tolerances=(1e-1, 1e-2, 1e-3, 1e-4))
+        found[f"trained at {trained_at:.0e}"] = dict(zip(curve["tolerance"], curve["score"], strict=True))
+    return pd.DataFrame(found).T
+
+
+def draw(folder: Path, curve: pd.DataFrame, models: dict[str, ODENetClassifier]) -> None:
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
+    axes[0].loglog(curve["nfe"], curve["error"], "o-")
+    axes[0].set(xlabel="evaluations per sample", ylabel="numerical error of the state")
+    axes[1].plot(curve["nfe"], curve["seconds"], "o-")
+    axes[1].set(xlabel="evaluations per sample", ylabel="seconds to predict")
+    axes[2].semilogx(curve["tolerance"], curve["score"], "o-")
+    axes[2].set(xlabel="rtol = atol", ylabel="test accuracy")
+    figure.tight_layout()
+    save(figure, folder / "odenet_tolerance.png")
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    for name, model in models.items():
+        epochs = 1 + np.arange(model.n_iter_)
+        (line,) = axes[0].plot(epochs, model.nfe_forward_, label=name)
+        axes[0].plot(epochs, model.nfe_backward_, ":", color=line.get_color())
+        axes[1].semilogy(epochs, model.loss_curve_, label=name)
+    axes[0].set(xlabel="epoch", ylabel="evaluations: forward (line), backward (dots)")
+    axes[1].set(xlabel="epoch", ylabel="training loss")
+    axes[1].legend(fontsize="small")
+    figure.tight_layout()
+    save(figure, folder / "odenet_training.png")
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("pictures"))
+    parser.add_argument("--mnist", type=Path, help="an .npz file with x_train, y_train, x_test and y_test")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    settings, data = load(options.mnist)
+
+    comparison, models = compare(options.mnist)
+    curve = against_tolerance(models["ODE-Net, discrete adjoint"], data[1], data[3])
+    grid = tight_and_loose(settings, data)
+    draw(options.folder, curve, models)
+    text = "\n\n".join(
+        [
+            comparison.to_string(index=False, float_format="{:.2f}".format),
+            curve.to_string(index=False, float_format="{:.3g}".format),
+            "Test accuracy, by the tolerance of training (rows) and of prediction (columns):\n"
+            + grid.to_string(float_format="{:.4f}".format),
+        ]
+    )
+    (options.folder / "odenet.txt").write_text(text + "\n")
+    print(text)
+    print(f"\nThis and the pictures odenet_tolerance.png and odenet_training.png are in {options.folder}/.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Weights that evolve with time by an ODE of their own, beside the state that they move."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from skode.dynamics.activations import get_activation
+from skode.dynamics.mlp import affine
+
+#: How many sets of weights a field's weights are combined from.
+N_SETS = 2
+
+
+class WeightODE(nn.Module):
+    """The linear ODE ``dc/dt = A c``, ``c(0) = (1, 0, ...)``, of the coefficients that combine sets of weights.
+
+    The weights ``theta(t) = sum_k c_k(t) theta_k`` then obey a linear ODE themselves, as those of Zhang, Yao, Gholami,
+    Keutzer, Gonzalez, Biros, Mahoney, "ANODEV2: A Coupled Neural ODE Framework", NeurIPS 2019. There its operator is
+    one of reaction, diffusion and advection; here it is learned. Its solution ``c(t) = exp(t A) c(0)`` is exact, so
+    that the solver need not follow it.
+
+    Parameters
+    ----------
+    n_sets : int
+        Number of sets of weights.
+    generator : torch.Generator
+        Source of the initial ``A``.
+    """
+
+    def __init__(self, n_sets: int, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.operator = nn.Parameter(torch.empty(n_sets, n_sets).uniform_(-1.0, 1.0, generator=generator))
+
+    def forward(self, t: float | Tensor) -> Tensor:
+        """``c(t)``, of shape (n_sets,), or (n, n_sets) where every sample has a time of its own."""
+        t = torch.as_tensor(t, dtype=self.operator.dtype, device=self.operator.device)
+        times = t.reshape(-1, 1, 1) if t.ndim else t
+        return torch.linalg.matrix_exp(times * self.operator)[..., 0]
+
+
+class EvolvingLayer(nn.Module):
+    """An affine map or a convolution whose weights are combined from several sets.
+
+    Parameters
+    ----------
+    layers : sequence of nn.Linear, or of nn.Conv2d
+        The sets of weights, alike in shape.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear] | Sequence[nn.Conv2d]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias = nn.Parameter(torch.stack(biases))
+        first = layers[0]
+        if isinstance(first, nn.Conv2d):
+            self.map = functools.partial(functional.conv2d, stride=first.stride, padding=first.padding)
+        else:
+            self.map = functional.linear
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """The map of ``x`` with the weights that coefficients ``c`` (see :class:`WeightODE`) combine."""
+        if c.ndim == 1:
+            return self.map(x, torch.tensordot(c, self.weight, 1), torch.tensordot(c, self.bias, 1))
+        # Every sample has weights of its own: combine what the sets make of it instead, which is the same.
+        by_set = c.t().reshape(c.shape[1], -1, *[1] * (x.ndim - 1))
+        return sum((c_k * self.map(x, *set_k) for c_k, *set_k in zip(by_set, self.weight, self.bias, strict=True)))
+
+
+class EvolvingField(nn.Module):
+    """The vector field of :class:`skode.dynamics.MLPField` with weights that evolve with time.
+
+    Parameters
+    ----------
+    n_features, hidden_layer_sizes, activation, time_dependent, generator
+        As those of :class:`skode.dynamics.MLPField`.
+    n_sets : int, default=2
+        How many sets of weights are combined; see :class:`WeightODE`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skode.dynamics import EvolvingField
+    >>> field = EvolvingField(2, hidden_layer_sizes=(16,), generator=torch.Generator().manual_seed(0))
+    >>> field(0.5, torch.zeros(10, 2)).shape
+    torch.Size([10, 2])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        hidden_layer_sizes: Sequence[int] = (64, 64),
+        activation: str = "tanh",
+        time_dependent: bool = True,
+        *,
+        n_sets: int = N_SETS,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.h = get_activation(activation).value
+        self.time_dependent = time_dependent
+        self.coefficients = WeightODE(n_sets, generator)
+        sizes = [n_features + time_dependent, *hidden_layer_sizes, n_features]
+        self.layers = nn.ModuleList(
+            EvolvingLayer([affine(m, n, generator) for _ in range(n_sets)]) for m, n in pairwise(sizes)
+        )
+
+    def forward(self, t: float | Tensor, z: Tensor) -> Tensor:
+        """``dz/dt`` for states of shape (n, n_features), at a time or at one for each, of shape (n, 1)."""
+        c = self.coefficients(t)
+        if self.time_dependent:
+            time = torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(len(z), 1)
+            z = torch.cat([z, time], dim=1)
+        *hidden, last = self.layers
+        for layer in hidden:
+            z = self.h(layer(z, c))
+        return last(z, c)
