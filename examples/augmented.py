@@ -1,7 +1,7 @@
 """What a neural ODE cannot represent, and an augmented one can: a sphere inside another.
 
-Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019): solutions of an ODE in d dimensions do not cross, so that no
-flow of the plane (or of space) takes the points inside a sphere out through those around it, to where an affine map
+Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019): solutions of an ODE in d dimensions do not cross, so that
+no flow of the plane (or of space) takes the points inside a sphere out through those around it, to where an affine map
 tells both apart. With one more dimension it is easy. A plain ODE can only come close, by dynamics that become harder
 and harder to solve.
 

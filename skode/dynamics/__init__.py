@@ -1,6 +1,7 @@
 """What is integrated: vector fields with their pullbacks and divergences. Torch only."""
 
 from skode.dynamics.activations import ACTIVATIONS
+from skode.dynamics.convolutional import ConvField
 from skode.dynamics.divergence import analytic_divergence, exact_divergence
 from skode.dynamics.evolving import EvolvingField
 from skode.dynamics.flow import FlowField, flow_field
@@ -8,7 +9,7 @@ from skode.dynamics.mlp import MLPField, affine
 
 __all__ = [
     "ACTIVATIONS",
-    "EvolvingField",
+    "ConvField", "EvolvingField",
     "FlowField",
     "MLPField",
     "affine",
