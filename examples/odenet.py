@@ -9,9 +9,10 @@ section 3, on handwritten digits:
 - numerical error, time and evaluations against tolerance, for a network that was trained once;
 - evaluations over training; training tight and predicting loose.
 
-Run ``python examples/odenet.py [FOLDER]``: on the 8 x 8 digits of scikit-learn, in about three minutes on two cores.
+Run ``python examples/odenet.py [FOLDER]``: on the 8 x 8 digits of scikit-learn, in three to four minutes on two cores.
+There, batches are so small that memory hardly differs; for memory against steps see ``docs/benchmarks``.
 With ``--mnist FILE``, an ``.npz`` with ``x_train, y_train, x_test, y_test``, on MNIST: that takes hours. Tables are
-printed and written to FOLDER (``pictures`` by default) with three pictures.
+printed and written to FOLDER (``pictures`` by default) with two pictures.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import NullFormatter
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -44,7 +46,7 @@ from skode.dynamics import ConvField
 from skode.inspection import tolerance_curve
 
 N_LAYERS = 6
-TOLERANCES = np.logspace(-1, -6, 6)
+TOLERANCES = np.logspace(-1, -8, 8)
 
 
 class ResidualBlocks(nn.Module):
@@ -181,6 +183,7 @@ def draw(folder: Path, curve: pd.DataFrame, models: dict[str, ODENetClassifier])
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     axes[0].loglog(curve["nfe"], curve["error"], "o-")
     axes[0].set(xlabel="evaluations per sample", ylabel="numerical error of the state")
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
     axes[1].plot(curve["nfe"], curve["seconds"], "o-")
     axes[1].set(xlabel="evaluations per sample", ylabel="seconds to predict")
     axes[2].semilogx(curve["tolerance"], curve["score"], "o-")

@@ -9,7 +9,8 @@ from skode.dynamics.mlp import MLPField, affine
 
 __all__ = [
     "ACTIVATIONS",
-    "ConvField", "EvolvingField",
+    "ConvField",
+    "EvolvingField",
     "FlowField",
     "MLPField",
     "affine",
