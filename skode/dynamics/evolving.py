@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -59,6 +59,7 @@ class EvolvingLayer(nn.Module):
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.bias = nn.Parameter(torch.stack(biases))
         first = layers[0]
+        self.map: Callable[..., Tensor]
         if isinstance(first, nn.Conv2d):
             self.map = functools.partial(functional.conv2d, stride=first.stride, padding=first.padding)
         else:
