@@ -6,7 +6,7 @@ tells both apart. With one more dimension it is easy. A plain ODE can only come 
 and harder to solve.
 
 Run ``python examples/augmented.py [FOLDER]``: prints a table and writes two pictures to FOLDER, ``pictures`` by
-default, in about a minute.
+default, in less than two minutes.
 """
 
 from __future__ import annotations

@@ -41,12 +41,14 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         the features can.
     field : torch.nn.Module or None, default=None
         The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
-        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. None: a perceptron, or
-        convolutions, as ``hidden_layer_sizes``, ``activation`` and ``time_dependent`` say.
+        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random one
+        (dropout) may need ``adjoint="backprop"``. None: a perceptron, or convolutions, as ``hidden_layer_sizes``,
+        ``activation`` and ``time_dependent`` say.
     image_shape : tuple of (channels, height, width) or None, default=None
         Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
         convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
-        group normalisation and ReLU stand where ``activation`` does otherwise.
+        group normalisation and ReLU stand where ``activation`` does otherwise. Pixels are standardised all as one, and
+        not squashed.
     image_shift : float, default=0.0
         By how many pixels, at most, each image is shifted at random in training, in either direction; its edges are
         repeated, and it is interpolated between pixels.
@@ -77,7 +79,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
     learning_rate : {"constant", "cosine"}, default="constant"
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
-        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand.
+        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand; so that
+        training gets to its end, pass ``n_iter_no_change=None``. In ``partial_fit`` it is constant.
     learning_rate_init : float, default=1e-3
         Learning rate of Adam.
     max_iter : int, default=200
@@ -86,7 +89,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, validation split and order of samples. Two fits with the same int on one machine
-        are identical to the bit.
+        are identical: to the bit in one process, and to rounding in two, each of which tries once which of torch's
+        libraries multiplies matrices faster.
     tol : float, default=1e-4
         An epoch whose loss (or validation score) is not better than the best by ``tol`` counts as no improvement.
     verbose : bool, default=False

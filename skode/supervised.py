@@ -63,17 +63,9 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
 }
 
 
-#: What a network is built from, and cannot be changed once it is.
-ARCHITECTURE = (
-    "hidden_layer_sizes",
-    "activation",
-    "state_size",
-    "augment_dim",
-    "image_shape",
-    "n_blocks",
-    "time_dependent",
-    "evolving_weights",
-)
+#: What a network is built from, and cannot be changed once it is; and what only its built-in field is built from.
+ARCHITECTURE = ("state_size", "augment_dim", "image_shape", "n_blocks", "field")
+FIELD_ARCHITECTURE = ("hidden_layer_sizes", "activation", "time_dependent", "evolving_weights")
 
 
 class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
@@ -135,8 +127,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         hidden = self._hidden_layers()
         self._check_penalties()
         first = not ((self.warm_start or partial) and hasattr(self, "module_"))
-        built_from = {name: getattr(self, name) for name in ARCHITECTURE} | {"hidden_layer_sizes": hidden}
-        built_from["image_shape"] = None if self.image_shape is None else tuple(self.image_shape)
+        built_from = self._architecture(hidden)
         if not first:
             self._check_as_built(built_from)
         X, y = validate_data(
@@ -144,6 +135,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         )
         y = y.toarray() if issparse(y) else y
         given = {"X": X, "y": y}
+        if self.image_shape is not None:
+            self._checked_image_shape(X.shape[1])
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         targets = self._encode(y, first=first, classes=classes)
         weights = self._weights(targets, sample_weight)
@@ -160,7 +153,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         rows = rows[chosen]
         self._prepare(targets[rows], own_weights, first=first)
         device = resolve_device(self.device)
-        dtype = resolve_dtype(self.dtype, X, device) if first else self.module_.head.weight.dtype
+        as_asked = first or self.dtype is not None
+        dtype = resolve_dtype(self.dtype, X, device) if as_asked else self.module_.head.weight.dtype
         train_in = self._training_dtype(dtype)
         if first:
             self.scaler_ = fitted_scaler(*self._to_scale(X[rows], own_weights))
@@ -189,16 +183,21 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 return score
 
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
-        with self._own_random_state(rng):
-            self.module_.train()
-            if partial:
-                self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
-                self.module_.to(dtype)
-            else:
-                self._record = self._fit_module(
-                    objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, **given
-                )
-            self.module_.eval()
+        try:
+            with self._own_random_state(rng):
+                self.module_.train()
+                if partial:
+                    self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
+                    self.module_.to(dtype)
+                else:
+                    self._record = self._fit_module(
+                        objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, **given
+                    )
+                self.module_.eval()
+        except BaseException:
+            if first:  # nothing was learned
+                del self.module_
+            raise
         return self
 
     def _for_merged(self, weights: np.ndarray, n_given: int, *, partial: bool) -> tuple[float, int]:
@@ -212,11 +211,22 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         passes = max(1, round(math.ceil(n_given / batch) / math.ceil(n / batch)))
         return self.alpha * self._batch_size(n, AUTO_BATCH_SIZE) / weighs, passes
 
+    def _architecture(self, hidden: tuple[int, ...]) -> dict[str, Any]:
+        """What the network is built from, or is to be."""
+        own = {name: getattr(self, name) for name in FIELD_ARCHITECTURE} if self.field is None else {}
+        if own:
+            own["hidden_layer_sizes"] = hidden
+        if self.image_shape is not None:
+            own.pop("activation", None)
+        built_from = {name: getattr(self, name) for name in ARCHITECTURE} | own
+        built_from["image_shape"] = None if self.image_shape is None else tuple(self.image_shape)
+        return built_from
+
     def _check_as_built(self, wanted: dict[str, Any]) -> None:
         """Refuse to go on with a network that is not the one asked for."""
         for name, value in wanted.items():
-            built = self._built_from[name]
-            if value != built:
+            built = self._built_from.get(name, value)
+            if value is not built and value != built:
                 raise ValueError(
                     f"{name}={value!r}, but the network that training would go on with was built with {built!r}; "
                     "build a new one by warm_start=False, or with a clone of the estimator."
@@ -338,7 +348,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _checked(self, X: Any) -> Tensor:
         """Features as the fitted network takes them."""
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         device = resolve_device(self.device)
         self.module_.to(device)  # it may have been fitted on another
@@ -351,7 +361,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return outputs, np.sum([evaluations(solution, len(outputs)) for solution in solutions], axis=0)
 
     def transform(self, X: Any) -> np.ndarray:
-        """The state at the end of the ODE (of images, normalised), which the outputs are an affine function of.
+        """The state at the end of the ODE (of images, normalised and rectified), which outputs are affine functions of.
 
         Parameters
         ----------

@@ -16,6 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skode import ODENetClassifier
+from skode.dynamics.products import onednn_is_faster
+from skode.solvers import SolverError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -282,6 +284,42 @@ def test_training_does_not_go_on_with_another_network_than_asked_for(moons, name
     clf.set_params(warm_start=False).fit(*moons)
 
 
+def test_training_does_not_go_on_with_another_field_and_goes_on_in_another_dtype(moons):
+    class Own(torch.nn.Module):
+        def forward(self, t, z):
+            return -z
+
+    X, y = moons
+    clf = ODENetClassifier(**TINY, warm_start=True).fit(X.astype(np.float32), y)
+    with pytest.raises(ValueError, match="field="):
+        clf.set_params(field=Own()).fit(X, y)
+    clf.set_params(field=None, dtype="float64").fit(X, y)
+    assert clf.predict_proba(X).dtype == np.float64
+    own = ODENetClassifier(**TINY, warm_start=True, field=Own()).fit(X, y)
+    own.set_params(hidden_layer_sizes=(99,)).fit(X, y)  # which a field of one's own has no use for
+    pickle.loads(pickle.dumps(clf)).fit(X, y)
+
+
+def test_a_refused_fit_leaves_the_last_one_as_it_was(moons, fitted):
+    clf, expected = copy.deepcopy(fitted), fitted.predict(moons[0])
+    with pytest.raises(ValueError, match="image_shape"):
+        clf.set_params(image_shape=(1, 2, 3)).fit(moons[0], np.arange(60) % 5)
+    clf.set_params(image_shape=None)
+    np.testing.assert_array_equal(clf.predict(moons[0]), expected)
+
+
+def test_a_fit_that_fails_at_once_leaves_nothing_fitted(moons):
+    class Broken(torch.nn.Module):
+        def forward(self, t, z):
+            return z * torch.nan
+
+    clf = ODENetClassifier(**TINY, field=Broken())
+    with pytest.raises(SolverError):
+        clf.fit(*moons)
+    with pytest.raises(NotFittedError):
+        clf.predict(moons[0])
+
+
 # Stopping
 
 
@@ -321,6 +359,16 @@ def test_reaching_max_iter_warns(moons):
 
 
 # What it computes in, and where
+
+
+def test_torchs_default_dtype_is_no_obstacle(moons):
+    onednn_is_faster.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        onednn_is_faster()
+        assert ODENetClassifier(**{**TINY, "max_iter": 30}).fit(*moons).score(*moons) > 0.8
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_model_fitted_elsewhere_is_pickled_for_the_cpu_and_used_where_device_says(moons, monkeypatch):

@@ -18,6 +18,9 @@ from skode.solvers import Solution
 # Images are made smaller until no side is longer than this, before the first ODE.
 LARGEST_SIDE = 7
 
+# Fewer numbers than this are not normalised together, for not much would be left of them.
+SMALLEST_GROUP = 16
+
 
 def convolution(n_in: int, n_out: int, size: int, generator: torch.Generator, *, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps an image's size (divided by ``stride``), initialised by He et al. (2015)."""
@@ -27,9 +30,19 @@ def convolution(n_in: int, n_out: int, size: int, generator: torch.Generator, *,
     return layer
 
 
-def normalisation(n_channels: int) -> nn.GroupNorm:
-    """Group normalisation, which treats every sample by itself, by pairs of channels (the paper: 32 groups of 64)."""
-    return nn.GroupNorm(math.gcd(max(n_channels // 2, 1), n_channels), n_channels)
+def normalisation(n_channels: int, n_pixels: int) -> nn.GroupNorm:
+    """Group normalisation, which treats every sample by itself.
+
+    It is by pairs of channels (the paper: 32 groups of 64), or by as many as make :data:`SMALLEST_GROUP` numbers.
+    """
+    least = max(2, math.ceil(SMALLEST_GROUP / n_pixels))
+    n_groups = max((n for n in range(1, n_channels + 1) if n_channels % n == 0 and n_channels // n >= least), default=1)
+    return nn.GroupNorm(n_groups, n_channels)
+
+
+def halved(sides: Sequence[int], times: int = 1) -> list[int]:
+    """An image's sides after convolutions of stride 2."""
+    return [math.ceil(side / 2**times) for side in sides]
 
 
 class ConvField(nn.Module):
@@ -45,6 +58,8 @@ class ConvField(nn.Module):
         Whether time is one more channel of each convolution's input.
     evolving_weights : bool, default=False
         Whether the convolutions' weights evolve with time; see :class:`skode.dynamics.evolving.WeightODE`.
+    n_pixels : int, default=49
+        Pixels of the state, which say how many channels are normalised together where they are few.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -60,12 +75,13 @@ class ConvField(nn.Module):
         time_dependent: bool = True,
         evolving_weights: bool = False,
         *,
+        n_pixels: int = LARGEST_SIDE**2,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.time_dependent = time_dependent
         sizes = [n_channels, *hidden_layer_sizes, n_channels]
-        self.norms = nn.ModuleList(normalisation(n) for n in sizes)
+        self.norms = nn.ModuleList(normalisation(n, n_pixels) for n in sizes)
         n_sets = N_SETS if evolving_weights else 1
         self.coefficients = WeightODE(n_sets, generator) if evolving_weights else None
         sets = ([convolution(m + time_dependent, n, 3, generator) for _ in range(n_sets)] for m, n in pairwise(sizes))
@@ -134,31 +150,42 @@ class ConvODENet(nn.Module):
         super().__init__()
         self.image_shape = tuple(image_shape)
         n_in, *sides = self.image_shape
+        n_state = n_channels + augment_dim
         n_halvings = max(0, math.ceil(math.log2(max(sides) / LARGEST_SIDE)))
         # Where the image is halved more than once, the first convolution does it too: at full size it would be dear.
         at_once = n_halvings > 1
+        sides = halved(sides, at_once)
         layers: list[nn.Module] = [convolution(n_in, n_channels, 3, generator, stride=1 + at_once)]
-        layers += [self._halving(n_channels, generator) for _ in range(n_halvings - at_once)]
+        for _ in range(n_halvings - at_once):
+            layers.append(self._halving(n_channels, sides, generator))
+            sides = halved(sides)
         self.embedding = nn.Sequential(*layers)
         self.augment_dim = augment_dim
-        n_state = n_channels + augment_dim
-        self.fields = nn.ModuleList(
-            ConvField(n_state, hidden_layer_sizes, time_dependent, evolving_weights, generator=generator)
-            if field is None
-            else copy.deepcopy(field)
-            for _ in range(n_blocks)
-        )
-        self.between = nn.ModuleList(self._halving(n_state, generator) for _ in range(n_blocks - 1))
-        self.norm = normalisation(n_state)
-        for _ in range(n_halvings + n_blocks - 1):
-            sides = [(side + 1) // 2 for side in sides]
+        self.fields, self.between = nn.ModuleList(), nn.ModuleList()
+        for block in range(n_blocks):
+            if block:
+                self.between.append(self._halving(n_state, sides, generator))
+                sides = halved(sides)
+            if field is not None:
+                self.fields.append(copy.deepcopy(field))
+            else:
+                options = {"n_pixels": math.prod(sides), "generator": generator}
+                self.fields.append(ConvField(n_state, hidden_layer_sizes, time_dependent, evolving_weights, **options))
         self.size = n_state * math.prod(sides)
+        if self.size < SMALLEST_GROUP:
+            raise ValueError(
+                f"image_shape={self.image_shape}, n_blocks={n_blocks} and state_size={n_channels} leave a last state "
+                f"of {n_state} x {sides[0]} x {sides[1]} numbers; fewer than {SMALLEST_GROUP} can't be normalised."
+            )
+        self.norm = normalisation(n_state, math.prod(sides))
         self.head = affine(self.size, n_outputs, generator)
 
     @staticmethod
-    def _halving(n_channels: int, generator: torch.Generator) -> nn.Sequential:
+    def _halving(n_channels: int, sides: Sequence[int], generator: torch.Generator) -> nn.Sequential:
         return nn.Sequential(
-            normalisation(n_channels), nn.ReLU(), convolution(n_channels, n_channels, 3, generator, stride=2)
+            normalisation(n_channels, math.prod(sides)),
+            nn.ReLU(),
+            convolution(n_channels, n_channels, 3, generator, stride=2),
         )
 
     def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:

@@ -35,13 +35,21 @@ class WeightODE(nn.Module):
 
     def __init__(self, n_sets: int, generator: torch.Generator | None) -> None:
         super().__init__()
-        self.operator = nn.Parameter(torch.empty(n_sets, n_sets).uniform_(-1.0, 1.0, generator=generator))
+        self.n_sets = n_sets
+        # Flat, so that penalties on weights, which are matrices, leave it alone.
+        self.entries = nn.Parameter(torch.empty(n_sets**2).uniform_(-1.0, 1.0, generator=generator))
+
+    @property
+    def operator(self) -> Tensor:
+        """``A``, of shape (n_sets, n_sets)."""
+        return self.entries.view(self.n_sets, self.n_sets)
 
     def forward(self, t: float | Tensor) -> Tensor:
         """``c(t)``, of shape (n_sets,), or (n, n_sets) where every sample has a time of its own."""
-        t = torch.as_tensor(t, dtype=self.operator.dtype, device=self.operator.device)
+        operator = self.operator
+        t = torch.as_tensor(t, dtype=operator.dtype, device=operator.device)
         times = t.reshape(-1, 1, 1) if t.ndim else t
-        return torch.linalg.matrix_exp(times * self.operator)[..., 0]
+        return torch.linalg.matrix_exp(times * operator)[..., 0]
 
 
 class EvolvingLayer(nn.Module):
@@ -56,8 +64,7 @@ class EvolvingLayer(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear] | Sequence[nn.Conv2d]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
-        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-        self.bias = nn.Parameter(torch.stack(biases))
+        self.bias = nn.ParameterList([layer.bias.detach() for layer in layers])
         first = layers[0]
         self.map: Callable[..., Tensor]
         if isinstance(first, nn.Conv2d):
@@ -68,7 +75,7 @@ class EvolvingLayer(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """The map of ``x`` with the weights that coefficients ``c`` (see :class:`WeightODE`) combine."""
         if c.ndim == 1:
-            return self.map(x, torch.tensordot(c, self.weight, 1), torch.tensordot(c, self.bias, 1))
+            return self.map(x, torch.tensordot(c, self.weight, 1), torch.tensordot(c, torch.stack([*self.bias]), 1))
         # Every sample has weights of its own: combine what the sets make of it instead, which is the same.
         by_set = c.t().reshape(c.shape[1], -1, *[1] * (x.ndim - 1))
         return sum((c_k * self.map(x, *set_k) for c_k, *set_k in zip(by_set, self.weight, self.bias, strict=True)))

@@ -33,7 +33,7 @@ def onednn_is_faster() -> bool:
     """Whether oneDNN multiplies two matrices of 512 x 256 and 256 x 256 much faster than MKL."""
     if _ONEDNN is None:
         return False
-    x, weight = torch.ones(512, 256), torch.ones(256, 256)
+    x, weight = (torch.ones(n, 256, dtype=torch.float32, device="cpu") for n in (512, 256))
     durations: dict[str, list[float]] = {"mkl": [], "onednn": []}
     with torch.no_grad():
         for _ in range(7):

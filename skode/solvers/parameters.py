@@ -22,7 +22,12 @@ GRAPH_NBYTES = 4096
 
 
 def reachable_tensors(func: Callable) -> list[Tensor]:
-    """Tensors requiring grad that Python objects inside ``func`` hold, each once, in a reproducible order."""
+    """Those of :func:`held_tensors` that require grad."""
+    return [tensor for tensor in held_tensors(func) if tensor.requires_grad]
+
+
+def held_tensors(func: Callable) -> list[Tensor]:
+    """Tensors that Python objects inside ``func`` hold, each once, in a reproducible order."""
     found: dict[int, Tensor] = {}
     visited: set[int] = set()
     stack: list[Any] = [func]
@@ -32,8 +37,7 @@ def reachable_tensors(func: Callable) -> list[Tensor]:
             continue
         visited.add(id(thing))
         if isinstance(thing, Tensor):
-            if thing.requires_grad:
-                found[id(thing)] = thing
+            found[id(thing)] = thing
         else:
             # reversed, so that the stack gives them back in the order in which they stand
             stack.extend(reversed(list(_held_by(thing))))
@@ -142,13 +146,28 @@ class Evaluation:
     value : Tensor
         ``func(time, argument)``.
     nbytes : int
-        Memory that the graph holds, beside parameters.
+        Memory that it holds, beside what ``func`` itself holds.
     """
 
     time: Tensor
     argument: Tensor
     value: Tensor
     nbytes: int
+
+
+def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Addresses of tensors' memory, and its sizes in bytes; of dense tensors, as others have no one memory."""
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout == torch.strided]
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+
+
+def graphs_are_watched() -> bool:
+    """Whether what autograd saves is in the hands of hooks: of checkpointing, say, or of moving it elsewhere.
+
+    They expect to be asked for it once, in one backward pass.
+    """
+    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top_hooks is not None and top_hooks(True) is not None
 
 
 def find_parameters(
@@ -170,22 +189,23 @@ def find_parameters(
     evaluation : Evaluation
         That evaluation.
     """
-    parameters = reachable_tensors(func)
+    held = held_tensors(func)
+    parameters = [tensor for tensor in held if tensor.requires_grad]
     argument = y.detach().requires_grad_()
-    shared = {tensor.untyped_storage().data_ptr() for tensor in parameters}
-    saved: dict[int, int] = {}
+    saved: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in shared:
-            saved[storage.data_ptr()] = storage.nbytes()
+        saved.append(tensor)
         return tensor.detach()  # a value that its own graph saves would never be freed
 
     with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
         value = func(t, argument)
-    evaluation = Evaluation(t, argument, value, sum(saved.values()) + GRAPH_NBYTES)
     if not isinstance(value, Tensor):
-        return tuple(parameters), evaluation
+        return tuple(parameters), Evaluation(t, argument, value, 0)
+    own = _storages([argument, value, *saved])
+    nbytes = sum(own[at] for at in own.keys() - _storages(held).keys()) + GRAPH_NBYTES
+    saved.clear()
+    evaluation = Evaluation(t, argument, value, nbytes)
     if value.requires_grad:
         parameters += leaves_behind(value, [*parameters, argument, t])
     found = independent(parameters)

@@ -18,8 +18,8 @@ class Statistics:
     n_accepted, n_rejected : int
         Steps of the forward solve; over all samples where steps are per sample.
     nfev_backward : int
-        Evaluations of ``func`` together with its vector-Jacobian product, made for gradients; 0 until ``backward``
-        is called.
+        Vector-Jacobian products of ``func`` made for gradients, and evaluations where it had to be evaluated again
+        for them and no product was wanted; 0 until ``backward`` is called.
     by_sample : ndarray of int, of shape (3, n_samples), or None
         Where steps are per sample: the evaluations that each sample took part in, its accepted and rejected steps.
     """

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skode.solvers.parameters import Evaluation, find_parameters, leaves_behind
+from skode.solvers.parameters import Evaluation, find_parameters, graphs_are_watched, leaves_behind
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -170,12 +170,12 @@ class AutogradField:
         What it depends on beside its arguments.
     with_time : bool, default=False
         Whether gradients of times are wanted.
-    graph_nbytes : float, default=0
-        Memory that the graph of an evaluation takes, per entry of the state.
+    graph_nbytes : int, default=0
+        Memory that an evaluation with its graph takes.
     """
 
     def __init__(
-        self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False, graph_nbytes: float = 0.0
+        self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False, graph_nbytes: int = 0
     ) -> None:
         self.func = func
         self.parameters = parameters
@@ -219,7 +219,8 @@ class AutogradTape(FunctionTape):
         out.copy_(value.detach())
 
     def nbytes(self) -> int:
-        return int(self.n_slots * self.like.numel() * self.field.graph_nbytes)
+        # That of the whole batch: an evaluation of some samples may take as much.
+        return self.n_slots * self.field.graph_nbytes
 
 
 class AutogradSession:
@@ -454,7 +455,7 @@ def as_field(
     value : Tensor
         ``func(t, y)`` without its graph.
     tape : Tape or None
-        A tape of one slot with that evaluation, where gradients may be asked for.
+        A tape of one slot with that evaluation, where gradients may be asked for and tapes may be kept.
 
     Raises
     ------
@@ -476,10 +477,10 @@ def as_field(
         parameters, evaluation = find_parameters(func, time, y)
         check_value(evaluation.value, y)
         value = evaluation.value.detach()
-        size = evaluation.nbytes / max(y.numel(), 1)
-        field = AutogradField(func, parameters, with_time=with_time, graph_nbytes=size)
-        tape = field.tape(y, 1, pullable=True)
-        tape.hold(0, evaluation)
+        field = AutogradField(func, parameters, with_time=with_time, graph_nbytes=evaluation.nbytes)
+        if not graphs_are_watched():
+            tape = field.tape(y, 1, pullable=True)
+            tape.hold(0, evaluation)
     else:
         field = AutogradField(func, ())
         value = field(t, y)

@@ -42,12 +42,13 @@ def to_tensor(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Te
     return torch.tensor(np.asarray(array), dtype=dtype, device=device)
 
 
-def fitted_scaler(X: np.ndarray, weights: np.ndarray | None = None) -> StandardScaler:
-    """A scaler fitted to X; ValueError where X's spread overflows."""
+def fitted_scaler(X: np.ndarray, weights: np.ndarray | None = None, *, what: str = "X") -> StandardScaler:
+    """A scaler fitted to X; ValueError, in which it is called as ``what`` says, where its spread overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         scaler = StandardScaler().fit(X, sample_weight=weights)
     if not np.isfinite(scaler.scale_).all():
-        raise ValueError("X holds values too large to standardise in its dtype; rescale it.")
+        by_weights = " (or the weights)" if weights is not None else ""
+        raise ValueError(f"{what}{by_weights} holds values too large to standardise in its dtype; rescale it.")
     return scaler
 
 

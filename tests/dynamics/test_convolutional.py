@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from skode import ODENetClassifier, ODENetRegressor
-from skode.dynamics.convolutional import ConvField, ConvODENet
+from skode.dynamics.convolutional import ConvField, ConvODENet, normalisation
 from skode.solvers import solve_ivp
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
@@ -116,3 +116,57 @@ def test_depth_is_summed_over_blocks(digits):
 def test_what_does_not_fit_is_refused(digits, changed, message):
     with pytest.raises(ValueError, match=message):
         ODENetClassifier(**{**IMAGES, **changed}).fit(*digits)
+
+
+def test_groups_are_pairs_of_channels_or_as_many_as_leave_something():
+    assert normalisation(64, 49).num_groups == 32
+    assert normalisation(16, 1).num_groups == 1
+    assert normalisation(48, 4).num_groups == 12
+    assert normalisation(7, 49).num_groups == 1
+
+
+def test_blocks_that_end_in_one_pixel_learn(digits):
+    X, y = digits
+    settings = {**IMAGES, "state_size": 16, "n_blocks": 3, "learning_rate_init": 1e-2, "batch_size": 30}
+    clf = ODENetClassifier(**settings).fit(X, y)
+    assert clf.n_features_in_ == 64
+    assert clf.transform(X).shape == (150, 16)
+    assert clf.score(X, y) > 0.95
+
+
+def test_states_too_small_to_be_normalised_are_refused():
+    X = np.eye(8)
+    with pytest.raises(ValueError, match=r"leave a last state of 1 x 1 x 1 numbers; fewer than 16"):
+        ODENetClassifier(image_shape=(8, 1, 1), state_size=1).fit(X, np.arange(8) % 2)
+
+
+def test_a_field_of_ones_own_is_copied_for_every_block(digits):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(8, 8, 1)
+
+        def forward(self, t, z):
+            return torch.tanh(self.layer(z))
+
+    X, y = digits
+    own = Own()
+    clf = ODENetClassifier(**{**IMAGES, "max_iter": 2}, n_blocks=2, field=own).fit(X, y)
+    first, second = clf.module_.fields
+    assert isinstance(first, Own)
+    assert len({id(field) for field in (own, first, second)}) == 3
+    assert not torch.equal(first.layer.weight, second.layer.weight)
+
+
+def test_shifts_and_the_schedule_reach_training(digits):
+    X, y = digits
+    settings = {**IMAGES, "max_iter": 3}
+
+    def losses(**changed):
+        return ODENetClassifier(**settings, **changed).fit(X, y).loss_curve_
+
+    plain = losses()
+    assert losses(image_shift=1.0)[0] != plain[0]
+    with_schedule = losses(learning_rate="cosine")
+    assert with_schedule[0] == plain[0]  # one batch: the loss before the first update
+    assert with_schedule[2] != plain[2]

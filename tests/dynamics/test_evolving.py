@@ -128,3 +128,20 @@ def test_estimators_take_evolving_weights():
     np.testing.assert_allclose(reg.predict(X)[:5], reg.predict(X[:5]), rtol=1e-6)
     with pytest.raises(ValueError, match="evolving_weights=True is for the built-in fields"):
         clf.set_params(field=nn.Linear(2, 2)).fit(X, X[:, 0] > 0)
+
+
+def test_the_penalty_on_weights_leaves_biases_and_the_operator_alone():
+    for field in (EvolvingField(3, (5,)), ConvField(4, (6,), evolving_weights=True, generator=generator())):
+        penalised = {name for name, p in field.named_parameters() if p.ndim > 1}
+        assert penalised == {f"layers.{i}.weight" for i in range(2)}
+
+
+@pytest.mark.parametrize("penalty", ["kinetic_energy", "jacobian_norm", "local_error", "steer"])
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
+def test_evolving_weights_take_every_penalty_and_adjoint(penalty, adjoint):
+    X = np.random.RandomState(0).normal(size=(40, 3)).astype(np.float32)
+    settings = {"state_size": 4, "hidden_layer_sizes": (5,), "max_iter": 2, "random_state": 0}
+    reg = ODENetRegressor(evolving_weights=True, adjoint=adjoint, **{penalty: 0.1}, **settings).fit(X, X[:, 0])
+    assert np.isfinite(reg.predict(X)).all()
+    reg.partial_fit(X, X[:, 0])
+    assert np.isfinite(reg.loss_)

@@ -1,14 +1,15 @@
 """The discrete adjoint: the exact gradient of the computed solution, by a reverse sweep over the accepted steps.
 
-No autograd graph of the solve exists. Each step is a few matrix-vector products and one vector-Jacobian product per
-stage; see :meth:`skode.solvers.stepping.ExplicitStepper.pull` for the formula and its sources. Step sizes count as
-constants of the solution, except that the grid of steps stretches with the ends of the time span, which makes the
-derivatives with respect to them exact too.
+No autograd graph of the solve exists, at most those of single evaluations. Each step is a few matrix-vector products
+and one vector-Jacobian product per stage; see :meth:`skode.solvers.stepping.ExplicitStepper.pull` for the formula and
+its sources. Step sizes count as constants of the solution, except that the grid of steps stretches with the ends of the
+time span, which makes the derivatives with respect to them exact too.
 """
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ class _DiscreteAdjoint(torch.autograd.Function):
         ctx.with_time = times is not None and times.requires_grad
         start = y0.detach().clone() if problem.dense else y0.detach()
         path = integrate(problem, start, record=True, keep_stages=ctx.with_time or problem.dense)
-        path.tape0 = problem.tape0
+        path.tape0 = problem.tape0  # which this sweep lets go of
+        problem = replace(problem, tape0=None)
         holder.append(path)
         # The node must not hold on to the outputs, which hold on to it: neither would be freed.
         outputs, path.outputs = path.outputs, path.outputs.detach()

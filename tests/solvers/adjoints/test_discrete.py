@@ -4,6 +4,7 @@ import gc
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from skode.solvers import odeint, solve_ivp
 from skode.solvers.parameters import GRAPH_NBYTES, find_parameters
@@ -165,3 +166,66 @@ def test_state_changed_between_the_solve_and_its_gradient_is_refused():
         scale.mul_(3.0)
         with pytest.raises(RuntimeError, match=error):
             y.sum().backward()
+
+
+def held_by(y):
+    """Bytes of the tensors that wait for the backward pass of a solve."""
+    node = y.grad_fn
+    while not hasattr(node, "path"):  # something made of the outputs
+        node = next(parent for parent, _ in node.next_functions if parent is not None)
+    kept = [step.taken.tape for step in node.path.steps]
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tape in kept
+        if tape is not None
+        for graph in tape.graphs
+        for tensor in graph
+    }
+    return sum(storages.values())
+
+
+def test_arguments_and_values_of_kept_evaluations_count_towards_the_budget():
+    # A field whose graph saves nothing.
+    y0 = torch.ones(10_000, dtype=torch.float64, requires_grad=True)
+    budget = 2**20
+    settings = {"method": "rk4", "step_size": 0.01, "t_eval": [1.0], "memory_budget": budget}
+    y = solve_ivp(lambda t, y: torch.roll(y, 1) - 2 * y + torch.roll(y, -1), (0, 1), y0, **settings).y
+    assert 0 < held_by(y) <= budget
+
+
+def test_what_a_field_holds_is_not_counted_with_every_evaluation(counted):
+    constant, w = torch.eye(500, dtype=torch.float64), torch.ones(500, dtype=torch.float64, requires_grad=True)
+    func = counted(lambda t, y: torch.sin(y) @ constant * w)
+    y0 = torch.ones(1, 500, dtype=torch.float64)
+    y = solve_ivp(func, (0, 1), y0, memory_budget=2**20, **in_steps(5)).y  # constant: 2 MB
+    n_forward = func.n_calls
+    y[-1].sum().backward()
+    assert func.n_calls == n_forward
+
+
+def test_samples_on_their_own_way_count_as_much_as_the_batch():
+    net = torch.nn.Linear(4, 4).double()
+    y0 = torch.ones(100, 4, dtype=torch.float64)
+    y0[0] = 1e3
+    settings = {"step_control": "per_sample", "rtol": 1e-7, "t_eval": [1.0]}
+
+    def weights_made_inside(t, y):
+        return -y * torch.sin(net.weight).repeat(50, 50).mean() - y**2 / 10
+
+    y = solve_ivp(weights_made_inside, (0, 1), y0, memory_budget=2**22, **settings).y
+    assert 0 < held_by(y) <= 2**22
+
+
+def test_under_checkpointing_a_solve_is_made_twice(counted):
+    w = torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y0 = torch.ones(5, 3, requires_grad=True)
+    func = counted(lambda t, y: torch.tanh(y @ w) * torch.cos(5 * t))
+
+    def solve(y0):
+        return odeint(func, y0, torch.tensor([0.0, 4.0]), rtol=1e-5, atol=1e-5)[-1]
+
+    expected = torch.autograd.grad(solve(y0).sum(), w)[0]
+    n_plain = func.n_calls
+    found = torch.autograd.grad(checkpoint(solve, y0, use_reentrant=False).sum(), w)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert func.n_calls <= 4 * n_plain
