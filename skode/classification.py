@@ -77,14 +77,14 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
-    learning_rate : {"constant", "cosine"}, default="constant"
+    learning_rate : {"cosine", "constant"}, default="cosine"
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
-        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand; so that
-        training gets to its end, pass ``n_iter_no_change=None``. In ``partial_fit`` it is constant.
-    learning_rate_init : float, default=1e-3
-        Learning rate of Adam.
-    max_iter : int, default=200
-        Largest number of epochs.
+        (Loshchilov, Hutter, "SGDR", ICLR 2017). In ``partial_fit`` it is constant.
+    learning_rate_init : float, default=3e-3
+        Learning rate of Adam, at first.
+    max_iter : int, default=60
+        Number of epochs, unless ``n_iter_no_change`` ends training before. Where the learning rate is constant, give
+        more: 200, say.
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
@@ -102,7 +102,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         the weights that were best on them.
     validation_fraction : float, default=0.1
         See ``early_stopping``.
-    n_iter_no_change : int or None, default=10
+    n_iter_no_change : int or None, default=30
         Epochs without improvement after which training stops; None: never.
     rtol, atol : float, default=1e-3
         Relative and absolute tolerance of the solver.
@@ -172,7 +172,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     >>> from sklearn.datasets import load_iris
     >>> from skode import ODENetClassifier
     >>> X, y = load_iris(return_X_y=True, as_frame=True)
-    >>> clf = ODENetClassifier(learning_rate_init=1e-2, n_iter_no_change=5, random_state=0).fit(X, y)
+    >>> clf = ODENetClassifier(max_iter=30, random_state=0).fit(X, y)
     >>> clf.predict_proba(X[:2]).shape
     (2, 3)
     >>> bool(clf.score(X, y) > 0.9)
@@ -208,9 +208,9 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         local_error: float = 0.0,
         steer: float = 0.0,
         batch_size: Any = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 1e-3,
-        max_iter: int = 200,
+        learning_rate: str = "cosine",
+        learning_rate_init: float = 3e-3,
+        max_iter: int = 60,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
@@ -218,7 +218,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         warm_start: bool = False,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int | None = 10,
+        n_iter_no_change: int | None = 30,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         method: str = "dopri5",

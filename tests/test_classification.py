@@ -25,6 +25,7 @@ TINY = {
     "hidden_layer_sizes": (8,),
     "state_size": 4,
     "max_iter": 3,
+    "learning_rate": "constant",
     "learning_rate_init": 1e-2,
     "alpha": 1e-4,
     "input_dropout": 0.0,

@@ -50,7 +50,7 @@ def tolerance_curve(
     >>> from skode import ODENetClassifier
     >>> from skode.inspection import tolerance_curve
     >>> X, y = load_iris(return_X_y=True)
-    >>> clf = ODENetClassifier(learning_rate_init=1e-2, tol=1e-2, random_state=0).fit(X, y)
+    >>> clf = ODENetClassifier(max_iter=20, random_state=0).fit(X, y)
     >>> tolerance_curve(clf, X, y, tolerances=[1e-1, 1e-6])["nfe"].is_monotonic_increasing
     True
     """

@@ -63,7 +63,7 @@ def main() -> None:
     X, y = load_digits(return_X_y=True)
     settings = {"max_iter": EPOCHS, "n_iter_no_change": EPOCHS + 1, "random_state": 0}
     calls: dict[str, Callable[[], Any]] = {
-        "ODENetClassifier": lambda: ODENetClassifier(**settings, input_dropout=0.0).fit(X, y),
+        "ODENetClassifier": lambda: ODENetClassifier(**settings, learning_rate_init=1e-3, input_dropout=0.0).fit(X, y),
         "MLPClassifier": lambda: MLPClassifier(**settings).fit(X, y),
     }
     try:

@@ -160,10 +160,10 @@ def test_a_field_of_ones_own_is_copied_for_every_block(digits):
 
 def test_shifts_and_the_schedule_reach_training(digits):
     X, y = digits
-    settings = {**IMAGES, "max_iter": 3}
+    settings = {**IMAGES, "max_iter": 3, "batch_size": 150, "learning_rate": "constant"}
 
     def losses(**changed):
-        return ODENetClassifier(**settings, **changed).fit(X, y).loss_curve_
+        return ODENetClassifier(**{**settings, **changed}).fit(X, y).loss_curve_
 
     plain = losses()
     assert losses(image_shift=1.0)[0] != plain[0]

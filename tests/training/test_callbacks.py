@@ -13,7 +13,8 @@ X, LABELS = make_moons(40, noise=0.1, random_state=0)
 
 
 def classifier(**changed):
-    return ODENetClassifier((4,), state_size=3, random_state=0, **{"max_iter": 4, **changed})
+    settings = {"max_iter": 4, "learning_rate": "constant", **changed}
+    return ODENetClassifier((4,), state_size=3, random_state=0, **settings)
 
 
 ESTIMATORS = {
