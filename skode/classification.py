@@ -82,7 +82,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         (Loshchilov, Hutter, "SGDR", ICLR 2017). In ``partial_fit`` it is constant.
     learning_rate_init : float, default=3e-3
         Learning rate of Adam, at first.
-    max_iter : int, default=60
+    max_iter : int, default=50
         Number of epochs, unless ``n_iter_no_change`` ends training before. Where the learning rate is constant, give
         more: 200, say.
     shuffle : bool, default=True
@@ -210,7 +210,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         batch_size: Any = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float = 3e-3,
-        max_iter: int = 60,
+        max_iter: int = 50,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
