@@ -169,8 +169,8 @@ class ConvODENet(nn.Module):
             if field is not None:
                 self.fields.append(copy.deepcopy(field))
             else:
-                options = {"n_pixels": math.prod(sides), "generator": generator}
-                self.fields.append(ConvField(n_state, hidden_layer_sizes, time_dependent, evolving_weights, **options))
+                architecture = (n_state, hidden_layer_sizes, time_dependent, evolving_weights)
+                self.fields.append(ConvField(*architecture, n_pixels=math.prod(sides), generator=generator))
         self.size = n_state * math.prod(sides)
         if self.size < SMALLEST_GROUP:
             raise ValueError(

@@ -64,7 +64,7 @@ class EvolvingLayer(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear] | Sequence[nn.Conv2d]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
-        self.bias = nn.ParameterList([layer.bias.detach() for layer in layers])
+        self.bias = nn.ParameterList([layer.bias.detach() for layer in layers if layer.bias is not None])
         first = layers[0]
         self.map: Callable[..., Tensor]
         if isinstance(first, nn.Conv2d):
