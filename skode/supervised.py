@@ -391,10 +391,18 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         -------
         ndarray of shape (n_samples, n_times, n_states), or (n_samples, n_times, channels, height, width)
             The states ``z(t)``.
+
+        Raises
+        ------
+        ValueError
+            Where ``t`` is not as described.
         """
         x = self._checked(X)
+        times = np.asarray(t, dtype=np.float64)
+        if times.ndim != 1 or not len(times) or not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] <= 1:
+            raise ValueError(f"t must be depths from 0 to 1, one at least, strictly increasing; got {t!r}.")
         with torch.no_grad():
-            states = self.module_.solutions(x, self._solve, np.asarray(t, dtype=np.float64).tolist())[-1].y
+            states = self.module_.solutions(x, self._solve, times.tolist())[-1].y
         return to_numpy(states.transpose(0, 1))
 
     @property

@@ -321,6 +321,12 @@ def test_a_fit_that_fails_at_once_leaves_nothing_fitted(moons):
         clf.predict(moons[0])
 
 
+@pytest.mark.parametrize("t", [[], 0.5, [0.5, 0.2], [0.0, 1.5], [-0.1, 1.0], [0.0, np.nan]])
+def test_depths_that_are_none_are_refused(fitted, moons, t):
+    with pytest.raises(ValueError, match="t must be depths from 0 to 1"):
+        fitted.trajectory(moons[0], t)
+
+
 # Stopping
 
 

@@ -21,7 +21,14 @@ from skode import ODENetClassifier, ODENetRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
-TINY = {"hidden_layer_sizes": (8,), "state_size": 4, "max_iter": 5, "learning_rate_init": 1e-2, "random_state": 0}
+TINY = {
+    "hidden_layer_sizes": (8,),
+    "state_size": 4,
+    "max_iter": 5,
+    "learning_rate": "constant",
+    "learning_rate_init": 1e-2,
+    "random_state": 0,
+}
 
 
 def draw(n=60, seed=0):
