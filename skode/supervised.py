@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -28,6 +26,7 @@ from skode.training import (
     NeuralODEEstimator,
     Regularisation,
     RegularisedSolve,
+    checked_times,
     distinct,
     fitted_scaler,
     new_generator,
@@ -41,9 +40,6 @@ from skode.training import (
 
 #: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
 CLIP = 3.0
-
-#: Tolerances below this ask for float64.
-FLOAT32_TOLERANCE = 1e-5
 
 SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     **COMMON_CONSTRAINTS,
@@ -184,7 +180,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
         try:
-            with self._own_random_state(rng):
+            with self._own_random_state(rng, needed=self.field is not None):
                 self.module_.train()
                 if partial:
                     self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
@@ -222,16 +218,6 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         built_from["image_shape"] = None if self.image_shape is None else tuple(self.image_shape)
         return built_from
 
-    def _check_as_built(self, wanted: dict[str, Any]) -> None:
-        """Refuse to go on with a network that is not the one asked for."""
-        for name, value in wanted.items():
-            built = self._built_from.get(name, value)
-            if value is not built and value != built:
-                raise ValueError(
-                    f"{name}={value!r}, but the network that training would go on with was built with {built!r}; "
-                    "build a new one by warm_start=False, or with a clone of the estimator."
-                )
-
     def _check_penalties(self) -> None:
         """Refuse a penalty on error estimates that the method does not make."""
         method = get_method(self.method)
@@ -240,27 +226,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 f"local_error={self.local_error} needs an adaptive explicit method such as dopri5, not {self.method!r}."
             )
 
-    @contextmanager
-    def _own_random_state(self, rng: np.random.RandomState) -> Iterator[None]:
-        """Torch's global generator as ``random_state`` says, for what is random in a field of the user's own."""
-        if self.field is None:
-            yield
-            return
-        seed = int(rng.randint(np.iinfo(np.int32).max))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-
     _y_is_numeric = False
-
-    def _training_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """What to train in: float32, unless another dtype is asked for or the tolerances are too tight for it.
-
-        A network's weights need no more, and float32 is twice as fast; predictions are computed in X's dtype.
-        """
-        if self.dtype is not None or min(self.rtol, self.atol) < FLOAT32_TOLERANCE:
-            return dtype
-        return torch.float32
 
     def _network(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> ODENet | ConvODENet:
         if self.field is not None and self.evolving_weights:
@@ -398,9 +364,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             Where ``t`` is not as described.
         """
         x = self._checked(X)
-        times = np.asarray(t, dtype=np.float64)
-        if times.ndim != 1 or not len(times) or not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] <= 1:
-            raise ValueError(f"t must be depths from 0 to 1, one at least, strictly increasing; got {t!r}.")
+        times = checked_times(t)
         with torch.no_grad():
             states = self.module_.solutions(x, self._solve, times.tolist())[-1].y
         return to_numpy(states.transpose(0, 1))

@@ -101,9 +101,10 @@ def test_a_linear_flow_of_normal_data_is_the_normal_density():
     X = rng.multivariate_normal([1.0, -2.0], [[2.0, 0.6], [0.6, 0.5]], 300)
     flow = CNFDensityEstimator(
         (),
+        marginals="normal",
+        kinetic_energy=0.0,
         learning_rate_init=3e-2,
-        max_iter=80,
-        n_iter_no_change=None,
+        max_iter=200,
         early_stopping=False,
         batch_size=300,
         random_state=0,
@@ -206,8 +207,10 @@ def test_tolerance_is_read_when_scoring(fitted, moons):
 
 
 def test_method_is_read_when_scoring(fitted, moons):
+    tight = pickle.loads(pickle.dumps(fitted)).set_params(rtol=1e-6, atol=1e-6)
     other = pickle.loads(pickle.dumps(fitted)).set_params(method="rk4", step_size=0.02)
-    np.testing.assert_allclose(other.score_samples(moons), fitted.score_samples(moons), atol=1e-2)
+    np.testing.assert_allclose(other.score_samples(moons), tight.score_samples(moons), atol=1e-3)
+    assert not np.array_equal(other.score_samples(moons), fitted.score_samples(moons))
 
 
 def test_far_away_the_density_is_low_and_finite(fitted):
@@ -252,15 +255,15 @@ def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out(mo
     rng = np.random.RandomState(0)
     rng.randint(np.iinfo(np.int32).max)
     _, held_out = train_test_split(np.arange(60), test_size=0.3, random_state=rng)
-    standardised = flow.score(moons[held_out]) + np.log(flow.scaler_.scale_).sum()
+    standardised = (flow.score_samples(moons[held_out]) - flow.scaler_.log_det(moons[held_out])).mean()
     assert standardised == pytest.approx(flow.best_validation_score_, rel=1e-10)
 
 
 def test_warm_start_goes_on_from_the_last_weights(moons):
     # Tight, because scoring and training choose their steps differently.
-    settings = {**TINY, "batch_size": 400, "early_stopping": False, "rtol": 1e-12, "atol": 1e-12}
+    settings = {**TINY, "batch_size": 400, "early_stopping": False, "rtol": 1e-12, "atol": 1e-12, "kinetic_energy": 0.0}
     flow = CNFDensityEstimator(**settings, warm_start=True).fit(moons)
-    standardised = flow.score(moons) + np.log(flow.scaler_.scale_).sum()
+    standardised = (flow.score_samples(moons) - flow.scaler_.log_det(moons)).mean()
     flow.set_params(max_iter=1).fit(moons)
     assert flow.n_iter_ == 1
     assert flow.loss_curve_[0] == pytest.approx(-standardised, rel=1e-10)  # the loss before the first update
@@ -269,7 +272,7 @@ def test_warm_start_goes_on_from_the_last_weights(moons):
 @pytest.mark.filterwarnings("always:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 def test_reaching_max_iter_warns(moons):
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
-        CNFDensityEstimator(**TINY).fit(moons[:50])
+        CNFDensityEstimator(**TINY, learning_rate="constant").fit(moons[:50])
 
 
 def test_a_likelihood_that_does_not_improve_stops_training(moons):

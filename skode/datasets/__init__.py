@@ -2,6 +2,14 @@
 
 from skode.datasets._co2 import load_co2
 from skode.datasets._spirals import make_spirals
+from skode.datasets._toy_densities import TOY_DENSITIES, make_toy_density, toy_log_density
 from skode.datasets._tumour_growth import load_tumour_growth
 
-__all__ = ["load_co2", "load_tumour_growth", "make_spirals"]
+__all__ = [
+    "TOY_DENSITIES",
+    "load_co2",
+    "load_tumour_growth",
+    "make_spirals",
+    "make_toy_density",
+    "toy_log_density",
+]

@@ -25,6 +25,10 @@ class Activation:
         ``h'(x)`` from ``s = h(x)``.
     curvature : callable
         ``h''(x)`` from ``s = h(x)`` and ``p = h'(x)``.
+    slope_into : callable
+        ``h'(x)`` from ``s = h(x)``, into memory that is there.
+    bend : callable
+        ``h''(x) / h'(x)`` from ``s = h(x)`` and ``p = h'(x)``.
     replace : callable
         Replaces ``x`` by ``h(x)`` in place.
     pull : callable
@@ -34,6 +38,8 @@ class Activation:
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor, Tensor], Tensor]
+    slope_into: Callable[[Tensor, Tensor], Tensor]
+    bend: Callable[[Tensor, Tensor], Tensor]
     replace: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
 
@@ -48,6 +54,8 @@ ACTIVATIONS = {
         value=_tanh,
         slope=lambda s: 1.0 - s * s,
         curvature=lambda s, p: -2.0 * s * p,
+        slope_into=lambda s, out: torch.mul(s, s, out=out).neg_().add_(1.0),
+        bend=lambda s, p: -2.0 * s,
         replace=torch.tanh_,
         pull=lambda g, s: torch.ops.aten.tanh_backward.grad_input(g, s, grad_input=g),
     ),
@@ -55,6 +63,8 @@ ACTIVATIONS = {
         value=torch.sigmoid,
         slope=lambda s: s * (1.0 - s),
         curvature=lambda s, p: p * (1.0 - 2.0 * s),
+        slope_into=lambda s, out: torch.addcmul(s, s, s, value=-1.0, out=out),
+        bend=lambda s, p: torch.rsub(s, 1.0, alpha=2.0),
         replace=torch.sigmoid_,
         pull=lambda g, s: torch.ops.aten.sigmoid_backward.grad_input(g, s, grad_input=g),
     ),
@@ -64,6 +74,8 @@ ACTIVATIONS = {
         # h' = sigmoid(x) and exp(-softplus(x)) = 1 - sigmoid(x)
         slope=lambda s: -torch.expm1(-s),
         curvature=lambda s, p: p * (1.0 - p),
+        slope_into=lambda s, out: torch.neg(s, out=out).expm1_().neg_(),
+        bend=lambda s, p: 1.0 - p,
         replace=lambda x: x.copy_(functional.softplus(x, threshold=40.0)),
         pull=lambda g, s: g.mul_(-torch.expm1(-s)),
     ),
@@ -71,6 +83,8 @@ ACTIVATIONS = {
         value=torch.relu,
         slope=lambda s: (s > 0).to(s.dtype),
         curvature=lambda s, p: torch.zeros_like(s),
+        slope_into=lambda s, out: out.copy_(s > 0),
+        bend=lambda s, p: torch.zeros_like(s),
         replace=torch.relu_,
         pull=lambda g, s: torch.ops.aten.threshold_backward.grad_input(g, s, 0.0, grad_input=g),
     ),

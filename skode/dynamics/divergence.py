@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from skode.dynamics.mlp import BoundMLP, MLPField
+from skode.dynamics.mlp import MLPField
 
 
 def has_analytic_divergence(field: object) -> bool:
@@ -15,7 +16,19 @@ def has_analytic_divergence(field: object) -> bool:
     return type(field) is MLPField and len(field.hidden_layer_sizes) in (1, 2)
 
 
-def divergence_weights(field: BoundMLP) -> Tensor:
+def field_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and exact divergence of a field, analytic where it offers that.
+
+    A field offers it by a method ``value_and_divergence(t, z)``, unless it says ``has_analytic_divergence = False``.
+    """
+    if has_analytic_divergence(field):
+        return analytic_divergence(field, t, z)  # type: ignore[arg-type]
+    if getattr(field, "has_analytic_divergence", hasattr(field, "value_and_divergence")):
+        return field.value_and_divergence(t, z)  # type: ignore[attr-defined]
+    return exact_divergence(field, t, z)
+
+
+def divergence_weights(field: Any) -> Tensor:
     """What the divergence of a perceptron needs of its weights alone.
 
     One hidden layer, ``W2 h(W1 z)``: ``u_m = sum_i W1_mi W2_im``, of shape (width,). Two hidden layers,
@@ -64,7 +77,7 @@ def analytic_divergence(field: MLPField, t: float | Tensor, z: Tensor) -> tuple[
     return value, combine_slopes(divergence_weights(bound), slopes)
 
 
-def exact_divergence(field: Callable[[Tensor, Tensor], Tensor], t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def exact_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) -> tuple[Tensor, Tensor]:
     """Value and exact divergence of any field, by d vector-Jacobian products.
 
     Parameters
@@ -97,3 +110,44 @@ def exact_divergence(field: Callable[[Tensor, Tensor], Tensor], t: Tensor, z: Te
             if row is not None:
                 divergence = divergence + row[:, i]
     return (value, divergence) if create_graph else (value.detach(), divergence.detach())
+
+
+def noise_divergence(
+    field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, Hutchinson's estimate of the divergence, and ``noise^T df/dz``, by one vector-Jacobian product.
+
+    The estimate ``noise^T (df/dz) noise`` has the divergence for its mean over noise of mean 0 and covariance 1
+    (Hutchinson, Communications in Statistics 19, 1990; Grathwohl et al., "FFJORD", ICLR 2019).
+
+    Parameters
+    ----------
+    field, t, z : Any
+        As for :func:`exact_divergence`.
+    noise : Tensor of shape (n, d)
+        The noise; for a solve to have a solution it must stay the same throughout.
+
+    Returns
+    -------
+    value : Tensor of shape (n, d)
+        ``f(t, z)``.
+    estimate : Tensor of shape (n,)
+        The divergence's estimate; differentiable where grad is enabled.
+    pulled : Tensor of shape (n, d)
+        ``noise^T df/dz``, whose mean square norm is the Jacobian's squared Frobenius norm; differentiable as well.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        z = z if z.requires_grad else z.detach().requires_grad_()
+        value = field(t, z)
+        pulled = None
+        if value.requires_grad:
+            (pulled,) = torch.autograd.grad(
+                value, z, noise, create_graph=create_graph, retain_graph=True, allow_unused=True
+            )
+        if pulled is None:
+            pulled = torch.zeros_like(z)
+        estimate = (pulled * noise).sum(1)
+    if create_graph:
+        return value, estimate, pulled
+    return value.detach(), estimate.detach(), pulled.detach()

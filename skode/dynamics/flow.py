@@ -1,43 +1,101 @@
 """A state carried together with its log-density: the dynamics of a continuous normalizing flow.
 
 Along ``dz/dt = f(t, z)`` the density of ``z(t)`` follows ``d log p(z(t)) / dt = -tr(df/dz)`` (the instantaneous
-change of variables, theorem 1 of Chen et al. 2018). The joint state has the log-density as its last column.
+change of variables, theorem 1 of Chen et al. 2018). The joint state has the log-density as the column after the
+states', and behind it, where they are measured, the path's kinetic energy and the norm of the Jacobian along it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from skode.dynamics.divergence import combine_slopes, divergence_weights, exact_divergence, has_analytic_divergence
+from skode.dynamics.divergence import (
+    combine_slopes,
+    divergence_weights,
+    field_divergence,
+    has_analytic_divergence,
+    noise_divergence,
+)
+from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow, add_divergence_gradients
 from skode.dynamics.mlp import BoundMLP, MLPField
 
 
-def flow_field(field: Callable[[Tensor, Tensor], Tensor]) -> FlowField:
-    """The joint dynamics of a field's states and their log-density, by the fastest exact divergence it allows."""
-    return MLPFlowField(field) if has_analytic_divergence(field) else FlowField(field)
-
-
-class FlowField(nn.Module):
-    """``d[z, log p]/dt = [f, -tr(df/dz)]``, differentiated by autograd.
+def flow_field(
+    field: Callable[[Any, Tensor], Tensor],
+    *,
+    noise: Tensor | None = None,
+    estimate: bool = False,
+    energy: bool = False,
+    jacobian: bool = False,
+) -> FlowField:
+    """The joint dynamics of a field's states and their log-density, by the fastest way there is.
 
     Parameters
     ----------
     field : callable
         ``f(t, z)`` over states of shape (n, d), each row by itself.
+    noise : Tensor of shape (n, d), default=None
+        The noise of the estimates, of mean 0 and covariance 1, the same for the whole solve.
+    estimate : bool, default=False
+        Whether the divergence is estimated with the noise (Hutchinson's estimator) rather than exact.
+    energy, jacobian : bool, default=False
+        Whether ``|f|^2 / d`` and ``|noise^T df/dz|^2 / d`` are integrated as well, in columns behind the log-density.
+    """
+    if isinstance(field, MLPField) and has_analytic_divergence(field) and not estimate and not jacobian:
+        return MLPFlowField(field, energy=energy)
+    return FlowField(field, noise=noise, estimate=estimate, energy=energy, jacobian=jacobian)
+
+
+class FlowField(nn.Module):
+    """``d[z, log p, ...]/dt = [f, -tr(df/dz), ...]``, differentiated by autograd.
+
+    Parameters
+    ----------
+    field, noise, estimate, energy, jacobian : Any
+        See :func:`flow_field`.
+
+    Attributes
+    ----------
+    n_columns : int
+        Columns of the joint state behind the state's.
     """
 
-    def __init__(self, field: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        field: Callable[[Any, Tensor], Tensor],
+        *,
+        noise: Tensor | None = None,
+        estimate: bool = False,
+        energy: bool = False,
+        jacobian: bool = False,
+    ) -> None:
         super().__init__()
-        self.field = field
+        if noise is None and (estimate or jacobian):
+            raise ValueError("An estimated divergence, or a Jacobian's norm, needs noise.")
+        self.field, self.noise = field, noise
+        self.estimate, self.energy, self.jacobian = estimate, energy, jacobian
+        self.n_columns = 1 + energy + jacobian
 
     def forward(self, t: Any, state: Tensor) -> Tensor:
-        """Rates of joint states of shape (n, d + 1)."""
-        value, divergence = exact_divergence(self.field, t, state[:, :-1])
-        return torch.cat([value, -divergence[:, None]], dim=1)
+        """Rates of joint states of shape (n, d + n_columns)."""
+        z = state[:, : -self.n_columns]
+        pulled = None
+        if self.noise is not None and (self.estimate or self.jacobian):
+            value, divergence, pulled = noise_divergence(self.field, t, z, self.noise)
+        if not self.estimate:
+            value, divergence = field_divergence(self.field, t, z)
+        rates = [value, -divergence[:, None]]
+        if self.energy:
+            rates.append(value.square().mean(1, keepdim=True))
+        if self.jacobian:
+            assert pulled is not None
+            rates.append(pulled.square().mean(1, keepdim=True))
+        return torch.cat(rates, dim=1)
 
 
 class MLPFlowField(FlowField):
@@ -47,16 +105,21 @@ class MLPFlowField(FlowField):
     ----------
     field : MLPField
         The perceptron.
+    energy : bool, default=False
+        Whether the kinetic energy is integrated as well.
     """
 
     field: MLPField
+
+    def __init__(self, field: MLPField, *, energy: bool = False) -> None:
+        super().__init__(field, energy=energy)
 
     def forward(self, t: Any, state: Tensor) -> Tensor:
         return self.bind()(t, state)
 
     def bind(self) -> BoundFlow:
         """The joint dynamics over views of the current weights."""
-        return BoundFlow(self.field.bind())
+        return BoundFlow(self.field.bind(), self.n_columns)
 
     def linearize(self, t: float | Tensor, state: Tensor) -> tuple[Tensor, Any]:
         """See :meth:`BoundFlow.linearize`."""
@@ -78,32 +141,53 @@ class BoundFlow:
     ----------
     field : BoundMLP
         The perceptron, with one or two hidden layers.
+    n_columns : int, default=1
+        1, or 2 with the kinetic energy.
     """
 
-    def __init__(self, field: BoundMLP) -> None:
-        self.field = field
+    def __init__(self, field: BoundMLP, n_columns: int = 1) -> None:
+        self.field, self.n_columns = field, n_columns
         self.weights = divergence_weights(field)
+
+    def tape(self, like: Tensor, n_slots: int) -> FlowTape:
+        """A tape in preallocated memory; see :class:`skode.solvers.vector_field.Tape`."""
+        return self.folded.tape(like, n_slots)  # type: ignore[return-value]
+
+    def session(self) -> FlowSession:
+        """A reverse sweep over such tapes."""
+        return FlowSession(self.folded)
+
+    @functools.cached_property
+    def folded(self) -> FoldedFlow:
+        """The weights as the tapes use them."""
+        return FoldedFlow(self.field, self.n_columns)
 
     def __call__(self, t: float | Tensor, state: Tensor) -> Tensor:
         """The value."""
         return self.linearize(t, state)[0]
 
     def linearize(self, t: float | Tensor, state: Tensor) -> tuple[Tensor, Any]:
-        """The value; kept are the field's residuals and the slopes of its hidden layers."""
-        value, residuals = self.field.linearize(t, state[:, :-1])
+        """The value; kept are the field's residuals, the slopes of its hidden layers, and its own value."""
+        value, residuals = self.field.linearize(t, state[:, : -self.n_columns])
         slopes = [self.field.h.slope(s) for s in residuals[2:]]
         divergence = combine_slopes(self.weights, slopes)
-        return torch.cat([value, -divergence[:, None]], dim=1), (residuals, slopes)
+        rates = [value, -divergence[:, None]]
+        if self.n_columns > 1:
+            rates.append(value.square().mean(1, keepdim=True))
+        return torch.cat(rates, dim=1), (residuals, slopes, value)
 
     def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
         """Reverse of :meth:`linearize`, the gradient of the divergence included.
 
         The divergence reaches the hidden layers' inputs through their slopes, by ``h''``: with ``c`` the cotangent
         of the divergence, ``pbar1 = c u`` (one hidden layer), or ``pbar1 = (c p2) Q`` and ``pbar2 = c (p1 Q^T)``.
+        The energy's cotangent ``e`` adds ``2 e f / d`` to that of the value.
         """
-        (t, _, *hidden), slopes = residuals
-        field, weights = self.field, self.weights
-        value_bar, c = cotangent[:, :-1], -cotangent[:, -1:]
+        (t, _, *hidden), slopes, value = residuals
+        field, weights, d = self.field, self.weights, value.shape[1]
+        value_bar, c = cotangent[:, :d], -cotangent[:, d : d + 1]
+        if self.n_columns > 1:
+            value_bar = value_bar + (2.0 / d) * cotangent[:, d + 1 :] * value
         slope_bars = [c * weights] if len(slopes) == 1 else [c * slopes[1] @ weights, c * (slopes[0] @ weights.t())]
         delta = value_bar
         deltas = [delta]
@@ -113,29 +197,18 @@ class BoundFlow:
             deltas.append(delta)
         deltas.reverse()
         grad_z, grad_t = field.pull_first(t, delta, with_time=with_time)
-        grad_state = torch.cat([grad_z, torch.zeros_like(c)], dim=1)
+        grad_state = torch.cat([grad_z, torch.zeros_like(cotangent[:, d:])], dim=1)
         return grad_state, grad_t, (tuple(deltas), c)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """Gradients in the order of the field's parameters: those of its value, and through the divergence's weights.
 
-        With ``ubar = sum c p1`` or ``Qbar = sum (c p2) p1^T`` over all samples, the product rule on
-        :func:`divergence_weights` gives those of the weight matrices.
+        The latter's cotangent is ``ubar = sum c p1`` or ``Qbar = sum (c p2) p1^T``, over all samples.
         """
         field = self.field
         gradients = field.parameter_gradients([(residuals[0], deltas[0]) for residuals, deltas in tape])
         c = torch.cat([deltas[1] for _, deltas in tape])
         slopes = [torch.cat(parts) for parts in zip(*(residuals[1] for residuals, _ in tape), strict=True)]
-        first, *rest = field.weights
-        to_state = gradients[0][:, : first.shape[1]]
-        if len(slopes) == 1:
-            u_bar = slopes[0].t() @ c
-            to_state += u_bar * rest[0].t()
-            gradients[2] += (u_bar * first).t()
-            return gradients
-        q_bar = (c * slopes[1]).t() @ slopes[0]
-        product_bar = (q_bar * rest[0]).t()  # the cotangent of W1 W3
-        to_state += product_bar @ rest[1].t()
-        gradients[2] += q_bar * (first @ rest[1]).t()
-        gradients[4] += first.t() @ product_bar
+        u_bar = (slopes[0].t() @ c)[:, 0] if len(slopes) == 1 else (c * slopes[1]).t() @ slopes[0]
+        add_divergence_gradients(gradients, field.weights, u_bar)
         return gradients

@@ -61,6 +61,7 @@ class FoldedMLP:
             self.into, self.outof = into, outof
         self.transposed = [w.t() for w in self.weights]
         self.sizes = tuple(w.shape[1] for w in self.weights)
+        self.roll_kind = Roll
         # By the number of samples: the roll from which the next tape is cut, and which products are oneDNN's.
         self.rolls: dict[int, Roll] = {}
         self.large: dict[int, list[bool]] = {}
@@ -80,7 +81,7 @@ class FoldedMLP:
             )
         roll = self.rolls.get(len(like))
         if roll is None or roll.next + n_slots > roll.n_slots or roll.key[3:] != (like.dtype, like.device):
-            roll = self.rolls[len(like)] = Roll.of(self, like, n_slots)
+            roll = self.rolls[len(like)] = self.roll_kind.of(self, like, n_slots)
         return roll.cut(n_slots)
 
     def unfold(self, gradients: list[Tensor], column: Tensor | None) -> list[Tensor]:
@@ -109,6 +110,7 @@ class Roll:
 
     def __init__(self, key: Any) -> None:
         self.key = key
+        self.idle_key = (type(self).__name__, *key)
         self.n_slots, n, sizes, dtype, device = key
         self.layers = [torch.empty((self.n_slots, n, size), dtype=dtype, device=device) for size in sizes]
         self.states = self.layers[0].unbind()
@@ -130,7 +132,7 @@ class Roll:
         slot_bytes = max(n * sum(folded.sizes) * like.element_size(), 1)
         n_slots = max(least_slots, min(ROLL_BYTES // slot_bytes, ROLL_SLOTS))
         key = (n_slots, n, folded.sizes, like.dtype, like.device)
-        roll = IDLE.take(key, lambda: cls(key))
+        roll = IDLE.take((cls.__name__, *key), lambda: cls(key))
         roll.folded = folded
         if n not in folded.large:
             folded.large[n] = [worthwhile(like, n, *weight.shape) for weight in folded.weights]
@@ -158,7 +160,7 @@ class Roll:
                 del rolls[n]
             del self.folded  # a model's weights, and times, are not to be kept alive
             self.times = [None] * self.n_slots
-            IDLE.give(self.key, self)
+            IDLE.give(self.idle_key, self)
 
     def nbytes(self) -> int:
         """Memory that it holds."""
@@ -277,20 +279,9 @@ class MLPSession:
             self.place(tape, slot).copy_(cotangent.reshape(-1))
         slot += tape.first
         folded, roll = self.folded, tape.roll
-        factors, transposed, pull, large = folded.factors, folded.transposed, folded.h.pull, roll.large
         self.pulled.append(slot)
-        delta, below, hidden = self.deltas.outputs[slot], self.deltas.hidden[slot], roll.hidden[slot]
-        for i in range(len(below), 0, -1):
-            inner = below[i - 1]
-            if large[i]:
-                large_linear(inner, delta, transposed[i], None)
-            else:
-                torch.mm(delta, factors[i], out=inner)
-            delta = pull(inner, hidden[i - 1])
-        if large[0]:
-            large_linear(out, delta, transposed[0], None)
-        else:
-            torch.mm(delta, factors[0], out=out)
+        delta = self._pull_hidden(slot, roll)
+        self._through(0, delta, out, roll)
         if not with_time:
             return None
         if folded.column is None:
@@ -298,6 +289,23 @@ class MLPSession:
         per_sample = delta @ folded.column
         t = roll.times[slot]
         return per_sample.reshape(t.shape) if isinstance(t, Tensor) and t.ndim else per_sample.sum()
+
+    def _pull_hidden(self, slot: int, roll: Roll) -> Tensor:
+        """The cotangent of the first layer's linear output, from that of a slot's value."""
+        pull = self.folded.h.pull
+        delta, below, hidden = self.deltas.outputs[slot], self.deltas.hidden[slot], roll.hidden[slot]
+        for i in range(len(below), 0, -1):
+            inner = below[i - 1]
+            self._through(i, delta, inner, roll)
+            delta = pull(inner, hidden[i - 1])
+        return delta
+
+    def _through(self, i: int, delta: Tensor, out: Tensor, roll: Roll) -> None:
+        """The cotangent of a layer's input from that of its linear output."""
+        if roll.large[i]:
+            large_linear(out, delta, self.folded.transposed[i], None)
+        else:
+            torch.mm(delta, self.folded.factors[i], out=out)
 
     def flush(self, tape: MLPTape) -> None:
         if not self.pulled:
@@ -321,7 +329,14 @@ class MLPSession:
         self._turn_to(None)
         if not self.gradients:
             return (None,) * (2 * len(self.folded.weights))
-        return tuple(self.folded.unfold(self.gradients, self.column))
+        return tuple(self._unfolded())
+
+    def _unfolded(self) -> list[Tensor]:
+        """The gradients of the perceptron's own parameters."""
+        return self.folded.unfold(self.gradients, self.column)
+
+    def _form_more(self, low: int, high: int, roll: Roll) -> None:
+        """What else is to be gathered of the slots flushed."""
 
     def _turn_to(self, roll: Roll | None) -> None:
         """Go on with another roll, or with none."""
@@ -352,6 +367,7 @@ class MLPSession:
         if self.folded.column is not None:
             times = torch.cat([_column(roll.times[slot], roll.states[slot]) for slot in range(low, high)])
             column = times @ self.deltas.layers[0][low:high].flatten(0, 1)
+        self._form_more(low, high, roll)
         if self.gradients:
             torch._foreach_add_(self.gradients, new)
             if column is not None and self.column is not None:

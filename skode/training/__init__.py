@@ -7,6 +7,7 @@ from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.tensors import (
+    checked_times,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -25,6 +26,7 @@ __all__ = [
     "RegularisedSolve",
     "TrainingRecord",
     "TrainingSettings",
+    "checked_times",
     "distinct",
     "fitted_scaler",
     "new_generator",

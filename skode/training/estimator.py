@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ DEFAULT_FIXED_STEPS = 10
 
 #: A solve that needs more steps than this is given up: the dynamics are far from anything that could be learned.
 MAX_STEPS = 1000
+
+
+#: Tolerances below this ask for float64.
+FLOAT32_TOLERANCE = 1e-5
 
 
 class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
@@ -48,8 +53,12 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     step_size: float | None
     adjoint: str
     device: str
+    dtype: str | None
 
     module_: torch.nn.Module
+
+    #: What the module was built from.
+    _built_from: dict[str, Any]
 
     #: What the calls of ``partial_fit`` so far have led to.
     _record: TrainingRecord | None = None
@@ -70,6 +79,36 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
                 f"hidden_layer_sizes must be integers > 0, in one dimension; got {self.hidden_layer_sizes!r}."
             )
         return tuple(int(n) for n in sizes)
+
+    def _check_as_built(self, wanted: dict[str, Any]) -> None:
+        """Refuse to go on with a network that is not the one asked for."""
+        for name, value in wanted.items():
+            built = self._built_from.get(name, value)
+            if value is not built and value != built:
+                raise ValueError(
+                    f"{name}={value!r}, but the network that training would go on with was built with {built!r}; "
+                    "build a new one by warm_start=False, or with a clone of the estimator."
+                )
+
+    @contextmanager
+    def _own_random_state(self, rng: np.random.RandomState, *, needed: bool) -> Iterator[None]:
+        """Torch's global generator as ``random_state`` says, for what is random in a field of the user's own."""
+        if not needed:
+            yield
+            return
+        seed = int(rng.randint(np.iinfo(np.int32).max))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+
+    def _training_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What to train in: float32, unless another dtype is asked for or the tolerances are too tight for it.
+
+        A network's weights need no more, and float32 is twice as fast; predictions are computed in X's dtype.
+        """
+        if self.dtype is not None or min(self.rtol, self.atol) < FLOAT32_TOLERANCE:
+            return dtype
+        return torch.float32
 
     def _batch_size(self, n_samples: int, auto: int) -> int:
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)

@@ -69,3 +69,11 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 def new_generator(rng: np.random.RandomState) -> torch.Generator:
     """A torch generator seeded from a numpy one; torch's global state is never touched."""
     return torch.Generator().manual_seed(int(rng.randint(np.iinfo(np.int32).max)))
+
+
+def checked_times(t: Any) -> np.ndarray:
+    """Times along the depth of a flow, as floats; ValueError where they don't rise strictly from 0 or later to 1."""
+    times = np.asarray(t, dtype=np.float64)
+    if times.ndim != 1 or not len(times) or not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] <= 1:
+        raise ValueError(f"t must be depths from 0 to 1, one at least, strictly increasing; got {t!r}.")
+    return times

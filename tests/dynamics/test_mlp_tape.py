@@ -212,7 +212,7 @@ def test_a_roll_waits_for_the_gradients_of_what_was_pulled(idle):
     tape.release()
     assert not idle.idle
     session.parameter_gradients()
-    assert tape.roll in idle.idle[tape.roll.key]
+    assert tape.roll in idle.idle[tape.roll.idle_key]
 
 
 def test_more_slots_than_a_roll_has_get_a_roll_of_their_own(idle, monkeypatch):

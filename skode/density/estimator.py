@@ -1,0 +1,582 @@
+"""Density estimation by a continuous normalizing flow."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
+from sklearn.callback import with_callbacks
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skode.density.flow import Flow, spread
+from skode.density.gaussianisation import Gaussianisation
+from skode.density.objectives import FlowMatching, Likelihood, Penalties
+from skode.dynamics import ConcatSquashField, GatedPlanarField, MLPField
+from skode.training import (
+    COMMON_CONSTRAINTS,
+    NeuralODEEstimator,
+    checked_times,
+    distinct,
+    fitted_scaler,
+    new_generator,
+    resolve_device,
+    resolve_dtype,
+    to_numpy,
+    to_tensor,
+    train,
+)
+
+#: Samples that are solved for together in answers: their states and hidden layers then stay near the processor.
+CHUNK = 2048
+
+#: Gradients longer than this are shortened to it.
+MAX_GRAD_NORM = 1.0
+
+#: A column one value of which more samples share than this looks discrete, if there are this many of them.
+LARGEST_ATOM, LEAST_ATOM = 0.2, 20
+
+
+def _mlp(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
+    field = MLPField(n_features, hidden, activation, generator=generator)
+    if hidden:
+        spread(field.linear_layers()[0], n_features, generator)
+    return field
+
+
+def _gated_planar(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
+    field = GatedPlanarField(n_features, max(sum(hidden), 1), activation, generator=generator)
+    spread(field.units, n_features, generator)
+    return field
+
+
+def _concatsquash(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
+    return ConcatSquashField(n_features, hidden, activation, generator=generator)
+
+
+FIELDS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "gated_planar": _gated_planar,
+    "concatsquash": _concatsquash,
+}
+
+
+class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
+    """Density estimator whose density is a standard normal carried by a neural ODE.
+
+    A continuous normalizing flow [1]_: the standardised data are the end of ``dz/dt = f(t, z)`` started from a
+    standard normal, and the exact log-density follows the instantaneous change of variables
+    ``d log p(z(t)) / dt = -tr(df/dz)``. Trained by maximum likelihood through the solver. ``rtol``, ``atol`` and
+    ``method`` are read at every call.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(64, 64)
+        Widths of the hidden layers of the vector field. With one or two, the divergence is analytic; with more it
+        costs one vector-Jacobian product per dimension.
+    activation : {"tanh", "logistic", "softplus"}, default="tanh"
+        Activation of the vector field; it must be smooth.
+    alpha : float, default=0.0
+        Strength of the L2 penalty on the weights, divided by the batch size.
+    batch_size : int or "auto", default="auto"
+        Samples in a batch; "auto" is a tenth of the samples, but at least 32 and at most 256.
+    learning_rate : {"constant", "cosine"}, default="constant"
+        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand.
+    learning_rate_init : float, default=3e-3
+        Learning rate of Adam.
+    max_iter : int, default=200
+        Largest number of epochs.
+    shuffle : bool, default=True
+        Whether to shuffle the samples in each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Source of initial weights, validation split and order of samples. Two fits with the same int on one machine
+        are identical to the bit.
+    tol : float, default=1e-3
+        An epoch whose validation (or training) log-likelihood is not better than the best by ``tol`` nats counts as
+        no improvement.
+    verbose : bool, default=False
+        Whether to print a line per epoch.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the last call.
+    early_stopping : bool, default=True
+        Whether to set aside ``validation_fraction`` of the samples, stop by their log-likelihood, and keep the
+        weights that were best on them. A flow can follow single points of a small sample, so this is on by default.
+    validation_fraction : float, default=0.1
+        See ``early_stopping``.
+    n_iter_no_change : int or None, default=10
+        Epochs without improvement after which training stops; None: never.
+    rtol, atol : float, default=1e-4
+        Relative and absolute tolerance of the solver.
+    method : str, default="dopri5"
+        ODE method, one of :data:`skode.solvers.METHODS`.
+    step_size : float or None, default=None
+        Step size of fixed-step methods; None: 0.1.
+    adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
+        How gradients are computed; see :func:`skode.solvers.solve_ivp`.
+    device : str, default="auto"
+        Where to compute: "auto", "cpu", "cuda", ...
+    dtype : {"float32", "float64"} or None, default=None
+        What to compute in; None: X's own on the CPU, float32 elsewhere.
+
+    Attributes
+    ----------
+    module_ : torch.nn.Module
+        The trained flow, in standardised space.
+    scaler_ : StandardScaler
+        The standardisation of the data.
+    n_features_in_ : int
+        Number of features seen in ``fit``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, if they all are strings.
+    n_iter_ : int
+        Epochs run.
+    loss_, best_loss_ : float
+        Last and least mean negative log-likelihood in training, of the standardised data.
+    loss_curve_ : list of float
+        The same per epoch.
+    validation_scores_ : list of float or None
+        Mean log-likelihood of the standardised validation data per epoch, with ``early_stopping``.
+    best_validation_score_ : float or None
+        The best of them.
+    nfe_forward_, nfe_backward_ : list of float
+        Evaluations of the vector field per solve and per gradient, mean over each epoch.
+
+    See Also
+    --------
+    sklearn.mixture.GaussianMixture : A mixture of Gaussians.
+    sklearn.neighbors.KernelDensity : A kernel density.
+
+    References
+    ----------
+    .. [1] R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, "Neural Ordinary Differential Equations",
+       NeurIPS 2018, section 4.
+    .. [2] W. Grathwohl, R. T. Q. Chen, J. Bettencourt, I. Sutskever, D. Duvenaud, "FFJORD: Free-form Continuous
+       Dynamics for Scalable Reversible Generative Models", ICLR 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from skode import CNFDensityEstimator
+    >>> X, _ = make_moons(500, noise=0.1, random_state=0)
+    >>> cnf = CNFDensityEstimator(hidden_layer_sizes=(32,), n_iter_no_change=3, random_state=0).fit(X)
+    >>> cnf.score_samples(X[:3]).shape
+    (3,)
+    >>> cnf.sample(5, random_state=0).shape
+    (5, 2)
+    """
+
+    module_: Flow
+    scaler_: Gaussianisation
+
+    _parameter_constraints: dict = {
+        **COMMON_CONSTRAINTS,
+        "field": [StrOptions(set(FIELDS)), nn.Module],
+        "objective": [StrOptions({"likelihood", "flow_matching"})],
+        "matching_iter": [Interval(Integral, 0, None, closed="left")],
+        "divergence": [StrOptions({"exact", "hutchinson"})],
+        "marginals": [StrOptions({"auto", "johnson", "normal"})],
+        "kinetic_energy": [Interval(Real, 0, None, closed="left")],
+        "jacobian_norm": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (64, 64),
+        activation: str = "tanh",
+        *,
+        field: Any = "mlp",
+        objective: str = "likelihood",
+        matching_iter: int = 0,
+        divergence: str = "exact",
+        marginals: str = "auto",
+        kinetic_energy: float = 0.03,
+        jacobian_norm: float = 0.0,
+        alpha: float = 0.0,
+        batch_size: Any = "auto",
+        learning_rate: str = "cosine",
+        learning_rate_init: float = 1e-2,
+        max_iter: int = 50,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int | None = None,
+        rtol: float = 1e-3,
+        atol: float = 1e-3,
+        method: str = "dopri5",
+        step_size: float | None = None,
+        adjoint: str = "discrete",
+        device: str = "auto",
+        dtype: str | None = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.field = field
+        self.objective = objective
+        self.matching_iter = matching_iter
+        self.divergence = divergence
+        self.marginals = marginals
+        self.kinetic_energy = kinetic_energy
+        self.jacobian_norm = jacobian_norm
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.rtol = rtol
+        self.atol = atol
+        self.method = method
+        self.step_size = step_size
+        self.adjoint = adjoint
+        self.device = device
+        self.dtype = dtype
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CNFDensityEstimator:
+        """Fit the flow to samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+        y : None
+            Ignored; here for scikit-learn's conventions.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each sample counts; a weight of two is the same as the sample given twice, 0 as it left out.
+
+        Returns
+        -------
+        self : CNFDensityEstimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            Where X is not as described, holds NaN or infinity, has fewer than 2 samples or a constant column, which
+            has no density.
+
+        Warns
+        -----
+        UserWarning
+            Where a column looks discrete, so that its density is unbounded.
+        """
+        hidden = self._hidden_layers()
+        first = not (self.warm_start and hasattr(self, "module_"))
+        built_from = self._architecture(hidden)
+        if not first:
+            self._check_as_built(built_from)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
+        given = X
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        rows, weights = distinct(X, np.zeros(len(X)), weights)
+        if not self.shuffle or (weights == weights[0]).all():
+            # As given, where that is all there is to tell samples by: results then don't change with units.
+            order = np.argsort(rows)
+            rows, weights = rows[order], weights[order]
+        X = X[rows]
+        rng = check_random_state(self.random_state)
+        device = resolve_device(self.device)
+        as_asked = first or self.dtype is not None
+        dtype = resolve_dtype(self.dtype, X, device) if as_asked else self.module_.log_scale.dtype
+        train_in = self._training_dtype(dtype)
+        if first:
+            self._refuse_columns_without_density(X, weights)
+            self.scaler_ = Gaussianisation.fit(X, weights, marginals=self.marginals)
+            self.module_ = Flow(self._new_field(X.shape[1], hidden, new_generator(rng)), X.shape[1])
+            self._built_from = built_from
+        self.module_.to(device=device, dtype=train_in)
+        inputs = to_tensor(self._to_flow(X), train_in, device)
+
+        train_rows, validate = np.arange(len(X)), None
+        if self.early_stopping:
+            train_rows, held_out = train_test_split(train_rows, test_size=self.validation_fraction, random_state=rng)
+            validation, shares = inputs[torch.from_numpy(held_out).to(device)], weights[held_out]
+
+            def validate() -> float:
+                with torch.no_grad():
+                    return float(
+                        np.average(to_numpy(self.module_.log_prob(validation, self._solve)[0]), weights=shares)
+                    )
+
+        inputs = inputs[torch.from_numpy(train_rows).to(device)]
+        counts = weights[train_rows]
+        own = to_tensor(counts / counts.mean(), train_in, device)
+        auto = auto_batch_size(len(train_rows))
+        matching = FlowMatching(self.module_, inputs, own, new_generator(rng))
+        likelihood = Likelihood(
+            self.module_,
+            inputs,
+            own,
+            self._solve,
+            Penalties(self.kinetic_energy, self.jacobian_norm),
+            estimate=self.divergence == "hutchinson",
+            generator=new_generator(rng),
+        )
+        try:
+            with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)):
+                if self.matching_iter and self.objective == "likelihood":
+                    self._match(matching, len(train_rows), rng, auto)
+                self._fit_module(
+                    matching if self.objective == "flow_matching" else likelihood,
+                    len(train_rows),
+                    rng,
+                    validate=validate,
+                    X=given,
+                    y=y,
+                    dtype=dtype,
+                    auto_batch_size=auto,
+                    max_grad_norm=MAX_GRAD_NORM,
+                )
+        except BaseException:
+            if first:  # nothing was learned
+                del self.module_
+            raise
+        return self
+
+    def _match(self, matching: FlowMatching, n_samples: int, rng: np.random.RandomState, auto: int) -> None:
+        """Flow matching before training by likelihood."""
+        settings = self._settings(n_samples, auto, alpha=None, max_grad_norm=MAX_GRAD_NORM)
+        settings = dataclasses.replace(settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine")
+        self.matching_curve_ = train(matching, n_samples, settings, rng).loss_curve
+
+    def _architecture(self, hidden: tuple[int, ...]) -> dict[str, Any]:
+        """What the flow is built from, or is to be."""
+        built_in = {"hidden_layer_sizes": hidden, "activation": self.activation}
+        return {"field": self.field, "marginals": self.marginals} | (built_in if isinstance(self.field, str) else {})
+
+    def _new_field(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> nn.Module:
+        if isinstance(self.field, nn.Module):
+            return copy.deepcopy(self.field)
+        if self.activation == "relu":
+            raise ValueError("activation='relu' has no continuous divergence; choose 'tanh', 'logistic' or 'softplus'.")
+        return FIELDS[self.field](n_features, hidden, self.activation, generator)
+
+    def _refuse_columns_without_density(self, X: np.ndarray, weights: np.ndarray) -> None:
+        # Where a column's spread drowns in rounding, the scaler leaves it unscaled and its density would be wrong.
+        scaler = fitted_scaler(X, weights)
+        unscaled = ~np.isclose(scaler.scale_, np.sqrt(scaler.var_), rtol=1e-3, atol=0.0)
+        constant = np.flatnonzero(unscaled | (np.ptp(X, axis=0) == 0.0))
+        names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))
+        if len(constant):
+            raise ValueError(
+                "X has columns with one value only (up to rounding), which have no density: "
+                f"{names[constant].tolist()}. Drop or rescale them."
+            )
+        atoms = np.array([_largest_atom(column, weights) for column in X.T])
+        discrete = np.flatnonzero((atoms > LARGEST_ATOM * weights.sum()) & (atoms >= LEAST_ATOM))
+        if len(discrete):
+            warnings.warn(
+                f"One value makes up more than {LARGEST_ATOM:.0%} of columns {names[discrete].tolist()}: they look "
+                "discrete, and the density there is unbounded, so that likelihoods mean little. Drop them, or add "
+                "noise as wide as their values lie apart.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _to_flow(self, X: np.ndarray) -> np.ndarray:
+        """X where the flow lives; ValueError where that overflows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            Z = self.scaler_.transform(X)
+        if not np.isfinite(Z).all():
+            raise ValueError("X holds values too large to standardise in its dtype; rescale it.")
+        return Z
+
+    def _checked(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        self.module_.to(resolve_device(self.device))
+        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+
+    def _answer(self, points: np.ndarray, function: Callable[[Tensor], Tensor], axis: int = 0) -> np.ndarray:
+        """What a function of the flow makes of points, some of them at a time."""
+        like = self.module_.log_scale
+        with torch.no_grad():
+            parts = [
+                to_numpy(function(to_tensor(points[i : i + CHUNK], like.dtype, like.device)))
+                for i in range(0, len(points), CHUNK)
+            ]
+        return np.concatenate(parts, axis=axis)
+
+    def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
+        """Log-densities at a time between the base density's and the data's.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Points of data space.
+        t : float, default=1.0
+            The time: at 1 the density is that of the data, at 0 the base, a normal density in data space (bent as
+            ``marginals`` says).
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Log-densities in nats, in the units of X.
+        """
+        X = self._checked(X)
+        if not 0.0 <= t <= 1.0:
+            raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
+        log_prob = self._answer(self._to_flow(X), lambda x: self.module_.log_prob(x, self._solve, t=float(t))[0])
+        return (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-density of each sample, by the exact divergence however the flow was trained.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Log-densities in nats, in the units of X.
+        """
+        return self.log_prob(X)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-likelihood of samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+        y : None
+            Ignored; here for scikit-learn's conventions.
+
+        Returns
+        -------
+        float
+            Mean log-density per sample in nats, as ``GaussianMixture.score``.
+        """
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    @validate_params(
+        {"n_samples": [Interval(Integral, 1, None, closed="left")], "random_state": ["random_state"]},
+        prefer_skip_nested_validation=True,
+    )
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draw samples from the fitted density.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            How many.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Samples, in the units of X.
+        """
+        check_is_fitted(self)
+        base = check_random_state(random_state).standard_normal((n_samples, self.n_features_in_))
+        return self._from_base(base)
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Carry samples back to the base, where data that follow the density are standard normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Where the flow has them come from.
+        """
+        X = self._checked(X)
+        base = self._answer(self._to_flow(X), lambda x: self.module_.pull(x, self._solve))
+        return base.astype(X.dtype, copy=False)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Carry points of the base to data space: the inverse of ``transform``, up to the solver's tolerance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Points of the base, standard normal for new samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Points of data space.
+        """
+        check_is_fitted(self)
+        base = check_array(X, dtype=[np.float64, np.float32])
+        if base.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
+        return self._from_base(base)
+
+    def _from_base(self, base: np.ndarray) -> np.ndarray:
+        self.module_.to(resolve_device(self.device))
+        points = self._answer(base, lambda z: self.module_.push(z, self._solve))
+        return self.scaler_.inverse_transform(points).astype(base.dtype, copy=False)
+
+    def trajectory(self, X: Any, t: Any) -> np.ndarray:
+        """The paths on which the flow carries samples from the base to where they are.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, where the paths end at time 1 (those of ``sample``, for example).
+        t : array-like of shape (n_times,)
+            Times between 0, the base's, and 1, the data's; strictly increasing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_times, n_features)
+            The points, in data space.
+
+        Raises
+        ------
+        ValueError
+            Where ``t`` is not as described.
+        """
+        X = self._checked(X)
+        times = checked_times(t)
+        paths = self._answer(
+            self._to_flow(X), lambda x: self.module_.paths(x, self._solve, times[::-1].tolist()).flip(0), axis=1
+        )
+        n_times, n, d = paths.shape
+        points = self.scaler_.inverse_transform(paths.reshape(-1, d)).reshape(n_times, n, d)
+        return points.transpose(1, 0, 2).astype(X.dtype, copy=False)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_in_
+
+
+def auto_batch_size(n_samples: int) -> int:
+    """Samples in a batch where the user gives no number."""
+    return min(max(n_samples // 20, 32), 256)
+
+
+def _largest_atom(column: np.ndarray, weights: np.ndarray) -> float:
+    """The weight of the value that has most."""
+    _, groups = np.unique(column, return_inverse=True)
+    return float(np.bincount(groups, weights=weights).max())

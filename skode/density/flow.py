@@ -1,0 +1,167 @@
+"""The continuous normalizing flow: a normal density, carried by an ODE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skode.dynamics import flow_field
+from skode.solvers import Solution, Statistics
+
+Solve = Callable[..., Solution]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of paths on the way, beside the change of their log-density.
+
+    Attributes
+    ----------
+    noise : Tensor of shape (n, d) or None
+        The noise of estimates, the same for the whole solve.
+    estimate : bool
+        Whether the divergence is estimated by it.
+    energy, jacobian : bool
+        Whether the kinetic energy and the Jacobian's norm are.
+    """
+
+    noise: Tensor | None = None
+    estimate: bool = False
+    energy: bool = False
+    jacobian: bool = False
+
+
+class Flow(nn.Module):
+    """A normal density of independent components at ``t = 0``, carried by an ODE to the data's at ``t = 1``.
+
+    Parameters
+    ----------
+    field : nn.Module
+        The dynamics ``f(t, z)``, each row by itself.
+    n_features : int
+        Their dimension.
+
+    Attributes
+    ----------
+    log_scale : nn.Parameter of shape (n_features,)
+        Logarithms of the base density's standard deviations, which are trained as well.
+    """
+
+    def __init__(self, field: nn.Module, n_features: int) -> None:
+        super().__init__()
+        self.field = field
+        self.n_features = n_features
+        self.log_scale = nn.Parameter(torch.zeros(n_features))
+
+    def log_prob(
+        self,
+        x: Tensor,
+        solve: Solve,
+        *,
+        t: float = 1.0,
+        measured: Measured | None = None,
+        solves: list[Statistics] | None = None,
+        first_step: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-densities at a time, and what was measured along the paths.
+
+        ``log p_t(x) = log p_0(z(0)) - int_0^t tr(df/dz) ds`` along the path with ``z(t) = x``, solved backward.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, d)
+            Points.
+        solve : callable
+            ``solve(field, t_span, y0, t_eval=..., first_step=...)``.
+        t : float, default=1.0
+            The time whose density it is.
+        measured : Measured, default=None
+            What else is measured.
+        solves : list of Statistics, default=None
+            Where the solve's counts are put.
+        first_step : float, default=None
+            The solver's first step, where it is known how large one may be.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (n,)
+            Log-densities.
+        integrals : Tensor of shape (n, k)
+            What was measured: mean squares over the dimensions, integrated over time.
+        """
+        measured = measured or Measured()
+        joint = flow_field(
+            self.field,
+            noise=measured.noise,
+            estimate=measured.estimate,
+            energy=measured.energy,
+            jacobian=measured.jacobian,
+        )
+        if t == 0.0:
+            return self.base_log_prob(x), x.new_zeros(len(x), joint.n_columns - 1)
+        start = torch.cat([x, x.new_zeros(len(x), joint.n_columns)], dim=1)
+        solution = solve(joint, (t, 0.0), start, t_eval=(0.0,), first_step=first_step)
+        if solves is not None:
+            solves.append(solution.statistics)
+        end, d = solution.y[-1], self.n_features
+        # Backward in time the integrals come with the other sign.
+        return self.base_log_prob(end[:, :d]) - end[:, d], -end[:, d + 1 :]
+
+    def base_log_prob(self, z: Tensor) -> Tensor:
+        """Log-densities of the base."""
+        standard = z * torch.exp(-self.log_scale)
+        return -0.5 * standard.square().sum(1) - self.log_scale.sum() - 0.5 * self.n_features * math.log(2 * math.pi)
+
+    def push(self, base: Tensor, solve: Solve) -> Tensor:
+        """Standard normal points, of shape (n, d), scaled and carried to ``t = 1``."""
+        z = base * torch.exp(self.log_scale)
+        return solve(self.field, (0.0, 1.0), z, t_eval=(1.0,)).y[-1]
+
+    def pull(self, x: Tensor, solve: Solve) -> Tensor:
+        """Points at ``t = 1`` carried back, and scaled to standard normal ones: the inverse of :meth:`push`."""
+        return self.paths(x, solve, (0.0,))[0] * torch.exp(-self.log_scale)
+
+    def paths(self, x: Tensor, solve: Solve, times: Sequence[float]) -> Tensor:
+        """Where points at ``t = 1`` were at earlier times, given in falling order; of shape (n_times, n, d)."""
+        if times[0] == 1.0:
+            later = self.paths(x, solve, times[1:]) if len(times) > 1 else x.new_empty((0, *x.shape))
+            return torch.cat([x[None], later])
+        return solve(self.field, (1.0, min(times)), x, t_eval=tuple(times)).y
+
+
+def spread(first: nn.Linear, n_features: int, generator: torch.Generator) -> None:
+    """Spread a first layer's units over the data, in place.
+
+    Glorot's initial weights give units that all bend at the origin, and slowly: they have first to grow for a field to
+    tell apart points that lie close together. Here a unit's linear output ``w.z + v t + b`` for standard normal ``z``
+    varies by :data:`SPREAD`, and it bends somewhere within three times as far, so that fields are as varied as the
+    data at once (on two circles, 1,000 updates then lead to an excess of 0.014 nats instead of 0.48).
+
+    Parameters
+    ----------
+    first : nn.Linear
+        The layer, whose last columns beyond ``n_features`` are time's.
+    n_features : int
+        Dimension of the state.
+    generator : torch.Generator
+        Source of the weights.
+    """
+    with torch.no_grad():
+        first.weight.uniform_(-1.0, 1.0, generator=generator).mul_(math.sqrt(3.0) * SPREAD)
+        first.weight[:, :n_features].div_(math.sqrt(n_features))
+        first.weight[:, n_features:].mul_(TIME_SPREAD)
+        first.bias.uniform_(-2.0, 2.0, generator=generator).mul_(SPREAD)
+
+
+#: By how much units vary over the data, and over time.
+SPREAD, TIME_SPREAD = 1.5, 0.7
+
+
+def as_dtype(x: Any, like: Tensor) -> Tensor:
+    """An array as a tensor like another."""
+    return torch.as_tensor(x, dtype=like.dtype, device=like.device)

@@ -1,0 +1,123 @@
+"""What a flow is trained by: its likelihood, through the solver, or flow matching, without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.density.flow import Flow, Measured
+from skode.solvers import Solution, Statistics
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """How strongly a path's integrals are penalised, in nats.
+
+    Attributes
+    ----------
+    kinetic_energy : float
+        Of ``int |f|^2 dt``.
+    jacobian_norm : float
+        Of ``int |eps^T df/dz|^2 dt``.
+    """
+
+    kinetic_energy: float = 0.0
+    jacobian_norm: float = 0.0
+
+
+class Likelihood:
+    """Mean negative log-likelihood, and the penalties that keep the dynamics easy to solve.
+
+    Parameters
+    ----------
+    flow : Flow
+        What is trained.
+    x : Tensor of shape (n, d)
+        The data.
+    weights : Tensor of shape (n,)
+        Their weights, of mean 1.
+    solve : callable
+        Solves; see :meth:`skode.density.flow.Flow.log_prob`.
+    penalties : Penalties
+        How strong they are.
+    estimate : bool
+        Whether the divergence is estimated.
+    generator : torch.Generator
+        Source of the noise of estimates.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        x: Tensor,
+        weights: Tensor,
+        solve: Callable[..., Solution],
+        penalties: Penalties,
+        *,
+        estimate: bool,
+        generator: torch.Generator,
+    ) -> None:
+        self.flow, self.x, self.weights, self.solve, self.generator = flow, x, weights, solve, generator
+        strengths = (penalties.kinetic_energy, penalties.jacobian_norm)
+        self.measured = Measured(estimate=estimate, energy=strengths[0] > 0, jacobian=strengths[1] > 0)
+        # What is measured are means over dimensions.
+        self.strengths = flow.n_features * x.new_tensor([strength for strength in strengths if strength > 0])
+        self.solves: list[Statistics] = []
+        self.first_step: float | None = None
+
+    def parameters(self) -> Iterable[Tensor]:
+        return self.flow.parameters()
+
+    def loss(self, rows: np.ndarray) -> Tensor:
+        chosen = torch.from_numpy(rows).to(self.x.device)
+        x, measured = self.x[chosen], self.measured
+        if measured.estimate or measured.jacobian:
+            noise = torch.randint(0, 2, x.shape, generator=self.generator).to(x) * 2.0 - 1.0
+            measured = replace(measured, noise=noise)
+        log_prob, integrals = self.flow.log_prob(
+            x, self.solve, measured=measured, solves=self.solves, first_step=self.first_step
+        )
+        # The next batch's first step is as long as this one's steps were: most of them then fit at once.
+        self.first_step = 1.0 / max(self.solves[-1].n_accepted, 1)
+        return (self.weights[chosen] * (integrals @ self.strengths - log_prob)).mean()
+
+
+class FlowMatching:
+    """Mean squared distance of the field from the velocities of straight paths between noise and data.
+
+    With ``z_t = (1 - t) z_0 + t x`` of a standard normal ``z_0``, the field that is nearest to ``x - z_0`` in the mean
+    is one that carries the noise to the data (Lipman, Chen, Ben-Hamu, Nickel, Le, "Flow matching for generative
+    modeling", ICLR 2023; Liu, Gong, Liu, "Flow straight and fast", ICLR 2023). No solve is needed.
+
+    Parameters
+    ----------
+    flow, x, weights, generator : Any
+        As for :class:`Likelihood`.
+    """
+
+    def __init__(self, flow: Flow, x: Tensor, weights: Tensor, generator: torch.Generator) -> None:
+        self.flow, self.x, self.weights, self.generator = flow, x, weights, generator
+        self.solves: list[Statistics] = []
+
+    def parameters(self) -> Iterable[Tensor]:
+        return self.flow.field.parameters()
+
+    def loss(self, rows: np.ndarray) -> Tensor:
+        chosen = torch.from_numpy(rows).to(self.x.device)
+        x = self.x[chosen]
+        z = (
+            torch.randn(x.shape, generator=self.generator, dtype=torch.float64).to(x)
+            * self.flow.log_scale.detach().exp()
+        )
+        t = torch.rand((len(x), 1), generator=self.generator, dtype=torch.float64).to(x)
+        velocity = x - z
+        off = self.flow.field(t, z + t * velocity) - velocity
+        return (self.weights[chosen] * off.square().sum(1)).mean()
+
+    def _random(self, source: Callable[..., Tensor], shape: Sequence[int], like: Tensor) -> Tensor:
+        """Random numbers that are the same whatever the dtype and the device."""
+        return source(shape, generator=self.generator, dtype=torch.float64).to(like)

@@ -1,0 +1,186 @@
+"""The fast path of a perceptron's flow: the perceptron's tapes, with the divergence beside each evaluation.
+
+In the folded weights (see :class:`skode.dynamics.mlp_tape.FoldedMLP`) the field is a perceptron again, so that the
+formulas of :mod:`skode.dynamics.flow` hold for them as they stand. Log-density and energy are columns of the state on
+which nothing depends: the first layer's weight gets columns of zeros for them, and the last one rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from skode.dynamics.divergence import divergence_weights
+from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape, Roll
+from skode.dynamics.products import large_linear, outer
+
+if TYPE_CHECKING:
+    from skode.dynamics.mlp import BoundMLP
+
+
+class FoldedFlow(FoldedMLP):
+    """A perceptron's folded weights, padded for the joint state, and what its divergence needs of them.
+
+    Parameters
+    ----------
+    field : BoundMLP
+        The perceptron, with one or two hidden layers.
+    n_columns : int
+        Columns of the joint state beyond the perceptron's: 1, or 2 with the energy.
+
+    Attributes
+    ----------
+    u : Tensor
+        See :func:`skode.dynamics.divergence.divergence_weights`.
+    """
+
+    def __init__(self, field: BoundMLP, n_columns: int) -> None:
+        super().__init__(field)
+        self.n_features, self.n_columns = self.sizes[0], n_columns
+        self.narrow = list(self.weights)
+        self.u = divergence_weights(self)
+        self.one_layer = len(self.weights) == 2
+        first, last = self.weights[0], self.weights[-1]
+        self.weights[0] = torch.cat([first, first.new_zeros(len(first), n_columns)], dim=1)
+        self.weights[-1] = torch.cat([last, last.new_zeros(n_columns, last.shape[1])])
+        self.biases[-1] = torch.cat([self.biases[-1], last.new_zeros(n_columns)])
+        self.transposed = [w.t() for w in self.weights]
+        self.sizes = tuple(w.shape[1] for w in self.weights)
+        self.roll_kind = FlowRoll
+
+    def unfold_flow(self, gradients: list[Tensor], column: Tensor | None, u_bar: Tensor) -> list[Tensor]:
+        """Gradients of the perceptron's parameters from those of the padded weights and of the divergence's."""
+        d = self.n_features
+        gradients[0] = gradients[0][:, :d].contiguous()
+        gradients[-2], gradients[-1] = gradients[-2][:d], gradients[-1][:d]
+        add_divergence_gradients(gradients, self.narrow, u_bar)
+        return self.unfold(gradients, column)
+
+
+def add_divergence_gradients(gradients: list[Tensor], weights: list[Tensor], u_bar: Tensor) -> None:
+    """Add what the divergence's weights ask of the layers', by the product rule on their definition.
+
+    Parameters
+    ----------
+    gradients : list of Tensor
+        Of weights and biases, layer by layer; the first may have a column for time.
+    weights : list of Tensor
+        The layers' weights, without time's column.
+    u_bar : Tensor
+        Cotangent of :func:`skode.dynamics.divergence.divergence_weights`.
+    """
+    first, *rest = weights
+    to_state = gradients[0][:, : first.shape[1]]
+    if len(rest) == 1:
+        to_state += u_bar[:, None] * rest[0].t()
+        gradients[2] += (u_bar[:, None] * first).t()
+        return
+    product_bar = (u_bar * rest[0]).t()  # the cotangent of W1 W3
+    to_state += product_bar @ rest[1].t()
+    gradients[2] += u_bar * (first @ rest[1]).t()
+    gradients[4] += first.t() @ product_bar
+
+
+class FlowRoll(Roll):
+    """A roll that also remembers, for each evaluation, the hidden layers' slopes and what the divergence is made of."""
+
+    def __init__(self, key: Any) -> None:
+        super().__init__(key)
+        _, n, sizes, dtype, device = key
+        hidden = sizes[1:]
+        shapes = [(self.n_slots, n, size) for size in hidden]
+        self.slope_layers = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+        self.slopes = list(zip(*(layer.unbind() for layer in self.slope_layers), strict=True))
+        # (second width) the slopes p1 as Q sees them; not needed with one hidden layer
+        self.mixed_layer = torch.empty(shapes[-1] if len(hidden) > 1 else (0,), dtype=dtype, device=device)
+        self.mixed = self.mixed_layer.unbind() if len(hidden) > 1 else [self.mixed_layer] * self.n_slots
+        self.value_layer = torch.empty((self.n_slots, n, sizes[0]), dtype=dtype, device=device)
+        self.values = self.value_layer.unbind()
+        extra = sum(hidden) + (hidden[-1] if len(hidden) > 1 else 0) + sizes[0]
+        self.slot_bytes += n * extra * self.value_layer.element_size()
+
+    def cut(self, n_slots: int) -> FlowTape:
+        tape = FlowTape(self, self.next, n_slots)
+        self.next += n_slots
+        self.holders += 1
+        return tape
+
+
+class FlowTape(MLPTape):
+    """Evaluations of a perceptron's flow; see :class:`skode.solvers.vector_field.Tape`."""
+
+    def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
+        super().evaluate(slot, t, out)
+        roll: Any = self.roll
+        slot += self.first
+        folded, d = roll.folded, roll.folded.n_features
+        hidden, slopes = roll.hidden[slot], roll.slopes[slot]
+        for s, p in zip(hidden, slopes, strict=True):
+            folded.h.slope_into(s, p)
+        if folded.one_layer:
+            divergence = torch.mv(slopes[0], folded.u)
+        else:
+            mixed = roll.mixed[slot]
+            if roll.large[1]:
+                large_linear(mixed, slopes[0], folded.u, None)
+            else:
+                torch.mm(slopes[0], folded.u.t(), out=mixed)
+            divergence = torch.linalg.vecdot(mixed, slopes[1])
+        torch.neg(divergence, out=out[:, d])
+        if folded.n_columns > 1:
+            values = roll.values[slot].copy_(out)
+            value = values[:, :d]
+            torch.mul(torch.linalg.vecdot(value, value), 1.0 / d, out=out[:, d + 1])
+
+
+class FlowSession(MLPSession):
+    """A reverse sweep over a perceptron's flow; see :meth:`skode.dynamics.flow.BoundFlow.pullback` for the formulas."""
+
+    folded: FoldedFlow
+
+    def __init__(self, folded: FoldedFlow) -> None:
+        super().__init__(folded)
+        self.u_bar: Tensor | None = None
+        self.weighted: dict[int, Tensor] = {}  # c, or c p2, of each slot since the last time gradients were formed
+
+    def _pull_hidden(self, slot: int, roll: Any) -> Tensor:
+        folded, d = self.folded, self.folded.n_features
+        delta, below = self.deltas.outputs[slot], self.deltas.hidden[slot]
+        hidden, slopes, h = roll.hidden[slot], roll.slopes[slot], folded.h
+        if folded.n_columns > 1:
+            energy_bar = delta[:, d + 1 :]
+            delta[:, :d].addcmul_(roll.values[slot][:, :d], energy_bar, value=2.0 / d)
+        c = delta[:, d : d + 1].neg()
+        if folded.one_layer:
+            self.weighted[slot] = c
+            asked = [c * folded.u]
+        else:
+            weighted = self.weighted[slot] = slopes[1] * c
+            first = torch.empty_like(below[0])
+            if roll.large[1]:
+                large_linear(first, weighted, folded.u.t(), None)
+            else:
+                torch.mm(weighted, folded.u, out=first)
+            asked = [first, roll.mixed[slot] * c]
+        for i in range(len(below), 0, -1):
+            inner, s, p = below[i - 1], hidden[i - 1], slopes[i - 1]
+            self._through(i, delta, inner, roll)
+            delta = inner.addcmul_(asked[i - 1], h.bend(s, p)).mul_(p)
+        return delta
+
+    def _form_more(self, low: int, high: int, roll: Any) -> None:
+        weighted = torch.cat([self.weighted.pop(slot) for slot in range(low, high)])
+        u_bar = outer(weighted, roll.slope_layers[0][low:high].flatten(0, 1))
+        self.u_bar = u_bar if self.u_bar is None else self.u_bar.add_(u_bar)
+
+    def discard(self) -> None:
+        for slot in self.pulled:
+            self.weighted.pop(slot)
+        super().discard()
+
+    def _unfolded(self) -> list[Tensor]:
+        assert self.u_bar is not None
+        u_bar = self.u_bar[0] if self.folded.one_layer else self.u_bar
+        return self.folded.unfold_flow(self.gradients, self.column, u_bar)
