@@ -72,51 +72,74 @@ FIELDS: dict[str, Callable[..., nn.Module]] = {
 
 
 class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
-    """Density estimator whose density is a standard normal carried by a neural ODE.
+    """Density estimator whose density is a normal one, carried by a neural ODE.
 
-    A continuous normalizing flow [1]_: the standardised data are the end of ``dz/dt = f(t, z)`` started from a
-    standard normal, and the exact log-density follows the instantaneous change of variables
-    ``d log p(z(t)) / dt = -tr(df/dz)``. Trained by maximum likelihood through the solver. ``rtol``, ``atol`` and
-    ``method`` are read at every call.
+    A continuous normalizing flow [1]_: the data, whitened, are the end of ``dz/dt = f(t, z)`` started from a normal
+    density, and the exact log-density follows the instantaneous change of variables
+    ``d log p(z(t)) / dt = -tr(df/dz)``. ``rtol``, ``atol`` and ``method`` are read at every call.
 
     Parameters
     ----------
     hidden_layer_sizes : int or array-like of int, default=(64, 64)
-        Widths of the hidden layers of the vector field. With one or two, the divergence is analytic; with more it
-        costs one vector-Jacobian product per dimension.
+        Widths of the hidden layers of the vector field. With one or two, the exact divergence costs no more than
+        another layer; with more, one vector-Jacobian product per dimension.
     activation : {"tanh", "logistic", "softplus"}, default="tanh"
         Activation of the vector field; it must be smooth.
+    field : {"mlp", "gated_planar", "concatsquash"} or torch.nn.Module, default="mlp"
+        The vector field: a perceptron of state and time; the continuous planar flow with gates of [1]_, with as many
+        units as ``hidden_layer_sizes`` adds up to; the perceptron of [2]_, scaled and shifted by time in every layer;
+        or a module with ``forward(t, z)``, of which a copy is trained. A module with a method
+        ``value_and_divergence(t, z)`` is asked for its divergence; others' costs one vector-Jacobian product per
+        dimension.
+    objective : {"likelihood", "flow_matching"}, default="likelihood"
+        What is trained: the likelihood, by gradients through the solver, or the field alone, to match the velocities
+        of straight paths from noise to data [3]_. That needs no solver, and more updates for the same likelihood.
+        The density is the exact one of the ODE either way.
+    matching_iter : int, default=0
+        Epochs of flow matching before those of likelihood.
+    divergence : {"exact", "hutchinson"}, default="exact"
+        The divergence in training: exact, or Hutchinson's estimate [2]_ with noise that is drawn for each solve. It
+        pays for fields without an analytic divergence in many dimensions. Answers use the exact one.
+    marginals : {"auto", "johnson", "normal"}, default="auto"
+        What is done to columns before they are whitened: "johnson" bends them by a Johnson S_U distribution fitted to
+        their skewness and tails, so that outliers and heavy tails come to where a flow can follow; "normal" leaves
+        them; "auto" bends those with an excess kurtosis above 2.
+    kinetic_energy : float, default={kinetic}
+        Strength of a penalty on the paths' kinetic energy ``int |f|^2 dt`` [4]_, in nats. Straight paths are easy to
+        solve, and a flow that moves less follows single points less.
+    jacobian_norm : float, default=0.0
+        Strength of a penalty on ``int |eps^T df/dz|^2 dt`` with random ``eps`` [4]_. It has no fast path.
     alpha : float, default=0.0
         Strength of the L2 penalty on the weights, divided by the batch size.
     batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is a tenth of the samples, but at least 32 and at most 256.
-    learning_rate : {"constant", "cosine"}, default="constant"
+        Samples in a batch; "auto" is {auto}.
+    learning_rate : {"constant", "cosine"}, default="cosine"
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
-        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand.
-    learning_rate_init : float, default=3e-3
+        (Loshchilov, Hutter, "SGDR", ICLR 2017).
+    learning_rate_init : float, default=1e-2
         Learning rate of Adam.
-    max_iter : int, default=200
+    max_iter : int, default={max_iter}
         Largest number of epochs.
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
-        Source of initial weights, validation split and order of samples. Two fits with the same int on one machine
-        are identical to the bit.
-    tol : float, default=1e-3
+        Source of initial weights, validation split, noise and order of samples. Two fits with the same int in one
+        process are identical to the bit.
+    tol : float, default=1e-4
         An epoch whose validation (or training) log-likelihood is not better than the best by ``tol`` nats counts as
         no improvement.
     verbose : bool, default=False
         Whether to print a line per epoch.
     warm_start : bool, default=False
-        Whether ``fit`` goes on from the weights of the last call.
+        Whether ``fit`` goes on from the weights of the last call, and with its scaling.
     early_stopping : bool, default=True
-        Whether to set aside ``validation_fraction`` of the samples, stop by their log-likelihood, and keep the
-        weights that were best on them. A flow can follow single points of a small sample, so this is on by default.
+        Whether to set aside ``validation_fraction`` of the samples and keep the weights that were best on them. A
+        flow can follow single points of a small sample, so this is on by default.
     validation_fraction : float, default=0.1
         See ``early_stopping``.
-    n_iter_no_change : int or None, default=10
+    n_iter_no_change : int or None, default={patience}
         Epochs without improvement after which training stops; None: never.
-    rtol, atol : float, default=1e-4
+    rtol, atol : float, default={tol}
         Relative and absolute tolerance of the solver.
     method : str, default="dopri5"
         ODE method, one of :data:`skode.solvers.METHODS`.
@@ -127,14 +150,15 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in; None: X's own on the CPU, float32 elsewhere.
+        What to compute in; None: train in float32, unless the tolerances are too tight for it, and answer in X's own
+        precision on the CPU, in float32 elsewhere.
 
     Attributes
     ----------
     module_ : torch.nn.Module
-        The trained flow, in standardised space.
-    scaler_ : StandardScaler
-        The standardisation of the data.
+        The trained flow, of whitened data.
+    scaler_ : object
+        The map of the data to where the flow lives: ``transform``, ``inverse_transform`` and ``log_det``.
     n_features_in_ : int
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -142,11 +166,14 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     n_iter_ : int
         Epochs run.
     loss_, best_loss_ : float
-        Last and least mean negative log-likelihood in training, of the standardised data.
+        Last and least mean loss in training: negative log-likelihood of the whitened data with its penalties, or the
+        mean squared distance of velocities.
     loss_curve_ : list of float
         The same per epoch.
+    matching_curve_ : list of float
+        That of flow matching before training by likelihood, with ``matching_iter``.
     validation_scores_ : list of float or None
-        Mean log-likelihood of the standardised validation data per epoch, with ``early_stopping``.
+        Mean log-likelihood of the whitened validation data per epoch, with ``early_stopping``.
     best_validation_score_ : float or None
         The best of them.
     nfe_forward_, nfe_backward_ : list of float
@@ -163,13 +190,16 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
        NeurIPS 2018, section 4.
     .. [2] W. Grathwohl, R. T. Q. Chen, J. Bettencourt, I. Sutskever, D. Duvenaud, "FFJORD: Free-form Continuous
        Dynamics for Scalable Reversible Generative Models", ICLR 2019.
+    .. [3] Y. Lipman, R. T. Q. Chen, H. Ben-Hamu, M. Nickel, M. Le, "Flow Matching for Generative Modeling", ICLR 2023.
+    .. [4] C. Finlay, J.-H. Jacobsen, L. Nurbekyan, A. M. Oberman, "How to train your neural ODE: the world of Jacobian
+       and kinetic regularization", ICML 2020.
 
     Examples
     --------
     >>> from sklearn.datasets import make_moons
     >>> from skode import CNFDensityEstimator
     >>> X, _ = make_moons(500, noise=0.1, random_state=0)
-    >>> cnf = CNFDensityEstimator(hidden_layer_sizes=(32,), n_iter_no_change=3, random_state=0).fit(X)
+    >>> cnf = CNFDensityEstimator(hidden_layer_sizes=(32,), max_iter=5, random_state=0).fit(X)
     >>> cnf.score_samples(X[:3]).shape
     (3,)
     >>> cnf.sample(5, random_state=0).shape

@@ -160,8 +160,3 @@ def spread(first: nn.Linear, n_features: int, generator: torch.Generator) -> Non
 
 #: By how much units vary over the data, and over time.
 SPREAD, TIME_SPREAD = 1.5, 0.7
-
-
-def as_dtype(x: Any, like: Tensor) -> Tensor:
-    """An array as a tensor like another."""
-    return torch.as_tensor(x, dtype=like.dtype, device=like.device)

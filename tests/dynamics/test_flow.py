@@ -22,8 +22,8 @@ def double_field(hidden, activation="tanh", time_dependent=True, scale=1.0):
     return field
 
 
-def joint_states():
-    return torch.randn(N, D + 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+def joint_states(n_columns=1):
+    return torch.randn(N, D + n_columns, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
 def joint_by_autograd(field, t, state):
@@ -59,6 +59,81 @@ def test_pullback_is_autograds_through_the_exact_divergence(hidden, time_depende
     torch.testing.assert_close(value, joint, rtol=1e-12, atol=1e-12)
     for found, wanted in zip([grad_state, grad_t, *grad_parameters], expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+def joint_with_energy(field, t, state):
+    value, divergence = exact_divergence(field, t, state[:, :-2])
+    return torch.cat([value, -divergence[:, None], value.square().mean(1, keepdim=True)], dim=1)
+
+
+@pytest.mark.parametrize("time_dependent", [True, False])
+@pytest.mark.parametrize("hidden", [(5,), (5, 4)])
+def test_pullback_with_the_energy_is_autograds(hidden, time_dependent, smooth_activation, t):
+    field = double_field(hidden, smooth_activation, time_dependent)
+    flow, state = flow_field(field, energy=True), joint_states(2)
+    cotangent = torch.randn(N, D + 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with torch.no_grad():
+        value, residuals = flow.linearize(t, state)
+        grad_state, grad_t, deltas = flow.pullback(residuals, cotangent, with_time=True)
+        grad_parameters = flow.parameter_gradients([(residuals, deltas)])
+    state.requires_grad_()
+    t.requires_grad_()
+    joint = joint_with_energy(field, t, state)
+    expected = torch.autograd.grad(
+        joint, [state, t, *field.parameters()], cotangent, allow_unused=True, materialize_grads=True
+    )
+    torch.testing.assert_close(value, joint, rtol=1e-12, atol=1e-12)
+    for found, wanted in zip([grad_state, grad_t, *grad_parameters], expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("energy", [False, True])
+@pytest.mark.parametrize("fold_tanh", [False, True])
+@pytest.mark.parametrize("time_dependent", [True, False])
+@pytest.mark.parametrize("hidden", [(5,), (5, 4)])
+def test_tapes_pull_back_as_the_plain_products_do(hidden, time_dependent, fold_tanh, energy, smooth_activation, t):
+    field = double_field(hidden, smooth_activation, time_dependent)
+    field.fold_tanh = fold_tanh
+    bound = flow_field(field, energy=energy).bind()
+    n_slots, n_columns = 3, 1 + energy
+    states = [joint_states(n_columns) + i for i in range(n_slots)]
+    cotangents = torch.randn(n_slots, N, D + n_columns, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with torch.no_grad():
+        tape, session, held = bound.tape(states[0], n_slots), bound.session(), []
+        for i, state in enumerate(states):
+            tape.place(i).copy_(state.reshape(-1))
+            value = torch.empty_like(state)
+            tape.evaluate(i, t + i, value)
+            expected, residuals = bound.linearize(t + i, state)
+            torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+            held.append(residuals)
+        deltas = []
+        for i in reversed(range(n_slots)):
+            out = torch.empty_like(states[i])
+            session.place(tape, i).copy_(cotangents[i].reshape(-1))
+            grad_t = session.pull(tape, i, None, out, with_time=True)
+            expected, expected_t, delta = bound.pullback(held[i], cotangents[i], with_time=True)
+            torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-11)
+            torch.testing.assert_close(grad_t.expand_as(expected_t), expected_t, rtol=1e-11, atol=1e-11)
+            deltas.append((held[i], delta))
+        session.flush(tape)
+        tape.release()
+        found, wanted = session.parameter_gradients(), bound.parameter_gradients(deltas)
+    for gradient, expected in zip(found, wanted, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_what_a_session_discards_leaves_no_gradients():
+    bound = flow_field(double_field((5, 4))).bind()
+    state = joint_states()
+    with torch.no_grad():
+        tape, session = bound.tape(state, 1), bound.session()
+        tape.place(0).copy_(state.reshape(-1))
+        tape.evaluate(0, 0.3, torch.empty_like(state))
+        session.pull(tape, 0, state, torch.empty_like(state), with_time=False)
+        session.discard()
+        tape.release()
+        assert all(gradient is None for gradient in session.parameter_gradients())
 
 
 @pytest.mark.parametrize("hidden", [(5,), (5, 4)])
@@ -139,3 +214,30 @@ def test_any_callable_can_be_a_flow():
 def test_a_copy_computes_the_same(hidden, copied):
     flow, state = flow_field(double_field(hidden)), joint_states()
     assert torch.equal(copied(flow)(0.3, state), flow(0.3, state))
+
+
+def test_an_estimate_by_one_product_is_noise_jacobian_noise():
+    field, state = double_field((5, 4)), joint_states()
+    noise = torch.randn(N, D, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    flow = flow_field(field, noise=noise, estimate=True, energy=True, jacobian=True)
+    t, z = torch.tensor(0.3, dtype=torch.float64), state[:, :D]
+    rates = flow(t, torch.cat([z, torch.zeros(N, 3, dtype=torch.float64)], 1))
+    jacobian = vmap(jacrev(lambda z: field(t, z[None])[0]))(z)
+    pulled = torch.einsum("ni,nij->nj", noise, jacobian)
+    torch.testing.assert_close(rates[:, D], -(pulled * noise).sum(1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(rates[:, D + 1], field(t, z).square().mean(1), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(rates[:, D + 2], pulled.square().mean(1), rtol=1e-10, atol=1e-10)
+
+
+def test_a_field_is_asked_for_its_own_divergence_where_it_has_one():
+    class Own(torch.nn.Module):
+        def forward(self, t, z):
+            return -z
+
+        def value_and_divergence(self, t, z):
+            return -z, torch.full_like(z[:, 0], 7.0)  # wrong, so that it can be told
+
+    assert (FlowField(Own())(torch.tensor(0.0), joint_states())[:, -1] == -7.0).all()
+    other = Own()
+    other.has_analytic_divergence = False
+    assert (FlowField(other)(torch.tensor(0.0), joint_states())[:, -1] == float(D)).all()
