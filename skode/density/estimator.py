@@ -43,6 +43,13 @@ CHUNK = 2048
 #: Gradients longer than this are shortened to it.
 MAX_GRAD_NORM = 1.0
 
+#: The share of the past in the running mean of the weights, which is what is kept: it varies less from update to
+#: update than the weights themselves, and follows single samples less.
+AVERAGING = 0.99
+
+#: The kinetic energy's automatic strength, times the number of samples, and its bounds.
+PRIOR_SAMPLES, LEAST_ENERGY, MOST_ENERGY = 600.0, 0.01, 1.0
+
 #: A column one value of which more samples share than this looks discrete, if there are this many of them.
 LARGEST_ATOM, LEAST_ATOM = 0.2, 20
 
@@ -104,21 +111,22 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         What is done to columns before they are whitened: "johnson" bends them by a Johnson S_U distribution fitted to
         their skewness and tails, so that outliers and heavy tails come to where a flow can follow; "normal" leaves
         them; "auto" bends those with an excess kurtosis above 2.
-    kinetic_energy : float, default={kinetic}
+    kinetic_energy : float or "auto", default="auto"
         Strength of a penalty on the paths' kinetic energy ``int |f|^2 dt`` [4]_, in nats. Straight paths are easy to
-        solve, and a flow that moves less follows single points less.
+        solve, and a flow that moves less follows single points less. "auto" is 600 over the number of samples, as a
+        prior on flows has it, between 0.01 and 1.
     jacobian_norm : float, default=0.0
         Strength of a penalty on ``int |eps^T df/dz|^2 dt`` with random ``eps`` [4]_. It has no fast path.
     alpha : float, default=0.0
         Strength of the L2 penalty on the weights, divided by the batch size.
     batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is {auto}.
+        Samples in a batch; "auto" is a fortieth of the samples, but at least 32 and at most 256.
     learning_rate : {"constant", "cosine"}, default="cosine"
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
         Learning rate of Adam.
-    max_iter : int, default={max_iter}
+    max_iter : int, default=60
         Largest number of epochs.
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
@@ -137,9 +145,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         flow can follow single points of a small sample, so this is on by default.
     validation_fraction : float, default=0.1
         See ``early_stopping``.
-    n_iter_no_change : int or None, default={patience}
+    n_iter_no_change : int or None, default=None
         Epochs without improvement after which training stops; None: never.
-    rtol, atol : float, default={tol}
+    rtol, atol : float, default=1e-4
         Relative and absolute tolerance of the solver.
     method : str, default="dopri5"
         ODE method, one of :data:`skode.solvers.METHODS`.
@@ -216,7 +224,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         "matching_iter": [Interval(Integral, 0, None, closed="left")],
         "divergence": [StrOptions({"exact", "hutchinson"})],
         "marginals": [StrOptions({"auto", "johnson", "normal"})],
-        "kinetic_energy": [Interval(Real, 0, None, closed="left")],
+        "kinetic_energy": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "jacobian_norm": [Interval(Real, 0, None, closed="left")],
     }
 
@@ -230,13 +238,13 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         matching_iter: int = 0,
         divergence: str = "exact",
         marginals: str = "auto",
-        kinetic_energy: float = 0.03,
+        kinetic_energy: Any = "auto",
         jacobian_norm: float = 0.0,
         alpha: float = 0.0,
         batch_size: Any = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float = 1e-2,
-        max_iter: int = 50,
+        max_iter: int = 60,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
@@ -245,8 +253,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
         n_iter_no_change: int | None = None,
-        rtol: float = 1e-3,
-        atol: float = 1e-3,
+        rtol: float = 1e-4,
+        atol: float = 1e-4,
         method: str = "dopri5",
         step_size: float | None = None,
         adjoint: str = "discrete",
@@ -361,7 +369,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             inputs,
             own,
             self._solve,
-            Penalties(self.kinetic_energy, self.jacobian_norm),
+            Penalties(self._kinetic_energy(len(train_rows)), self.jacobian_norm),
             estimate=self.divergence == "hutchinson",
             generator=new_generator(rng),
         )
@@ -379,6 +387,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                     dtype=dtype,
                     auto_batch_size=auto,
                     max_grad_norm=MAX_GRAD_NORM,
+                    averaging=AVERAGING,
                 )
         except BaseException:
             if first:  # nothing was learned
@@ -391,6 +400,11 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         settings = self._settings(n_samples, auto, alpha=None, max_grad_norm=MAX_GRAD_NORM)
         settings = dataclasses.replace(settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine")
         self.matching_curve_ = train(matching, n_samples, settings, rng).loss_curve
+
+    def _kinetic_energy(self, n_samples: int) -> float:
+        if self.kinetic_energy == "auto":
+            return min(max(PRIOR_SAMPLES / n_samples, LEAST_ENERGY), MOST_ENERGY)
+        return float(self.kinetic_energy)
 
     def _architecture(self, hidden: tuple[int, ...]) -> dict[str, Any]:
         """What the flow is built from, or is to be."""
@@ -596,6 +610,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         points = self.scaler_.inverse_transform(paths.reshape(-1, d)).reshape(n_times, n, d)
         return points.transpose(1, 0, 2).astype(X.dtype, copy=False)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "module_")
+
     @property
     def _n_features_out(self) -> int:
         return self.n_features_in_
@@ -603,7 +620,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
 def auto_batch_size(n_samples: int) -> int:
     """Samples in a batch where the user gives no number."""
-    return min(max(n_samples // 20, 32), 256)
+    return min(max(n_samples // 40, 32), 256)
 
 
 def _largest_atom(column: np.ndarray, weights: np.ndarray) -> float:

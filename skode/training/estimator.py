@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -196,9 +197,11 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         y: Any = None,
         max_grad_norm: float | None = None,
         dtype: torch.dtype | None = None,
+        averaging: float = 0.0,
     ) -> TrainingRecord:
         """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch."""
         settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm, passes=passes)
+        settings = replace(settings, averaging=averaging)
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 

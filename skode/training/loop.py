@@ -156,6 +156,8 @@ class _Training:
         self.first_loss = self.last_loss = math.nan
         self.best = -math.inf
         self.best_weights = self._snapshot()
+        # The running mean of the weights, where validation is to look at that.
+        self.averaged = self._snapshot() if settings.averaging and validate is not None else None
         self.n_no_change = 0
 
     def go_on_from(self, record: TrainingRecord) -> None:
@@ -242,6 +244,10 @@ class _Training:
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_grad_norm, norm)
         self.optimizer.step()
+        if self.averaged is not None:
+            # In the beginning over as many updates as there are, so that the first weights don't linger.
+            share = min(self.settings.averaging, (1.0 + self.n_updates) / (10.0 + self.n_updates))
+            torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1.0 - share)
         if not self.n_updates:
             self.first_loss = value
         self.last_loss = value
@@ -253,18 +259,15 @@ class _Training:
         """Account for an epoch; whether it was the last."""
         record, settings = self.record, self.settings
         if self.validate is not None:
-            try:
-                record.validation_scores.append(self.validate())
-            except SolverError:
-                record.validation_scores.append(-math.inf)
-            score = record.validation_scores[-1]
+            score = self._validated()
+            record.validation_scores.append(score)
         else:
             score = -record.loss_curve[-1]
         self.n_no_change = 0 if score > self.best + settings.tol else self.n_no_change + 1
         if score > self.best:
             self.best = score
             if self.validate is not None:
-                self.best_weights = self._snapshot()
+                self.best_weights = self._snapshot() if self.averaged is None else [w.clone() for w in self.averaged]
         if settings.verbose:
             held_out = f", validation score = {score:.6f}" if self.validate is not None else ""
             print(
@@ -285,6 +288,20 @@ class _Training:
                 print(f"Stopping: {record.stopped_because}.")
             return True
         return False
+
+    def _validated(self) -> float:
+        """The held-out score, of the weights' running mean where there is one."""
+        assert self.validate is not None
+        present = self._snapshot() if self.averaged is not None else None
+        if self.averaged is not None:
+            self._restore(self.averaged)
+        try:
+            return self.validate()
+        except SolverError:
+            return -math.inf
+        finally:
+            if present is not None:
+                self._restore(present)
 
     def _see_that_it_is_usable(self) -> None:
         """Go back to sound weights if training has made things worse and the last ones can't be evaluated."""
@@ -308,6 +325,8 @@ class _Training:
     def _recover(self, epoch: int, reason: str) -> bool:
         """Go back to sound weights and learn more slowly; False where that has been tried enough."""
         self._restore(self.sound)
+        if self.averaged is not None:
+            self.averaged = self._snapshot()
         self.are_sound = True
         self.recoveries.append(f"iteration {epoch + 1}: {reason}")
         if len(self.recoveries) > MAX_RECOVERIES:

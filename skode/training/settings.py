@@ -61,3 +61,4 @@ class TrainingSettings:
     verbose: bool = False
     max_grad_norm: float | None = None
     passes: int = 1  # over the samples, in an epoch
+    averaging: float = 0.0  # share of the past in the running mean of the weights that validation looks at; 0: none

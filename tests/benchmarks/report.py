@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-PEERS = ("torch", "torchdiffeq", "torchode", "diffrax", "jax", "scipy")
+PEERS = ("torch", "torchdiffeq", "torchode", "diffrax", "jax", "scipy", "zuko", "scikit-learn")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

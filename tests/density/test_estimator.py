@@ -13,8 +13,10 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from torch import nn
 
 from skode import CNFDensityEstimator
+from skode.datasets import make_toy_density, toy_log_density
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -247,7 +249,8 @@ def test_every_smooth_activation_trains(moons, activation):
 
 
 def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out(moons):
-    settings = {**TINY, "max_iter": 20, "learning_rate_init": 0.3}
+    settings = {**TINY, "hidden_layer_sizes": (32,), "max_iter": 40, "learning_rate_init": 0.1, "dtype": "float64"}
+    settings |= {"learning_rate": "constant", "kinetic_energy": 0.0}
     flow = CNFDensityEstimator(**settings, tol=0.0, validation_fraction=0.3).fit(moons[:60])
     assert flow.best_validation_score_ == max(flow.validation_scores_)
     assert flow.validation_scores_[-1] < flow.best_validation_score_  # so that keeping the last would fail below
@@ -349,6 +352,328 @@ def test_more_dimensions_work():
     assert flow.sample(3).shape == (3, 4)
 
 
+# To the base and back
+
+
+def test_inverse_transform_returns_what_transform_was_given(fitted, moons):
+    tight = pickle.loads(pickle.dumps(fitted)).set_params(rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(tight.inverse_transform(tight.transform(moons)), moons, atol=1e-7)
+    np.testing.assert_allclose(fitted.inverse_transform(fitted.transform(moons)), moons, atol=1e-2)
+
+
+def test_samples_come_from_a_standard_normal_base(fitted):
+    base = fitted.transform(fitted.sample(2000, random_state=0))
+    assert all(kstest(column, "norm").pvalue > 0.01 for column in base.T)
+    again = np.random.RandomState(0).standard_normal((2000, 2))
+    np.testing.assert_allclose(base, again, atol=0.02)
+
+
+def test_the_density_is_the_bases_by_the_change_of_variables(fitted, moons):
+    tight = pickle.loads(pickle.dumps(fitted)).set_params(rtol=1e-9, atol=1e-10)
+    x, h = moons[0], 1e-5
+    shifted = [tight.transform(x[None] + s) - tight.transform(x[None] - s) for s in h * np.eye(2)]
+    jacobian = np.concatenate(shifted).T / (2.0 * h)
+    z = tight.transform(x[None])[0]
+    expected = -0.5 * z @ z - math.log(2.0 * math.pi) + np.linalg.slogdet(jacobian)[1]
+    assert tight.score_samples(x[None])[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_transform_names_its_columns_and_makes_frames(moons):
+    frame = pd.DataFrame(moons, columns=["a", "b"])
+    flow = CNFDensityEstimator(**TINY).set_output(transform="pandas").fit(frame)
+    base = flow.transform(frame)
+    assert base.columns.tolist() == flow.get_feature_names_out().tolist()
+    assert base.index.equals(frame.index)
+
+
+def test_points_of_the_base_must_have_its_dimension(fitted):
+    with pytest.raises(ValueError, match="X has 3 features, but the base has 2"):
+        fitted.inverse_transform(np.zeros((4, 3)))
+
+
+# Along time
+
+
+def test_paths_lead_from_the_base_to_the_samples(fitted, moons):
+    paths = fitted.trajectory(moons[:7], [0.0, 0.25, 1.0])
+    assert paths.shape == (7, 3, 2)
+    np.testing.assert_allclose(paths[:, -1], moons[:7], atol=1e-10)
+    base = fitted.transform(moons[:7]) * np.exp(fitted.module_.log_scale.detach().numpy())
+    np.testing.assert_allclose(paths[:, 0], fitted.scaler_.inverse_transform(base), atol=1e-2)
+
+
+def test_the_density_at_every_time_integrates_to_one(fitted):
+    class At:
+        def __init__(self, t):
+            self.t = t
+
+        def score_samples(self, X):
+            return fitted.log_prob(X, self.t)
+
+    for t in (0.0, 0.5):
+        assert Quadrature(At(t), ((-6, 7), (-5, 5.5)), 101).total() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_density_of_the_data_is_that_at_the_end_and_the_bases_is_normal(fitted, moons):
+    np.testing.assert_array_equal(fitted.log_prob(moons, 1.0), fitted.score_samples(moons))
+    scale = np.exp(fitted.module_.log_scale.detach().numpy())
+    z = fitted.scaler_.transform(moons) / scale
+    expected = -0.5 * (z**2).sum(1) - np.log(2 * math.pi) - np.log(scale).sum() + fitted.scaler_.log_det(moons)
+    np.testing.assert_allclose(fitted.log_prob(moons, 0.0), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.1, math.nan])
+def test_a_time_outside_the_flow_is_refused(fitted, moons, t):
+    with pytest.raises(ValueError, match="t must be a time"):
+        fitted.log_prob(moons, t)
+
+
+@pytest.mark.parametrize("t", [[], [0.5, 0.2], [0.0, 1.5], 0.5])
+def test_times_of_paths_must_rise_within_the_flow(fitted, moons, t):
+    with pytest.raises(ValueError, match="t must be"):
+        fitted.trajectory(moons, t)
+
+
+# Fields
+
+
+class Swirl(nn.Module):
+    """A field of a user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+
+    def forward(self, t, z):
+        return self.layers(z)
+
+
+@pytest.mark.parametrize("field", ["mlp", "gated_planar", "concatsquash", Swirl()], ids=str)
+def test_every_field_learns_and_integrates_to_one(moons, field):
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 15, "rtol": 1e-4, "atol": 1e-4}, field=field).fit(moons)
+    assert flow.score(moons) > GaussianMixture(1).fit(moons).score(moons) + 0.02
+    assert Quadrature(flow, ((-6, 7), (-5, 5.5)), 101).total() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_field_of_ones_own_is_copied(moons):
+    field = Swirl()
+    before = [p.detach().clone() for p in field.parameters()]
+    flow = CNFDensityEstimator(**TINY, field=field).fit(moons)
+    assert all(torch.equal(p, q) for p, q in zip(before, field.parameters(), strict=True))
+    assert not any(torch.equal(p, q) for p, q in zip(before, flow.module_.field.parameters(), strict=True))
+
+
+def test_more_planar_units_fit_better(moons):
+    settings = {**TINY, "max_iter": 15}
+    scores = [
+        CNFDensityEstimator(**{**settings, "hidden_layer_sizes": width}, field="gated_planar").fit(moons).score(moons)
+        for width in (1, 16)
+    ]
+    assert scores[1] > scores[0] + 0.1
+
+
+# Objectives and penalties
+
+
+@pytest.mark.parametrize(("objective", "max_iter"), [("likelihood", 10), ("flow_matching", 60)])
+def test_both_objectives_learn_a_normal_density(objective, max_iter):
+    rng = np.random.RandomState(0)
+    X = rng.multivariate_normal([1.0, -2.0], [[2.0, 0.6], [0.6, 0.5]], 4000)
+    flow = CNFDensityEstimator((16,), objective=objective, max_iter=max_iter, random_state=0).fit(X)
+    assert flow.score(X) == pytest.approx(GaussianMixture(1).fit(X).score(X), abs=0.05)
+
+
+def test_flow_matching_learns_without_a_solve(moons):
+    flow = CNFDensityEstimator((32,), objective="flow_matching", max_iter=100, random_state=0).fit(moons)
+    assert flow.score(moons) > GaussianMixture(1).fit(moons).score(moons) + 0.2
+    assert flow.nfe_forward_ == [0.0] * 100
+    assert Quadrature(flow.set_params(rtol=1e-5, atol=1e-5)).total() == pytest.approx(1.0, abs=2e-3)
+
+
+def test_flow_matching_gives_likelihood_a_better_start(moons):
+    settings = {**TINY, "hidden_layer_sizes": (32,), "max_iter": 1}
+    plain = CNFDensityEstimator(**settings).fit(moons)
+    matched = CNFDensityEstimator(**settings, matching_iter=100).fit(moons)
+    assert len(matched.matching_curve_) == 100
+    assert matched.n_iter_ == 1
+    assert matched.score(moons) > plain.score(moons) + 0.1
+
+
+@pytest.mark.parametrize("field", ["mlp", "concatsquash"])
+def test_an_estimated_divergence_trains_and_the_density_is_exact(moons, field):
+    settings = {**TINY, "max_iter": 15, "rtol": 1e-4, "atol": 1e-4}
+    flow = CNFDensityEstimator(**settings, field=field, divergence="hutchinson").fit(moons)
+    assert flow.score(moons) > GaussianMixture(1).fit(moons).score(moons)
+    np.testing.assert_array_equal(flow.score_samples(moons), flow.score_samples(moons))
+    assert Quadrature(flow, ((-6, 7), (-5, 5.5)), 101).total() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_kinetic_energy_makes_paths_shorter(moons):
+    settings = {**TINY, "hidden_layer_sizes": (32,), "max_iter": 20}
+    free, held = (CNFDensityEstimator(**settings, kinetic_energy=k).fit(moons) for k in (0.0, 1.0))
+
+    def length(flow):
+        steps = np.diff(flow.trajectory(moons, np.linspace(0, 1, 20)), axis=1)
+        return np.linalg.norm(steps, axis=2).sum(1).mean()
+
+    assert length(held) < 0.9 * length(free)
+
+
+def test_a_penalty_on_the_jacobian_makes_it_smaller(moons):
+    settings = {**TINY, "hidden_layer_sizes": (16,), "max_iter": 10, "kinetic_energy": 0.0}
+    free, held = (CNFDensityEstimator(**settings, jacobian_norm=k).fit(moons) for k in (0.0, 1.0))
+
+    def norm(flow):
+        z = torch.tensor(flow.scaler_.transform(moons[:50]))
+        field = flow.module_.field
+        rows = [torch.func.jacrev(lambda z: field(torch.tensor(0.5).double(), z[None])[0])(x) for x in z]
+        return torch.stack(rows).square().sum((1, 2)).mean().item()
+
+    assert norm(held) < 0.5 * norm(free)
+
+
+# Weights
+
+
+def test_a_weight_counts_how_often_a_sample_comes(moons):
+    counts = np.random.RandomState(0).randint(0, 3, len(moons))
+    weighted = CNFDensityEstimator(**TINY).fit(moons, sample_weight=counts)
+    repeated = CNFDensityEstimator(**TINY).fit(np.repeat(moons, counts, axis=0))
+    np.testing.assert_allclose(weighted.score_samples(moons), repeated.score_samples(moons), atol=1e-6)
+
+
+def test_weights_move_the_density(moons):
+    left = moons[:, 0] < 0.5
+    flow = CNFDensityEstimator(**TINY).fit(moons, sample_weight=np.where(left, 10.0, 1.0))
+    plain = CNFDensityEstimator(**TINY).fit(moons)
+    gain = flow.score_samples(moons) - plain.score_samples(moons)
+    assert gain[left].mean() > 0.2
+    assert gain[~left].mean() < -0.2
+
+
+def test_equal_weights_change_nothing(moons):
+    plain = CNFDensityEstimator(**TINY).fit(moons)
+    assert same_weights(plain, CNFDensityEstimator(**TINY).fit(moons, sample_weight=np.ones(len(moons))))
+
+
+def test_negative_weights_are_refused(moons):
+    with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
+        CNFDensityEstimator(**TINY).fit(moons, sample_weight=-np.ones(len(moons)))
+
+
+# Data as they come
+
+
+def test_the_score_of_a_sample_does_not_depend_on_the_others(fitted, moons):
+    together = fitted.score_samples(moons)
+    alone = np.concatenate([fitted.score_samples(moons[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(alone, together[:20], rtol=1e-9, atol=1e-9)
+
+
+def test_many_samples_are_answered_in_parts_that_leave_no_trace(fitted, moons):
+    many = np.tile(moons, (6, 1))[:2300]
+    np.testing.assert_allclose(
+        fitted.score_samples(many)[-300:], fitted.score_samples(many[-300:]), rtol=1e-9, atol=1e-9
+    )
+    base = np.random.RandomState(0).standard_normal((2300, 2))
+    np.testing.assert_allclose(fitted.inverse_transform(base)[-5:], fitted.inverse_transform(base[-5:]), atol=1e-9)
+
+
+def test_heavy_tails_are_followed():
+    X = np.random.RandomState(0).standard_t(2, size=(2000, 2))
+    held_out = np.random.RandomState(1).standard_t(2, size=(2000, 2))
+    flow = CNFDensityEstimator((32,), max_iter=10, random_state=0).fit(X)
+    from scipy.stats import t as student
+
+    truth = student(2).logpdf(held_out).sum(1).mean()
+    assert truth - flow.score(held_out) < 0.15
+    assert np.isfinite(flow.sample(2000, random_state=0)).all()
+    assert np.abs(flow.sample(2000, random_state=0)).max() > 8.0
+
+
+def test_an_outlier_does_not_spoil_the_rest(moons):
+    spoiled = np.concatenate([moons, [[1e6, -1e6]]])
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 20}).fit(spoiled)
+    assert flow.score(moons) > GaussianMixture(1).fit(moons).score(moons) - 0.2
+
+
+def test_a_column_that_looks_discrete_is_warned_of(moons):
+    X = np.column_stack([moons, np.arange(len(moons)) % 3])
+    with pytest.warns(UserWarning, match=r"columns \[2\]: they look discrete"):
+        flow = CNFDensityEstimator(**TINY).fit(X)
+    assert np.isfinite(flow.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (5, 2), (10, 25)])
+def test_tiny_samples_and_more_columns_than_rows_work(shape):
+    X = np.random.RandomState(0).normal(size=shape)
+    flow = CNFDensityEstimator(**TINY).fit(X)
+    assert np.isfinite(flow.score_samples(X)).all()
+    assert flow.sample(3, random_state=0).shape == (3, shape[1])
+
+
+def test_equal_columns_do_not_break_it(moons):
+    X = np.column_stack([moons, moons[:, 0]])
+    flow = CNFDensityEstimator(**TINY).fit(X)
+    assert np.isfinite(flow.score_samples(X)).all()
+
+
+def test_integers_are_taken_for_numbers(moons):
+    X = np.round(100 * moons).astype(int)
+    flow = CNFDensityEstimator(**TINY).fit(X)
+    assert flow.score_samples(X).dtype == np.float64
+
+
+def test_going_on_with_another_field_is_refused(moons):
+    flow = CNFDensityEstimator(**TINY, warm_start=True).fit(moons)
+    with pytest.raises(ValueError, match="hidden_layer_sizes"):
+        flow.set_params(hidden_layer_sizes=(9,)).fit(moons)
+
+
+def test_a_fit_that_fails_at_once_leaves_nothing_fitted(moons):
+    class Broken(nn.Module):
+        def forward(self, t, z):
+            return torch.full_like(z, math.nan)
+
+    flow = CNFDensityEstimator(**TINY, field=Broken())
+    with pytest.raises(Exception, match="NaN"):
+        flow.fit(moons)
+    with pytest.raises(NotFittedError):
+        flow.score_samples(moons)
+
+
+def test_densities_of_classes_classify(moons):
+    X, y = make_moons(400, noise=0.2, random_state=0)
+    densities = [CNFDensityEstimator((16,), max_iter=20, random_state=0).fit(X[y == k]) for k in (0, 1)]
+    test, truth = make_moons(400, noise=0.2, random_state=1)
+    predicted = np.argmax([density.score_samples(test) for density in densities], axis=0)
+    assert np.mean(predicted == truth) > 0.9
+
+
+# Toys
+
+
+@pytest.mark.parametrize("name", ["two_circles", "eight_gaussians"])
+def test_samples_of_toys_are_like_those_of_the_truth(name):
+    X = make_toy_density(name, 3000, random_state=0)
+    flow = CNFDensityEstimator(random_state=0, max_iter=25).fit(X)
+    fresh = make_toy_density(name, 1000, random_state=1)
+    samples = flow.sample(1000, random_state=2)
+    # The largest of the Kolmogorov-Smirnov distances along 8 directions, beside those of two halves mixed anew.
+    angles = np.linspace(0, math.pi, 9)[:-1]
+    both = np.concatenate([fresh, samples]) @ np.stack([np.cos(angles), np.sin(angles)])
+
+    def distance(order):
+        mixed = both[order]
+        return max(ks_2samp(mixed[:1000, j], mixed[1000:, j]).statistic for j in range(8))
+
+    rng = np.random.RandomState(3)
+    others = [distance(rng.permutation(2000)) for _ in range(49)]
+    assert distance(np.arange(2000)) <= 1.3 * max(others)
+    truth = toy_log_density(name, fresh).mean()
+    assert truth - flow.score(fresh) < 0.15
+
+
 # Refusals
 
 
@@ -401,6 +726,13 @@ def test_another_number_of_features_is_refused(fitted):
         ("learning_rate_init", 0.0),
         ("validation_fraction", 1.0),
         ("n_iter_no_change", 0),
+        ("field", "resnet"),
+        ("objective", "score"),
+        ("matching_iter", -1),
+        ("divergence", "trace"),
+        ("marginals", "uniform"),
+        ("kinetic_energy", -1.0),
+        ("jacobian_norm", -1.0),
     ],
 )
 def test_a_bad_parameter_is_refused_by_name(moons, parameter, bad):
