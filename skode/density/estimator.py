@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -353,11 +354,11 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             train_rows, held_out = train_test_split(train_rows, test_size=self.validation_fraction, random_state=rng)
             validation, shares = inputs[torch.from_numpy(held_out).to(device)], weights[held_out]
 
+            together = functools.partial(self._solve, step_control="shared")  # as in training, and faster
+
             def validate() -> float:
                 with torch.no_grad():
-                    return float(
-                        np.average(to_numpy(self.module_.log_prob(validation, self._solve)[0]), weights=shares)
-                    )
+                    return float(np.average(to_numpy(self.module_.log_prob(validation, together)[0]), weights=shares))
 
         inputs = inputs[torch.from_numpy(train_rows).to(device)]
         counts = weights[train_rows]

@@ -27,8 +27,10 @@ class Activation:
         ``h''(x)`` from ``s = h(x)`` and ``p = h'(x)``.
     slope_into : callable
         ``h'(x)`` from ``s = h(x)``, into memory that is there.
-    bend : callable
-        ``h''(x) / h'(x)`` from ``s = h(x)`` and ``p = h'(x)``.
+    add_bent : callable
+        Adds ``g (h''(x) / h'(x) - c)`` to ``x``, in place, from ``x``, ``g`` and ``s = h(x)``; see ``bent``.
+    bent : float
+        The constant ``c``, so that callers that add ``c g`` in the course of a product are spared one pass.
     replace : callable
         Replaces ``x`` by ``h(x)`` in place.
     pull : callable
@@ -39,7 +41,8 @@ class Activation:
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor, Tensor], Tensor]
     slope_into: Callable[[Tensor, Tensor], Tensor]
-    bend: Callable[[Tensor, Tensor], Tensor]
+    add_bent: Callable[[Tensor, Tensor, Tensor], Tensor]
+    bent: float
     replace: Callable[[Tensor], Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
 
@@ -55,7 +58,8 @@ ACTIVATIONS = {
         slope=lambda s: 1.0 - s * s,
         curvature=lambda s, p: -2.0 * s * p,
         slope_into=lambda s, out: torch.mul(s, s, out=out).neg_().add_(1.0),
-        bend=lambda s, p: -2.0 * s,
+        add_bent=lambda x, g, s: x.addcmul_(g, s, value=-2.0),
+        bent=0.0,
         replace=torch.tanh_,
         pull=lambda g, s: torch.ops.aten.tanh_backward.grad_input(g, s, grad_input=g),
     ),
@@ -64,7 +68,8 @@ ACTIVATIONS = {
         slope=lambda s: s * (1.0 - s),
         curvature=lambda s, p: p * (1.0 - 2.0 * s),
         slope_into=lambda s, out: torch.addcmul(s, s, s, value=-1.0, out=out),
-        bend=lambda s, p: torch.rsub(s, 1.0, alpha=2.0),
+        add_bent=lambda x, g, s: x.addcmul_(g, s, value=-2.0),
+        bent=1.0,
         replace=torch.sigmoid_,
         pull=lambda g, s: torch.ops.aten.sigmoid_backward.grad_input(g, s, grad_input=g),
     ),
@@ -75,7 +80,8 @@ ACTIVATIONS = {
         slope=lambda s: -torch.expm1(-s),
         curvature=lambda s, p: p * (1.0 - p),
         slope_into=lambda s, out: torch.neg(s, out=out).expm1_().neg_(),
-        bend=lambda s, p: 1.0 - p,
+        add_bent=lambda x, g, s: x.addcmul_(g, torch.exp(-s)),  # 1 - h'
+        bent=0.0,
         replace=lambda x: x.copy_(functional.softplus(x, threshold=40.0)),
         pull=lambda g, s: g.mul_(-torch.expm1(-s)),
     ),
@@ -84,7 +90,8 @@ ACTIVATIONS = {
         slope=lambda s: (s > 0).to(s.dtype),
         curvature=lambda s, p: torch.zeros_like(s),
         slope_into=lambda s, out: out.copy_(s > 0),
-        bend=lambda s, p: torch.zeros_like(s),
+        add_bent=lambda x, g, s: x,
+        bent=0.0,
         replace=torch.relu_,
         pull=lambda g, s: torch.ops.aten.threshold_backward.grad_input(g, s, 0.0, grad_input=g),
     ),

@@ -165,9 +165,14 @@ class FlowSession(MLPSession):
                 torch.mm(weighted, folded.u, out=first)
             asked = [first, roll.mixed[slot] * c]
         for i in range(len(below), 0, -1):
-            inner, s, p = below[i - 1], hidden[i - 1], slopes[i - 1]
-            self._through(i, delta, inner, roll)
-            delta = inner.addcmul_(asked[i - 1], h.bend(s, p)).mul_(p)
+            inner, given = below[i - 1], asked[i - 1]
+            if h.bent and not roll.large[i]:
+                torch.addmm(given, delta, folded.factors[i], out=inner, beta=h.bent)
+            else:
+                self._through(i, delta, inner, roll)
+                if h.bent:
+                    inner.add_(given, alpha=h.bent)
+            delta = h.add_bent(inner, given, hidden[i - 1]).mul_(slopes[i - 1])
         return delta
 
     def _form_more(self, low: int, high: int, roll: Any) -> None:

@@ -121,12 +121,15 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         y0: Tensor,
         t_eval: Any = None,
         first_step: float | None = None,
+        step_control: str | None = None,
     ) -> Solution:
         """Solve with this estimator's method and tolerances, as they are now.
 
         In prediction every sample takes its own steps, so that its answer does not depend on the others; training,
-        which asks for gradients, takes steps for the whole batch, which are fewer.
+        which asks for gradients, takes steps for the whole batch, which are fewer. ``step_control`` says otherwise.
         """
+        if step_control is None:
+            step_control = "shared" if torch.is_grad_enabled() else "per_sample"
         step_size = self.step_size
         if self.method not in METHODS:  # it may have been set after fit, which checks it
             raise ValueError(f"method={self.method!r} is not known; choose one of {sorted(METHODS)}.")
@@ -148,7 +151,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             step_size=step_size,
             first_step=first_step,
             max_steps=MAX_STEPS,
-            step_control="shared" if torch.is_grad_enabled() else "per_sample",
+            step_control=step_control,
         )
 
     def _settings(
