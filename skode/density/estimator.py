@@ -88,7 +88,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     Parameters
     ----------
-    hidden_layer_sizes : int or array-like of int, default=(64, 64)
+    hidden_layer_sizes : int or array-like of int, default=(64, 32)
         Widths of the hidden layers of the vector field. With one or two, the exact divergence costs no more than
         another layer; with more, one vector-Jacobian product per dimension.
     activation : {"tanh", "logistic", "softplus"}, default="tanh"
@@ -231,7 +231,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     def __init__(
         self,
-        hidden_layer_sizes: Any = (64, 64),
+        hidden_layer_sizes: Any = (64, 32),
         activation: str = "tanh",
         *,
         field: Any = "mlp",

@@ -167,6 +167,43 @@ def test_a_small_improvement_is_kept_but_does_not_prolong_training():
     assert torch.equal(objective.weight.detach(), seen[3])
 
 
+def noisy(averaging):
+    """A quadratic whose gradient is noisy, with its distance from the minimum after each epoch as validated."""
+
+    class Noisy(Quadratic):
+        noise = np.random.RandomState(0)
+
+        def loss(self, rows):
+            off = torch.as_tensor(self.noise.normal(size=(1, 2)) * 2.0)
+            return super().loss(rows) + (self.weight * off).sum()
+
+    objective = Noisy()
+    distances = []
+
+    def validate():
+        distances.append(float((objective.weight.detach() - TARGET).norm()))
+        return -distances[-1]
+
+    record = quietly(objective, validate=validate, max_iter=300, n_iter_no_change=None, averaging=averaging)
+    return objective, record, distances
+
+
+def test_validation_looks_at_the_running_mean_of_the_weights_which_varies_less():
+    plain, averaged = noisy(0.0)[2], noisy(0.98)[2]
+    assert np.mean(averaged[100:]) < 0.6 * np.mean(plain[100:])
+
+
+def test_the_running_mean_that_was_best_is_what_is_kept():
+    objective, record, distances = noisy(0.98)
+    assert float((objective.weight.detach() - TARGET).norm()) == pytest.approx(min(distances), rel=1e-12)
+    assert max(record.validation_scores) == -min(distances)
+
+
+def test_training_itself_does_not_notice_the_mean():
+    curves = [noisy(averaging)[1].loss_curve for averaging in (0.0, 0.98)]
+    assert curves[0] == curves[1]
+
+
 def test_a_validation_that_fails_counts_as_the_worst():
     objective = Quadratic()
     outcomes = iter([1.0, solver_error(), 0.5])
