@@ -36,6 +36,7 @@ from skode.training import (
     to_numpy,
     to_tensor,
     train,
+    worthwhile_threads,
 )
 
 #: Samples that are solved for together in answers: their states and hidden layers then stay near the processor.
@@ -375,7 +376,10 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             generator=new_generator(rng),
         )
         try:
-            with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)):
+            with (
+                self._own_random_state(rng, needed=isinstance(self.field, nn.Module)),
+                worthwhile_threads(self._batch_size(len(train_rows), auto) * max(X.shape[1], *hidden, 1)),
+            ):
                 if self.matching_iter and self.objective == "likelihood":
                     self._match(matching, len(train_rows), rng, auto)
                 self._fit_module(

@@ -16,6 +16,7 @@ from skode.training.tensors import (
     to_numpy,
     to_tensor,
 )
+from skode.training.threads import worthwhile_threads
 
 __all__ = [
     "AUTO_BATCH_SIZE",
@@ -37,4 +38,5 @@ __all__ = [
     "to_numpy",
     "to_tensor",
     "train",
+    "worthwhile_threads",
 ]
