@@ -8,8 +8,9 @@ import skode.datasets
 from skode.datasets import load_co2, load_tumour_growth
 
 
-def test_public_names_are_the_two_loaders_and_the_generator():
-    assert sorted(skode.datasets.__all__) == ["load_co2", "load_tumour_growth", "make_spirals"]
+def test_public_names_are_the_loaders_and_the_generators():
+    generators = ["TOY_DENSITIES", "make_spirals", "make_toy_density", "toy_log_density"]
+    assert sorted(skode.datasets.__all__) == sorted(["load_co2", "load_tumour_growth", *generators])
 
 
 @pytest.mark.parametrize(

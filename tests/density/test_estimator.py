@@ -250,7 +250,8 @@ def test_every_smooth_activation_trains(moons, activation):
 
 def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out(moons):
     settings = {**TINY, "hidden_layer_sizes": (32,), "max_iter": 40, "learning_rate_init": 0.1, "dtype": "float64"}
-    settings |= {"learning_rate": "constant", "kinetic_energy": 0.0}
+    # Tight, because scoring and validation choose their steps differently.
+    settings |= {"learning_rate": "constant", "kinetic_energy": 0.0, "rtol": 1e-9, "atol": 1e-9}
     flow = CNFDensityEstimator(**settings, tol=0.0, validation_fraction=0.3).fit(moons[:60])
     assert flow.best_validation_score_ == max(flow.validation_scores_)
     assert flow.validation_scores_[-1] < flow.best_validation_score_  # so that keeping the last would fail below
@@ -259,7 +260,7 @@ def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out(mo
     rng.randint(np.iinfo(np.int32).max)
     _, held_out = train_test_split(np.arange(60), test_size=0.3, random_state=rng)
     standardised = (flow.score_samples(moons[held_out]) - flow.scaler_.log_det(moons[held_out])).mean()
-    assert standardised == pytest.approx(flow.best_validation_score_, rel=1e-10)
+    assert standardised == pytest.approx(flow.best_validation_score_, rel=1e-7)
 
 
 def test_warm_start_goes_on_from_the_last_weights(moons):
