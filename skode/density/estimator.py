@@ -26,7 +26,9 @@ from skode.density.objectives import FlowMatching, Likelihood, Penalties
 from skode.dynamics import ConcatSquashField, GatedPlanarField, MLPField
 from skode.training import (
     COMMON_CONSTRAINTS,
+    INTERRUPTED,
     NeuralODEEstimator,
+    TrainingRecord,
     checked_times,
     distinct,
     fitted_scaler,
@@ -45,8 +47,8 @@ CHUNK = 2048
 #: Gradients longer than this are shortened to it.
 MAX_GRAD_NORM = 1.0
 
-#: The share of the past in the running mean of the weights, which is what is kept: it varies less from update to
-#: update than the weights themselves, and follows single samples less.
+#: The share of the past in the running mean of the weights, which is what is validated and kept with early stopping:
+#: it varies less from update to update than the weights themselves, and follows single samples less.
 AVERAGING = 0.99
 
 #: The kinetic energy's automatic strength, times the number of samples, and its bounds.
@@ -85,7 +87,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     A continuous normalizing flow [1]_: the data, whitened, are the end of ``dz/dt = f(t, z)`` started from a normal
     density, and the exact log-density follows the instantaneous change of variables
-    ``d log p(z(t)) / dt = -tr(df/dz)``. ``rtol``, ``atol`` and ``method`` are read at every call.
+    ``d log p(z(t)) / dt = -tr(df/dz)``. The base's standard deviations are trained as well, and gradients longer than
+    1 are shortened to it. ``rtol``, ``atol``, ``method``, ``step_size`` and ``device`` are read at every call.
 
     Parameters
     ----------
@@ -102,10 +105,11 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         dimension.
     objective : {"likelihood", "flow_matching"}, default="likelihood"
         What is trained: the likelihood, by gradients through the solver, or the field alone, to match the velocities
-        of straight paths from noise to data [3]_. That needs no solver, and more updates for the same likelihood.
-        The density is the exact one of the ODE either way.
+        of straight paths from noise to data [3]_. Its updates need no solver, but are more for the same likelihood,
+        and know no penalty but ``alpha``. The density is the exact one of the ODE either way.
     matching_iter : int, default=0
-        Epochs of flow matching before those of likelihood.
+        Epochs of flow matching before those of likelihood. They pay where there are many narrow modes far apart, which
+        likelihood is slow to find.
     divergence : {"exact", "hutchinson"}, default="exact"
         The divergence in training: exact, or Hutchinson's estimate [2]_ with noise that is drawn for each solve. It
         pays for fields without an analytic divergence in many dimensions. Answers use the exact one.
@@ -128,7 +132,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
         Learning rate of Adam.
-    max_iter : int, default=60
+    max_iter : int, default=70
         Largest number of epochs.
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
@@ -143,8 +147,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the last call, and with its scaling.
     early_stopping : bool, default=True
-        Whether to set aside ``validation_fraction`` of the samples and keep the weights that were best on them. A
-        flow can follow single points of a small sample, so this is on by default.
+        Whether to set aside ``validation_fraction`` of the samples and keep the weights that were best on them: of
+        the weights' running means, by likelihood, after each epoch. A flow can follow single points of a small sample,
+        so this is on by default.
     validation_fraction : float, default=0.1
         See ``early_stopping``.
     n_iter_no_change : int or None, default=None
@@ -160,8 +165,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in; None: train in float32, unless the tolerances are too tight for it, and answer in X's own
-        precision on the CPU, in float32 elsewhere.
+        What to compute in; None: train in float32, unless the tolerances are too tight for it, and answer in the
+        precision of the X that ``fit`` was given on the CPU, in float32 elsewhere.
 
     Attributes
     ----------
@@ -246,7 +251,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         batch_size: Any = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float = 1e-2,
-        max_iter: int = 60,
+        max_iter: int = 70,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
@@ -305,7 +310,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         y : None
             Ignored; here for scikit-learn's conventions.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each sample counts; a weight of two is the same as the sample given twice, 0 as it left out.
+            How often each sample counts, as whole numbers or not; a weight of two is the same as the sample given
+            twice, 0 as it left out.
 
         Returns
         -------
@@ -328,85 +334,101 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         built_from = self._architecture(hidden)
         if not first:
             self._check_as_built(built_from)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
-        given = X
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        rows, weights = distinct(X, np.zeros(len(X)), weights)
-        if not self.shuffle or (weights == weights[0]).all():
-            # As given, where that is all there is to tell samples by: results then don't change with units.
-            order = np.argsort(rows)
-            rows, weights = rows[order], weights[order]
-        X = X[rows]
+        if first:  # a fit that fails is not to leave the flow of one before
+            self.__dict__.pop("module_", None)
+        given = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
+        weights = _check_sample_weight(sample_weight, given, dtype=np.float64, ensure_non_negative=True)
+        rows, weights = distinct(given, np.zeros(len(given)), weights)
+        # As given, where nothing tells samples apart; else by their values, so that a sample given twice and one of
+        # weight two come to the same place. Either way results don't change with units.
+        by_values = self.shuffle and (weights != weights[0]).any()
+        order = np.lexsort(given[rows].T[::-1]) if by_values else np.argsort(rows)
+        rows, weights = rows[order], weights[order]
+        X = given[rows]
+        self._refuse_columns_without_density(X, weights)
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
         as_asked = first or self.dtype is not None
         dtype = resolve_dtype(self.dtype, X, device) if as_asked else self.module_.log_scale.dtype
-        train_in = self._training_dtype(dtype)
-        if first:
-            self._refuse_columns_without_density(X, weights)
-            self.scaler_ = Gaussianisation.fit(X, weights, marginals=self.marginals)
-            self.module_ = Flow(self._new_field(X.shape[1], hidden, new_generator(rng)), X.shape[1])
-            self._built_from = built_from
-        self.module_.to(device=device, dtype=train_in)
-        inputs = to_tensor(self._to_flow(X), train_in, device)
+        try:
+            if first:
+                field = self._new_field(X.shape[1], hidden, new_generator(rng))
+                self.scaler_ = Gaussianisation.fit(X, weights, marginals=self.marginals)
+                self.module_ = Flow(field, X.shape[1])
+                self._built_from = built_from
+            self.module_.to(device=device, dtype=self._training_dtype(dtype))
+            with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)):
+                self.module_.train()
+                self._train(X, weights, rng, dtype, {"X": given, "y": y})
+        except BaseException:
+            if first:  # nothing was learned
+                self.__dict__.pop("module_", None)
+            raise
+        finally:
+            if hasattr(self, "module_"):
+                self.module_.to(dtype).eval()
+        return self
 
-        train_rows, validate = np.arange(len(X)), None
+    def _train(
+        self, X: np.ndarray, weights: np.ndarray, rng: np.random.RandomState, dtype: torch.dtype, task: dict[str, Any]
+    ) -> None:
+        """Train ``module_`` on distinct samples with weights; ``task`` is what callbacks are told."""
+        module, like = self.module_, self.module_.log_scale
+        inputs = to_tensor(self._to_flow(X), like.dtype, like.device)
+        chosen, validate = np.arange(len(X)), None
         if self.early_stopping:
-            train_rows, held_out = train_test_split(train_rows, test_size=self.validation_fraction, random_state=rng)
-            validation, shares = inputs[torch.from_numpy(held_out).to(device)], weights[held_out]
-
+            chosen, held_out = train_test_split(chosen, test_size=self.validation_fraction, random_state=rng)
+            validation, shares = inputs[torch.from_numpy(held_out).to(like.device)], weights[held_out]
             together = functools.partial(self._solve, step_control="shared")  # as in training, and faster
 
             def validate() -> float:
+                module.eval()
                 with torch.no_grad():
-                    return float(np.average(to_numpy(self.module_.log_prob(validation, together)[0]), weights=shares))
+                    log_prob = to_numpy(module.log_prob(validation, together)[0])
+                module.train()
+                return float(np.average(log_prob, weights=shares))
 
-        inputs = inputs[torch.from_numpy(train_rows).to(device)]
-        counts = weights[train_rows]
-        own = to_tensor(counts / counts.mean(), train_in, device)
-        auto = auto_batch_size(len(train_rows))
-        matching = FlowMatching(self.module_, inputs, own, new_generator(rng))
+        inputs, counts, n = inputs[torch.from_numpy(chosen).to(like.device)], weights[chosen], len(chosen)
+        own = to_tensor(counts / counts.mean(), like.dtype, like.device)
+        matching = FlowMatching(module, inputs, own, new_generator(rng))
         likelihood = Likelihood(
-            self.module_,
+            module,
             inputs,
             own,
             self._solve,
-            Penalties(self._kinetic_energy(len(train_rows)), self.jacobian_norm),
+            Penalties(self._kinetic_energy(max(counts.sum(), n)), self.jacobian_norm),
             estimate=self.divergence == "hutchinson",
             generator=new_generator(rng),
         )
-        try:
-            with (
-                self._own_random_state(rng, needed=isinstance(self.field, nn.Module)),
-                worthwhile_threads(self._batch_size(len(train_rows), auto) * max(X.shape[1], *hidden, 1)),
-            ):
-                if self.matching_iter and self.objective == "likelihood":
-                    self._match(matching, len(train_rows), rng, auto)
-                self._fit_module(
-                    matching if self.objective == "flow_matching" else likelihood,
-                    len(train_rows),
-                    rng,
-                    validate=validate,
-                    X=given,
-                    y=y,
-                    dtype=dtype,
-                    auto_batch_size=auto,
-                    max_grad_norm=MAX_GRAD_NORM,
-                    averaging=AVERAGING,
-                )
-        except BaseException:
-            if first:  # nothing was learned
-                del self.module_
-            raise
-        return self
+        auto = auto_batch_size(n)
+        widest = max(X.shape[1], *self._hidden_layers(), 1)
+        with worthwhile_threads(self._batch_size(n, auto) * widest):
+            self.__dict__.pop("matching_curve_", None)
+            if self.matching_iter and self.objective == "likelihood":
+                record = self._match(matching, n, rng, auto)
+                self.matching_curve_ = record.loss_curve
+                if record.stopped_because == INTERRUPTED:
+                    self._keep(TrainingRecord(stopped_because=INTERRUPTED))
+                    return
+            self._fit_module(
+                matching if self.objective == "flow_matching" else likelihood,
+                n,
+                rng,
+                validate=validate,
+                dtype=dtype,
+                auto_batch_size=auto,
+                max_grad_norm=MAX_GRAD_NORM,
+                averaging=AVERAGING,
+                **task,
+            )
 
-    def _match(self, matching: FlowMatching, n_samples: int, rng: np.random.RandomState, auto: int) -> None:
+    def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
         """Flow matching before training by likelihood."""
-        settings = self._settings(n_samples, auto, alpha=None, max_grad_norm=MAX_GRAD_NORM)
+        settings = self._settings(n, auto, alpha=None, max_grad_norm=MAX_GRAD_NORM)
         settings = dataclasses.replace(settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine")
-        self.matching_curve_ = train(matching, n_samples, settings, rng).loss_curve
+        return train(matching, n, settings, rng)
 
-    def _kinetic_energy(self, n_samples: int) -> float:
+    def _kinetic_energy(self, n_samples: float) -> float:
         if self.kinetic_energy == "auto":
             return min(max(PRIOR_SAMPLES / n_samples, LEAST_ENERGY), MOST_ENERGY)
         return float(self.kinetic_energy)
@@ -435,7 +457,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 f"{names[constant].tolist()}. Drop or rescale them."
             )
         atoms = np.array([_largest_atom(column, weights) for column in X.T])
-        discrete = np.flatnonzero((atoms > LARGEST_ATOM * weights.sum()) & (atoms >= LEAST_ATOM))
+        shares = atoms / weights.sum()
+        discrete = np.flatnonzero((shares > LARGEST_ATOM) & (shares * max(weights.sum(), len(X)) >= LEAST_ATOM))
         if len(discrete):
             warnings.warn(
                 f"One value makes up more than {LARGEST_ATOM:.0%} of columns {names[discrete].tolist()}: they look "
@@ -485,7 +508,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Log-densities in nats, in the units of X.
         """
         X = self._checked(X)
-        if not 0.0 <= t <= 1.0:
+        if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
             raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
         log_prob = self._answer(self._to_flow(X), lambda x: self.module_.log_prob(x, self._solve, t=float(t))[0])
         return (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)

@@ -13,6 +13,13 @@ N_QUANTILES = 1000
 #: Bounds of the logarithm of the tail parameter, from heavy to nearly normal, and of the skewness parameter.
 LOG_DELTA, GAMMA = (-0.7, 2.3), (-8.0, 8.0)
 
+#: Samples per dimension from which a correlation matrix is taken as it is: drawing it to the identity would widen the
+#: directions in which columns nearly agree, which a flow then has to make narrow again.
+TRUSTED = 10
+
+#: Least variance of a direction, in units of the columns'.
+LEAST_VARIANCE = 1e-8
+
 #: Excess kurtosis above which a column's tails count as heavy.
 HEAVY = 2.0
 
@@ -134,8 +141,9 @@ class Gaussianisation:
         Y = johnson.transform(X)
         mean = np.average(Y, axis=0, weights=weights)
         spread = np.sqrt(np.average((Y - mean) ** 2, axis=0, weights=weights))
-        correlation = shrunk_correlation((Y - mean) / spread, weights)
+        correlation = shrunk_correlation((Y - mean) / spread, weights, least=TRUSTED * X.shape[1])
         values, vectors = np.linalg.eigh(correlation)
+        values = np.maximum(values, LEAST_VARIANCE)  # where columns are multiples of each other
         root = vectors * np.sqrt(values) @ vectors.T
         inverse = vectors / np.sqrt(values) @ vectors.T
         return cls(johnson, mean, inverse / spread, spread[:, None] * root)
@@ -154,14 +162,16 @@ class Gaussianisation:
         return np.linalg.slogdet(self.whitening)[1] + self.marginals.log_det(np.asarray(X, dtype=np.float64))
 
 
-def shrunk_correlation(Y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The correlation matrix of standardised columns, drawn to the identity as far as it is uncertain.
+def shrunk_correlation(Y: np.ndarray, weights: np.ndarray, *, least: float) -> np.ndarray:
+    """The correlation matrix of standardised columns; of fewer than ``least`` samples, drawn to the identity.
 
     By the formula of Ledoit and Wolf (Journal of Multivariate Analysis 88, 2004), with weights that count samples.
     """
     n, d = max(weights.sum(), len(Y)), Y.shape[1]
     weights = weights / weights.sum()
     C = (Y * weights[:, None]).T @ Y
+    if n >= least:
+        return C
     distance = np.sum((C - np.eye(d)) ** 2)
     uncertainty = (weights @ np.sum(Y * Y, axis=1) ** 2 - np.sum(C * C)) / n
     share = min(uncertainty / distance, 1.0) if distance > 0 else 1.0

@@ -109,11 +109,8 @@ class FlowMatching:
     def loss(self, rows: np.ndarray) -> Tensor:
         chosen = torch.from_numpy(rows).to(self.x.device)
         x = self.x[chosen]
-        z = (
-            torch.randn(x.shape, generator=self.generator, dtype=torch.float64).to(x)
-            * self.flow.log_scale.detach().exp()
-        )
-        t = torch.rand((len(x), 1), generator=self.generator, dtype=torch.float64).to(x)
+        z = self._random(torch.randn, x.shape, x) * self.flow.log_scale.detach().exp()
+        t = self._random(torch.rand, (len(x), 1), x)
         velocity = x - z
         off = self.flow.field(t, z + t * velocity) - velocity
         return (self.weights[chosen] * off.square().sum(1)).mean()

@@ -100,6 +100,11 @@ def exact_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) 
     with torch.enable_grad():
         z = z if z.requires_grad else z.detach().requires_grad_()
         value = field(t, z)
+        if value.shape != z.shape:
+            raise ValueError(
+                f"The field returned shape {tuple(value.shape)} for states of shape {tuple(z.shape)}; it must return "
+                "their rates of change, of the same shape."
+            )
         divergence = torch.zeros_like(value[:, 0])
         for i in range(z.shape[1]):
             if not value.requires_grad:

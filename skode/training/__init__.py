@@ -2,7 +2,7 @@
 
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.images import shifted
-from skode.training.loop import Objective, TrainingRecord, train
+from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
@@ -21,6 +21,7 @@ from skode.training.threads import worthwhile_threads
 __all__ = [
     "AUTO_BATCH_SIZE",
     "COMMON_CONSTRAINTS",
+    "INTERRUPTED",
     "NeuralODEEstimator",
     "Objective",
     "Regularisation",

@@ -21,6 +21,9 @@ from torch import Tensor
 from skode.solvers import SolverError, Statistics
 from skode.training.settings import TrainingSettings
 
+#: Why training ended where a user interrupted it.
+INTERRUPTED = "interrupted"
+
 MAX_RECOVERIES = 5
 RECOVERY_FACTOR = 0.3
 
@@ -189,7 +192,7 @@ class _Training:
                 if settings.schedule == "cosine":
                     record.stopped_because, record.converged = "the learning rate has come down to 0", True
         except KeyboardInterrupt:
-            record.stopped_because = "interrupted"
+            record.stopped_because = INTERRUPTED
             warnings.warn("Training interrupted by user; the estimator keeps what it has learned.", stacklevel=3)
         if self.validate is not None and math.isfinite(self.best):
             self._restore(self.best_weights)

@@ -17,6 +17,9 @@ from torch import nn
 
 from skode import CNFDensityEstimator
 from skode.datasets import make_toy_density, toy_log_density
+from skode.density import estimator
+from skode.density.estimator import auto_batch_size
+from skode.density.objectives import FlowMatching
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -249,18 +252,18 @@ def test_every_smooth_activation_trains(moons, activation):
 
 
 def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out(moons):
-    settings = {**TINY, "hidden_layer_sizes": (32,), "max_iter": 40, "learning_rate_init": 0.1, "dtype": "float64"}
+    settings = {**TINY, "hidden_layer_sizes": (32,), "max_iter": 60, "learning_rate_init": 0.3, "dtype": "float64"}
     # Tight, because scoring and validation choose their steps differently.
-    settings |= {"learning_rate": "constant", "kinetic_energy": 0.0, "rtol": 1e-9, "atol": 1e-9}
+    settings |= {"learning_rate": "constant", "kinetic_energy": 0.0, "rtol": 1e-5, "atol": 1e-5}
     flow = CNFDensityEstimator(**settings, tol=0.0, validation_fraction=0.3).fit(moons[:60])
     assert flow.best_validation_score_ == max(flow.validation_scores_)
-    assert flow.validation_scores_[-1] < flow.best_validation_score_  # so that keeping the last would fail below
+    assert flow.validation_scores_[-1] < flow.best_validation_score_ - 1e-2  # so that keeping the last fails below
     # the split is drawn after the seed of the initial weights
     rng = np.random.RandomState(0)
     rng.randint(np.iinfo(np.int32).max)
     _, held_out = train_test_split(np.arange(60), test_size=0.3, random_state=rng)
     standardised = (flow.score_samples(moons[held_out]) - flow.scaler_.log_det(moons[held_out])).mean()
-    assert standardised == pytest.approx(flow.best_validation_score_, rel=1e-7)
+    assert standardised == pytest.approx(flow.best_validation_score_, abs=1e-3)
 
 
 def test_warm_start_goes_on_from_the_last_weights(moons):
@@ -329,8 +332,10 @@ def test_it_works_at_the_end_of_a_pipeline(moons):
 
 def test_grid_search_over_tolerances_finds_the_more_likely(moons):
     grid = GridSearchCV(CNFDensityEstimator(**TINY), {"rtol": [1e-2, 1e-4], "atol": [1e-3]}, cv=2).fit(moons)
-    assert grid.best_score_ == max(grid.cv_results_["mean_test_score"])
-    assert np.isfinite(grid.best_score_)
+    candidates = grid.cv_results_["params"]
+    scores = [cross_val_score(clone(grid.estimator).set_params(**p), moons, cv=2).mean() for p in candidates]
+    np.testing.assert_array_equal(grid.cv_results_["mean_test_score"], scores)
+    assert grid.best_params_ == candidates[int(np.argmax(scores))]
 
 
 def test_cross_validation(moons):
@@ -651,6 +656,90 @@ def test_densities_of_classes_classify(moons):
     assert np.mean(predicted == truth) > 0.9
 
 
+class Dropping(Swirl):
+    """A field with dropout, and with what differs between training and use."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(0.5), nn.Linear(16, 2))
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_answers_are_those_of_a_module_in_use_not_in_training(moons, early_stopping):
+    settings = {**TINY, "max_iter": 1, "method": "rk4", "adjoint": "backprop", "early_stopping": early_stopping}
+    flow = CNFDensityEstimator(**settings, field=Dropping()).fit(moons[:64])
+    assert not flow.module_.training
+    np.testing.assert_array_equal(flow.score_samples(moons), flow.score_samples(moons))
+
+
+@pytest.mark.parametrize("broken", [{"activation": "relu"}, {"validation_fraction": 0.9999}, {"device": "no such"}])
+def test_a_refit_that_fails_does_not_leave_parts_of_two_flows(moons, broken):
+    flow = CNFDensityEstimator(**TINY).fit(moons)
+    with pytest.raises(ValueError, match=r"relu|validation_fraction|test_size|train set|device"):
+        flow.set_params(**broken).fit(1000.0 * moons)
+    with pytest.raises(NotFittedError):
+        flow.score_samples(moons)
+
+
+def test_units_do_not_matter_where_samples_come_twice(moons):
+    twice = np.concatenate([moons, moons[:1]])
+    scores = [CNFDensityEstimator(**TINY).fit(s * twice).score_samples(s * twice) + 2 * np.log(s) for s in (1.0, 512.0)]
+    np.testing.assert_allclose(*scores, atol=1e-6)
+
+
+def test_an_interruption_of_matching_ends_the_fit(moons, monkeypatch):
+    def interrupted(self, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FlowMatching, "loss", interrupted)
+    flow = CNFDensityEstimator(**TINY, matching_iter=5)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        flow.fit(moons)
+    assert flow.n_iter_ == 0
+    assert np.isfinite(flow.score_samples(moons)).all()
+
+
+def test_a_warm_start_refuses_columns_without_density_too(moons):
+    flow = CNFDensityEstimator(**TINY, warm_start=True).fit(moons)
+    with pytest.raises(ValueError, match="no density"):
+        flow.fit(np.column_stack([moons[:, 0], np.ones(len(moons))]))
+
+
+def test_discreteness_is_warned_of_whatever_the_scale_of_weights():
+    rng = np.random.RandomState(0)
+    X = np.column_stack([rng.randint(0, 2, 100), rng.normal(size=100)])
+    with pytest.warns(UserWarning, match="look discrete"):
+        CNFDensityEstimator(**TINY).fit(X, sample_weight=np.full(100, 0.01))
+
+
+def test_a_field_of_another_shape_is_refused_by_name(moons):
+    class Flat(nn.Module):
+        def forward(self, t, z):
+            return z[:, :1]
+
+    with pytest.raises(ValueError, match="field returned shape"):
+        CNFDensityEstimator(**TINY, field=Flat()).fit(moons)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(100, 1.0), (6000, 0.1), (10**6, 0.01)])
+def test_the_automatic_kinetic_energy_falls_with_the_samples(n, expected):
+    assert CNFDensityEstimator()._kinetic_energy(n) == pytest.approx(expected)
+    assert CNFDensityEstimator(kinetic_energy=0.5)._kinetic_energy(n) == 0.5
+
+
+@pytest.mark.parametrize(("n", "expected"), [(10, 32), (4000, 100), (10**6, 256)])
+def test_the_automatic_batch_is_a_fortieth_of_the_samples_within_bounds(n, expected):
+    assert auto_batch_size(n) == expected
+
+
+def test_what_is_kept_are_means_of_weights(moons, monkeypatch):
+    averaged = CNFDensityEstimator(**TINY).fit(moons)
+    monkeypatch.setattr(estimator, "AVERAGING", 0.0)
+    plain = CNFDensityEstimator(**TINY).fit(moons)
+    assert averaged.loss_curve_ == plain.loss_curve_
+    assert not same_weights(averaged, plain)
+
+
 # Toys
 
 
@@ -754,7 +843,7 @@ def test_values_too_large_to_standardise_are_refused():
 
 
 def test_a_warm_start_refuses_other_columns_and_keeps_working(moons):
-    X = moons[0] if isinstance(moons, tuple) else moons
+    X = moons
     flow = CNFDensityEstimator(hidden_layer_sizes=4, max_iter=1, warm_start=True, random_state=0).fit(X)
     with pytest.raises(ValueError, match="3 features"):
         flow.fit(np.column_stack([X, X[:, 0]]))

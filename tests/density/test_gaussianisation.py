@@ -87,8 +87,20 @@ def test_the_correlation_is_ledoits_and_wolfs():
     Y = np.random.RandomState(0).normal(size=(30, 8)) @ np.random.RandomState(1).normal(size=(8, 8))
     Y = (Y - Y.mean(0)) / Y.std(0)
     np.testing.assert_allclose(
-        shrunk_correlation(Y, np.ones(30)), ledoit_wolf(Y, assume_centered=True)[0], rtol=1e-10, atol=1e-12
+        shrunk_correlation(Y, np.ones(30), least=31), ledoit_wolf(Y, assume_centered=True)[0], rtol=1e-10, atol=1e-12
     )
+
+
+def test_with_enough_samples_the_correlation_is_taken_as_it_is():
+    Y = np.random.RandomState(0).normal(size=(30, 2)) @ [[1.0, 0.999], [0.0, 0.01]]
+    Y = (Y - Y.mean(0)) / Y.std(0)
+    np.testing.assert_allclose(shrunk_correlation(Y, np.ones(30), least=30), np.corrcoef(Y.T), rtol=1e-10)
+
+
+def test_nearly_equal_columns_are_white_afterwards():
+    X = np.random.RandomState(0).normal(size=(300, 2)) @ [[1.0, 1.0], [0.0, 1e-3]]
+    Z = Gaussianisation.fit(X, np.ones(300), marginals="auto").transform(X)
+    np.testing.assert_allclose(np.cov(Z.T, bias=True), np.eye(2), atol=1e-6)
 
 
 def test_more_columns_than_samples_and_equal_columns_have_an_inverse():
