@@ -265,7 +265,7 @@ def fit_modes(epochs: tuple[int, int]) -> tuple[CNFDensityEstimator, float]:
     """A flow fitted by so many epochs of flow matching, then of likelihood; and the seconds."""
     matching_iter, max_iter = epochs
     own = {"batch_size": 125, "kinetic_energy": 0.0, "early_stopping": False, "random_state": 0, **TOLERANCE}
-    model = CNFDensityEstimator(matching_iter=matching_iter, max_iter=max_iter, **own)
+    model = CNFDensityEstimator((64, 64), matching_iter=matching_iter, max_iter=max_iter, **own)
     return model, fit(model, make_toy_density("twenty_five_gaussians", 5000, random_state=0))
 
 
