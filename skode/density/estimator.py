@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -20,10 +19,11 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from skode.density.flow import Flow, spread
+from skode.density.columns import refuse_columns_without_density
+from skode.density.fields import FIELDS
+from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
-from skode.density.objectives import FlowMatching, Likelihood, Penalties
-from skode.dynamics import ConcatSquashField, GatedPlanarField, MLPField
+from skode.density.objectives import FlowMatching, Likelihood
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
@@ -31,7 +31,6 @@ from skode.training import (
     TrainingRecord,
     checked_times,
     distinct,
-    fitted_scaler,
     new_generator,
     resolve_device,
     resolve_dtype,
@@ -53,33 +52,6 @@ AVERAGING = 0.99
 
 #: The kinetic energy's automatic strength, times the number of samples, and its bounds.
 PRIOR_SAMPLES, LEAST_ENERGY, MOST_ENERGY = 600.0, 0.01, 1.0
-
-#: A column one value of which more samples share than this looks discrete, if there are this many of them.
-LARGEST_ATOM, LEAST_ATOM = 0.2, 20
-
-
-def _mlp(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
-    field = MLPField(n_features, hidden, activation, generator=generator)
-    if hidden:
-        spread(field.linear_layers()[0], n_features, generator)
-    return field
-
-
-def _gated_planar(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
-    field = GatedPlanarField(n_features, max(sum(hidden), 1), activation, generator=generator)
-    spread(field.units, n_features, generator)
-    return field
-
-
-def _concatsquash(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
-    return ConcatSquashField(n_features, hidden, activation, generator=generator)
-
-
-FIELDS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": _mlp,
-    "gated_planar": _gated_planar,
-    "concatsquash": _concatsquash,
-}
 
 
 class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
@@ -332,10 +304,10 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         hidden = self._hidden_layers()
         first = not (self.warm_start and hasattr(self, "module_"))
         built_from = self._architecture(hidden)
-        if not first:
+        if first:
+            self.__dict__.pop("module_", None)  # a fit that fails is not to leave the flow of one before
+        else:
             self._check_as_built(built_from)
-        if first:  # a fit that fails is not to leave the flow of one before
-            self.__dict__.pop("module_", None)
         given = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
         weights = _check_sample_weight(sample_weight, given, dtype=np.float64, ensure_non_negative=True)
         rows, weights = distinct(given, np.zeros(len(given)), weights)
@@ -345,7 +317,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         order = np.lexsort(given[rows].T[::-1]) if by_values else np.argsort(rows)
         rows, weights = rows[order], weights[order]
         X = given[rows]
-        self._refuse_columns_without_density(X, weights)
+        refuse_columns_without_density(X, weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
         as_asked = first or self.dtype is not None
@@ -396,7 +368,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             inputs,
             own,
             self._solve,
-            Penalties(self._kinetic_energy(max(counts.sum(), n)), self.jacobian_norm),
+            kinetic_energy=self._kinetic_energy(max(counts.sum(), n)),
+            jacobian_norm=self.jacobian_norm,
             estimate=self.divergence == "hutchinson",
             generator=new_generator(rng),
         )
@@ -445,29 +418,6 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             raise ValueError("activation='relu' has no continuous divergence; choose 'tanh', 'logistic' or 'softplus'.")
         return FIELDS[self.field](n_features, hidden, self.activation, generator)
 
-    def _refuse_columns_without_density(self, X: np.ndarray, weights: np.ndarray) -> None:
-        # Where a column's spread drowns in rounding, the scaler leaves it unscaled and its density would be wrong.
-        scaler = fitted_scaler(X, weights)
-        unscaled = ~np.isclose(scaler.scale_, np.sqrt(scaler.var_), rtol=1e-3, atol=0.0)
-        constant = np.flatnonzero(unscaled | (np.ptp(X, axis=0) == 0.0))
-        names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))
-        if len(constant):
-            raise ValueError(
-                "X has columns with one value only (up to rounding), which have no density: "
-                f"{names[constant].tolist()}. Drop or rescale them."
-            )
-        atoms = np.array([_largest_atom(column, weights) for column in X.T])
-        shares = atoms / weights.sum()
-        discrete = np.flatnonzero((shares > LARGEST_ATOM) & (shares * max(weights.sum(), len(X)) >= LEAST_ATOM))
-        if len(discrete):
-            warnings.warn(
-                f"One value makes up more than {LARGEST_ATOM:.0%} of columns {names[discrete].tolist()}: they look "
-                "discrete, and the density there is unbounded, so that likelihoods mean little. Drop them, or add "
-                "noise as wide as their values lie apart.",
-                UserWarning,
-                stacklevel=4,
-            )
-
     def _to_flow(self, X: np.ndarray) -> np.ndarray:
         """X where the flow lives; ValueError where that overflows."""
         with np.errstate(over="ignore", invalid="ignore"):
@@ -506,6 +456,11 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         -------
         ndarray of shape (n_samples,)
             Log-densities in nats, in the units of X.
+
+        Raises
+        ------
+        ValueError
+            Where ``t`` is not as described, or X too large to standardise.
         """
         X = self._checked(X)
         if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
@@ -597,6 +552,11 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         -------
         ndarray of shape (n_samples, n_features)
             Points of data space.
+
+        Raises
+        ------
+        ValueError
+            Where X has another number of columns than the data.
         """
         check_is_fitted(self)
         base = check_array(X, dtype=[np.float64, np.float32])
@@ -649,9 +609,3 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 def auto_batch_size(n_samples: int) -> int:
     """Samples in a batch where the user gives no number."""
     return min(max(n_samples // 40, 32), 256)
-
-
-def _largest_atom(column: np.ndarray, weights: np.ndarray) -> float:
-    """The weight of the value that has most."""
-    _, groups = np.unique(column, return_inverse=True)
-    return float(np.bincount(groups, weights=weights).max())

@@ -131,37 +131,3 @@ class Flow(nn.Module):
             later = self.paths(x, solve, times[1:]) if len(times) > 1 else x.new_empty((0, *x.shape))
             return torch.cat([x[None], later])
         return solve(self.field, (1.0, min(times)), x, t_eval=tuple(times)).y
-
-
-def spread(first: nn.Linear, n_features: int, generator: torch.Generator) -> None:
-    """Spread a first layer's units over the data, in place.
-
-    Glorot's initial weights give units that all bend at the origin, and slowly: they have first to grow for a field to
-    tell apart points that lie close together. Here a unit's linear output ``w.z + v t + b`` for standard normal ``z``
-    varies by :func:`spread_over`, and it bends somewhere within three times as far, so that fields are as varied as
-    the data at once (on two circles, 1,000 updates then lead to an excess of 0.014 nats instead of 0.48).
-
-    Parameters
-    ----------
-    first : nn.Linear
-        The layer, whose last columns beyond ``n_features`` are time's.
-    n_features : int
-        Dimension of the state.
-    generator : torch.Generator
-        Source of the weights.
-    """
-    with torch.no_grad():
-        size = spread_over(n_features)
-        first.weight.uniform_(-1.0, 1.0, generator=generator).mul_(math.sqrt(3.0))
-        first.weight[:, :n_features].mul_(size / math.sqrt(n_features))
-        first.weight[:, n_features:].mul_(TIME_SPREAD)
-        first.bias.uniform_(-2.0, 2.0, generator=generator).mul_(size)
-
-
-#: By how much units vary over data in the plane, and over time.
-PLANE_SPREAD, TIME_SPREAD = 2.5, 0.75
-
-
-def spread_over(n_features: int) -> float:
-    """By how much units vary over the data: less in more dimensions, where samples are few and far between."""
-    return PLANE_SPREAD * min(math.sqrt(2.0 / n_features), 1.0)

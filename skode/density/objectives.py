@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,22 +11,6 @@ from torch import Tensor
 
 from skode.density.flow import Flow, Measured
 from skode.solvers import Solution, Statistics
-
-
-@dataclass(frozen=True)
-class Penalties:
-    """How strongly a path's integrals are penalised, in nats.
-
-    Attributes
-    ----------
-    kinetic_energy : float
-        Of ``int |f|^2 dt``.
-    jacobian_norm : float
-        Of ``int |eps^T df/dz|^2 dt``.
-    """
-
-    kinetic_energy: float = 0.0
-    jacobian_norm: float = 0.0
 
 
 class Likelihood:
@@ -42,8 +26,8 @@ class Likelihood:
         Their weights, of mean 1.
     solve : callable
         Solves; see :meth:`skode.density.flow.Flow.log_prob`.
-    penalties : Penalties
-        How strong they are.
+    kinetic_energy, jacobian_norm : float
+        Strengths of penalties on ``int |f|^2 dt`` and ``int |eps^T df/dz|^2 dt``, in nats (Finlay et al., ICML 2020).
     estimate : bool
         Whether the divergence is estimated.
     generator : torch.Generator
@@ -56,14 +40,15 @@ class Likelihood:
         x: Tensor,
         weights: Tensor,
         solve: Callable[..., Solution],
-        penalties: Penalties,
         *,
+        kinetic_energy: float,
+        jacobian_norm: float,
         estimate: bool,
         generator: torch.Generator,
     ) -> None:
         self.flow, self.x, self.weights, self.solve, self.generator = flow, x, weights, solve, generator
-        strengths = (penalties.kinetic_energy, penalties.jacobian_norm)
-        self.measured = Measured(estimate=estimate, energy=strengths[0] > 0, jacobian=strengths[1] > 0)
+        strengths = (kinetic_energy, jacobian_norm)
+        self.measured = Measured(estimate=estimate, energy=kinetic_energy > 0, jacobian=jacobian_norm > 0)
         # What is measured are means over dimensions.
         self.strengths = flow.n_features * x.new_tensor([strength for strength in strengths if strength > 0])
         self.solves: list[Statistics] = []

@@ -20,6 +20,18 @@ def field_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) 
     """Value and exact divergence of a field, analytic where it offers that.
 
     A field offers it by a method ``value_and_divergence(t, z)``, unless it says ``has_analytic_divergence = False``.
+
+    Parameters
+    ----------
+    field, t, z : Any
+        As for :func:`exact_divergence`.
+
+    Returns
+    -------
+    value : Tensor of shape (n, d)
+        ``f(t, z)``.
+    divergence : Tensor of shape (n,)
+        ``tr(df/dz)``; differentiable where grad is enabled.
     """
     if has_analytic_divergence(field):
         return analytic_divergence(field, t, z)  # type: ignore[arg-type]

@@ -101,11 +101,9 @@ class FlowRoll(Roll):
         extra = sum(hidden) + (hidden[-1] if len(hidden) > 1 else 0) + sizes[0]
         self.slot_bytes += n * extra * self.value_layer.element_size()
 
-    def cut(self, n_slots: int) -> FlowTape:
-        tape = FlowTape(self, self.next, n_slots)
-        self.next += n_slots
-        self.holders += 1
-        return tape
+    @property
+    def tape_kind(self) -> type[MLPTape]:
+        return FlowTape
 
 
 class FlowTape(MLPTape):

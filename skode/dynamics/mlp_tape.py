@@ -141,10 +141,15 @@ class Roll:
 
     def cut(self, n_slots: int) -> MLPTape:
         """A tape of the next slots."""
-        tape = MLPTape(self, self.next, n_slots)
+        tape = self.tape_kind(self, self.next, n_slots)
         self.next += n_slots
         self.holders += 1
         return tape
+
+    @property
+    def tape_kind(self) -> type[MLPTape]:
+        """What is cut from it."""
+        return MLPTape
 
     def hold(self) -> None:
         """Keep the memory, whatever tapes are released."""

@@ -605,8 +605,9 @@ def test_an_outlier_does_not_spoil_the_rest(moons):
 
 def test_a_column_that_looks_discrete_is_warned_of(moons):
     X = np.column_stack([moons, np.arange(len(moons)) % 3])
-    with pytest.warns(UserWarning, match=r"columns \[2\]: they look discrete"):
+    with pytest.warns(UserWarning, match=r"columns \[2\]: they look discrete") as warned:
         flow = CNFDensityEstimator(**TINY).fit(X)
+    assert warned[0].filename == __file__  # it points at who called fit
     assert np.isfinite(flow.score_samples(X)).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from skode.density.flow import TIME_SPREAD, Flow, Measured, spread, spread_over
+from skode.density.flow import Flow, Measured
 from skode.dynamics import MLPField
 from skode.solvers import solve_ivp
 
@@ -113,14 +113,3 @@ def test_a_copy_of_a_flow_is_its_own():
     with torch.no_grad():
         twin.field.A.mul_(2.0)
     assert not torch.allclose(flow.log_prob(points(), solve)[0], twin.log_prob(points(), solve)[0])
-
-
-@pytest.mark.parametrize("n_features", [1, 2, 30])
-def test_units_are_spread_over_the_data(n_features):
-    layer = nn.Linear(n_features + 1, 4000)
-    spread(layer, n_features, torch.Generator().manual_seed(0))
-    z = torch.randn(4000, n_features, generator=torch.Generator().manual_seed(1))
-    weight, bias = layer.weight.detach(), layer.bias.detach()
-    assert float((z @ weight[:, :n_features].t()).std()) == pytest.approx(spread_over(n_features), rel=0.05)
-    assert float(weight[:, n_features].std()) == pytest.approx(TIME_SPREAD, rel=0.05)
-    assert 1.9 < float(bias.abs().max()) / spread_over(n_features) < 2.0 + 1e-6

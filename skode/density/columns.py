@@ -1,0 +1,61 @@
+"""Which columns have no density, or look as if they had none."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from skode.training import fitted_scaler
+
+#: A column one value of which more samples share than this looks discrete, if there are this many of them.
+LARGEST_ATOM, LEAST_ATOM = 0.2, 20
+
+
+def refuse_columns_without_density(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None:
+    """Refuse columns of one value, and warn of those that look discrete.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Samples that differ.
+    weights : ndarray of shape (n_samples,)
+        How often each comes.
+    names : ndarray of shape (n_features,)
+        What the columns are called.
+
+    Raises
+    ------
+    ValueError
+        Where a column has one value only, up to rounding, or values too large to standardise.
+
+    Warns
+    -----
+    UserWarning
+        Where a column looks discrete.
+    """
+    # Where a column's spread drowns in rounding, the scaler leaves it unscaled and its density would be wrong.
+    scaler = fitted_scaler(X, weights)
+    unscaled = ~np.isclose(scaler.scale_, np.sqrt(scaler.var_), rtol=1e-3, atol=0.0)
+    constant = np.flatnonzero(unscaled | (np.ptp(X, axis=0) == 0.0))
+    if len(constant):
+        raise ValueError(
+            "X has columns with one value only (up to rounding), which have no density: "
+            f"{names[constant].tolist()}. Drop or rescale them."
+        )
+    shares = np.array([_largest_atom(column, weights) for column in X.T]) / weights.sum()
+    discrete = np.flatnonzero((shares > LARGEST_ATOM) & (shares * max(weights.sum(), len(X)) >= LEAST_ATOM))
+    if len(discrete):
+        warnings.warn(
+            f"One value makes up more than {LARGEST_ATOM:.0%} of columns {names[discrete].tolist()}: they look "
+            "discrete, and the density there is unbounded, so that likelihoods mean little. Drop them, or add "
+            "noise as wide as their values lie apart.",
+            UserWarning,
+            stacklevel=5,  # the caller of fit, behind scikit-learn's two wrappers of it
+        )
+
+
+def _largest_atom(column: np.ndarray, weights: np.ndarray) -> float:
+    """The weight of the value that has most."""
+    _, groups = np.unique(column, return_inverse=True)
+    return float(np.bincount(groups, weights=weights).max())
