@@ -32,7 +32,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     ----------
     hidden_layer_sizes : int or array-like of int, default=(64,)
         Widths of the hidden layers of the vector field ``f``.
-    activation : {"tanh", "logistic", "softplus", "relu"}, default="tanh"
+    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
         Activation of the vector field.
     state_size : int or None, default=64
         Size of the state ``z``. None: the standardised features are the state.

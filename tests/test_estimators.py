@@ -94,8 +94,11 @@ def test_nothing_is_answered_before_fit(estimator):
     asked = [name for name in methods if hasattr(estimator, name)]
     assert asked
     for name in asked:
+        method = getattr(estimator, name)
+        needed = [p for p in inspect.signature(method).parameters.values() if p.default is inspect.Parameter.empty]
+        given = {"X": X, "y": X[:, 1]}
         with pytest.raises(NotFittedError, match=f"This {type(estimator).__name__} instance is not fitted yet"):
-            getattr(estimator, name)(*([] if name == "sample" else [X]))
+            method(*[given[p.name] for p in needed])
 
 
 def test_global_random_states_are_left_alone(estimator):

@@ -67,7 +67,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     hidden_layer_sizes : int or array-like of int, default=(64, 32)
         Widths of the hidden layers of the vector field. With one or two, the exact divergence costs no more than
         another layer; with more, one vector-Jacobian product per dimension.
-    activation : {"tanh", "logistic", "softplus"}, default="tanh"
+    activation : {"tanh", "logistic", "softplus", "silu"}, default="tanh"
         Activation of the vector field; it must be smooth.
     field : {"mlp", "gated_planar", "concatsquash"} or torch.nn.Module, default="mlp"
         The vector field: a perceptron of state and time; the continuous planar flow with gates of [1]_, with as many
@@ -415,7 +415,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         if isinstance(self.field, nn.Module):
             return copy.deepcopy(self.field)
         if self.activation == "relu":
-            raise ValueError("activation='relu' has no continuous divergence; choose 'tanh', 'logistic' or 'softplus'.")
+            raise ValueError("activation='relu' has no continuous divergence; choose 'tanh', 'logistic', 'softplus' or 'silu'.")
         return FIELDS[self.field](n_features, hidden, self.activation, generator)
 
     def _to_flow(self, X: np.ndarray) -> np.ndarray:

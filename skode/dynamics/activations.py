@@ -1,6 +1,7 @@
-"""Activations with their first and second derivatives, all computed from the activation's own value.
+"""Activations with their first and second derivatives, all computed from one tensor ``k`` that is kept of ``h(x)``.
 
-Keeping the value ``s = h(x)`` is then enough for pullbacks and for the gradient of a divergence.
+That is the activation's own value, which the weights' gradients need anyway, or, where ``h`` is not monotone, its
+input. Keeping it is enough for pullbacks and for the gradient of a divergence.
 """
 
 from __future__ import annotations
@@ -22,34 +23,60 @@ class Activation:
     value : callable
         ``h(x)``.
     slope : callable
-        ``h'(x)`` from ``s = h(x)``.
+        ``h'(x)`` from ``k``.
     curvature : callable
-        ``h''(x)`` from ``s = h(x)`` and ``p = h'(x)``.
+        ``h''(x)`` from ``k`` and ``p = h'(x)``.
     slope_into : callable
-        ``h'(x)`` from ``s = h(x)``, into memory that is there.
-    add_bent : callable
-        Adds ``g (h''(x) / h'(x) - c)`` to ``x``, in place, from ``x``, ``g`` and ``s = h(x)``; see ``bent``.
+        ``h'(x)`` from ``k``, into memory that is there.
+    pull_bent : callable
+        Replaces ``d`` by ``d p + g (h''(x) - c p)``, from ``d``, ``g``, ``k`` and ``p = h'(x)``; see ``bent``.
     bent : float
-        The constant ``c``, so that callers that add ``c g`` in the course of a product are spared one pass.
-    replace : callable
-        Replaces ``x`` by ``h(x)`` in place.
+        The constant ``c``, so that callers that add ``c g`` to ``d`` in the course of a product are spared one pass.
+    value_into : callable
+        ``h(x)`` into memory that is there: that of ``x`` itself, unless ``of_input``.
     pull : callable
-        Multiplies ``g`` by ``h'(x)``, from ``s = h(x)``, in place.
+        Multiplies ``g`` by ``h'(x)``, from ``k``, in place.
+    of_input : bool
+        Whether ``k`` is the input ``x`` rather than the value ``h(x)``.
     """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor, Tensor], Tensor]
     slope_into: Callable[[Tensor, Tensor], Tensor]
-    add_bent: Callable[[Tensor, Tensor, Tensor], Tensor]
+    pull_bent: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     bent: float
-    replace: Callable[[Tensor], Tensor]
+    value_into: Callable[[Tensor, Tensor], Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
+    of_input: bool = False
+
+    def kept(self, x: Tensor, s: Tensor) -> Tensor:
+        """``k``, of the input and the value."""
+        return x if self.of_input else s
 
 
 def _tanh(x: Tensor) -> Tensor:
     # 2 sigmoid(2x) - 1: on many CPUs torch's tanh costs five to ten times its sigmoid.
     return torch.sigmoid(2.0 * x).mul_(2.0).sub_(1.0) if not torch.is_grad_enabled() else torch.tanh(x)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    # torch turns linear above 20 by default, which float64 can tell from softplus
+    return functional.softplus(x, threshold=40.0)
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    sigmoid = torch.sigmoid(x)
+    return sigmoid * (1.0 + x * (1.0 - sigmoid))
+
+
+def _silu_curvature(x: Tensor, p: Tensor) -> Tensor:
+    sigmoid = torch.sigmoid(x)  # p = sigmoid + h (1 - sigmoid), differentiated, with its h (1 - sigmoid) put in
+    return sigmoid * (1.0 - p) + p * (1.0 - sigmoid)
+
+
+def _silu_pull(g: Tensor, x: Tensor) -> Tensor:
+    return torch.ops.aten.silu_backward.grad_input(g, x, grad_input=g)
 
 
 ACTIVATIONS = {
@@ -58,9 +85,9 @@ ACTIVATIONS = {
         slope=lambda s: 1.0 - s * s,
         curvature=lambda s, p: -2.0 * s * p,
         slope_into=lambda s, out: torch.mul(s, s, out=out).neg_().add_(1.0),
-        add_bent=lambda x, g, s: x.addcmul_(g, s, value=-2.0),
+        pull_bent=lambda d, g, s, p: d.addcmul_(g, s, value=-2.0).mul_(p),
         bent=0.0,
-        replace=torch.tanh_,
+        value_into=lambda x, out: torch.tanh_(x),
         pull=lambda g, s: torch.ops.aten.tanh_backward.grad_input(g, s, grad_input=g),
     ),
     "logistic": Activation(
@@ -68,21 +95,20 @@ ACTIVATIONS = {
         slope=lambda s: s * (1.0 - s),
         curvature=lambda s, p: p * (1.0 - 2.0 * s),
         slope_into=lambda s, out: torch.addcmul(s, s, s, value=-1.0, out=out),
-        add_bent=lambda x, g, s: x.addcmul_(g, s, value=-2.0),
+        pull_bent=lambda d, g, s, p: d.addcmul_(g, s, value=-2.0).mul_(p),
         bent=1.0,
-        replace=torch.sigmoid_,
+        value_into=lambda x, out: torch.sigmoid_(x),
         pull=lambda g, s: torch.ops.aten.sigmoid_backward.grad_input(g, s, grad_input=g),
     ),
     "softplus": Activation(
-        # torch turns linear above 20 by default, which float64 can tell from softplus
-        value=lambda x: functional.softplus(x, threshold=40.0),
+        value=_softplus,
         # h' = sigmoid(x) and exp(-softplus(x)) = 1 - sigmoid(x)
         slope=lambda s: -torch.expm1(-s),
         curvature=lambda s, p: p * (1.0 - p),
         slope_into=lambda s, out: torch.neg(s, out=out).expm1_().neg_(),
-        add_bent=lambda x, g, s: x.addcmul_(g, torch.exp(-s)),  # 1 - h'
+        pull_bent=lambda d, g, s, p: d.addcmul_(g, torch.exp(-s)).mul_(p),  # exp(-s) = 1 - h'
         bent=0.0,
-        replace=lambda x: x.copy_(functional.softplus(x, threshold=40.0)),
+        value_into=lambda x, out: x.copy_(_softplus(x)),
         pull=lambda g, s: g.mul_(-torch.expm1(-s)),
     ),
     "relu": Activation(
@@ -90,10 +116,23 @@ ACTIVATIONS = {
         slope=lambda s: (s > 0).to(s.dtype),
         curvature=lambda s, p: torch.zeros_like(s),
         slope_into=lambda s, out: out.copy_(s > 0),
-        add_bent=lambda x, g, s: x,
+        pull_bent=lambda d, g, s, p: d.mul_(p),
         bent=0.0,
-        replace=torch.relu_,
+        value_into=lambda x, out: torch.relu_(x),
         pull=lambda g, s: torch.ops.aten.threshold_backward.grad_input(g, s, 0.0, grad_input=g),
+    ),
+    # x sigmoid(x) (Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function approximation in
+    # reinforcement learning", Neural Networks 107, 2018)
+    "silu": Activation(
+        value=functional.silu,
+        slope=_silu_slope,
+        curvature=_silu_curvature,
+        slope_into=lambda x, out: _silu_pull(out.fill_(1.0), x),
+        pull_bent=lambda d, g, x, p: d.mul_(p).addcmul_(g, _silu_curvature(x, p)),
+        bent=0.0,
+        value_into=lambda x, out: torch.ops.aten.silu.out(x, out=out),
+        pull=_silu_pull,
+        of_input=True,
     ),
 }
 

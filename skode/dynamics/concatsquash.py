@@ -49,7 +49,7 @@ class ConcatSquashField(nn.Module):
         Size of the state.
     hidden_layer_sizes : sequence of int, default=(64, 64)
         Widths of the hidden layers; empty for a field linear in the state.
-    activation : {"tanh", "logistic", "softplus", "relu"}, default="tanh"
+    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
         The activation ``h``.
     generator : torch.Generator, default=None
         Source of the initial weights; torch's global one where None.
@@ -150,23 +150,24 @@ class ConcatSquashField(nn.Module):
                 f"value_and_divergence needs one or two hidden layers, not hidden_layer_sizes="
                 f"{self.hidden_layer_sizes}; use exact_divergence."
             )
-        value, gates, hidden = self._trace(as_column(t, z), z)
+        value, gates, kept = self._trace(as_column(t, z), z)
         weights = [layer.affine.weight for layer in self.squash_layers()]
-        slopes = [gate * self.h.slope(s) for gate, s in zip(gates, hidden, strict=False)]
+        slopes = [gate * self.h.slope(k) for gate, k in zip(gates, kept, strict=False)]
         if len(slopes) == 1:
             return value, _divergence_of_two_layers(weights, slopes[0], gates[-1])
         return value, _divergence_of_three_layers(weights, slopes, gates[-1])
 
     def _trace(self, t: Tensor, z: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The value, the gates of all layers, and what the hidden layers put out, at times of shape (m, 1)."""
+        """The value and the gates of all layers, and what the activations' slopes need, at times of shape (m, 1)."""
         layers = self.squash_layers()
         gates = [layer.gate(t) for layer in layers]
         x = layers[0](gates[0], t, z)
-        hidden = []
+        kept = []
         for layer, gate in zip(layers[1:], gates[1:], strict=True):
-            hidden.append(self.h.value(x))
-            x = layer(gate, t, hidden[-1])
-        return x, gates, hidden
+            s = self.h.value(x)
+            kept.append(self.h.kept(x, s))
+            x = layer(gate, t, s)
+        return x, gates, kept
 
 
 def _divergence_of_two_layers(weights: list[Tensor], q1: Tensor, g2: Tensor) -> Tensor:

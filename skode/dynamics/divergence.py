@@ -84,8 +84,8 @@ def analytic_divergence(field: MLPField, t: float | Tensor, z: Tensor) -> tuple[
     if not has_analytic_divergence(field):
         raise ValueError("analytic_divergence needs an MLPField with one or two hidden layers; use exact_divergence.")
     bound = field.bind()
-    value, (_, _, *hidden) = bound.linearize(t, z)
-    slopes = [field.h.slope(s) for s in hidden]
+    value, residuals = bound.linearize(t, z)
+    slopes = [field.h.slope(k) for k in bound.kept(residuals)]
     return value, combine_slopes(divergence_weights(bound), slopes)
 
 

@@ -169,7 +169,7 @@ class BoundFlow:
     def linearize(self, t: float | Tensor, state: Tensor) -> tuple[Tensor, Any]:
         """The value; kept are the field's residuals, the slopes of its hidden layers, and its own value."""
         value, residuals = self.field.linearize(t, state[:, : -self.n_columns])
-        slopes = [self.field.h.slope(s) for s in residuals[2:]]
+        slopes = [self.field.h.slope(k) for k in self.field.kept(residuals)]
         divergence = combine_slopes(self.weights, slopes)
         rates = [value, -divergence[:, None]]
         if self.n_columns > 1:
@@ -183,20 +183,21 @@ class BoundFlow:
         of the divergence, ``pbar1 = c u`` (one hidden layer), or ``pbar1 = (c p2) Q`` and ``pbar2 = c (p1 Q^T)``.
         The energy's cotangent ``e`` adds ``2 e f / d`` to that of the value.
         """
-        (t, _, *hidden), slopes, value = residuals
+        inner, slopes, value = residuals
         field, weights, d = self.field, self.weights, value.shape[1]
+        kept = field.kept(inner)
         value_bar, c = cotangent[:, :d], -cotangent[:, d : d + 1]
         if self.n_columns > 1:
             value_bar = value_bar + (2.0 / d) * cotangent[:, d + 1 :] * value
         slope_bars = [c * weights] if len(slopes) == 1 else [c * slopes[1] @ weights, c * (slopes[0] @ weights.t())]
         delta = value_bar
         deltas = [delta]
-        for i in reversed(range(len(hidden))):
-            s, p = hidden[i], slopes[i]
-            delta = (delta @ field.weights[i + 1]) * p + slope_bars[i] * field.h.curvature(s, p)
+        for i in reversed(range(len(kept))):
+            k, p = kept[i], slopes[i]
+            delta = (delta @ field.weights[i + 1]) * p + slope_bars[i] * field.h.curvature(k, p)
             deltas.append(delta)
         deltas.reverse()
-        grad_z, grad_t = field.pull_first(t, delta, with_time=with_time)
+        grad_z, grad_t = field.pull_first(inner[0], delta, with_time=with_time)
         grad_state = torch.cat([grad_z, torch.zeros_like(cotangent[:, d:])], dim=1)
         return grad_state, grad_t, (tuple(deltas), c)
 

@@ -88,7 +88,7 @@ class FlowRoll(Roll):
 
     def __init__(self, key: Any) -> None:
         super().__init__(key)
-        _, n, sizes, dtype, device = key
+        _, n, sizes, dtype, device, _ = key
         hidden = sizes[1:]
         shapes = [(self.n_slots, n, size) for size in hidden]
         self.slope_layers = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
@@ -114,9 +114,9 @@ class FlowTape(MLPTape):
         roll: Any = self.roll
         slot += self.first
         folded, d = roll.folded, roll.folded.n_features
-        hidden, slopes = roll.hidden[slot], roll.slopes[slot]
-        for s, p in zip(hidden, slopes, strict=True):
-            folded.h.slope_into(s, p)
+        slopes = roll.slopes[slot]
+        for k, p in zip(roll.kept[slot], slopes, strict=True):
+            folded.h.slope_into(k, p)
         if folded.one_layer:
             divergence = torch.mv(slopes[0], folded.u)
         else:
@@ -146,7 +146,7 @@ class FlowSession(MLPSession):
     def _pull_hidden(self, slot: int, roll: Any) -> Tensor:
         folded, d = self.folded, self.folded.n_features
         delta, below = self.deltas.outputs[slot], self.deltas.hidden[slot]
-        hidden, slopes, h = roll.hidden[slot], roll.slopes[slot], folded.h
+        kept, slopes, h = roll.kept[slot], roll.slopes[slot], folded.h
         if folded.n_columns > 1:
             energy_bar = delta[:, d + 1 :]
             delta[:, :d].addcmul_(roll.values[slot][:, :d], energy_bar, value=2.0 / d)
@@ -170,7 +170,7 @@ class FlowSession(MLPSession):
                 self._through(i, delta, inner, roll)
                 if h.bent:
                     inner.add_(given, alpha=h.bent)
-            delta = h.add_bent(inner, given, hidden[i - 1]).mul_(slopes[i - 1])
+            delta = h.pull_bent(inner, given, kept[i - 1], slopes[i - 1])
         return delta
 
     def _form_more(self, low: int, high: int, roll: Any) -> None:

@@ -45,7 +45,7 @@ class GatedPlanarField(nn.Module):
         Size of the state.
     n_units : int, default=64
         Number of units.
-    activation : {"tanh", "logistic", "softplus", "relu"}, default="tanh"
+    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
         The activation ``h``.
     hidden : int, default=16
         Width of the hidden layer of the network of time that opens the gates.
@@ -138,6 +138,7 @@ class GatedPlanarField(nn.Module):
             ``tr(df/dz)``.
         """
         gates = self.gates(as_column(t, z))
-        s = self.h.value(self.units(z))
+        x = self.units(z)
+        s = self.h.value(x)
         alignment = (self.directions.t() * self.units.weight).sum(1)
-        return linear(gates * s, self.directions), (gates * self.h.slope(s)) @ alignment
+        return linear(gates * s, self.directions), (gates * self.h.slope(self.h.kept(x, s))) @ alignment

@@ -35,7 +35,7 @@ class MLPField(nn.Module):
         Size of the state.
     hidden_layer_sizes : sequence of int, default=(64, 64)
         Widths of the hidden layers; empty for a linear field.
-    activation : {"tanh", "logistic", "softplus", "relu"}, default="tanh"
+    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
         The activation ``h``.
     time_dependent : bool, default=True
         Whether time is an input of the first layer, as its last column.
@@ -147,6 +147,8 @@ class BoundMLP:
     ----------
     weights : list of Tensor
         The layers' weights, the first without time's column: views, so that they follow the parameters.
+    time_dependent : bool
+        As given.
     """
 
     def __init__(self, layers: list[nn.Linear], n_features: int, h: Activation, time_dependent: bool) -> None:
@@ -156,6 +158,7 @@ class BoundMLP:
         self.biases = self.owned[1::2]
         self.time_column = first[:, n_features] if time_dependent else None
         self.h = h
+        self.time_dependent = time_dependent
 
     @functools.cached_property
     def transposed(self) -> list[Tensor]:
@@ -192,25 +195,34 @@ class BoundMLP:
         return x
 
     def linearize(self, t: float | Tensor, z: Tensor) -> tuple[Tensor, Any]:
-        """The value, and ``(t, z, s_1, s_2, ...)`` with the hidden layers' values ``s_l``."""
-        kept: list[Any] = [t, z]
+        """The value, and ``(t, z, s_1, s_2, ...)`` with the hidden layers' values ``s_l``.
+
+        Behind them come the layers' linear outputs where the activation's derivatives are computed from its input.
+        """
+        values: list[Tensor] = []
+        inputs: list[Tensor] = []
         x = self._first(t, z)
         for weight, bias in zip(self.transposed[1:], self.biases[1:], strict=True):
             s = self.h.value(x)
-            kept.append(s)
+            values.append(s)
+            if self.h.of_input:
+                inputs.append(x)
             x = torch.addmm(bias, s, weight)
-        return x, tuple(kept)
+        return x, (t, z, *values, *inputs)
+
+    def kept(self, residuals: Any) -> Any:
+        """What the derivatives of the hidden layers' activations are computed from; see :class:`Activation`."""
+        return residuals[len(residuals) - len(self.weights) + 1 :]
 
     def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
         """Cotangents of the state and of time, and each layer's ``delta_l``, the cotangents of its linear output."""
-        t, _, *hidden = residuals
         delta = cotangent
         deltas = [delta]
-        for weight, s in zip(reversed(self.weights[1:]), reversed(hidden), strict=True):
-            delta = (delta @ weight) * self.h.slope(s)
+        for weight, k in zip(reversed(self.weights[1:]), reversed(self.kept(residuals)), strict=True):
+            delta = (delta @ weight) * self.h.slope(k)
             deltas.append(delta)
         deltas.reverse()
-        grad_z, grad_t = self.pull_first(t, delta, with_time=with_time)
+        grad_z, grad_t = self.pull_first(residuals[0], delta, with_time=with_time)
         return grad_z, grad_t, tuple(deltas)
 
     def pull_first(self, t: Any, delta: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:

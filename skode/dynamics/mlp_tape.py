@@ -80,7 +80,7 @@ class FoldedMLP:
                 f"shape {tuple(like.shape)} and {like.dtype}."
             )
         roll = self.rolls.get(len(like))
-        if roll is None or roll.next + n_slots > roll.n_slots or roll.key[3:] != (like.dtype, like.device):
+        if roll is None or roll.next + n_slots > roll.n_slots or roll.key[3:5] != (like.dtype, like.device):
             roll = self.rolls[len(like)] = self.roll_kind.of(self, like, n_slots)
         return roll.cut(n_slots)
 
@@ -105,19 +105,25 @@ class Roll:
     Parameters
     ----------
     key : tuple
-        Number of slots, number of samples, sizes of the layers' inputs, dtype and device.
+        Number of slots, number of samples, sizes of the layers' inputs, dtype, device, and whether the activation's
+        derivatives are computed from its input, so that the hidden layers' linear outputs are remembered as well.
     """
 
     def __init__(self, key: Any) -> None:
         self.key = key
         self.idle_key = (type(self).__name__, *key)
-        self.n_slots, n, sizes, dtype, device = key
+        self.n_slots, n, sizes, dtype, device, of_input = key
         self.layers = [torch.empty((self.n_slots, n, size), dtype=dtype, device=device) for size in sizes]
         self.states = self.layers[0].unbind()
         self.places = [state.view(-1) for state in self.states]
-        self.hidden = list(zip(*(layer.unbind() for layer in self.layers[1:]), strict=True)) or [()] * self.n_slots
+        self.hidden = _by_slot(self.layers[1:], self.n_slots)
+        # What the derivatives are computed from: the values, into whose memory the linear outputs are written first,
+        # or those outputs in memory of their own.
+        self.kept = self.hidden
+        if of_input:
+            self.kept = _by_slot([torch.empty_like(layer) for layer in self.layers[1:]], self.n_slots)
         self.times: list[Any] = [None] * self.n_slots
-        self.slot_bytes = sum(n * size for size in sizes) * self.layers[0].element_size()
+        self.slot_bytes = n * (sum(sizes) + of_input * sum(sizes[1:])) * self.layers[0].element_size()
         self.folded: FoldedMLP
         self.large: list[bool] = []
         # The first slot not yet cut, and how many tapes and sessions still need the memory.
@@ -131,7 +137,7 @@ class Roll:
         n = len(like)
         slot_bytes = max(n * sum(folded.sizes) * like.element_size(), 1)
         n_slots = max(least_slots, min(ROLL_BYTES // slot_bytes, ROLL_SLOTS))
-        key = (n_slots, n, folded.sizes, like.dtype, like.device)
+        key = (n_slots, n, folded.sizes, like.dtype, like.device, folded.h.of_input)
         roll = IDLE.take((cls.__name__, *key), lambda: cls(key))
         roll.folded = folded
         if n not in folded.large:
@@ -205,7 +211,7 @@ class MLPTape:
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         roll = self.roll
         folded, large, slot = roll.folded, roll.large, self.first + slot
-        weights, transposed, biases, replace = folded.weights, folded.transposed, folded.biases, folded.h.replace
+        weights, transposed, biases, value_into = folded.weights, folded.transposed, folded.biases, folded.h.value_into
         x, bias, column = roll.states[slot], biases[0], folded.column
         last = len(transposed) - 1
         roll.times[slot] = t
@@ -214,14 +220,15 @@ class MLPTape:
             own_times = isinstance(t, Tensor) and t.ndim > 0
             if not own_times:
                 bias = torch.add(bias, column, alpha=float(t))
-        for i, y in enumerate(roll.hidden[slot]):
+        hidden = roll.hidden[slot]
+        for i, y in enumerate(roll.kept[slot]):
             if large[i]:
                 large_linear(y, x, weights[i], bias)
             else:
                 torch.addmm(bias, x, transposed[i], out=y)
             if own_times and i == 0:
-                y.addr_(t.reshape(-1), column)
-            x = replace(y)
+                y.addr_(t.reshape(-1), column)  # type: ignore[arg-type]
+            x = value_into(y, hidden[i])
             bias = biases[i + 1]
         if large[last]:
             large_linear(out, x, weights[last], bias)
@@ -247,7 +254,7 @@ class Deltas:
         self.key = key
         n_slots, n, sizes, dtype, device, _ = key
         self.layers = [torch.empty((n_slots, n, size), dtype=dtype, device=device) for size in sizes]
-        self.hidden = list(zip(*(layer.unbind() for layer in self.layers[:-1]), strict=True)) or [()] * n_slots
+        self.hidden = _by_slot(self.layers[:-1], n_slots)
         self.outputs = self.layers[-1].unbind()
         self.places = [output.view(-1) for output in self.outputs]
 
@@ -298,11 +305,11 @@ class MLPSession:
     def _pull_hidden(self, slot: int, roll: Roll) -> Tensor:
         """The cotangent of the first layer's linear output, from that of a slot's value."""
         pull = self.folded.h.pull
-        delta, below, hidden = self.deltas.outputs[slot], self.deltas.hidden[slot], roll.hidden[slot]
+        delta, below, kept = self.deltas.outputs[slot], self.deltas.hidden[slot], roll.kept[slot]
         for i in range(len(below), 0, -1):
             inner = below[i - 1]
             self._through(i, delta, inner, roll)
-            delta = pull(inner, hidden[i - 1])
+            delta = pull(inner, kept[i - 1])
         return delta
 
     def _through(self, i: int, delta: Tensor, out: Tensor, roll: Roll) -> None:
@@ -353,8 +360,8 @@ class MLPSession:
         self.roll = roll
         if roll is not None:
             roll.hold()
-            n_slots, n, sizes, *where = roll.key
-            key = (n_slots, n, (*sizes[1:], len(self.folded.weights[-1])), *where, "deltas")
+            n_slots, n, sizes, dtype, device, _ = roll.key
+            key = (n_slots, n, (*sizes[1:], len(self.folded.weights[-1])), dtype, device, "deltas")
             self.deltas = IDLE.take(key, lambda: Deltas(key))
 
     def _form(self) -> None:
@@ -379,6 +386,11 @@ class MLPSession:
                 self.column += column
         else:
             self.gradients, self.column = new, column
+
+
+def _by_slot(layers: list[Tensor], n_slots: int) -> list[tuple[Tensor, ...]]:
+    """The layers' parts of each slot."""
+    return list(zip(*(layer.unbind() for layer in layers), strict=True)) or [()] * n_slots
 
 
 def _column(t: Any, state: Tensor) -> Tensor:

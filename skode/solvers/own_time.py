@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skode.solvers.vector_field import OffersPullback, has_own_pullback
+from skode.solvers.vector_field import OffersPullback, Session, Tape, has_own_pullback
 
 
 def on_unit_time(
@@ -106,17 +106,22 @@ class OwnTimeField:
         The field over time itself.
     start, length : Tensor of shape (batch, 1, ..., 1)
         Each sample's initial time and signed span.
+    owner : Any, default=None
+        Whose parameters they are, where ``func`` does not say.
     """
 
-    def __init__(self, func: OffersPullback, start: Tensor, length: Tensor) -> None:
+    def __init__(self, func: OffersPullback, start: Tensor, length: Tensor, owner: Any = None) -> None:
         self.func = func
         self.start = start
         self.length = length
+        self.parameters = (func if owner is None else owner).parameters
 
     def bind(self) -> OwnTimeField:
-        """The same over what the field itself binds to."""
-        bind = getattr(self.func, "bind", None)
-        return self if bind is None else OwnTimeField(bind(), self.start, self.length)
+        """The same over what the field itself binds to, with tapes where that has them."""
+        func: Any = self.func
+        bound = func.bind() if hasattr(func, "bind") else func
+        kind = TapedOwnTimeField if hasattr(bound, "tape") else OwnTimeField
+        return kind(bound, self.start, self.length, owner=bound if hasattr(bound, "parameters") else func)
 
     def __call__(self, s: float | Tensor, y: Tensor) -> Tensor:
         return self.func(self.start + s * self.length, y) * self.length
@@ -127,11 +132,79 @@ class OwnTimeField:
 
     def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
         if with_time:
-            raise NotImplementedError("per-sample times that require grad take the autograd path")
+            raise no_time_gradients()
         return self.func.pullback(residuals, cotangent * self.length, with_time=False)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> Sequence[Tensor]:
         return self.func.parameter_gradients(tape)
 
-    def parameters(self) -> Any:
-        return self.func.parameters()
+
+class TapedOwnTimeField(OwnTimeField):
+    """The same over a field that has tapes and sessions of its own; see :class:`skode.solvers.vector_field.Tape`."""
+
+    func: Any
+
+    def tape(self, like: Tensor, n_slots: int) -> OwnTimeTape:
+        """A tape of the field's."""
+        return OwnTimeTape(self, self.func.tape(like, n_slots))
+
+    def session(self) -> OwnTimeSession:
+        """A reverse sweep over such tapes."""
+        return OwnTimeSession(self.length, self.func.session())
+
+
+class OwnTimeTape:
+    """Evaluations on a field's own tape, each sample's at its own time and scaled by the length of its span.
+
+    Parameters
+    ----------
+    field : TapedOwnTimeField
+        Whose evaluations they are.
+    tape : Tape
+        The tape of the field over time itself.
+    """
+
+    def __init__(self, field: TapedOwnTimeField, tape: Tape) -> None:
+        self.start, self.length, self.tape = field.start, field.length, tape
+        # Times of their own would be made for nothing, evaluation by evaluation, where the field says so.
+        self.time_dependent = getattr(field.func, "time_dependent", True)
+        self.n_slots, self.reused = tape.n_slots, tape.reused
+        self.place, self.state, self.nbytes, self.release = tape.place, tape.state, tape.nbytes, tape.release
+
+    def evaluate(self, slot: int, s: Any, out: Tensor) -> None:
+        self.tape.evaluate(slot, self.start + s * self.length if self.time_dependent else s, out)
+        out.mul_(self.length)
+
+
+class OwnTimeSession:
+    """A reverse sweep over such tapes, which scales each cotangent by the lengths of the spans before it is pulled.
+
+    Parameters
+    ----------
+    length : Tensor of shape (batch, 1, ..., 1)
+        Each sample's signed span.
+    session : Session
+        The sweep over the tapes of the field over time itself.
+    """
+
+    def __init__(self, length: Tensor, session: Session) -> None:
+        self.length, self.session = length, session
+        self.discard, self.parameter_gradients = session.discard, session.parameter_gradients
+
+    def place(self, tape: OwnTimeTape, slot: int) -> Tensor:
+        return self.session.place(tape.tape, slot)
+
+    def pull(self, tape: OwnTimeTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool) -> None:
+        if with_time:
+            raise no_time_gradients()
+        placed = self.session.place(tape.tape, slot).view(out.shape)
+        torch.mul(placed if cotangent is None else cotangent, self.length, out=placed)
+        self.session.pull(tape.tape, slot, None, out, with_time=False)
+
+    def flush(self, tape: OwnTimeTape) -> None:
+        self.session.flush(tape.tape)
+
+
+def no_time_gradients() -> NotImplementedError:
+    """Why a pullback gives no cotangents of times."""
+    return NotImplementedError("per-sample times that require grad take the autograd path")

@@ -26,11 +26,11 @@ class LongRows:
     series : ndarray of shape (n,)
         Ids, as the user wrote them.
     time : ndarray of shape (n,), float64
-        Times; dates and time differences in seconds.
+        Times; dates and time differences in seconds, periods by their start.
     time_kind : {"number", "date", "date with a time zone", "difference"}
         What the time column held.
     covariates : ndarray of shape (n, n_covariates), float64
-        All other columns.
+        All other columns, in their order; of the index nothing.
     """
 
     series: np.ndarray
@@ -48,11 +48,13 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
     Parameters
     ----------
     estimator : BaseEstimator
-        Where the number and the names of columns are remembered (``reset``) or compared.
+        Where the number and the names of columns are remembered (``reset``) or compared. Levels of the index count as
+        the columns that ``X.reset_index()`` would make of them, so that either form of a frame goes with the other.
     X : DataFrame or array-like of shape (n, n_columns)
         The long frame.
     series, time : str, int or None
-        Columns by name or position.
+        Columns by name or position, or levels of the index by name; a column goes before a level of the same name,
+        and positions count columns only.
     reset : bool
         Whether X defines the columns or must have those of ``fit``.
 
@@ -64,73 +66,181 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
     Raises
     ------
     ValueError
-        Naming the column that is missing, holds missing or infinite values, or can't be read as times.
+        Naming the column that is missing, holds missing or infinite values, or can't be read as times or covariates.
     """
     if isinstance(X, pd.DataFrame):
-        validate_data(estimator, X, skip_check_array=True, reset=reset)
-        if len(X) == 0:
-            raise ValueError("Found array with 0 sample(s) (X has no rows) while a minimum of 1 is required.")
+        validate_data(estimator, _header(estimator, X, (series, time), reset), skip_check_array=True, reset=reset)
         frame = X
     else:
         mixed = series is not None
         X = validate_data(estimator, X, dtype=None if mixed else np.float64, ensure_all_finite=not mixed, reset=reset)
         frame = pd.DataFrame(X).infer_objects()
-    time_position = _position(frame, time, "time")
-    positions = [time_position]
-    if series is None:
-        ids = np.full(len(frame), ONLY_SERIES)
-    else:
-        series_position = _position(frame, series, "series")
-        if series_position == time_position:
-            raise ValueError(f"series={series!r} and time={time!r} name the same column.")
-        positions.append(series_position)
-        column = frame.iloc[:, series_position]
-        if column.isna().any():
-            raise ValueError(f"The series column {_label(frame, series_position)} has missing values.")
-        ids = column.to_numpy(dtype=object) if column.dtype == "category" else column.to_numpy()
-    times, kind = _read_times(frame.iloc[:, time_position], _label(frame, time_position))
-    rest = frame.iloc[:, [i for i in range(frame.shape[1]) if i not in positions]]
-    covariates = _read_covariates(rest) if rest.shape[1] else np.empty((len(frame), 0))
+    return take_apart(frame, series=series, time=time)
+
+
+def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with_covariates: bool = True) -> LongRows:
+    """The parts of a frame of which no estimator has to remember the columns; otherwise as :func:`read_rows`.
+
+    Without covariates, nothing is asked of the other columns.
+    """
+    if len(frame) == 0:
+        raise ValueError("Found array with 0 sample(s) (X has no rows) while a minimum of 1 is required.")
+    when = _Key.of(frame, time, "time")
+    who = None if series is None else _Key.of(frame, series, "series")
+    if who is not None and who.place == when.place:
+        raise ValueError(f"series={series!r} and time={time!r} name the same column.")
+    ids = np.full(len(frame), ONLY_SERIES) if who is None else _read_ids(who.column, who.label)
+    times, kind = read_times(when.column, when.label)
+    keys = {when.place, who.place if who is not None else None}
+    rest = [position for position in range(frame.shape[1]) if position not in keys] if with_covariates else []
+    covariates = np.empty((len(frame), len(rest)))
+    for k, position in enumerate(rest):
+        covariates[:, k] = _read_covariate(frame.iloc[:, position], f"covariate {frame.columns[position]!r}")
     return LongRows(ids, times, kind, covariates)
 
 
-def _read_covariates(columns: pd.DataFrame) -> np.ndarray:
-    """Covariates as float64; the error names the first column that is not finite numbers."""
-    try:
-        return check_array(columns, dtype=np.float64, input_name="X (covariates)")
-    except (TypeError, ValueError):
-        for position in range(columns.shape[1]):
-            name = f"X, covariate {_label(columns, position)}"
-            try:
-                check_array(columns.iloc[:, [position]], dtype=np.float64, input_name=name)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"Covariate {_label(columns, position)}: {error}") from error
-        raise
+def column_position(frame: pd.DataFrame, column: Column, parameter: str) -> int:
+    """A column's position, from its name or its position.
 
+    Parameters
+    ----------
+    frame : DataFrame
+        The long frame.
+    column : str or int
+        Name or position; negative ones count from the end.
+    parameter : str
+        The parameter that names the column, for the message.
 
-def _position(frame: pd.DataFrame, column: Column, parameter: str) -> int:
-    """A column's position, from its name or its position."""
+    Returns
+    -------
+    int
+        The position, from 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or there are several.
+    """
     if isinstance(column, str):
-        if column not in frame.columns:
-            raise ValueError(f"{parameter}={column!r} is not a column of X; its columns are {list(frame.columns)}.")
-        return int(np.flatnonzero(frame.columns == column)[0])
+        positions = np.flatnonzero(frame.columns == column)
+        if len(positions) == 1:
+            return int(positions[0])
+        if len(positions) > 1:
+            raise ValueError(f"{parameter}={column!r} names {len(positions)} columns of X.")
+        levels = [name for name in frame.index.names if name is not None]
+        raise ValueError(
+            f"{parameter}={column!r} is not a column of X; its columns are {list(frame.columns)}"
+            f"{f', the levels of its index {levels}' if levels else ''}."
+        )
     if not -frame.shape[1] <= column < frame.shape[1]:
         raise ValueError(f"{parameter}={column!r} is not a column of X, which has {frame.shape[1]} columns.")
     return int(column) % frame.shape[1]
 
 
-def _label(frame: pd.DataFrame, position: int) -> str:
-    return repr(frame.columns[position])
+@dataclass(frozen=True)
+class _Key:
+    """A column of a frame, or a level of its index, and where it was found."""
+
+    column: pd.Series
+    place: Column
+    label: str
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, column: Column, parameter: str) -> _Key:
+        if _is_level(frame, column):
+            level = pd.Series(frame.index.get_level_values(column))
+            return cls(level, column, f"{parameter} index level {column!r}")
+        position = column_position(frame, column, parameter)
+        return cls(frame.iloc[:, position], position, f"{parameter} column {frame.columns[position]!r}")
 
 
-def _read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
+def _is_level(frame: pd.DataFrame, column: Any) -> bool:
+    return isinstance(column, str) and column in frame.index.names and not (frame.columns == column).any()
+
+
+def _header(
+    estimator: BaseEstimator, frame: pd.DataFrame, keys: tuple[Column | None, ...], reset: bool
+) -> pd.DataFrame:
+    """The frame, or one without rows that has levels of the index as columns: first, or at their places in ``fit``."""
+    levels: list[Any] = [name for name in frame.index.names if name in keys and _is_level(frame, name)]
+    if not levels:
+        return frame
+    columns = list(frame.columns)
+    known = [] if reset else list(getattr(estimator, "feature_names_in_", []))
+    places = {name: known.index(name) if name in known else i for i, name in enumerate(levels)}
+    for name in sorted(levels, key=places.__getitem__):
+        columns.insert(places[name], name)
+    return pd.DataFrame(columns=columns)
+
+
+def _read_ids(column: pd.Series, label: str) -> np.ndarray:
+    """Ids as the user wrote them."""
+    if column.isna().any():
+        raise ValueError(f"The {label} has missing values.")
+    return column.to_numpy(dtype=object) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+
+
+def _read_covariate(column: pd.Series, label: str) -> np.ndarray:
+    """A covariate as float64."""
+    if column.dtype == object:
+        column = column.infer_objects()
+    if column.isna().any():
+        raise ValueError(
+            f"The {label} has missing values (NaN). Impute them (sklearn.impute), or make it an output in y, where NaN "
+            "means that it was not observed."
+        )
+    if not _is_numeric(column):
+        advice = "Encode or drop it"
+        if _is_text(column):
+            advice = (
+                "One-hot encode it, by pd.get_dummies or a OneHotEncoder in a ColumnTransformer, or turn text that "
+                "holds numbers into numbers by pd.to_numeric"
+            )
+        raise ValueError(f"The {label} holds {_kind_of(column)}; covariates must be numbers. {advice}.")
+    values = column.to_numpy(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"The {label} contains infinity.")
+    return values
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether a column holds real numbers or booleans, in whatever dtype."""
+    values = _distinct(column)
+    if pd.api.types.is_object_dtype(values.dtype):
+        return pd.api.types.infer_dtype(values) in {"mixed-integer-float", "decimal", "integer", "floating", "boolean"}
+    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_complex_dtype(values.dtype)
+
+
+def _is_text(column: pd.Series) -> bool:
+    return pd.api.types.infer_dtype(_distinct(column)) in {"string", "mixed", "mixed-integer"}
+
+
+def _kind_of(column: pd.Series) -> str:
+    """A column's dtype; of categories and objects also what they are."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return f"categories of {column.dtype.categories.dtype}"
+    is_object = pd.api.types.is_object_dtype(column.dtype)
+    return f"object ({pd.api.types.infer_dtype(column)})" if is_object else str(column.dtype)
+
+
+def _distinct(column: pd.Series) -> pd.Series | pd.Index:
+    """The categories of a categorical column, else the column."""
+    return column.dtype.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
+
+
+def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     """Times as float64, and their kind."""
     if column.dtype == object:
         column = column.infer_objects()
     if column.isna().any():
-        raise ValueError(f"The time column {label} has missing values (NaN).")
+        raise ValueError(f"The {label} has missing values (NaN).")
+    if column.dtype == object and pd.api.types.infer_dtype(column) == "date":
+        column = pd.to_datetime(column)
+    if isinstance(column.dtype, pd.PeriodDtype):
+        column = column.dt.to_timestamp()
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        origin = pd.Timestamp(0, tz=getattr(column.dtype, "tz", None))
+        # In the column's own unit, for nanoseconds reach to the year 2262 only.
+        origin = pd.Timestamp(0, tz=getattr(column.dtype, "tz", None)).as_unit(column.dt.unit)
         kind = "date" if origin.tz is None else "date with a time zone"
         column = column - origin
     else:
@@ -140,12 +250,12 @@ def _read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     is_number = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if not is_number or pd.api.types.is_complex_dtype(column.dtype):
         raise ValueError(
-            f"The time column {label} holds {column.dtype}; it must hold numbers, dates or time differences "
-            "(pd.to_datetime turns strings into dates, Series.dt.to_timestamp periods)."
+            f"The {label} holds {column.dtype}; it must hold numbers, dates, periods or time differences "
+            "(pd.to_datetime turns strings into dates)."
         )
     times = column.to_numpy(np.float64)
     if not np.isfinite(times).all():
-        raise ValueError(f"The time column {label} contains infinity.")
+        raise ValueError(f"The {label} contains infinity.")
     return times, "number"
 
 

@@ -1,8 +1,7 @@
-"""The latent ODE model: encoder, latent dynamics, decoder, and the evidence lower bound."""
+"""The latent ODE model: encoder, latent dynamics, read-out, and what a latent state says of the observations."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,160 +11,230 @@ from torch import Tensor, nn
 
 from skode.dynamics import MLPField, affine
 from skode.solvers import Solution, Statistics
-from skode.timeseries.encoders import RecurrentEncoder
-from skode.timeseries.panel import Panel
+from skode.timeseries.driven import CovariatePaths, DrivenField
+from skode.timeseries.encoders import Encoder
+from skode.timeseries.likelihoods import Likelihood
+from skode.timeseries.tensors import PanelTensors
 
 Solve = Callable[..., Solution]
 
+#: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
+HORIZON = 4.0
 
-@dataclass(frozen=True)
-class PanelTensors:
-    """A panel as tensors, rows both flat and in padded slots.
-
-    Attributes
-    ----------
-    time : Tensor of shape (n_series, n_slots), float64
-        Scaled times since each series' start; NaN in empty slots.
-    y : Tensor of shape (n_series, n_slots, n_outputs)
-        Observed values; NaN where nothing was observed.
-    covariates : Tensor of shape (n_series, n_slots, n_covariates)
-        Covariates; 0 in empty slots.
-    lengths : Tensor of int, of shape (n_series,)
-        Slots in use.
-    """
-
-    time: Tensor
-    y: Tensor
-    covariates: Tensor
-    lengths: Tensor
-
-    @classmethod
-    def of(cls, panel: Panel, time_scale: float, dtype: torch.dtype, device: torch.device) -> PanelTensors:
-        """Tensors of a panel, with time in units of ``time_scale``."""
-        lengths, places = panel.slots()
-        shape = (panel.n_series, max(int(lengths.max(initial=0)), 1))
-        time = np.full(shape, np.nan)
-        y = np.full((*shape, panel.y.shape[1]), np.nan)
-        covariates = np.zeros((*shape, panel.covariates.shape[1]))
-        time[panel.codes, places] = panel.since_origin() / time_scale
-        y[panel.codes, places] = panel.y
-        covariates[panel.codes, places] = panel.covariates
-        return cls(
-            torch.from_numpy(time).to(device),
-            torch.from_numpy(y).to(device, dtype),
-            torch.from_numpy(covariates).to(device, dtype),
-            torch.from_numpy(lengths).to(device),
-        )
-
-    @property
-    def filled(self) -> Tensor:
-        """Which slots are in use, of shape (n_series, n_slots)."""
-        return ~torch.isnan(self.time)
+#: Nodes of the Gauss-Legendre rule for the integral of an intensity over a series.
+N_NODES = 24
 
 
-class LatentODE(nn.Module):
-    """``z(0) ~ N(0, I)``, ``dz/dt = f(z)``, ``y(t) ~ N(g(z(t), x(t)), sigma^2)`` with covariates x.
+class Readout(nn.Module):
+    """``A x + b + B silu(C x + c)`` of a latent state and covariates: linear where the latent states go far.
 
     Parameters
     ----------
-    n_outputs, n_covariates : int
-        Sizes of an observation.
-    latent_size : int
-        Size of ``z``.
+    n_inputs, n_outputs, width : int
+        Sizes of ``x``, of the value, and of the hidden layer.
+    generator : torch.Generator
+        Source of the initial weights.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.linear = affine(n_inputs, n_outputs, generator)
+        self.hidden, self.bent = affine(n_inputs, width, generator), affine(width, n_outputs, generator)
+
+    def forward(self, z: Tensor, covariates: Tensor) -> Tensor:
+        """Values of shape (..., n_outputs)."""
+        if covariates.shape[-1]:
+            z = torch.cat([z, covariates.expand(*z.shape[:-1], -1)], dim=-1)
+        return self.linear(z) + self.bent(nn.functional.silu(self.hidden(z)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What latent states say of series' rows.
+
+    Attributes
+    ----------
+    eta : Tensor of shape (n_copies, n_rows, n_outputs)
+        Parameters of the outputs' distributions.
+    log_rate, node_log_rate : Tensor of shape (n_copies, n_rows), (n_copies, n_series, n_nodes), or None
+        Logarithm of the intensity of the times, at the rows and at nodes of a quadrature.
+    """
+
+    eta: Tensor
+    log_rate: Tensor | None = None
+    node_log_rate: Tensor | None = None
+
+
+class Rows:
+    """The rows of some series in one line, and what is known of each.
+
+    Parameters
+    ----------
+    series : PanelTensors
+        The series.
+    process : bool
+        Whether the times are data themselves.
+
+    Attributes
+    ----------
+    filled : tuple of Tensor of int, of shape (n_rows,)
+        Series and slot of each row.
+    y, covariates : Tensor of shape (n_rows, ...)
+        Of each row.
+    timed : Tensor of shape (n_rows,)
+        1 where a row's time is an event of the process, 0 for the first rows of series, at which they start.
+    node_weights : Tensor of shape (n_series, n_nodes) or None
+        Of the quadrature over each series' time.
+    times : Tensor of shape (n_series, n_slots + n_nodes), float64
+        Times of rows and nodes, in order; NaN where there are none.
+    """
+
+    def __init__(self, series: PanelTensors, *, process: bool) -> None:
+        self.series = series
+        self.n_series, self.n_slots = series.time.shape
+        self.filled = torch.nonzero(series.filled, as_tuple=True)
+        self.y, self.covariates = series.y[self.filled], series.covariates[self.filled]
+        self.node_weights: Tensor | None = None
+        self.times = series.time
+        if process:
+            nodes, weights = np.polynomial.legendre.leggauss(N_NODES)
+            ends = series.ends[:, None]
+            like = {"dtype": ends.dtype, "device": ends.device}
+            self.node_times = ends * torch.as_tensor((nodes + 1.0) / 2.0, **like)
+            self.node_weights = (ends * torch.as_tensor(weights / 2.0, **like)).to(series.y)
+            self.times, order = torch.sort(torch.cat([series.time, self.node_times], dim=1), dim=1)
+            self.places = torch.argsort(order, dim=1)
+            self.timed = (self.filled[1] > 0).to(series.y)
+            self.node_covariates = series.covariates.new_zeros(self.n_series, N_NODES, series.covariates.shape[2])
+            if series.paths is not None:
+                codes = torch.arange(self.n_series, device=ends.device).repeat_interleave(N_NODES)
+                at_nodes = series.paths.at(codes, self.node_times.reshape(-1, 1))
+                self.node_covariates = at_nodes.view(self.n_series, N_NODES, -1)
+
+    def taken(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Of states at ``times``, of shape (n_copies, n_series, n_times, size), those of the rows and of the nodes."""
+        if self.node_weights is None:
+            return states[:, self.filled[0], self.filled[1]], None
+        places = self.places[None, :, :, None].expand(len(states), -1, -1, states.shape[3])
+        states = states.gather(2, places)
+        return states[:, self.filled[0], self.filled[1]], states[:, :, self.n_slots :]
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Sums over each series' rows, of shape (n_copies, n_series, ...), from values of shape (n_copies, n_rows, ...)."""
+        total = values.new_zeros(len(values), self.n_series, *values.shape[2:])
+        return total.index_add(1, self.filled[0], values)
+
+
+class LatentODE(nn.Module):
+    """``z(0) ~ N(0, I)``, ``dz/dt = f(z, u(t))``, ``y(t) ~ p(. | g(z(t), u(t)))`` with covariates u.
+
+    Where times are data too, they are a Poisson process of intensity ``exp(h(z(t), u(t)))`` from a series' first row
+    to its last (Chen et al. 2018, section 5.1).
+
+    Parameters
+    ----------
+    n_covariates, latent_size : int
+        Sizes of ``u`` and ``z``.
     hidden_layer_sizes : tuple of int
-        Hidden layers of the dynamics ``f``; the decoder ``g`` has one, as wide as their widest.
+        Hidden layers of the dynamics ``f``; the read-outs ``g`` and ``h`` have one, as wide as their widest.
     activation : str
         Activation of the dynamics.
-    encoder_size : int
-        Size of the encoder's state.
+    encoder : Encoder
+        Gives the approximate posterior.
+    likelihood : Likelihood
+        The distribution of the outputs.
+    process : bool
+        Whether times are data.
     generator : torch.Generator
         Source of the initial weights.
     """
 
     def __init__(
         self,
-        n_outputs: int,
         n_covariates: int,
         *,
         latent_size: int,
         hidden_layer_sizes: tuple[int, ...],
         activation: str,
-        encoder_size: int,
+        encoder: Encoder,
+        likelihood: Likelihood,
+        process: bool,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.encoder = RecurrentEncoder(n_outputs, n_covariates, encoder_size, latent_size, generator)
-        self.field = MLPField(latent_size, hidden_layer_sizes, activation, time_dependent=False, generator=generator)
-        width = max(hidden_layer_sizes, default=encoder_size)
-        self.decoder = nn.Sequential(
-            affine(latent_size + n_covariates, width, generator), nn.Tanh(), affine(width, n_outputs, generator)
-        )
-        # Outputs are standardised: noise starts at a third of their spread.
-        self.log_noise = nn.Parameter(torch.full((n_outputs,), math.log(0.3)))
+        self.latent_size, self.process = latent_size, process
+        self.encoder, self.likelihood = encoder, likelihood
+        self.field: MLPField | DrivenField
+        if n_covariates:
+            self.field = DrivenField(latent_size, n_covariates, hidden_layer_sizes, activation, generator)
+        else:
+            self.field = MLPField(latent_size, hidden_layer_sizes, activation, False, generator=generator)
+        width = max(hidden_layer_sizes, default=encoder.hidden_size)
+        n_inputs = latent_size + n_covariates
+        self.readout = Readout(n_inputs, likelihood.n_outputs, width, generator)
+        self.log_intensity = Readout(n_inputs, 1, width, generator) if process else None
 
-    def posterior(self, context: PanelTensors) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each series' ``z(0)`` given its observations."""
-        time = torch.nan_to_num(context.time).to(context.y.dtype)
-        return self.encoder(time, context.y, context.covariates, context.lengths)
+    def posterior(self, series: PanelTensors, solve: Solve, solves: list[Statistics]) -> tuple[Tensor, Tensor]:
+        """The encoder's mean and standard deviation of each series' ``z(0)`` given its observations."""
+        return self.encoder(series, solve, solves)
 
-    def path(self, z0: Tensor, time: Tensor, solve: Solve, solves: list[Statistics], ends: Tensor) -> Tensor:
+    def path(
+        self,
+        z0: Tensor,
+        times: Tensor,
+        ends: Tensor,
+        paths: CovariatePaths | None,
+        solve: Solve,
+        solves: list[Statistics],
+    ) -> Tensor:
         """Latent states of each series at its own times.
 
         Parameters
         ----------
-        z0 : Tensor of shape (n_series, latent_size)
-            Latent initial states, at time 0.
-        time : Tensor of shape (n_series, n_slots), float64
-            Times of one sign, NaN in empty slots.
-        solve : callable
-            The solver.
-        solves : list
-            Where the solve's counts are put.
+        z0 : Tensor of shape (n_copies, n_series, latent_size)
+            Initial states.
+        times : Tensor of shape (n_series, n_times), float64
+            Times; NaN: none.
         ends : Tensor of shape (n_series,), float64
             How far to solve each series.
+        paths : CovariatePaths or None
+            Their covariates.
+        solve, solves
+            The solver, and where its counts are put.
 
         Returns
         -------
-        Tensor of shape (n_series, n_slots, latent_size)
-            States; NaN in empty slots.
+        Tensor of shape (n_copies, n_series, n_times, latent_size)
+            States; NaN where there is no time.
         """
-        span = torch.stack([torch.zeros_like(ends), ends], dim=1)
-        solution = solve(self.field, span, z0, t_eval=time)
+        n_copies = len(z0)
+        span = torch.stack([torch.zeros_like(ends), ends], dim=1).repeat(n_copies, 1)
+        times = times.repeat(n_copies, 1)
+        start = z0.flatten(0, 1)
+        if isinstance(self.field, DrivenField):
+            assert paths is not None
+            driven = self.field.along(paths.repeated(n_copies))
+            solution = solve(driven, span, driven.states(start), t_eval=times)
+        else:
+            solution = solve(self.field, span, start, t_eval=times)
         solves.append(solution.statistics)
-        return solution.y
+        return solution.y[..., : self.latent_size].unflatten(0, (n_copies, -1))
 
-    def decode(self, z: Tensor, covariates: Tensor) -> Tensor:
-        """Means of the observations, of shape (..., n_outputs)."""
-        return self.decoder(torch.cat([z, covariates], dim=-1))
+    def evidence(self, z0: Tensor, rows: Rows, solve: Solve, solves: list[Statistics]) -> Evidence:
+        """What initial states of shape (n_copies, n_series, latent_size) say of rows."""
+        series = rows.series
+        states, at_nodes = rows.taken(self.path(z0, rows.times, series.ends, series.paths, solve, solves))
+        eta = self.readout(states, rows.covariates)
+        if self.log_intensity is None or at_nodes is None:
+            return Evidence(eta)
+        log_rate = self.log_intensity(states, rows.covariates)[..., 0]
+        return Evidence(eta, log_rate, self.log_intensity(at_nodes, rows.node_covariates)[..., 0])
 
-    def log_likelihood(self, mean: Tensor, y: Tensor) -> Tensor:
-        """Gaussian log-density of each observed value, and 0 where nothing was observed."""
-        observed = ~torch.isnan(y)
-        residual = torch.where(observed, y, mean) - mean
-        density = -0.5 * (residual * torch.exp(-self.log_noise)) ** 2 - self.log_noise - 0.5 * math.log(2 * math.pi)
-        return density * observed
-
-    def negative_elbo(self, batch: PanelTensors, noise: Tensor, solve: Solve, solves: list[Statistics]) -> Tensor:
-        """The negative evidence lower bound per observed value.
-
-        ``-(E_q[log p(y | z(0))] - KL(q(z(0)) || N(0, I)))`` with one reparameterised draw (Chen et al. 2018,
-        appendix on latent ODEs; Kingma & Welling 2014).
-
-        Parameters
-        ----------
-        batch : PanelTensors
-            Some series.
-        noise : Tensor of shape (n_series, latent_size)
-            Standard normal.
-        solve, solves
-            See :meth:`path`.
-        """
-        mean, std = self.posterior(batch)
-        ends = torch.nan_to_num(batch.time).amax(dim=1)
-        states = self.path(mean + std * noise, batch.time, solve, solves, ends)
-        filled = batch.filled
-        predicted = self.decode(states[filled], batch.covariates[filled])
-        y = batch.y[filled]
-        divergence = 0.5 * (mean**2 + std**2 - 1.0 - 2.0 * torch.log(std)).sum()
-        n_values = (~torch.isnan(y)).sum().clamp_min(1)
-        return (divergence - self.log_likelihood(predicted, y).sum()) / n_values
+    def log_likelihood(self, evidence: Evidence, rows: Rows) -> Tensor:
+        """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series)."""
+        by_row = self.likelihood.log_prob(evidence.eta, rows.y).sum(-1)
+        if evidence.log_rate is None:
+            return rows.summed(by_row)
+        assert evidence.node_log_rate is not None
+        integral = (rows.node_weights * torch.exp(evidence.node_log_rate)).sum(-1)
+        return rows.summed(by_row + rows.timed * evidence.log_rate) - integral

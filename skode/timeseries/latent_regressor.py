@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
 
-from skode.solvers import Solution, Statistics
-from skode.timeseries.frames import Column, LongRows, read_rows, read_targets
-from skode.timeseries.latent_ode import LatentODE, PanelTensors
+from skode.solvers import Solution
+from skode.timeseries.bound import BoundSettings, NegativeBound
+from skode.timeseries.encoders import ENCODERS
+from skode.timeseries.frames import Column, LongRows, read_rows, read_targets, read_times
+from skode.timeseries.latent_ode import HORIZON, LatentODE, Rows
+from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
 from skode.timeseries.panel import Panel
-from skode.timeseries.predictive import HORIZON, Predictive
+from skode.timeseries.posterior import Posterior, infer, normal_draws
+from skode.timeseries.predictive import Answer, Predictive
+from skode.timeseries.tensors import PanelTensors
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
@@ -31,77 +36,81 @@ from skode.training import (
     resolve_device,
     resolve_dtype,
     to_numpy,
+    worthwhile_threads,
 )
 
 Solve = Callable[..., Solution]
 
 
-class _NegativeELBO:
-    """The negative evidence lower bound over batches of series."""
-
-    def __init__(
-        self,
-        module: LatentODE,
-        panel: Panel,
-        tensors: Callable[[Panel], PanelTensors],
-        solve: Solve,
-        generator: torch.Generator,
-    ) -> None:
-        self.module, self.panel, self.tensors, self.solve, self.generator = module, panel, tensors, solve, generator
-        self.solves: list[Statistics] = []
-
-    def parameters(self):
-        return self.module.parameters()
-
-    def loss(self, rows: np.ndarray) -> Tensor:
-        batch = self.tensors(self.panel.take(rows))
-        noise = torch.randn(len(rows), self.module.field.n_features, generator=self.generator, dtype=torch.float64)
-        return self.module.negative_elbo(batch, noise.to(batch.y), self.solve, self.solves)
-
-
-class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
-    """Regressor for irregularly timed series: a latent neural ODE with a recurrent encoder.
+class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
+    r"""Regressor for irregularly timed series: a latent neural ODE.
 
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
     holds the observed value or values, NaN where nothing was observed. Rows may stand in any order and times may
-    repeat (rows at equal times keep their order); each series keeps its own time axis. A latent state ``z`` follows
-    ``dz/dt = f(z)``; an encoder reads a series' observations and gives the distribution of ``z`` at the series' first
-    row; a decoder turns ``z(t)`` and the covariates at t into the distribution of ``y`` [1]_. Trained by the evidence
-    lower bound.
+    repeat (rows at equal times keep their order); each series keeps its own time axis. A latent state :math:`z` starts
+    from a standard normal at the series' first row and follows :math:`dz/dt = f(z, u(t))`; a read-out of :math:`z(t)`
+    and :math:`u(t)` gives the distribution of ``y``, with :math:`u` the covariates. An encoder, which reads a series'
+    observations and covariates from the last to the first, gives an approximate posterior of the initial state
+    [1]_ [2]_. Trained by a lower bound of the likelihood.
 
     ``predict`` answers at any time of any series, conditioned on all observations of that series seen by ``fit`` or
-    ``condition``. A series never seen is answered from the prior, its start taken to be the median start of the
-    training series. ``rtol``, ``atol`` and ``method`` are read at every call.
+    ``condition``. For that the encoder's answer is refined: the posterior's mode by Fisher scoring, its shape by
+    Laplace's method, and what is left by importance weights of draws. A series never seen is answered from the prior,
+    its start taken to be the median start of the training series. ``rtol``, ``atol`` and ``method`` are read at every
+    call.
 
     Parameters
     ----------
     series : str, int or None, default=None
-        The column of X that holds series ids, by name or position; None: all rows are one series.
+        The column of X that holds series ids, by name or position, or a level of its index by name; None: all rows
+        are one series.
     time : str or int, default=0
-        The column of X that holds times: numbers, dates (with or without time zone) or time differences. All other
-        columns are numeric covariates.
-    latent_size : int, default=6
+        The column of X that holds times (or a level of its index): numbers, dates (with or without time zone),
+        periods or time differences. All other columns are numeric covariates. A covariate is taken to change linearly
+        from one row of the series to the next, and to stay as it is before the first and after the last.
+    likelihood : {"gaussian", "bernoulli", "poisson"}, default="gaussian"
+        Distribution of the outputs, independent given the latent state: normal with one standard deviation for each
+        output, 0 or 1, or counts.
+    observation_times : {"given", "poisson"}, default="given"
+        Whether times are data themselves: "poisson" makes them a Poisson process from a series' first row to its
+        last, whose intensity depends on the latent state [1]_; see ``predict_intensity``.
+    latent_size : int, default=4
         Size of the latent state.
     hidden_layer_sizes : int or array-like of int, default=(32, 32)
-        Widths of the hidden layers of the latent vector field; the decoder has one hidden layer of the widest.
-    activation : {"tanh", "logistic", "softplus", "relu"}, default="tanh"
-        Activation of the vector field.
+        Widths of the hidden layers of the latent vector field; the read-outs have one hidden layer of the widest.
+    activation : {"silu", "tanh", "logistic", "softplus", "relu"}, default="silu"
+        Activation of the vector field. Beyond the data the bounded ones level off; "silu" and "softplus" go on.
+    encoder : {"gru", "rnn", "ode_rnn"}, default="gru"
+        A gated recurrent unit, a plain recurrent network [1]_, or a GRU whose state follows an ODE between
+        observations [2]_, which costs a solve for each.
     encoder_size : int, default=32
-        Size of the state of the recurrent encoder (a GRU).
+        Size of the encoder's state.
+    bound : {"elbo", "iwae"}, default="elbo"
+        The evidence lower bound, or the importance-weighted one [3]_, which is tighter with several draws.
+    n_samples : int, default=1
+        Draws per series in each update.
+    kl_annealing : float, default=0.0
+        Share of the updates in which the weight of the divergence from the prior rises from 0 to 1.
+    forecasting : float, default=0.5
+        Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
+        and has to foresee the rest. The bound remains one.
+    posterior : {"laplace", "encoder"}, default="laplace"
+        Whether posteriors are refined. That costs several solves of ``latent_size + 1`` states a series in ``fit``
+        and ``condition``.
     n_draws : int, default=32
-        Latent states per series that predictions are averaged over. They are the same quasi-random ones at each
-        call, so that predictions are deterministic.
+        Latent states per series that predictions are averaged over; read by ``fit``. They are the same quasi-random
+        ones at each call, so that predictions are deterministic.
     alpha : float, default=0.0
         Strength of the L2 penalty on the weights, divided by the batch size.
     batch_size : int or "auto", default="auto"
         Series in a batch; "auto" is a fifth of the series, but at least 1 and at most 50.
-    learning_rate : {"constant", "cosine"}, default="constant"
+    learning_rate : {"constant", "cosine"}, default="cosine"
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
-        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand.
+        (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
         Learning rate of Adam.
-    max_iter : int, default=300
-        Largest number of epochs.
+    max_iter : int, default=250
+        Largest number of epochs, each of two updates at least.
     shuffle : bool, default=True
         Whether to shuffle the series in each epoch.
     random_state : int, RandomState instance or None, default=None
@@ -114,13 +123,15 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         Whether to print a line per epoch.
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the last call.
-    early_stopping : bool, default=False
-        Whether to set aside ``validation_fraction`` of the observed rows, stop by their predictive log-likelihood
-        given the others, and keep the weights that were best on them. The rows set aside are context in ``predict``.
+    early_stopping : bool, default=True
+        Whether to set aside the last rows of some series, keep the weights whose forecast of them is best (means of
+        the weights of the last hundred updates or so), and raise the noise to what they call for. In ``predict`` they
+        are known. Where fewer than 20 rows were observed all are trained on.
     validation_fraction : float, default=0.1
-        See ``early_stopping``.
-    n_iter_no_change : int or None, default=50
-        Epochs without improvement after which training stops; None: never. The bound is noisy, so this is large.
+        Share of the observed rows that is set aside: a third of the rows of some series, or where there are few
+        series this share of each.
+    n_iter_no_change : int or None, default=None
+        Epochs without improvement after which training stops; None: never.
     rtol, atol : float, default=1e-3
         Relative and absolute tolerance of the solver.
     method : str, default="dopri5"
@@ -132,8 +143,8 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in; None: float32 where X is a float32 array or on other devices than the CPU, else float64.
-        Times are always kept in float64.
+        What to compute in; None: float32 where X is a float32 array or on other devices than the CPU, else float64,
+        after training in float32 (unless the tolerances are below 1e-5). Times and posteriors are always in float64.
 
     Attributes
     ----------
@@ -141,14 +152,16 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         The trained model, in standardised units.
     context_ : Panel
         The observations that predictions are conditioned on.
-    y_scaler_, covariate_scaler_ : StandardScaler
-        Standardisation of outputs, and of covariates (None without any).
+    posterior_ : Posterior
+        The posteriors of the latent initial states given these.
+    y_scaler_, covariate_scaler_ : StandardScaler or None
+        Standardisation of outputs (None unless Gaussian), and of covariates (None without any).
     time_scale_ : float
         Time, in the units of X (dates: seconds), that is one unit of the latent dynamics.
     time_kind_ : {"number", "date", "date with a time zone", "difference"}
         What the time column holds.
     noise_std_ : ndarray of shape (n_outputs,)
-        Standard deviation of the observation noise, in the units of y.
+        Standard deviation of the observation noise, in the units of y; only with the Gaussian likelihood.
     n_features_in_ : int
         Number of columns seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -170,27 +183,41 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
     ----------
     .. [1] R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, "Neural Ordinary Differential Equations",
        NeurIPS 2018, section 5.
+    .. [2] Y. Rubanova, R. T. Q. Chen, D. Duvenaud, "Latent ODEs for Irregularly-Sampled Time Series", NeurIPS 2019.
+    .. [3] Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
 
     Examples
     --------
     >>> from skode import LatentODERegressor
     >>> from skode.datasets import make_spirals
     >>> X, y = make_spirals(n_series=20, n_observations=15, random_state=0)
-    >>> model = LatentODERegressor(series="series", time="time", tol=1.0, n_iter_no_change=5, random_state=0).fit(X, y)
+    >>> model = LatentODERegressor(series="series", time="time", max_iter=5, random_state=0).fit(X, y)
     >>> mean, std = model.predict(X[:4], return_std=True)
     >>> mean.shape, std.shape
     ((4, 2), (4, 2))
+    >>> later = X[:4].assign(series=77)
+    >>> model.condition(later, y[:4]).predict(later.assign(time=2.0)).shape  # a new series, without training
+    (4, 2)
     """
 
     module_: LatentODE
     context_: Panel
+    posterior_: Posterior
 
     _parameter_constraints: dict = {
         **COMMON_CONSTRAINTS,
         "series": [str, Integral, None],
         "time": [str, Integral],
+        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "observation_times": [StrOptions({"given", "poisson"})],
         "latent_size": [Interval(Integral, 1, None, closed="left")],
+        "encoder": [StrOptions(set(ENCODERS))],
         "encoder_size": [Interval(Integral, 1, None, closed="left")],
+        "bound": [StrOptions({"elbo", "iwae"})],
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "kl_annealing": [Interval(Real, 0, 1, closed="both")],
+        "forecasting": [Interval(Real, 0, 1, closed="both")],
+        "posterior": [StrOptions({"laplace", "encoder"})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -199,24 +226,32 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         series: Column | None = None,
         time: Column = 0,
         *,
-        latent_size: int = 6,
+        likelihood: str = "gaussian",
+        observation_times: str = "given",
+        latent_size: int = 4,
         hidden_layer_sizes: Any = (32, 32),
-        activation: str = "tanh",
+        activation: str = "silu",
+        encoder: str = "gru",
         encoder_size: int = 32,
+        bound: str = "elbo",
+        n_samples: int = 1,
+        kl_annealing: float = 0.0,
+        forecasting: float = 0.5,
+        posterior: str = "laplace",
         n_draws: int = 32,
         alpha: float = 0.0,
         batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        learning_rate: str = "cosine",
         learning_rate_init: float = 1e-2,
-        max_iter: int = 300,
+        max_iter: int = 250,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-3,
         verbose: Any = False,
         warm_start: bool = False,
-        early_stopping: bool = False,
+        early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int | None = 50,
+        n_iter_no_change: int | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         method: str = "dopri5",
@@ -227,10 +262,18 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
     ) -> None:
         self.series = series
         self.time = time
+        self.likelihood = likelihood
+        self.observation_times = observation_times
         self.latent_size = latent_size
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.encoder = encoder
         self.encoder_size = encoder_size
+        self.bound = bound
+        self.n_samples = n_samples
+        self.kl_annealing = kl_annealing
+        self.forecasting = forecasting
+        self.posterior = posterior
         self.n_draws = n_draws
         self.alpha = alpha
         self.batch_size = batch_size
@@ -268,7 +311,7 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         X : DataFrame or array-like of shape (n_rows, n_columns)
             A time column, a series column if ``series`` says so, and numeric covariates.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-            Observed values; NaN where nothing was observed.
+            Observed values; NaN where nothing was observed. A row without any still tells the covariates at its time.
 
         Returns
         -------
@@ -280,10 +323,14 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
         ValueError
             Where X or y are not as described; the message names the column.
         """
-        hidden = self._hidden_layers()
+        wanted = self._what_is_built()
         warm = self.warm_start and hasattr(self, "module_")
+        if warm:
+            self._check_as_built(wanted)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=not warm)
         values = read_targets(y, len(rows))
+        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood.check(values)
         if warm:
             self._refuse_other_kind(rows, values)
         never = np.flatnonzero(np.isnan(values).all(axis=0))
@@ -291,104 +338,329 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
             raise ValueError(f"Input y contains NaN only in output {never[0]}: it was never observed. Drop it.")
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
-        dtype = self.module_.log_noise.dtype if warm else resolve_dtype(self.dtype, X, device)
-        self._single_output = np.ndim(y) == 1
+        dtype = next(self.module_.parameters()).dtype if warm else resolve_dtype(self.dtype, X, device)
         if not warm:
             self.time_kind_ = rows.time_kind
-            self.y_scaler_ = StandardScaler().fit(values)
+            self.y_scaler_ = _fitted_scaler(values, "y") if likelihood.standardised else None
             has_covariates = rows.covariates.shape[1] > 0
-            self.covariate_scaler_ = StandardScaler().fit(rows.covariates) if has_covariates else None
+            self.covariate_scaler_ = _fitted_scaler(rows.covariates, "covariates") if has_covariates else None
+            self._output_names = _names(y)
+            self._single_output = np.ndim(y) == 1
         panel = self._panel(rows, values)
         if not warm:
-            spans = np.array([np.ptp(panel.time[panel.codes == code]) for code in range(panel.n_series)])
+            spans = panel.spans()
             self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
-            self.module_ = LatentODE(
-                values.shape[1],
-                rows.covariates.shape[1],
-                latent_size=self.latent_size,
-                hidden_layer_sizes=hidden,
-                activation=self.activation,
-                encoder_size=self.encoder_size,
-                generator=new_generator(rng),
-            )
+            self.module_ = self._new_module(panel, new_generator(rng))
+            self._built_from = wanted
+            self._n_features_out = self.latent_size
         else:
             # condition() shares weights between estimators: the others keep theirs.
             self.module_ = copy.deepcopy(self.module_)
-        self.module_.to(device=device, dtype=dtype)
+        self.module_.to(device=device, dtype=self._training_dtype(dtype))
 
-        training, validate = panel, None
-        if self.early_stopping:
-            training, validate = self._set_aside(panel, rng)
-        self.context_ = training.observed()
-        objective = _NegativeELBO(self.module_, training.observed(), self._tensors, self._solve, new_generator(rng))
-        self._fit_module(
-            objective,
-            training.n_series,
-            rng,
-            auto_batch_size=min(max(training.n_series // 5, 1), 50),
-            validate=validate,
-            X=X,
-            y=y,
-            max_grad_norm=10.0,
+        training, aside, validate = panel, None, None
+        if self.early_stopping and (~np.isnan(panel.y).all(axis=1)).sum() >= FEWEST_ROWS:
+            rows_aside = self._set_aside(panel, rng)
+            training, aside = panel.without(rows_aside), panel.without(~rows_aside).observed()
+            validate = self._validation(training, aside)
+        batch_size = min(max(panel.n_series // 5, 1), 50)
+        n_batches = -(-panel.n_series // self._batch_size(panel.n_series, batch_size))
+        passes = -(-LEAST_UPDATES // n_batches)
+        n_updates = self.max_iter * passes * n_batches
+        settings = BoundSettings(
+            self.bound == "iwae", self.n_samples, round(self.kl_annealing * n_updates), self.forecasting
         )
-        self.context_ = panel.observed()
+        objective = NegativeBound(
+            self.module_, training, self._tensors_observed, self._solve, settings, new_generator(rng)
+        )
+        with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
+            self._fit_module(
+                objective,
+                training.n_series,
+                rng,
+                auto_batch_size=batch_size,
+                passes=passes,
+                validate=validate,
+                X=X,
+                y=y,
+                max_grad_norm=MAX_GRAD_NORM,
+                dtype=dtype,
+                averaging=AVERAGING,
+            )
+        if aside is not None and self.likelihood == "gaussian":
+            self._widen_noise(training, aside)
+        # That of the whole of the panel: what was set aside is known.
+        self.context_ = panel
+        self.posterior_ = self._inferred(panel, self.n_draws)
         return self
 
     @property
     def noise_std_(self) -> np.ndarray:
         """Standard deviation of the observation noise, in the units of y."""
-        return np.exp(to_numpy(self.module_.log_noise)) * self.y_scaler_.scale_
+        check_is_fitted(self)
+        if not isinstance(self.module_.likelihood, Gaussian):
+            raise AttributeError(f"likelihood={self.likelihood!r} has no noise of its own; predict(return_std=True).")
+        return to_numpy(torch.exp(self.module_.likelihood.log_noise)).astype(np.float64) * self._units()[0]
 
     def condition(self, X: Any, y: Any) -> LatentODERegressor:
-        """The same model with more observations to condition on, without any training.
+        """Take in more observations, of known or of new series, without training.
 
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
-            Rows of new series, or more rows of known ones.
+            As in ``fit``.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-            What was observed at them; NaN where nothing was.
+            Observed values; NaN where nothing was observed.
 
         Returns
         -------
         LatentODERegressor
-            A fitted estimator that shares this one's weights; this one does not change. A new series starts at the
-            first of its rows given here, so give all of them at once; rows given again count twice.
+            A new fitted estimator that shares this one's weights; this one stays as it is.
         """
         check_is_fitted(self)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
         values = read_targets(y, len(rows))
+        self.module_.likelihood.check(values)
         self._refuse_other_kind(rows, values)
+        new = self._panel(rows, values)
         conditioned = copy.copy(self)
-        conditioned.context_ = self.context_.joined(self._panel(rows, values).observed())
+        joined = conditioned.context_ = self.context_.joined(new)
+        changed = joined.ids.get_indexer(new.ids)
+        posterior = self.posterior_.take(self.context_.ids.get_indexer(joined.ids))
+        part = self._inferred(joined.take(changed), posterior.n_draws)
+        places = torch.from_numpy(changed)
+        posterior.mean[places], posterior.factor[places] = part.mean, part.factor
+        posterior.log_weights[:, places] = part.log_weights
+        conditioned.posterior_ = posterior
         return conditioned
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Expected value, and spread, at any time of any series.
+        """Predict at any times of any series.
 
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
             As in ``fit``.
         return_std : bool, default=False
-            Whether to return the standard deviation of the prediction too: noise and uncertain latent state.
+            Whether to return standard deviations as well: observation noise and uncertainty of the latent state.
 
         Returns
         -------
         mean : ndarray of shape (n_rows,) or (n_rows, n_outputs)
-            Expected values, in the shape of ``fit``'s y.
+            Predictions, in the order and shape of the y of ``fit``.
         std : ndarray of the same shape
             Standard deviations; only with ``return_std``.
         """
-        check_is_fitted(self)
+        likelihood = self._fitted_module().likelihood
+
+        def moments(answer: Answer) -> Tensor:
+            means = likelihood.mean(answer.eta)
+            mean = answer.mean(means)
+            if not return_std:
+                return mean[None]
+            return torch.stack([mean, answer.mean(likelihood.variance(answer.eta) + (means - mean) ** 2)])
+
+        answers = self._gathered(X, moments)
+        scale, shift = self._units()
+        mean = self._in_users_shape(answers[0] * scale + shift)
+        return (mean, self._in_users_shape(np.sqrt(answers[1]) * scale)) if return_std else mean
+
+    def score_samples(self, X: Any, y: Any) -> np.ndarray:
+        """Log predictive density of each row, given what the model is conditioned on.
+
+        Of each row by itself: outputs of one row are judged together, rows of one series are not. Rows that the
+        model was fitted to or conditioned on are known to it, and score high for that.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            Values; NaN where nothing was observed.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+            Nats, in the units of y; for binary and count outputs the logarithm of a probability. NaN for rows in
+            which nothing was observed.
+        """
+        likelihood = self._fitted_module().likelihood
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        values = read_targets(y, len(rows))
+        likelihood.check(values)
+        self._refuse_other_kind(rows, values)
+        scale, shift = self._units()
+        scaled = torch.from_numpy((values - shift) / scale)
+
+        def log_density(answer: Answer, order: np.ndarray) -> Tensor:
+            y = scaled[torch.from_numpy(order)].to(answer.eta)
+            by_draw = likelihood.log_prob(answer.eta, y).sum(-1)
+            by_draw = torch.where(answer.weights > 0, by_draw, 0.0) + torch.log(answer.weights)
+            return torch.logsumexp(by_draw, dim=0)[None]
+
+        density = self._gathered(rows, log_density, with_order=True)[0]
+        observed = ~np.isnan(values)
+        density -= (observed * np.log(scale)).sum(1)
+        return np.where(observed.any(1), density, np.nan)
+
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
+        """Draw observations at given rows; rows of one series belong to one path in each draw.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        n_samples : int, default=1
+            Number of draws.
+        random_state : int, RandomState instance or None, default=0
+            Source of the draws.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_samples) or (n_rows, n_outputs, n_samples)
+            Observations, noise included (as ``GaussianProcessRegressor.sample_y`` has them).
+        """
+        likelihood = self._fitted_module().likelihood
+        rng = check_random_state(random_state)
+        generator = new_generator(rng)
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        n_series = len(pd.unique(rows.series))
+        noise = torch.from_numpy(rng.standard_normal((n_samples, n_series, self.module_.latent_size)))
+        draws = self._gathered(rows, lambda answer: likelihood.sample(answer.eta, generator), noise=noise)
+        scale, shift = self._units()
+        draws = np.moveaxis(draws * scale + shift, 0, -1)
+        return draws[:, 0] if self._single_output else draws
+
+    def sample(
+        self, n_series: int = 1, times: Any = None, *, covariates: Any = None, random_state: Any = None
+    ) -> pd.DataFrame:
+        """Draw new series from the prior.
+
+        Parameters
+        ----------
+        n_series : int, default=1
+            How many.
+        times : array-like of shape (n_times,), default=None
+            Times of the observations of each, of the kind that X holds; every series starts at the first of them.
+            None: 50 times over the span of a typical training series, from its start on.
+        covariates : array-like that broadcasts to (n_series, n_times, n_covariates), default=None
+            Their covariates; None: the means of those in ``fit``.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws.
+
+        Returns
+        -------
+        DataFrame of shape (n_series * n_times, n_columns)
+            A long frame: series (0, 1, ...), time, covariates and observations, noise included.
+        """
+        module = self._fitted_module()
+        if times is None:
+            offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
+            start = float(np.median(self.context_.origins))
+            column = _times_of_kind(start + offsets, self.time_kind_)
+        else:
+            column = pd.Series(times) if not isinstance(times, pd.Series | pd.Index) else times.to_series()
+        seconds, kind = read_times(column.reset_index(drop=True), "times")
+        if kind != self.time_kind_:
+            raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
+        if n_series < 1:
+            raise ValueError(f"n_series must be 1 or more, got {n_series}.")
+        order = np.argsort(seconds, kind="stable")
+        n_times, n_covariates = len(seconds), self.context_.covariates.shape[1]
+        rng = check_random_state(random_state)
+        given = np.zeros((n_series, n_times, n_covariates))
+        if covariates is not None:
+            given[:] = np.asarray(covariates, dtype=np.float64)
+            if self.covariate_scaler_ is not None:
+                given = self.covariate_scaler_.transform(given.reshape(-1, n_covariates)).reshape(given.shape)
+        panel = Panel(
+            pd.RangeIndex(n_series),
+            np.full(n_series, seconds[order[0]]),
+            np.repeat(np.arange(n_series), n_times),
+            np.tile(seconds[order], n_series),
+            given[:, order].reshape(n_series * n_times, n_covariates),
+            np.full((n_series * n_times, module.likelihood.n_outputs), np.nan),
+        )
+        noise = torch.from_numpy(rng.standard_normal((1, n_series, module.latent_size)))
+        generator, answers = new_generator(rng), np.empty(panel.y.shape)
+        nowhere, prior = np.full(n_series, -1), Posterior.prior(n_series, module.latent_size, 1)
+        for answer in self._predictive().answers(panel, self.context_, nowhere, prior, noise):
+            answers[answer.rows] = to_numpy(module.likelihood.sample(answer.eta, generator)[0])
+        scale, shift = self._units()
+        frame = pd.DataFrame({_label(self.series, "series"): panel.codes})
+        frame[_label(self.time, "time")] = column.iloc[np.tile(order, n_series)].to_numpy()
+        if n_covariates:
+            assert self.covariate_scaler_ is not None
+            names = self._covariate_names()
+            frame[names] = self.covariate_scaler_.inverse_transform(panel.covariates)
+        frame[self._output_names] = answers * scale + shift
+        return frame
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Mean latent initial state of each row's series.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``; a series that the model is not conditioned on has the prior's mean, 0.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, latent_size)
+            The same in all rows of a series; ``latent_states`` has a row per series.
+        """
+        self._fitted_module()
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
         self._refuse_other_kind(rows)
-        draws = self._predictive_means(rows)  # (n_draws, n_rows, n_outputs)
-        mean = self._in_users_shape(draws.mean(axis=0))
-        if not return_std:
-            return mean
-        std = np.sqrt(draws.var(axis=0) + self.noise_std_**2)
-        return mean, self._in_users_shape(std)
+        codes, ids = pd.factorize(rows.series)
+        posterior = self.posterior_.take(self.context_.ids.get_indexer(pd.Index(ids)))
+        return to_numpy(posterior.mean)[codes]
+
+    def latent_states(self) -> pd.DataFrame:
+        """Latent initial states of all series that the model is conditioned on, for clustering or classification.
+
+        Returns
+        -------
+        DataFrame of shape (n_series, latent_size)
+            Posterior means, indexed by series.
+        """
+        self._fitted_module()
+        columns = list(self.get_feature_names_out())
+        index = self.context_.ids.rename(_label(self.series, "series"))
+        return pd.DataFrame(to_numpy(self.posterior_.mean), index=index, columns=columns)
+
+    def latent_trajectory(self, X: Any) -> np.ndarray:
+        """Mean latent states at given rows.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, latent_size)
+            States.
+        """
+        self._fitted_module()
+        return self._gathered(X, lambda answer: answer.mean(answer.states)[None])[0]
+
+    def predict_intensity(self, X: Any) -> np.ndarray:
+        """Rate at which observations come, with ``observation_times="poisson"``.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+            Observations per unit of time (of dates and time differences: per second).
+        """
+        if self._fitted_module().log_intensity is None:
+            raise AttributeError('predict_intensity needs a model fitted with observation_times="poisson".')
+        return self._gathered(X, lambda answer: answer.mean(torch.exp(answer.log_rate))[None])[0] / self.time_scale_
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination over the values that were observed.
@@ -419,12 +691,62 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
                 )
         return float(np.mean(scores)) if scores else np.nan
 
+    def _what_is_built(self) -> dict[str, Any]:
+        """The parameters that the network is built from."""
+        return {
+            "latent_size": self.latent_size,
+            "hidden_layer_sizes": self._hidden_layers(),
+            "activation": self.activation,
+            "encoder": self.encoder,
+            "encoder_size": self.encoder_size,
+            "likelihood": self.likelihood,
+            "observation_times": self.observation_times,
+        }
+
+    def _new_module(self, panel: Panel, generator: torch.Generator) -> LatentODE:
+        n_outputs, n_covariates = panel.y.shape[1], panel.covariates.shape[1]
+        likelihood = LIKELIHOODS[self.likelihood]
+        encoder = ENCODERS[self.encoder](n_outputs, n_covariates, self.encoder_size, self.latent_size, generator)
+        module = LatentODE(
+            n_covariates,
+            latent_size=self.latent_size,
+            hidden_layer_sizes=self._hidden_layers(),
+            activation=self.activation,
+            encoder=encoder,
+            likelihood=likelihood(n_outputs),
+            process=self.observation_times == "poisson",
+            generator=generator,
+        )
+        with torch.no_grad():
+            module.readout.linear.bias.copy_(torch.from_numpy(likelihood.start(panel.y)))
+            if module.log_intensity is not None:
+                total = panel.spans().sum() / self.time_scale_
+                events = max(len(panel.observed().time) - panel.n_series, 1)
+                module.log_intensity.linear.bias.fill_(float(np.log(events / total)) if total > 0 else 0.0)
+        return module
+
+    def _fitted_module(self) -> LatentODE:
+        check_is_fitted(self)
+        return self.module_
+
     def _panel(self, rows: LongRows, values: np.ndarray) -> Panel:
         """Rows as a panel, standardised."""
-        return Panel.of(rows.series, rows.time, self._scaled_covariates(rows), self.y_scaler_.transform(values))
+        scale, shift = self._units()
+        return Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale)
+
+    def _units(self) -> tuple[Any, Any]:
+        """Scale and shift of the outputs."""
+        return (1.0, 0.0) if self.y_scaler_ is None else (self.y_scaler_.scale_, self.y_scaler_.mean_)
 
     def _scaled_covariates(self, rows: LongRows) -> np.ndarray:
         return rows.covariates if self.covariate_scaler_ is None else self.covariate_scaler_.transform(rows.covariates)
+
+    def _covariate_names(self) -> list[Any]:
+        n_covariates = self.context_.covariates.shape[1]
+        if not hasattr(self, "feature_names_in_"):
+            return [f"x{i}" for i in range(n_covariates)]
+        keys = {self.series, self.time} | {self.feature_names_in_[c] for c in (self.series, self.time) if _is_position(c)}
+        return [name for name in self.feature_names_in_ if name not in keys]
 
     def _refuse_other_kind(self, rows: LongRows, values: np.ndarray | None = None) -> None:
         """Refuse times or outputs of another kind than the model was fitted to."""
@@ -432,61 +754,185 @@ class LatentODERegressor(RegressorMixin, NeuralODEEstimator):
             raise ValueError(
                 f"The time column time={self.time!r} holds a {rows.time_kind}, but held a {self.time_kind_} in fit."
             )
-        if values is not None and values.shape[1] != len(self.y_scaler_.scale_):
+        if values is not None and values.shape[1] != self.module_.likelihood.n_outputs:
             raise ValueError(
-                f"y has {values.shape[1]} outputs, but the model was fitted to {len(self.y_scaler_.scale_)}."
+                f"y has {values.shape[1]} outputs, but the model was fitted to {self.module_.likelihood.n_outputs}."
             )
 
-    def _tensors(self, panel: Panel) -> PanelTensors:
-        parameter = self.module_.log_noise
-        return PanelTensors.of(panel, self.time_scale_, parameter.dtype, parameter.device)
+    def _tensors(self, panel: Panel, known: Panel | None = None, *, double: bool = False) -> PanelTensors:
+        parameter = next(self.module_.parameters())
+        dtype = torch.float64 if double else parameter.dtype
+        return PanelTensors.of(panel, self.time_scale_, dtype, parameter.device, known)
+
+    def _tensors_observed(self, panel: Panel, *, double: bool = False) -> PanelTensors:
+        """Tensors of the rows at which anything was observed; the other rows tell covariates only."""
+        return self._tensors(panel.observed(), panel, double=double)
+
+    def _inferred(self, panel: Panel, n_draws: int) -> Posterior:
+        """The posteriors of a panel's series, in float64 whatever the model was trained in."""
+        module = self.module_ if next(self.module_.parameters()).dtype == torch.float64 else None
+        module = module or copy.deepcopy(self.module_).double()
+
+        def tensors(part: Panel) -> PanelTensors:
+            return self._tensors_observed(part, double=True)
+
+        return infer(module, panel, tensors, self._solve, n_draws, refined=self.posterior == "laplace")
+
+    def _predictive(self) -> Predictive:
+        return Predictive(self.module_, self._tensors, self._solve)
 
     def _in_users_shape(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._single_output else values
 
-    def _set_aside(self, panel: Panel, rng: np.random.RandomState) -> tuple[Panel, Callable[[], float]]:
-        """The panel without some observed rows, and a score of the model on those."""
+    def _gathered(self, X: Any, quantity: Callable[..., Tensor], *, noise: Tensor | None = None, with_order: bool = False) -> np.ndarray:
+        """A quantity of all rows' answers, of shape (n, n_rows, ...), in the order of the rows.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or LongRows
+            The rows.
+        quantity : callable
+            Of an answer, a tensor of shape (n, rows of the answer, ...); with ``with_order`` it is also given these
+            rows' positions in X.
+        noise : Tensor, default=None
+            What to draw latent states from; None: the draws that predictions are made from.
+        """
+        self._fitted_module()
+        rows = X if isinstance(X, LongRows) else read_rows(self, X, series=self.series, time=self.time, reset=False)
+        self._refuse_other_kind(rows)
+        codes, ids = pd.factorize(rows.series)
+        order = np.lexsort((rows.time, codes))
+        positions = self.context_.ids.get_indexer(pd.Index(ids))
+        origins = np.where(positions >= 0, self.context_.origins[positions], np.median(self.context_.origins))
+        nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
+        covariates = self._scaled_covariates(rows)
+        asked = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)
+        posterior = self.posterior_.take(positions)
+        if noise is None:
+            noise = normal_draws(posterior.n_draws, self.module_.latent_size)
+        else:
+            uniform = torch.full((len(noise), len(ids)), -np.log(len(noise)), dtype=torch.float64)
+            posterior = Posterior(posterior.mean, posterior.factor, uniform)
+        gathered: np.ndarray | None = None
+        for answer in self._predictive().answers(asked, self.context_, positions, posterior, noise):
+            places = order[answer.rows]
+            part = to_numpy(quantity(answer, places) if with_order else quantity(answer)).astype(np.float64)
+            if gathered is None:
+                gathered = np.empty((len(part), len(rows), *part.shape[2:]))
+            gathered[:, places] = part
+        assert gathered is not None
+        return gathered
+
+    def _set_aside(self, panel: Panel, rng: np.random.RandomState) -> np.ndarray:
+        """Which rows are set aside: the last ones of some series, so that what is judged is a forecast.
+
+        A third of the rows of every series chosen; where there are few series, a smaller share of all of them.
+        """
         observed = np.flatnonzero(~np.isnan(panel.y).all(axis=1))
-        n_held_out = int(np.ceil(self.validation_fraction * len(observed)))
-        if n_held_out >= len(observed):
-            raise ValueError(
-                f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of "
-                f"{len(observed)} observed rows."
-            )
-        held_out = np.zeros(len(panel.time), dtype=bool)
-        held_out[rng.choice(observed, n_held_out, replace=False)] = True
+        codes = panel.codes[observed]
+        lengths = np.bincount(codes, minlength=panel.n_series)
+        places = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        many = panel.n_series * self.validation_fraction >= 1.0
+        share = max(LONGEST_TAIL, self.validation_fraction) if many else self.validation_fraction
+        n_chosen = panel.n_series if not many else round(panel.n_series * self.validation_fraction / share)
+        chosen = np.zeros(panel.n_series, dtype=bool)
+        chosen[rng.permutation(panel.n_series)[: max(n_chosen, 1)]] = True
+        tails = np.minimum(np.ceil(share * lengths), lengths - 1)
+        aside = np.zeros(len(panel.time), dtype=bool)
+        aside[observed[chosen[codes] & (places >= (lengths - tails)[codes])]] = True
+        return aside
 
-        def masked(away: np.ndarray) -> Panel:
-            return Panel(
-                panel.ids,
-                panel.origins,
-                panel.codes,
-                panel.time,
-                panel.covariates,
-                np.where(away[:, None], np.nan, panel.y),
-            )
-
-        training = masked(held_out)
-        context, asked = self._tensors(training.observed()), self._tensors(masked(~held_out).observed())
+    def _validation(self, known: Panel, aside: Panel) -> Callable[[], float]:
+        """The mean log-density of the rows set aside, given the others, by the encoder's mean."""
+        context, asked = self._tensors_observed(known), self._tensors_observed(aside)
+        rows = Rows(asked, process=False)
+        n_values = (~torch.isnan(rows.y)).sum()
 
         @torch.no_grad()
         def validate() -> float:
-            mean, _ = self.module_.posterior(context)
-            ends = torch.nan_to_num(asked.time).amax(dim=1)
-            states = self.module_.path(mean, asked.time, self._solve, [], ends)
-            filled = asked.filled
-            y = asked.y[filled]
-            decoded = self.module_.decode(states[filled], asked.covariates[filled])
-            return float(self.module_.log_likelihood(decoded, y).sum() / (~torch.isnan(y)).sum())
+            module = self.module_
+            mean, _ = module.posterior(context, self._solve, [])
+            states = module.path(mean[None], asked.time, asked.ends, asked.paths, self._solve, [])
+            eta = module.readout(rows.taken(states)[0], rows.covariates)
+            return float(module.likelihood.log_prob(eta, rows.y).sum() / n_values)
 
-        return training, validate
+        return validate
 
-    def _predictive_means(self, rows: LongRows) -> np.ndarray:
-        """Decoded means for every draw of the latent state, of shape (n_draws, n_rows, n_outputs), in y's units."""
-        codes, ids = pd.factorize(rows.series)
-        known = self.context_.ids.get_indexer(pd.Index(ids))
-        origins = np.where(known >= 0, self.context_.origins[known], np.median(self.context_.origins))
-        nothing = np.full((len(rows), len(self.y_scaler_.scale_)), np.nan)
-        asked = Panel(pd.Index(ids), origins, codes, rows.time, self._scaled_covariates(rows), nothing)
-        predictive = Predictive(self.module_, self._tensors, self._solve, self.n_draws)
-        return predictive.means(asked, self.context_, known) * self.y_scaler_.scale_ + self.y_scaler_.mean_
+    def _widen_noise(self, known: Panel, aside: Panel) -> None:
+        """Raise the noise to what the rows set aside call for, where that is more than was learned.
+
+        Weights that were fitted to the other rows make these look more certain than any row to come.
+        """
+        likelihood = self.module_.likelihood
+        assert isinstance(likelihood, Gaussian)
+        nowhere = np.arange(known.n_series)
+        posterior = self._inferred(known, self.n_draws)
+        noise = normal_draws(posterior.n_draws, self.module_.latent_size)
+        learned = likelihood.log_noise.detach().clone()
+        answers = list(self._predictive().answers(aside, known, nowhere, posterior, noise))
+        densities = []
+        with torch.no_grad():
+            for factor in WIDER:
+                likelihood.log_noise.copy_(learned + float(np.log(factor)))
+                total = 0.0
+                for answer in answers:
+                    y = torch.from_numpy(aside.y[answer.rows]).to(answer.eta)
+                    by_draw = likelihood.log_prob(answer.eta, y).sum(-1) + torch.log(answer.weights)
+                    total += float(torch.logsumexp(by_draw, dim=0).sum())
+                densities.append(total)
+            likelihood.log_noise.copy_(learned + float(np.log(WIDER[int(np.argmax(densities))])))
+
+
+#: Of a series of which rows are set aside, at least this share is, if there are many.
+LONGEST_TAIL = 1 / 3
+
+#: Fewer observed rows than this are all trained on.
+FEWEST_ROWS = 20
+
+#: Factors by which the noise may be raised.
+WIDER = np.geomspace(1.0, 4.0, 29)
+
+#: Share of the past in the running mean of the weights that validation looks at.
+AVERAGING = 0.99
+
+#: Updates in an epoch, at least; where there are fewer batches an epoch goes over them more than once.
+LEAST_UPDATES = 2
+
+#: Longer gradients are shortened to this.
+MAX_GRAD_NORM = 10.0
+
+
+def _fitted_scaler(values: np.ndarray, what: str) -> StandardScaler:
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaler = StandardScaler().fit(values)
+    if not np.isfinite(scaler.scale_).all():
+        raise ValueError(f"{what} holds values too large to standardise; rescale it.")
+    return scaler
+
+
+def _names(y: Any) -> list[Any]:
+    """Names of the outputs."""
+    if isinstance(y, pd.DataFrame):
+        return list(y.columns)
+    if np.ndim(y) == 1:
+        return [getattr(y, "name", None) or "y"]
+    return [f"y{i}" for i in range(np.shape(y)[1])]
+
+
+def _is_position(column: Column | None) -> bool:
+    return column is not None and not isinstance(column, str)
+
+
+def _label(column: Column | None, otherwise: str) -> str:
+    """A column's name in a frame that is made here."""
+    return column if isinstance(column, str) else otherwise
+
+
+def _times_of_kind(times: np.ndarray, kind: str) -> pd.Series:
+    """Times as a column of the kind that they were read from."""
+    if kind == "number":
+        return pd.Series(times)
+    differences = pd.Series(pd.to_timedelta(times, unit="s"))
+    if kind == "difference":
+        return differences
+    return pd.Timestamp(0, tz="UTC" if kind == "date with a time zone" else None) + differences

@@ -56,12 +56,26 @@ class Panel:
         """Time of each row since its series' start."""
         return self.time - self.origins[self.codes]
 
-    def take(self, codes: np.ndarray) -> Panel:
-        """The panel of some series, in the order given."""
+    def spans(self) -> np.ndarray:
+        """Time from each series' first row to its last; 0 for a series without rows."""
+        lengths = np.bincount(self.codes, minlength=self.n_series)
+        some = lengths > 0
+        last = np.cumsum(lengths)[some] - 1
+        spans = np.zeros(self.n_series)
+        spans[some] = self.time[last] - self.time[last - lengths[some] + 1]
+        return spans
+
+    def rows_of(self, codes: np.ndarray) -> np.ndarray:
+        """Positions of some series' rows, series by series in the order given."""
         starts = np.searchsorted(self.codes, codes, side="left")
         lengths = np.searchsorted(self.codes, codes, side="right") - starts
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        rows = np.repeat(starts, lengths) + within
+        return np.repeat(starts, lengths) + within
+
+    def take(self, codes: np.ndarray) -> Panel:
+        """The panel of some series, in the order given."""
+        rows = self.rows_of(codes)
+        lengths = np.bincount(self.codes, minlength=self.n_series)[codes]
         return Panel(
             self.ids[codes],
             self.origins[codes],
@@ -93,6 +107,10 @@ class Panel:
         return replace(
             self, codes=self.codes[rows], time=self.time[rows], covariates=self.covariates[rows], y=self.y[rows]
         )
+
+    def without(self, rows: np.ndarray) -> Panel:
+        """The same rows, as if nothing had been observed at some."""
+        return replace(self, y=np.where(rows[:, None], np.nan, self.y))
 
     def slots(self) -> tuple[np.ndarray, np.ndarray]:
         """Each series' number of rows, and each row's place in its series."""

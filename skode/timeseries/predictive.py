@@ -2,131 +2,145 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import norm, qmc
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from skode.solvers import Solution
-from skode.timeseries.latent_ode import LatentODE, PanelTensors
+from skode.solvers import Statistics
+from skode.timeseries.latent_ode import HORIZON, LatentODE, Solve
 from skode.timeseries.panel import Panel
-from skode.training import to_numpy
+from skode.timeseries.posterior import Posterior, blocks
+from skode.timeseries.tensors import PanelTensors
 
-#: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
-HORIZON = 2.0
 
-#: Series are answered in blocks that hold about this many latent states, padding included, to bound memory.
-BLOCK = 200_000
+@dataclass(frozen=True)
+class Answer:
+    """What some rows are answered with.
+
+    Attributes
+    ----------
+    rows : ndarray of int, of shape (n_rows,)
+        Which rows.
+    states : Tensor of shape (n_draws, n_rows, latent_size)
+        Latent states.
+    eta : Tensor of shape (n_draws, n_rows, n_outputs)
+        Parameters of the outputs' distributions.
+    log_rate : Tensor of shape (n_draws, n_rows) or None
+        Logarithm of the intensity of times, per unit of scaled time.
+    weights : Tensor of shape (n_draws, n_rows)
+        Of the draws; they sum to 1.
+    """
+
+    rows: np.ndarray
+    states: Tensor
+    eta: Tensor
+    log_rate: Tensor | None
+    weights: Tensor
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over draws, of values of shape (n_draws, n_rows, ...)."""
+        weights = self.weights.view(*self.weights.shape, *[1] * (values.ndim - 2))
+        return torch.where(weights > 0, weights * values, 0.0).sum(0)
 
 
 class Predictive:
-    """Predictions averaged over draws of the latent initial state.
+    """Latent states of series at any time, by draws of the initial states.
 
     Parameters
     ----------
     module : LatentODE
         The model.
     tensors : callable
-        Turns a panel into tensors in the model's units.
+        Turns a panel, and the panel from which covariates are known, into tensors in the model's units.
     solve : callable
         The solver.
-    n_draws : int
-        Draws per series; quasi-random, the same for every series and at each call.
     """
 
-    def __init__(
-        self,
-        module: LatentODE,
-        tensors: Callable[[Panel], PanelTensors],
-        solve: Callable[..., Solution],
-        n_draws: int,
-    ) -> None:
-        self.module = module
-        self.tensors = tensors
-        self.solve = solve
-        self.latent_size = module.field.n_features
-        self.draws = self._normal_draws(n_draws)
+    def __init__(self, module: LatentODE, tensors: Callable[[Panel, Panel], PanelTensors], solve: Solve) -> None:
+        self.module, self.tensors, self.solve = module, tensors, solve
 
-    def means(self, asked: Panel, context: Panel, known: np.ndarray) -> np.ndarray:
-        """Decoded means at the rows of a panel, for every draw.
+    def answers(
+        self, asked: Panel, known: Panel, positions: np.ndarray, posterior: Posterior, noise: Tensor
+    ) -> Iterator[Answer]:
+        """Answers, in blocks of series.
 
         Parameters
         ----------
         asked : Panel
-            What is asked, its rows in any order.
-        context : Panel
-            What is known.
-        known : ndarray of int, of shape (asked.n_series,)
-            Each series' position in ``context``; -1 where it is not there, for which the prior answers.
-
-        Returns
-        -------
-        ndarray of shape (n_draws, n_rows, n_outputs)
-            Means in standardised units.
+            What is asked, its rows sorted by series, then time.
+        known : Panel
+            All rows of which covariates are known.
+        positions : ndarray of int, of shape (asked.n_series,)
+            Each series' position in ``known``; -1 where it is not there.
+        posterior : Posterior
+            Of the series asked.
+        noise : Tensor
+            What the draws are made from; see :meth:`Posterior.draws`.
         """
-        answers = np.empty((len(self.draws), *asked.y.shape))
-        order = np.argsort(asked.codes, kind="stable")
-        for block in self._blocks(asked.codes):
-            rows = order[np.isin(asked.codes[order], block)]
-            part = Panel(
-                asked.ids[block],
-                asked.origins[block],
-                np.searchsorted(block, asked.codes[rows]),
-                asked.time[rows],
-                asked.covariates[rows],
-                asked.y[rows],
+        n_lost = 0
+        for block in blocks(asked.codes, asked.n_series, len(noise)):
+            answer, lost = self._answer(
+                asked.take(block),
+                known.take(positions[block][positions[block] >= 0]),
+                posterior.take(block),
+                noise if noise.ndim == 2 else noise[:, torch.from_numpy(block)],
             )
-            answers[:, rows] = self._answer(part, context, known[block])
-        return answers
-
-    def _blocks(self, codes: np.ndarray) -> Iterator[np.ndarray]:
-        """Groups of series whose rows together stay within the memory bound."""
-        counts = np.bincount(codes)
-        longest_first = np.argsort(-counts, kind="stable")
-        first = 0
-        while first < len(counts):
-            # A block is padded to its longest series, which is its first.
-            size = max(BLOCK // (int(counts[longest_first[first]]) * len(self.draws)), 1)
-            yield np.sort(longest_first[first : first + size])
-            first += size
+            n_lost += lost
+            yield Answer(asked.rows_of(block), *answer)
+        if n_lost:
+            warnings.warn(
+                f"The dynamics of {n_lost} draws of latent states could not be solved as far as was asked; these draws "
+                "were left out. Ask for times closer to the data, or train on longer series.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
 
     @torch.no_grad()
-    def _answer(self, asked: Panel, context: Panel, known: np.ndarray) -> np.ndarray:
-        tensors = self.tensors(asked)
-        mean = tensors.y.new_zeros(asked.n_series, self.latent_size)
-        std = torch.ones_like(mean)
-        seen = np.flatnonzero(known >= 0)
-        if len(seen):
-            rows = torch.from_numpy(seen).to(mean.device)
-            mean[rows], std[rows] = self.module.posterior(self.tensors(context.take(known[seen])))
-        z0 = mean + std * self.draws.to(mean)[:, None]  # (n_draws, n_series, latent_size)
-        n_draws = len(self.draws)
-        states = self._states(z0.flatten(0, 1), tensors.time.repeat(n_draws, 1))
-        states = states.view(n_draws, asked.n_series, -1, self.latent_size)
-        codes, places = (torch.from_numpy(x).to(mean.device) for x in (asked.codes, asked.slots()[1]))
-        covariates = torch.from_numpy(asked.covariates).to(mean).expand(n_draws, -1, -1)
-        return to_numpy(self.module.decode(states[:, codes, places], covariates))
+    def _answer(self, asked: Panel, known: Panel, posterior: Posterior, noise: Tensor) -> tuple[tuple, int]:
+        if asked.covariates.shape[1]:
+            known = known.joined(asked)
+            series = self.tensors(asked, known.take(known.ids.get_indexer(asked.ids)))
+        else:
+            series = self.tensors(asked, asked)
+        z0 = posterior.draws(noise).to(series.y)
+        states = self._states(z0, series, on_failure="nan")
+        codes, places = (torch.from_numpy(x).to(states.device) for x in (asked.codes, asked.slots()[1]))
+        states, covariates = states[:, codes, places], series.covariates[codes, places]
+        eta = self.module.readout(states, covariates)
+        log_rate = None
+        if self.module.log_intensity is not None:
+            log_rate = self.module.log_intensity(states, covariates)[..., 0]
+        log_weights = posterior.log_weights.to(states.device)[:, codes]
+        sound = torch.isfinite(states).all(-1)
+        if not bool(sound.any(0).all()):
+            self._states(z0, series, on_failure="raise")  # says why none of them can be answered
+        weights = torch.softmax(torch.where(sound, log_weights, -torch.inf), dim=0)
+        n_lost = int((~sound).any(1).sum())
+        return (states, eta, log_rate, weights), n_lost
 
-    def _normal_draws(self, n_draws: int) -> Tensor:
-        """Scrambled Sobol points through the normal quantile function, of shape (n_draws, latent_size)."""
-        sobol = qmc.Sobol(self.latent_size, scramble=True, rng=np.random.default_rng(0))
-        uniform = sobol.random_base2(int(np.ceil(np.log2(n_draws))))[:n_draws]
-        return torch.from_numpy(norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9)))
-
-    def _states(self, z0: Tensor, time: Tensor) -> Tensor:
+    def _states(self, z0: Tensor, series: PanelTensors, *, on_failure: str) -> Tensor:
         """Latent states at times before and after the start; NaN in empty slots.
 
         Each series is solved to a whole number of horizons, so that an answer does not depend on which other times
         within them are asked, and beyond them only as much as the solver's accuracy.
         """
-        answer = z0.new_full((*time.shape, z0.shape[1]), torch.nan)
+        time, solves = series.time, list[Statistics]()
+        answer = z0.new_full((len(z0), *time.shape, z0.shape[2]), torch.nan)
+
+        def solve(*args, **kwargs):
+            return self.solve(*args, on_failure=on_failure, **kwargs)
+
         for sign, side in ((1.0, time >= 0), (-1.0, time < 0)):
             if not bool(side.any()):
                 continue
             part = torch.where(side, time, torch.nan)
             furthest = torch.nan_to_num(part * sign).amax(dim=1)
             ends = sign * HORIZON * torch.ceil(furthest / HORIZON)
-            answer = torch.where(side[..., None], self.module.path(z0, part, self.solve, [], ends), answer)
+            path = self.module.path(z0, part, ends, series.paths, solve, solves)
+            answer = torch.where(side[..., None], path, answer)
         return answer

@@ -122,11 +122,13 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         t_eval: Any = None,
         first_step: float | None = None,
         step_control: str | None = None,
+        on_failure: str = "raise",
     ) -> Solution:
         """Solve with this estimator's method and tolerances, as they are now.
 
         In prediction every sample takes its own steps, so that its answer does not depend on the others; training,
-        which asks for gradients, takes steps for the whole batch, which are fewer. ``step_control`` says otherwise.
+        which asks for gradients, takes steps for the whole batch, which are fewer. ``step_control`` says otherwise, and
+        ``on_failure="nan"`` leaves NaN where a sample can't be solved.
         """
         if step_control is None:
             step_control = "shared" if torch.is_grad_enabled() else "per_sample"
@@ -152,6 +154,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             first_step=first_step,
             max_steps=MAX_STEPS,
             step_control=step_control,
+            on_failure=on_failure,
         )
 
     def _settings(

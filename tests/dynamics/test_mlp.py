@@ -10,7 +10,13 @@ from skode.dynamics import MLPField, affine
 
 N, D = 7, 3
 LAYERS = [(), (5,), (5, 4), (5, 4, 6)]
-TORCH = {"tanh": torch.tanh, "logistic": torch.sigmoid, "softplus": functional.softplus, "relu": torch.relu}
+TORCH = {
+    "tanh": torch.tanh,
+    "logistic": torch.sigmoid,
+    "softplus": functional.softplus,
+    "relu": torch.relu,
+    "silu": functional.silu,
+}
 
 
 def double_field(hidden, activation="tanh", time_dependent=True):

@@ -8,7 +8,13 @@ from skode.dynamics import MLPField, mlp_tape, products
 from skode.solvers import odeint
 from skode.solvers.idle_memory import IdleMemory
 
-TORCH = {"tanh": torch.tanh, "logistic": torch.sigmoid, "softplus": functional.softplus, "relu": torch.relu}
+TORCH = {
+    "tanh": torch.tanh,
+    "logistic": torch.sigmoid,
+    "softplus": functional.softplus,
+    "relu": torch.relu,
+    "silu": functional.silu,
+}
 LAYERS = [(), (5,), (5, 4), (5, 4, 6)]
 D = 3
 
@@ -199,6 +205,17 @@ def test_a_roll_is_used_again_for_the_same_sizes_only(idle):
     other = drawn((5, 4), "softplus").bind()
     assert other.tape(z, 2).roll is tape.roll
     assert bound.tape(z, 2).roll is not tape.roll
+
+
+def test_only_activations_whose_derivatives_need_it_keep_their_input(idle, activation):
+    field, z = drawn((5, 4), activation), draw(10, D)
+    tape = field.bind().tape(z, 2)
+    size = D + 2 * (5 + 4) if field.h.of_input else D + 5 + 4
+    assert tape.nbytes() == 2 * 10 * size * 8
+    tape.release()
+    # memory without room for the inputs is not handed to a field that needs it, nor the other way round
+    other = drawn((5, 4), "tanh" if field.h.of_input else "silu").bind()
+    assert other.tape(z, 2).roll is not tape.roll
 
 
 def test_a_roll_waits_for_the_gradients_of_what_was_pulled(idle):

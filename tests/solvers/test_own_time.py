@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
+from skode.dynamics import MLPField
+from skode.dynamics.flow import flow_field
 from skode.solvers import solve_ivp
+from skode.solvers.own_time import OwnTimeField
 
 SPANS = torch.tensor([[0.0, 1.0], [1.0, 3.0], [2.0, 0.0], [-1.0, -0.9], [0.7, 0.7]], dtype=torch.float64)
 FRACTIONS = torch.tensor([0.0, 0.4, 1.0, 0.4], dtype=torch.float64)
@@ -162,3 +165,93 @@ def test_padding_stays_nan_and_sends_no_nan_back(exact_adjoint):
     expected = -torch.exp(torch.tensor([[-0.5, -math.inf], [-0.5, -1.5]], dtype=torch.float64))
     torch.testing.assert_close(gradients[1], expected, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(gradients[0][:, 0], -expected.sum(1), rtol=1e-6, atol=0)
+
+
+@pytest.fixture(params=["f(t, y)", "f(y)", "silu", "flow"])
+def taped_field(request):
+    """A field of two features with tapes of its own, all of whose parameters are away from 0."""
+    generator = torch.Generator().manual_seed(0)
+    n_features = 1 if request.param == "flow" else 2  # the other one is the log-density
+    activation = "silu" if request.param == "silu" else "tanh"
+    inner = MLPField(n_features, (6, 5), activation, time_dependent=request.param != "f(y)", generator=generator)
+    with torch.no_grad():
+        for parameter in inner.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    inner = inner.double()
+    return flow_field(inner) if request.param == "flow" else inner
+
+
+def gradients_of(field, y0, t_eval, **settings):
+    """A loss's gradients by the initial states and the field's parameters."""
+    y0 = y0.clone().requires_grad_()
+    y = solve_ivp(field, SPANS, y0, t_eval=t_eval, **settings).y
+    weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)
+    return torch.autograd.grad((weights * torch.nan_to_num(y).square()).sum(), [y0, *field.parameters()])
+
+
+# True where a sample has no output time
+PADDING = torch.tensor([[False, False, True, True], *[[False] * 4] * 3, [False, True, True, True]])
+
+
+@pytest.mark.parametrize("memory_budget", [0, 4_000, 2**28])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "dopri5"},
+        {"method": "bosh3"},
+        {"method": "rk4", "step_size": 0.1},
+        {"method": "gl4", "step_size": 0.25, "rtol": 1e-10, "atol": 1e-10},  # which Newton's method is to meet
+        {"method": "implicit_adams", "step_size": 0.1},
+        {"method": "dopri5", "step_control": "per_sample"},
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+def test_tapes_give_autograds_gradients(taped_field, settings, memory_budget, y0, t_eval):
+    t_eval = t_eval.masked_fill(PADDING, math.nan)
+    settings = {"rtol": 1e-4, "atol": 1e-6, "step_control": "shared", **settings}
+    found = gradients_of(taped_field, y0, t_eval, memory_budget=memory_budget, **settings)
+    expected = gradients_of(taped_field, y0, t_eval, adjoint="backprop", **settings)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_tapes_serve_the_continuous_adjoint(taped_field, y0, t_eval):
+    settings = {"rtol": 1e-10, "atol": 1e-10}
+    found = gradients_of(taped_field, y0, t_eval, adjoint="continuous", **settings)
+    expected = gradients_of(taped_field, y0, t_eval, adjoint="backprop", **settings)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+
+
+def test_fields_with_tapes_lend_them_to_their_own_times(taped_field):
+    start, length = torch.zeros(5, 1), torch.ones(5, 1)
+    assert hasattr(OwnTimeField(taped_field, start, length).bind(), "tape")
+
+    class Plain:
+        """The same field, without tapes."""
+
+        def __init__(self, field):
+            self.linearize, self.parameters = field.linearize, field.parameters
+
+    assert not hasattr(OwnTimeField(Plain(taped_field), start, length).bind(), "tape")
+
+
+def test_a_cotangent_is_pulled_alike_whether_given_or_written_in_its_place(taped_field, y0):
+    start, length = SPANS[:, :1], SPANS[:, 1:] - SPANS[:, :1]
+    own = OwnTimeField(taped_field, start, length)
+    bound, cotangent = own.bind(), y0.flip(0).contiguous()
+    y = y0.clone().requires_grad_()
+    expected_value = own(0.3, y)
+    expected = torch.autograd.grad(expected_value, [y, *taped_field.parameters()], cotangent)
+    for placed in (False, True):
+        tape, session, value, pulled = bound.tape(y0, 2), bound.session(), torch.empty_like(y0), torch.empty_like(y0)
+        tape.place(1).copy_(y0.reshape(-1))
+        tape.evaluate(1, 0.3, value)
+        torch.testing.assert_close(value, expected_value.detach(), rtol=1e-12, atol=1e-12)
+        given = cotangent.clone()
+        if placed:
+            session.place(tape, 1).copy_(given.reshape(-1))
+        session.pull(tape, 1, None if placed else given, pulled, with_time=False)
+        assert torch.equal(given, cotangent)
+        session.flush(tape)
+        tape.release()
+        found = [pulled, *session.parameter_gradients()]
+        torch.testing.assert_close(found, list(expected), rtol=1e-12, atol=1e-12)

@@ -1,14 +1,22 @@
 import pytest
 import torch
+from torch import nn
 
-from skode.timeseries.encoders import RecurrentEncoder
+from skode.solvers import solve_ivp
+from skode.timeseries.encoders import ENCODERS, GRUEncoder, ODERNNEncoder, RNNEncoder
+from skode.timeseries.tensors import PanelTensors
 
-OUTPUTS, COVARIATES, LATENT = 2, 1, 3
+OUTPUTS, COVARIATES, HIDDEN, LATENT = 2, 1, 5, 3
+KINDS = sorted(ENCODERS)
 
 
-@pytest.fixture
-def encoder():
-    return RecurrentEncoder(OUTPUTS, COVARIATES, 5, LATENT, torch.Generator().manual_seed(0)).double()
+@pytest.fixture(params=KINDS)
+def encoder(request):
+    return encoder_of(ENCODERS[request.param])
+
+
+def encoder_of(kind):
+    return kind(OUTPUTS, COVARIATES, HIDDEN, LATENT, torch.Generator().manual_seed(0)).double()
 
 
 def series(length, seed=0):
@@ -19,83 +27,215 @@ def series(length, seed=0):
     return time, y, covariates
 
 
-def batch(*members, slots=None, filler=0.0):
+def batch(*members, slots=None):
     lengths = torch.tensor([len(time) for time, _, _ in members])
     slots = max(int(lengths.max()), 1) if slots is None else slots
     padded = []
-    for part in range(3):
+    for part, filler in enumerate((torch.nan, torch.nan, 0.0)):  # as PanelTensors are
         shape = (len(members), slots, *members[0][part].shape[1:])
         whole = torch.full(shape, filler, dtype=torch.float64)
         for i, member in enumerate(members):
             whole[i, : lengths[i]] = member[part]
         padded.append(whole)
-    return *padded, lengths
+    return PanelTensors(*padded, lengths, None)
 
 
-def test_a_series_without_observations_gives_the_prior(encoder):
-    mean, std = encoder(*batch(series(0)))
+def encode(encoder, series, solve, solves=None):
+    return encoder(series, solve, [] if solves is None else solves)
+
+
+def rows_read(time, y, covariates):
+    """What is read of a series, last observation first, row by row."""
+    rows = []
+    for i in reversed(range(len(time))):
+        gap = time[i + 1] - time[i] if i + 1 < len(time) else 0.0 * time[i]
+        observed = (~torch.isnan(y[i])).double()
+        times = torch.asinh(torch.stack([time[i], gap]))
+        rows.append(torch.cat([torch.nan_to_num(y[i]), observed, times, covariates[i]]))
+    return torch.stack(rows)
+
+
+def answer(encoder, state):
+    mean, log_std = encoder.head(state).chunk(2, dim=-1)
+    return mean, log_std.exp()
+
+
+# Any encoder
+
+
+def test_a_series_without_observations_gives_the_prior(encoder, tight_solve):
+    mean, std = encode(encoder, batch(series(0)), tight_solve)
     assert not mean.any()
     assert (std == 1).all()
 
 
-def test_an_empty_series_changes_nothing_for_the_others(encoder):
-    mean, std = encoder(*batch(series(4), series(0), series(2, 1)))
+def test_an_empty_series_changes_nothing_for_the_others(encoder, tight_solve):
+    mean, std = encode(encoder, batch(series(4), series(0), series(2, 1)), tight_solve)
     assert not mean[1].any()
     assert (std[1] == 1).all()
-    alone = encoder(*batch(series(2, 1)))
-    torch.testing.assert_close((mean[2:], std[2:]), alone, rtol=1e-12, atol=1e-12)
+    alone = encode(encoder, batch(series(2, 1)), tight_solve)
+    torch.testing.assert_close((mean[2:], std[2:]), alone, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("filler", [0.0, 7.0])
-def test_a_series_has_one_posterior_alone_or_in_a_batch(encoder, filler):
+def test_a_series_has_one_posterior_alone_or_in_a_batch(encoder, tight_solve):
     members = [series(4), series(7, 1), series(1, 2)]
-    mean, std = encoder(*batch(*members, slots=9, filler=filler))
+    mean, std = encode(encoder, batch(*members, slots=9), tight_solve)
     for i, member in enumerate(members):
-        alone = encoder(*batch(member))
-        torch.testing.assert_close((mean[[i]], std[[i]]), alone, rtol=1e-10, atol=1e-10)
+        alone = encode(encoder, batch(member), tight_solve)
+        torch.testing.assert_close((mean[[i]], std[[i]]), alone, rtol=1e-7, atol=1e-8)
 
 
-def test_the_order_of_series_does_not_matter(encoder):
-    forth = encoder(*batch(series(4), series(7, 1)))
-    back = encoder(*batch(series(7, 1), series(4)))
-    torch.testing.assert_close(forth[0], back[0].flip(0), rtol=1e-12, atol=1e-12)
+def test_rows_beyond_the_length_are_not_read(encoder, tight_solve):
+    whole = batch(series(6), series(4, 1))
+    beginning = PanelTensors(whole.time, whole.y, whole.covariates, torch.tensor([3, 2]), None)
+    short = batch(*[tuple(part[:n] for part in member) for member, n in ((series(6), 3), (series(4, 1), 2))])
+    torch.testing.assert_close(
+        encode(encoder, beginning, tight_solve), encode(encoder, short, tight_solve), rtol=1e-7, atol=1e-8
+    )
 
 
-def test_a_missing_value_is_not_the_same_as_zero(encoder):
+def test_the_order_of_series_does_not_matter(encoder, tight_solve):
+    forth = encode(encoder, batch(series(4), series(7, 1)), tight_solve)
+    back = encode(encoder, batch(series(7, 1), series(4)), tight_solve)
+    torch.testing.assert_close(forth[0], back[0].flip(0), rtol=1e-7, atol=1e-8)
+
+
+def test_a_missing_value_is_not_the_same_as_zero(encoder, tight_solve):
     time, y, covariates = series(4)
     zero, missing = y.clone(), y.clone()
     zero[2, 0], missing[2, 0] = 0.0, torch.nan
-    as_zero, as_missing = encoder(*batch((time, zero, covariates))), encoder(*batch((time, missing, covariates)))
+    as_zero = encode(encoder, batch((time, zero, covariates)), tight_solve)
+    as_missing = encode(encoder, batch((time, missing, covariates)), tight_solve)
     assert torch.isfinite(as_missing[0]).all()
     assert (as_zero[0] - as_missing[0]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["time", "y", "covariates"])
-def test_everything_observed_reaches_the_posterior(encoder, part):
+def test_everything_observed_reaches_the_posterior(encoder, tight_solve, part):
     members = list(series(4))
-    before, _ = encoder(*batch(tuple(members)))
+    before, _ = encode(encoder, batch(tuple(members)), tight_solve)
     members[part] = members[part] * 1.5
-    after, _ = encoder(*batch(tuple(members)))
+    after, _ = encode(encoder, batch(tuple(members)), tight_solve)
     assert (before - after).abs().max() > 1e-6
 
 
-def test_the_standard_deviation_stays_within_its_bounds(encoder):
-    time, y, covariates = series(4)
+def test_the_standard_deviation_stays_within_its_bounds(encoder, tight_solve):
     with torch.no_grad():
         encoder.head.bias[LATENT:] = torch.tensor([-1e6, 0.0, 1e6], dtype=torch.float64)
-    _, std = encoder(*batch((time, y, covariates)))
+    _, std = encode(encoder, batch(series(4)), tight_solve)
     assert (std > 0).all()
     assert std.max() <= torch.e
 
 
-def test_initial_weights_come_from_the_generator_alone():
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights_come_from_the_generator_alone(kind):
     before = torch.get_rng_state()
-    first, second = (RecurrentEncoder(2, 1, 5, 3, torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (ENCODERS[kind](2, 1, 5, 3, torch.Generator().manual_seed(3)) for _ in range(2))
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(torch.isfinite(p).all() and (p != 0).any() for p in first.parameters() if p.ndim > 1)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_gradients_reach_all_weights(encoder):
-    mean, std = encoder(*batch(series(4), series(0)))
+def test_gradients_reach_all_weights(encoder, tight_solve):
+    mean, std = encode(encoder, batch(series(4), series(0)), tight_solve)
     (mean.sum() + std.log().sum()).backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in encoder.parameters())
+    for name, p in encoder.named_parameters():
+        assert p.grad is not None, name
+        assert torch.isfinite(p.grad).all(), name
+        assert (p.grad != 0).any(), name
+
+
+def test_an_enormous_gap_gives_a_finite_posterior(encoder, tight_solve):
+    time, y, covariates = series(3)
+    time = time + torch.tensor([0.0, 0.0, 1e3], dtype=torch.float64)
+    mean, std = encode(encoder, batch((time, y, covariates)), tight_solve)
+    assert torch.isfinite(mean).all()
+    assert torch.isfinite(std).all()
+
+
+# Recurrent networks
+
+
+@pytest.mark.parametrize(("kind", "network"), [(GRUEncoder, nn.GRU), (RNNEncoder, nn.RNN)])
+def test_a_recurrent_network_reads_the_series_backward(kind, network, tight_solve):
+    encoder = encoder_of(kind)
+    members = [series(5), series(3, 1)]
+    members[0][1][2, 1] = torch.nan
+    by_hand = network(2 * OUTPUTS + 2 + COVARIATES, HIDDEN, batch_first=True, dtype=torch.float64)
+    by_hand.load_state_dict(encoder.cell_.state_dict())
+    mean, std = encode(encoder, batch(*members), tight_solve)
+    for i, member in enumerate(members):
+        _, last = by_hand(rows_read(*member)[None])
+        expected = answer(encoder, last[0])
+        torch.testing.assert_close((mean[[i]], std[[i]]), expected, rtol=1e-10, atol=1e-12)
+
+
+# The ODE-RNN
+
+
+def cells_run(encoder, member, evolve):
+    """The state after all rows; ``evolve`` takes it over a gap."""
+    time = member[0]
+    state = torch.zeros(1, HIDDEN, dtype=torch.float64)
+    for i, row in enumerate(rows_read(*member)):
+        last = len(time) - 1 - i
+        if i > 0:
+            state = evolve(state, float(time[last + 1] - time[last]))
+        state = encoder.cell_(row[None], state)
+    return state
+
+
+def test_without_dynamics_an_ode_rnn_is_its_cell(tight_solve):
+    encoder = encoder_of(ODERNNEncoder)
+    with torch.no_grad():
+        for parameter in encoder.field.parameters():
+            parameter.zero_()
+    members = [series(5), series(3, 1), series(1, 2)]
+    mean, std = encode(encoder, batch(*members), tight_solve)
+    for i, member in enumerate(members):
+        expected = answer(encoder, cells_run(encoder, member, lambda state, gap: state))
+        torch.testing.assert_close((mean[[i]], std[[i]]), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_an_ode_rnn_follows_its_dynamics_between_observations(tight_solve):
+    encoder = encoder_of(ODERNNEncoder)
+    members = [series(5), series(3, 1), series(1, 2)]
+
+    def evolve(state, gap):
+        return solve_ivp(encoder.field, (0.0, gap), state, rtol=1e-10, atol=1e-11).y[-1]
+
+    mean, std = encode(encoder, batch(*members), tight_solve)
+    for i, member in enumerate(members):
+        expected = answer(encoder, cells_run(encoder, member, evolve))
+        torch.testing.assert_close((mean[[i]], std[[i]]), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_observations_at_one_time_need_no_solve(tight_solve):
+    encoder = encoder_of(ODERNNEncoder)
+    time, y, covariates = series(4)
+    member = (torch.ones(4, dtype=torch.float64), y, covariates)
+    solves = []
+    mean, std = encode(encoder, batch(member), tight_solve, solves)
+    assert not solves
+    expected = answer(encoder, cells_run(encoder, member, lambda state, gap: state))
+    torch.testing.assert_close((mean, std), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_some_observations_at_one_time(tight_solve):
+    encoder = encoder_of(ODERNNEncoder)
+    time, y, covariates = series(4)
+    time = torch.tensor([0.0, 0.5, 0.5, 2.0], dtype=torch.float64)
+
+    def evolve(state, gap):
+        return solve_ivp(encoder.field, (0.0, gap), state, rtol=1e-10, atol=1e-11).y[-1] if gap else state
+
+    mean, std = encode(encoder, batch((time, y, covariates), series(4, 1)), tight_solve)
+    expected = answer(encoder, cells_run(encoder, (time, y, covariates), evolve))
+    torch.testing.assert_close((mean[:1], std[:1]), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_solves_are_counted(tight_solve):
+    solves = []
+    encode(encoder_of(ODERNNEncoder), batch(series(4), series(2, 1)), tight_solve, solves)
+    assert len(solves) == 3
+    assert all(s.nfev > 0 for s in solves)

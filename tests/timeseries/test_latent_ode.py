@@ -1,115 +1,224 @@
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
 
 from skode.solvers import solve_ivp
-from skode.timeseries.latent_ode import LatentODE, PanelTensors
+from skode.timeseries.encoders import GRUEncoder
+from skode.timeseries.latent_ode import Evidence, LatentODE, Readout, Rows
+from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
+from skode.timeseries.tensors import PanelTensors
 
 LATENT = 3
+CPU = torch.device("cpu")
 
 
-def solve(field, span, y0, t_eval):
-    return solve_ivp(field, span, y0, t_eval=t_eval, rtol=1e-9, atol=1e-10)
-
-
-@pytest.fixture
-def model():
+def model_of(n_covariates=1, likelihood="gaussian", process=False, activation="silu", n_outputs=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
     return LatentODE(
-        2,
-        1,
+        n_covariates,
         latent_size=LATENT,
         hidden_layer_sizes=(6,),
-        activation="tanh",
-        encoder_size=5,
-        generator=torch.Generator().manual_seed(0),
+        activation=activation,
+        encoder=GRUEncoder(n_outputs, n_covariates, 5, LATENT, generator),
+        likelihood=LIKELIHOODS[likelihood](n_outputs),
+        process=process,
+        generator=generator,
     ).double()
 
 
-@pytest.fixture
-def panel():
+def panel_of(n_covariates=1, likelihood="gaussian"):
     rng = np.random.RandomState(0)
-    y = rng.normal(size=(7, 2))
+    y = rng.normal(size=(9, 2)) if likelihood == "gaussian" else rng.randint(0, 2, (9, 2)).astype(float)
     y[1, 0] = y[4, 1] = np.nan
-    return Panel.of(np.array([0, 1, 0, 1, 1, 2, 0]), rng.uniform(0, 5, 7), rng.normal(size=(7, 1)), y)
+    y[6] = np.nan
+    times = np.sort(rng.uniform(0, 5, 9))
+    return Panel.of(np.array([0, 1, 0, 1, 1, 2, 0, 1, 0]), times, rng.normal(size=(9, n_covariates)), y)
 
 
-@pytest.fixture
-def batch(panel):
-    return PanelTensors.of(panel, 2.0, torch.float64, torch.device("cpu"))
+def tensors_of(panel):
+    return PanelTensors.of(panel.observed(), 2.0, torch.float64, CPU, panel)
 
 
-def test_tensors_hold_each_series_in_its_first_slots(panel, batch):
-    assert batch.lengths.tolist() == [3, 3, 1]
-    assert batch.filled.sum(1).tolist() == [3, 3, 1]
-    np.testing.assert_allclose(batch.time[batch.filled], panel.since_origin() / 2.0)
-    np.testing.assert_array_equal(batch.y[batch.filled], panel.y)
-    np.testing.assert_array_equal(batch.covariates[batch.filled], panel.covariates)
-    assert torch.isnan(batch.y[~batch.filled]).all()
-    assert not batch.covariates[~batch.filled].any()
+def initial(n_copies=2, n=3):
+    return torch.randn(n_copies, n, LATENT, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-def test_time_stays_in_double_precision(panel):
-    batch = PanelTensors.of(panel, 2.0, torch.float32, torch.device("cpu"))
-    assert batch.time.dtype == torch.float64
-    assert batch.y.dtype == torch.float32
+def known_by_hand(panel, code):
+    """A series' covariates over scaled time, by NumPy."""
+    rows = panel.codes == code
+    time, values = panel.since_origin()[rows] / 2.0, panel.covariates[rows]
+    return lambda t: np.array([np.interp(t, time, column) for column in values.T])
 
 
-def test_log_likelihood_is_the_normals(model):
-    generator = torch.Generator().manual_seed(1)
-    mean, y = torch.randn(2, 6, 2, generator=generator, dtype=torch.float64)
+def test_a_readout_is_linear_plus_one_hidden_layer():
+    readout = Readout(3, 2, 4, torch.Generator().manual_seed(0)).double()
+    z = torch.randn(5, 7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    u = torch.randn(7, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = torch.cat([z, u.expand(5, 7, 1)], dim=-1)
+    hidden = x @ readout.hidden.weight.T + readout.hidden.bias
+    expected = readout.linear(x) + (hidden * torch.sigmoid(hidden)) @ readout.bent.weight.T + readout.bent.bias
+    torch.testing.assert_close(readout(z, u), expected, rtol=1e-12, atol=1e-12)
+    without = Readout(2, 2, 4, torch.Generator().manual_seed(0)).double()
+    assert without(z, torch.empty(7, 0, dtype=torch.float64)).shape == (5, 7, 2)
+
+
+def test_a_readout_goes_on_linearly_far_out():
+    readout = Readout(2, 1, 4, torch.Generator().manual_seed(0)).double()
+    far = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    none = torch.empty(1, 0, dtype=torch.float64)
+    steps = [readout(far * scale, none) for scale in (1e3, 2e3, 3e3)]
+    torch.testing.assert_close(steps[2] - steps[1], steps[1] - steps[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("activation", ["silu", "tanh"])
+@pytest.mark.parametrize("n_covariates", [0, 1])
+def test_paths_are_those_of_scipy_at_each_series_own_times(n_covariates, activation, by_hand, tight_solve):
+    model, panel = model_of(n_covariates, activation=activation), panel_of(n_covariates)
+    series, z0 = tensors_of(panel), initial()
     with torch.no_grad():
-        model.log_noise.copy_(torch.tensor([-1.0, 0.5]))
-    expected = Normal(mean, model.log_noise.exp()).log_prob(y)
-    torch.testing.assert_close(model.log_likelihood(mean, y), expected, rtol=1e-12, atol=1e-12)
+        solves = []
+        states = model.path(z0, series.time, series.ends, series.paths, tight_solve, solves)
+    assert states.shape == (2, 3, series.time.shape[1], LATENT)
+    assert len(solves) == 1
+    for i in range(3):
+        filled = series.filled[i]
+        expected = by_hand(model, known_by_hand(panel, i)).path(z0[:, i], series.time[i, filled], max_step=0.01)
+        np.testing.assert_allclose(states[:, i, filled], expected, rtol=1e-5, atol=1e-6)
+        assert torch.isnan(states[:, i, ~filled]).all()
 
 
-def test_values_not_observed_have_no_likelihood_and_no_gradient(model):
-    mean = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
-    y = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]], dtype=torch.float64)
-    density = model.log_likelihood(mean, y)
-    assert density[torch.isnan(y)].tolist() == [0, 0, 0]
-    density.sum().backward()
-    assert (mean.grad != 0).tolist() == [[True, False], [False, False]]
-    assert torch.isfinite(model.log_noise.grad).all()
-
-
-def test_path_follows_the_latent_dynamics_at_each_series_own_times(model, batch):
-    z0 = torch.randn(3, LATENT, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "poisson"])
+@pytest.mark.parametrize("n_covariates", [0, 1])
+def test_the_log_likelihood_is_that_of_scipys_paths(likelihood, n_covariates, by_hand, tight_solve):
+    model, panel = model_of(n_covariates, likelihood), panel_of(n_covariates, likelihood)
+    if likelihood == "gaussian":
+        with torch.no_grad():
+            model.likelihood.log_noise.copy_(torch.tensor([-1.0, 0.5]))
+    series, z0 = tensors_of(panel), initial()
+    rows = Rows(series, process=False)
     with torch.no_grad():
-        states = model.path(z0, batch.time, solve, [], torch.nan_to_num(batch.time).amax(1))
-        for i, time in enumerate(batch.time):
-            for slot in torch.nonzero(batch.filled[i]).reshape(-1):
-                end = float(time[slot])
-                alone = z0[i] if end == 0 else solve(model.field, (0.0, end), z0[[i]], (end,)).y[-1, 0]
-                torch.testing.assert_close(states[i, slot], alone, rtol=1e-6, atol=1e-7)
+        found = model.log_likelihood(model.evidence(z0, rows, tight_solve, []), rows)
+    assert found.shape == (2, 3)
+    for i in range(3):
+        hand = by_hand(model, known_by_hand(panel, i))
+        expected = hand.log_likelihood(z0[:, i], series.time[i, series.filled[i]], series.y[i, series.filled[i]].numpy())
+        np.testing.assert_allclose(found[:, i], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_bound_is_likelihood_minus_divergence_per_value(model, batch):
-    noise = torch.randn(3, LATENT, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+@pytest.mark.parametrize("n_covariates", [0, 1])
+def test_times_are_a_poisson_process(n_covariates, by_hand, tight_solve):
+    model, panel = model_of(n_covariates, process=True), panel_of(n_covariates)
+    if n_covariates:  # static, so that the intensity is smooth and the quadrature exact
+        first = panel.covariates[np.searchsorted(panel.codes, panel.codes)]
+        panel = Panel(panel.ids, panel.origins, panel.codes, panel.time, first, panel.y)
+    plain = model_of(n_covariates)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    series, z0 = tensors_of(panel), initial()
+    rows, without = Rows(series, process=True), Rows(series, process=False)
     with torch.no_grad():
-        loss = model.negative_elbo(batch, noise, solve, [])
-        mean, std = model.posterior(batch)
-        states = model.path(mean + std * noise, batch.time, solve, [], torch.nan_to_num(batch.time).amax(1))
-        predicted = model.decoder(torch.cat([states, batch.covariates], dim=-1))
-        seen = ~torch.isnan(batch.y)
-        density = Normal(predicted[seen], model.log_noise.exp().expand_as(batch.y)[seen]).log_prob(batch.y[seen])
-        divergence = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum()
-    assert seen.sum() == 12
-    torch.testing.assert_close(loss, (divergence - density.sum()) / 12, rtol=1e-9, atol=1e-9)
+        found = model.log_likelihood(model.evidence(z0, rows, tight_solve, []), rows)
+        values = plain.log_likelihood(plain.evidence(z0, without, tight_solve, []), without)
+    for i in range(3):
+        hand, times = by_hand(model, known_by_hand(panel, i)), series.time[i, series.filled[i]].numpy()
+        for k in range(2):
+            expected = hand.log_process(z0[k, i], times) if len(times) > 1 else 0.0
+            assert float(found[k, i] - values[k, i]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_gradients_of_the_bound_reach_every_weight(model, batch):
-    noise = torch.zeros(3, LATENT, dtype=torch.float64)
-    model.negative_elbo(batch, noise, solve, []).backward()
+def test_the_quadratures_weights_sum_to_the_spans():
+    series = tensors_of(panel_of())
+    rows = Rows(series, process=True)
+    torch.testing.assert_close(rows.node_weights.sum(1), series.ends)
+    # of a polynomial exactly
+    integral = (rows.node_weights * rows.node_times**3).sum(1)
+    torch.testing.assert_close(integral, series.ends**4 / 4)
+
+
+def test_rows_and_nodes_are_found_again_among_the_states():
+    series = tensors_of(panel_of())
+    rows = Rows(series, process=True)
+    states = rows.times[None, :, :, None].expand(2, -1, -1, LATENT)
+    at_rows, at_nodes = rows.taken(states)
+    torch.testing.assert_close(at_rows[0, :, 0], series.time[series.filled])
+    torch.testing.assert_close(at_nodes[1, :, :, 2], rows.node_times)
+    assert (torch.diff(torch.nan_to_num(rows.times, nan=torch.inf), dim=1).nan_to_num() >= 0).all()
+
+
+def test_covariates_at_nodes_are_those_of_the_paths():
+    panel = panel_of()
+    rows = Rows(tensors_of(panel), process=True)
+    for i in range(3):
+        expected = [known_by_hand(panel, i)(t) for t in rows.node_times[i].numpy()]
+        np.testing.assert_allclose(rows.node_covariates[i], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_sums_are_over_each_series_rows():
+    series = tensors_of(panel_of())
+    rows = Rows(series, process=False)
+    values = torch.arange(2.0 * len(rows.y)).view(2, -1)
+    expected = [[float(v[rows.filled[0] == i].sum()) for i in range(3)] for v in values]
+    assert rows.summed(values).tolist() == expected
+
+
+def test_rows_hold_what_was_observed():
+    panel = panel_of()
+    rows = Rows(tensors_of(panel), process=True)
+    seen = panel.observed()
+    np.testing.assert_array_equal(rows.y, seen.y)
+    np.testing.assert_array_equal(rows.covariates, seen.covariates)
+    np.testing.assert_array_equal(rows.filled[0], seen.codes)
+    assert rows.timed.tolist() == [float(place > 0) for place in seen.slots()[1]]
+
+
+def test_an_event_of_high_intensity_is_likelier():
+    model, series = model_of(process=True), tensors_of(panel_of())
+    rows = Rows(series, process=True)
+    eta = torch.zeros(1, len(rows.y), 2, dtype=torch.float64)
+    low = torch.zeros(1, len(rows.y), dtype=torch.float64)
+    at_nodes = torch.zeros(1, 3, rows.node_times.shape[1], dtype=torch.float64)
+    with torch.no_grad():
+        gain = model.log_likelihood(Evidence(eta, low + 1, at_nodes), rows) - model.log_likelihood(
+            Evidence(eta, low, at_nodes), rows
+        )
+        loss = model.log_likelihood(Evidence(eta, low, at_nodes + np.log(2)), rows) - model.log_likelihood(
+            Evidence(eta, low, at_nodes), rows
+        )
+    torch.testing.assert_close(gain[0], (series.lengths - 1).clamp_min(0).double())
+    torch.testing.assert_close(loss[0], -series.ends)
+
+
+@pytest.mark.parametrize("n_covariates", [0, 1])
+def test_gradients_reach_every_weight(n_covariates, tight_solve):
+    model, series = model_of(n_covariates, process=True), tensors_of(panel_of(n_covariates))
+    rows = Rows(series, process=True)
+    mean, std = model.posterior(series, tight_solve, [])
+    z0 = mean[None] + std * initial(1)
+    model.log_likelihood(model.evidence(z0, rows, tight_solve, []), rows).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_a_solve_is_counted(model, batch):
-    solves = []
-    model.negative_elbo(batch, torch.zeros(3, LATENT, dtype=torch.float64), solve, solves)
-    assert len(solves) == 1
-    assert solves[0].nfev > 0
+@pytest.mark.parametrize("n_covariates", [0, 1])
+def test_gradients_are_those_of_differences(n_covariates):
+    def solve(field, span, y0, t_eval):  # by steps that do not depend on the weights
+        return solve_ivp(field, span, y0, t_eval=t_eval, method="rk4", step_size=0.1)
+
+    model, series = model_of(n_covariates), tensors_of(panel_of(n_covariates))
+    rows, z0 = Rows(series, process=False), initial()
+
+    def total():
+        return model.log_likelihood(model.evidence(z0, rows, solve, []), rows).sum()
+
+    total().backward()
+    for weight in (model.field.layers[0].weight, model.readout.bent.weight):
+        gradient = weight.grad[0, -1].item()
+        with torch.no_grad():
+            around = []
+            for step in (1e-4, -2e-4):
+                weight[0, -1] += step
+                around.append(total().item())
+            weight[0, -1] += 1e-4
+        assert (around[0] - around[1]) / 2e-4 == pytest.approx(gradient, rel=1e-5, abs=1e-7)

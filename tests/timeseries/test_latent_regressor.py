@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
@@ -44,8 +45,10 @@ def waves():
 @pytest.fixture(scope="module")
 def fitted(waves):
     """A model that has learned something; tests must not change it."""
-    settings = {**TINY, "max_iter": 40, "latent_size": 4, "batch_size": 4, "learning_rate_init": 3e-2}
-    return LatentODERegressor(**settings, n_iter_no_change=None).fit(*waves)
+    settings = {**TINY, "max_iter": 120, "latent_size": 4, "batch_size": 4, "learning_rate_init": 3e-2}
+    model = LatentODERegressor(**settings, n_iter_no_change=None).fit(*waves)
+    assert model.score(*waves) > 0.8
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +427,8 @@ def test_tolerance_is_read_when_predicting(fitted, waves):
 
 
 def test_early_stopping_keeps_the_best_weights(waves):
-    settings = {**TINY, "max_iter": 15, "learning_rate_init": 0.1}
+    # a constant rate: the other one depends on max_iter
+    settings = {**TINY, "max_iter": 15, "learning_rate_init": 0.1, "learning_rate": "constant"}
     model = LatentODERegressor(**settings, early_stopping=True).fit(*waves)
     assert len(model.validation_scores_) == model.n_iter_
     assert model.best_validation_score_ == max(model.validation_scores_)
@@ -494,6 +498,15 @@ def test_other_columns_than_in_fit_are_refused(brief, waves):
         ("atol", -1.0),
         ("adjoint", "exact"),
         ("device", "no such device"),
+        ("likelihood", "cauchy"),
+        ("observation_times", "random"),
+        ("encoder", "lstm"),
+        ("bound", "vlb"),
+        ("n_samples", 0),
+        ("kl_annealing", 1.5),
+        ("forecasting", -0.1),
+        ("posterior", "exact"),
+        ("learning_rate", "linear"),
     ],
 )
 def test_a_bad_parameter_is_refused_by_name(waves, parameter, bad):
@@ -533,3 +546,484 @@ def test_many_short_series_beside_a_long_one_are_answered_as_each_alone():
     alone = np.concatenate([model.predict(asked[(asked["series"] == s).to_numpy()]) for s in range(6)])
     order = np.argsort(asked["series"].to_numpy(), kind="stable")
     np.testing.assert_allclose(together[order], alone, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "other"),
+    [("likelihood", "bernoulli"), ("encoder", "rnn"), ("observation_times", "poisson"), ("latent_size", 5)],
+)
+def test_a_warm_start_refuses_to_build_another_network(waves, parameter, other):
+    X, y = waves
+    y = (y > 5).astype(float)
+    model = LatentODERegressor(**TINY, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match=parameter):
+        model.set_params(**{parameter: other}).fit(X, y)
+
+
+def test_alpha_shrinks_the_weights(waves):
+    settings = {**TINY, "max_iter": 20}
+
+    def size(alpha):
+        model = LatentODERegressor(**settings, alpha=alpha).fit(*waves)
+        return sum(float((w**2).sum()) for w in weights(model) if w.ndim > 1)
+
+    assert size(100.0) < 0.9 * size(0.0)
+
+
+# Each way to fit
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"likelihood": "bernoulli"},
+        {"likelihood": "poisson"},
+        {"encoder": "rnn"},
+        {"encoder": "ode_rnn"},
+        {"bound": "iwae", "n_samples": 3},
+        {"n_samples": 2},
+        {"kl_annealing": 0.5},
+        {"posterior": "encoder"},
+        {"forecasting": 0.0},
+        {"forecasting": 1.0},
+        {"observation_times": "poisson"},
+        {"hidden_layer_sizes": ()},
+        {"likelihood": "bernoulli", "observation_times": "poisson", "encoder": "ode_rnn", "bound": "iwae"},
+        {"early_stopping": True, "likelihood": "poisson", "observation_times": "poisson"},
+        {"n_draws": 1},
+        {"n_draws": 5},
+        {"method": "rk4", "observation_times": "poisson"},
+        {"adjoint": "continuous"},
+        {"adjoint": "backprop"},
+        {"method": "kvaerno5"},
+        {"learning_rate": "constant"},
+        {"dtype": "float64"},
+        {"dtype": "float32"},
+    ],
+    ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()),
+)
+@pytest.mark.parametrize("with_covariates", [False, True], ids=["bare", "driven"])
+def test_each_way_to_fit_answers_everything(waves, options, with_covariates):
+    X, y = waves
+    X, y = X[:40], y[:40]
+    kind = options.get("likelihood")
+    y = {"bernoulli": (y > 5).astype(float), "poisson": np.round(y)}.get(kind, y)
+    if with_covariates:
+        X = X.assign(u=np.cos(X["t"]))
+    model = LatentODERegressor(**{**TINY, **options}).fit(X, y)
+    asked = pd.concat([X, X[:5].assign(id="new"), X[:5].assign(t=9.0)])
+    mean, std = model.predict(asked, return_std=True)
+    assert np.isfinite(mean).all()
+    assert (std > 0).all()
+    assert np.isfinite(model.score_samples(X, y)).all()
+    drawn = model.sample_y(asked, 3)
+    assert drawn.shape == (len(asked), 3)
+    assert np.isfinite(drawn).all()
+    assert np.isfinite(model.latent_trajectory(asked)).all()
+    assert np.isfinite(model.latent_states().to_numpy()).all()
+    sampled = model.sample(2, [0.0, 1.0, 2.0], random_state=0)
+    assert np.isfinite(sampled.drop(columns="id").to_numpy()).all()
+    assert np.isfinite(model.condition(X[:5].assign(id="new"), y[:5]).predict(asked)).all()
+    if kind == "bernoulli":
+        assert ((mean > 0) & (mean < 1)).all()
+        assert set(np.unique(drawn)) <= {0, 1}
+    if kind == "poisson":
+        assert (mean > 0).all()
+        np.testing.assert_array_equal(drawn, np.round(drawn))
+    if "observation_times" in options:
+        assert (model.predict_intensity(asked) > 0).all()
+    else:
+        with pytest.raises(AttributeError, match="observation_times"):
+            model.predict_intensity(asked)
+
+
+@pytest.mark.parametrize(("likelihood", "bad"), [("bernoulli", 2.0), ("poisson", -1.0)])
+def test_values_that_cannot_be_observed_are_refused(waves, likelihood, bad):
+    X, y = waves
+    good = (y > 5).astype(float)
+    model = LatentODERegressor(**TINY, likelihood=likelihood).fit(X, good)
+    wrong = np.where(np.arange(len(y)) == 3, bad, good)
+    for ask in (model.fit, model.condition, model.score_samples):
+        with pytest.raises(ValueError, match=likelihood):
+            ask(X, wrong)
+    with pytest.raises(AttributeError, match="noise"):
+        _ = model.noise_std_
+
+
+def test_float32_arrays_answer_everything(waves):
+    X, y = waves
+    array = np.column_stack([pd.factorize(X["id"])[0], X["t"], np.cos(X["t"])]).astype(np.float32)
+    settings = {**TINY, "series": 0, "time": 1}
+    model = LatentODERegressor(**settings, observation_times="poisson", device="cpu").fit(array, y.astype(np.float32))
+    for answers in (model.predict(array), model.score_samples(array, y), model.sample_y(array), model.transform(array)):
+        assert np.isfinite(answers).all()
+    assert np.isfinite(model.condition(array, y).predict(array)).all()
+    assert {p.dtype for p in model.module_.parameters()} == {torch.float32}
+
+
+# Densities
+
+
+def test_score_samples_is_the_density_of_the_predictive_mixture(fitted, waves):
+    """By hand for one latent state's worth: the posterior put at a point gives a normal density."""
+    X, y = waves
+    model = pickle.loads(pickle.dumps(fitted))
+    model.posterior_.factor.zero_()
+    mean, std = model.predict(X, return_std=True)
+    np.testing.assert_allclose(std, model.noise_std_[0], rtol=1e-6)
+    np.testing.assert_allclose(model.score_samples(X, y), norm.logpdf(y, mean, std), rtol=1e-6, atol=1e-8)
+
+
+def test_densities_integrate_to_one(fitted):
+    asked = pd.DataFrame({"id": ["s0"], "t": [1.3]})
+    mean, std = (values[0] for values in fitted.predict(asked, return_std=True))
+    grid = np.linspace(mean - 12 * std, mean + 12 * std, 801)
+    many = pd.concat([asked] * len(grid))
+    density = np.exp(fitted.score_samples(many, grid))
+    assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-4)
+    assert np.trapezoid(density * grid, grid) == pytest.approx(mean, abs=1e-3)
+    assert np.trapezoid(density * (grid - mean) ** 2, grid) == pytest.approx(std**2, rel=1e-3)
+
+
+def test_densities_are_in_the_units_of_y(waves):
+    X, y = waves
+    first, second = (LatentODERegressor(**TINY).fit(X, scale * y + 3) for scale in (1.0, 100.0))
+    difference = first.score_samples(X, y + 3) - second.score_samples(X, 100 * y + 3)
+    np.testing.assert_allclose(difference, np.log(100), rtol=1e-4)
+
+
+def test_rows_without_observation_have_no_density_and_the_others_keep_theirs(fitted, waves):
+    X, y = waves
+    missing = np.where(np.arange(len(y)) % 3 == 0, np.nan, y)
+    density = fitted.score_samples(X, missing)
+    np.testing.assert_array_equal(np.isnan(density), np.isnan(missing))
+    seen = ~np.isnan(missing)
+    np.testing.assert_allclose(density[seen], fitted.score_samples(X, y)[seen], rtol=1e-7)
+
+
+def test_outputs_of_a_row_are_judged_together(waves):
+    X, y = waves
+    Y = np.column_stack([y, 10 * y])
+    model = LatentODERegressor(**TINY).fit(X, Y)
+    half = np.where(np.array([True, False]), Y, np.nan)
+    other = np.where(np.array([False, True]), Y, np.nan)
+    model.posterior_.factor.zero_()  # then outputs are independent
+    np.testing.assert_allclose(
+        model.score_samples(X, Y), model.score_samples(X, half) + model.score_samples(X, other), rtol=1e-7
+    )
+
+
+def test_densities_come_in_the_order_of_the_rows(fitted, waves):
+    X, y = waves
+    order = np.random.RandomState(1).permutation(len(y))
+    np.testing.assert_allclose(
+        fitted.score_samples(X.iloc[order], y[order]), fitted.score_samples(X, y)[order], rtol=1e-4
+    )
+
+
+def test_densities_of_counts_are_probabilities(waves):
+    X, y = waves
+    model = LatentODERegressor(**TINY, likelihood="poisson").fit(X, np.round(y))
+    many = pd.concat([X.iloc[[7]]] * 60)
+    assert np.exp(model.score_samples(many, np.arange(60.0))).sum() == pytest.approx(1, abs=1e-6)
+
+
+# Draws
+
+
+def test_draws_agree_with_predictions(fitted):
+    t = np.linspace(0.5, 3.5, 4)
+    asked = pd.DataFrame({"id": np.repeat(["s0", "new"], 4), "t": np.tile(t, 2)})
+    model = pickle.loads(pickle.dumps(fitted))
+    model.posterior_.log_weights.fill_(-np.log(8))
+    drawn = model.sample_y(asked, 3000, random_state=0)
+    # against as many quasi-random draws as give the moments exactly
+    many = model.set_params(n_draws=512).condition(pd.DataFrame({"id": ["s0"], "t": [1.0]}), [np.nan])
+    many.posterior_ = type(many.posterior_)(
+        many.posterior_.mean,
+        many.posterior_.factor,
+        torch.full((512, len(many.posterior_.mean)), -np.log(512), dtype=torch.float64),
+    )
+    mean, std = many.predict(asked, return_std=True)
+    np.testing.assert_allclose(drawn.mean(1), mean, atol=4 * std.max() / np.sqrt(3000))
+    np.testing.assert_allclose(drawn.std(1), std, rtol=0.07)
+
+
+def test_rows_of_a_series_share_a_path(fitted):
+    asked = pd.DataFrame({"id": ["new", "new", "newer"], "t": [1.0, 1.001, 1.0]})
+    drawn = fitted.sample_y(asked, 2000)
+    correlation = np.corrcoef(drawn)
+    expected = 1 - (fitted.noise_std_[0] / drawn.std()) ** 2
+    assert expected > 0.5
+    assert correlation[0, 1] == pytest.approx(expected, abs=0.08)
+    assert abs(correlation[0, 2]) < 0.1
+
+
+def test_draws_are_repeatable_and_come_in_the_order_of_the_rows(fitted, waves):
+    X, _ = waves
+    first = fitted.sample_y(X, 3, random_state=5)
+    np.testing.assert_array_equal(first, fitted.sample_y(X, 3, random_state=5))
+    assert np.abs(first - fitted.sample_y(X, 3, random_state=6)).max() > 0.1
+    assert fitted.sample_y(X).shape == (len(X), 1)
+    order = np.random.RandomState(1).permutation(len(X))
+    many = fitted.sample_y(X.iloc[order], 400).mean(1)
+    np.testing.assert_allclose(many, fitted.sample_y(X, 400, random_state=1).mean(1)[order], atol=0.25)
+
+
+def test_draws_of_several_outputs(waves):
+    X, y = waves
+    model = LatentODERegressor(**TINY).fit(X, np.column_stack([y, -100 * y]))
+    drawn = model.sample_y(X, 50)
+    assert drawn.shape == (len(X), 2, 50)
+    assert drawn[:, 1].std() > 20 * drawn[:, 0].std()
+    one = LatentODERegressor(**TINY).fit(X, y[:, None])
+    assert one.sample_y(X, 4).shape == (len(X), 1, 4)
+
+
+# New series
+
+
+def test_new_series_are_a_long_frame(fitted):
+    frame = fitted.sample(3, [2.0, 0.0, 1.0], random_state=0)
+    assert frame.columns.tolist() == ["id", "t", "y"]
+    assert frame["id"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert frame["t"].tolist() == [0.0, 1.0, 2.0] * 3
+    pd.testing.assert_frame_equal(frame, fitted.sample(3, [2.0, 0.0, 1.0], random_state=0))
+    assert not frame.equals(fitted.sample(3, [2.0, 0.0, 1.0], random_state=1))
+
+
+def test_new_series_are_those_of_the_prior(fitted):
+    times = np.array([0.0, 1.0, 2.5])
+    frame = fitted.sample(2000, times, random_state=0)
+    drawn = frame["y"].to_numpy().reshape(2000, 3)
+    start = float(np.median(fitted.context_.origins))
+    asked = pd.DataFrame({"id": "new", "t": start + times})
+    expected = fitted.sample_y(asked, 2000)
+    np.testing.assert_allclose(drawn.mean(0), expected.mean(1), atol=0.1)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(expected), atol=0.1)
+
+
+@pytest.mark.parametrize("times", [[0.0, 1.0, 2.0], pd.Series([0.0, 1.0, 2.0], index=[5, 6, 7]), pd.Index([0.0, 1.0, 2.0])])
+def test_times_of_new_series_may_be_of_any_sequence(fitted, times):
+    assert fitted.sample(2, times, random_state=0)["t"].tolist() == [0.0, 1.0, 2.0] * 2
+
+
+def test_new_series_have_times_of_their_own_kind(waves):
+    X, y = waves
+    days = pd.to_timedelta(X["t"].round(2), unit="D")
+    dates = pd.Timestamp("2024-03-01") + days
+    for column, dtype in (
+        (dates, "datetime64"),
+        (dates.dt.tz_localize("Europe/Berlin"), "datetime64"),
+        (days, "timedelta64"),
+    ):
+        dated = X.assign(t=column)
+        model = LatentODERegressor(**TINY).fit(dated, y)
+        frame = model.sample(2, random_state=0)
+        assert len(frame) == 100
+        assert str(frame["t"].dtype).startswith(dtype)
+        assert (getattr(frame["t"].dtype, "tz", None) is None) == (getattr(column.dtype, "tz", None) is None)
+        assert column.min() - pd.Timedelta(days=1) <= frame["t"].min() <= column.max()
+        assert np.isfinite(model.predict(frame[["id", "t"]])).all()  # it can be asked about as it is
+        for times in (column[:4], pd.Index(column[:4]), column[:4].tolist()):
+            given = model.sample(2, times, random_state=0)
+            assert given["t"].tolist() == sorted(column[:4]) * 2
+            assert str(given["t"].dtype).startswith(dtype)
+        with pytest.raises(ValueError, match="times holds a number, but the time column held a"):
+            model.sample(2, [0.0, 1.0])
+    with pytest.raises(ValueError, match="n_series must be 1 or more"):
+        model.sample(0)
+
+
+def test_new_series_have_covariates(waves):
+    X, y = waves
+    X = X.assign(dose=np.linspace(1, 3, len(X)))
+    model = LatentODERegressor(**TINY).fit(X, y)
+    frame = model.sample(2, [0.0, 1.0], random_state=0)
+    assert frame.columns.tolist() == ["id", "t", "dose", "y"]
+    np.testing.assert_allclose(frame["dose"], 2.0)
+    given = np.array([[[1.0], [2.0]], [[3.0], [4.0]]])
+    np.testing.assert_allclose(model.sample(2, [0.0, 1.0], covariates=given)["dose"], [1, 2, 3, 4])
+    backward = model.sample(2, [1.0, 0.0], covariates=given[:, ::-1], random_state=3)
+    pd.testing.assert_frame_equal(backward, model.sample(2, [0.0, 1.0], covariates=given, random_state=3))
+
+
+# Latent states
+
+
+def test_latent_states_are_of_each_series(fitted, waves):
+    X, _ = waves
+    states = fitted.latent_states()
+    assert states.shape == (8, 4)
+    assert states.index.name == "id"
+    assert sorted(states.index) == sorted(X["id"].unique())
+    assert states.columns.tolist() == list(fitted.get_feature_names_out())
+    by_row = fitted.transform(X)
+    assert by_row.shape == (len(X), 4)
+    np.testing.assert_array_equal(by_row, states.loc[X["id"]].to_numpy())
+    assert (np.abs(states.to_numpy()) > 1e-3).any()
+
+
+def test_an_unseen_series_has_the_priors_latent_state(fitted, waves):
+    X, _ = waves
+    asked = pd.concat([X[:2].assign(id="new"), X[:1]])
+    states = fitted.transform(asked)
+    assert not states[:2].any()
+    assert states[2].any()
+
+
+def test_latent_states_as_a_frame(fitted, waves):
+    X, _ = waves
+    model = pickle.loads(pickle.dumps(fitted)).set_output(transform="pandas")
+    frame = model.transform(X)
+    assert isinstance(frame, pd.DataFrame)
+    assert frame.columns.tolist() == list(model.get_feature_names_out())
+    assert frame.index.equals(X.index)
+
+
+def test_latent_trajectories_start_at_the_latent_state_and_move(fitted, waves):
+    X, _ = waves
+    first = X.sort_values("t").groupby("id", as_index=False).first()[["id", "t"]]
+    model = pickle.loads(pickle.dumps(fitted))
+    model.posterior_.factor.zero_()
+    np.testing.assert_allclose(model.latent_trajectory(first), model.transform(first), atol=1e-6)
+    moved = model.latent_trajectory(first.assign(t=first["t"] + 1))
+    assert np.abs(moved - model.transform(first)).max() > 0.01
+
+
+# Covariates in the dynamics
+
+
+def test_covariates_over_time_drive_the_dynamics():
+    """``y' = u(t)``: at its end a series knows what u was, which its covariates there do not say."""
+    rng = np.random.RandomState(0)
+    frames = []
+    for i in range(30):
+        t = np.append(0.0, np.sort(rng.uniform(0, 4, 11)))
+        u = np.where(t < rng.uniform(0.5, 3.5), *rng.uniform(-1, 1, 2))
+        y = np.append(0.0, np.cumsum(np.diff(t) * (u[1:] + u[:-1]) / 2))
+        frames.append(pd.DataFrame({"id": i, "t": t, "u": u, "y": y + 0.02 * rng.standard_normal(12)}))
+    data = pd.concat(frames, ignore_index=True)
+    settings = {**TINY, "latent_size": 2, "max_iter": 60, "batch_size": 10, "hidden_layer_sizes": (16,)}
+    model = LatentODERegressor(**settings, learning_rate_init=2e-2, n_iter_no_change=None)
+    model.fit(data[["id", "t", "u"]], data["y"])
+    t = np.linspace(0, 4, 9)
+    ups, downs = (np.where(t < 1.9, sign * 0.8, 0.0) for sign in (1, -1))
+    static = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in (("flat up", 0.8), ("flat down", -0.8))]
+    driven = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in (("up", ups), ("down", downs))]
+    up, down = (model.predict(asked) for asked in driven)
+    expected = np.append(0.0, np.cumsum(np.diff(t) * (ups[1:] + ups[:-1]) / 2))
+    assert up[-1] - down[-1] == pytest.approx(2 * expected[-1], rel=0.25)  # though u is 0 in both
+    slopes = [np.polyfit(t, model.predict(asked), 1)[0] for asked in static]
+    np.testing.assert_allclose(slopes, [0.8, -0.8], atol=0.2)
+
+
+def test_a_rows_covariate_is_known_though_its_value_is_not():
+    rng = np.random.RandomState(0)
+    X = pd.DataFrame({"id": np.repeat(np.arange(6), 6), "t": np.tile(np.arange(6.0), 6), "u": rng.normal(size=36)})
+    y = rng.normal(size=36)
+    y[4::6] = np.nan
+    model = LatentODERegressor(**TINY).fit(X, y)
+    changed = X.copy()
+    changed.loc[4::6, "u"] += 1.0
+    other = LatentODERegressor(**TINY).fit(changed, y)
+    assert np.abs(model.predict(X[5::6]) - other.predict(X[5::6])).max() > 1e-6
+
+
+# Times as data
+
+
+def test_intensities_are_learned():
+    """Events come at a rate that depends on a covariate, and on nothing else."""
+    rng = np.random.RandomState(0)
+    frames = []
+    for i in range(40):
+        u = 1.0 if i % 2 else -1.0
+        gaps = rng.exponential(1 / np.exp(0.8 + 0.8 * u), 60)
+        t = np.append(0.0, np.cumsum(gaps))
+        frames.append(pd.DataFrame({"id": i, "t": t[t < 6], "u": u}))
+    X = pd.concat(frames, ignore_index=True)
+    y = 0.1 * rng.standard_normal(len(X))
+    settings = {**TINY, "latent_size": 1, "max_iter": 40, "batch_size": 20, "learning_rate_init": 2e-2}
+    model = LatentODERegressor(**settings, observation_times="poisson", n_iter_no_change=None).fit(X, y)
+    for u in (-1.0, 1.0):
+        asked = pd.DataFrame({"id": "new", "t": [1.0, 2.5, 4.0], "u": u})
+        np.testing.assert_allclose(model.predict_intensity(asked), np.exp(0.8 + 0.8 * u), rtol=0.25)
+
+
+def test_intensities_are_per_unit_of_time(waves):
+    X, y = waves
+    numbers = LatentODERegressor(**TINY, observation_times="poisson").fit(X, y)
+    slow = X.assign(t=X["t"] * 100)
+    other = LatentODERegressor(**TINY, observation_times="poisson").fit(slow, y)
+    np.testing.assert_allclose(other.predict_intensity(slow) * 100, numbers.predict_intensity(X), rtol=1e-4)
+    span = (X.groupby("id")["t"].max() - X.groupby("id")["t"].min()).sum()
+    assert numbers.predict_intensity(X).mean() == pytest.approx((len(X) - 8) / span, rel=0.3)
+
+
+# Conditioning, to the bit
+
+
+def test_conditioning_one_series_leaves_the_others_as_they_were_to_the_bit(fitted, waves):
+    X, _ = waves
+    others = X[X["id"] != "s2"]
+    before = fitted.predict(others, return_std=True)
+    more = pd.DataFrame({"id": ["s2"] * 2 + ["new"] * 2, "t": [1.0, 2.0, 0.0, 1.0]})
+    after = fitted.condition(more, [9.0, 8.0, 7.0, 6.0]).predict(others, return_std=True)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_known_series_may_be_conditioned_on_earlier_rows(fitted, waves):
+    X, _ = waves
+    start = X["t"][X["id"] == "s1"].min()
+    earlier = pd.DataFrame({"id": ["s1"], "t": [start - 0.5]})
+    before, std = fitted.predict(earlier, return_std=True)
+    value = before + 2 * std
+    after = fitted.condition(earlier, value).predict(earlier)
+    assert before[0] < after[0] < value[0]
+    far = fitted.condition(X[:10].assign(id="new", t=X["t"][:10] + 1), np.full(10, 5.0))
+    assert np.isfinite(far.condition(X[:2].assign(id="new", t=[-1.0, -2.0]), [5.0, 5.0]).predict(X)).all()
+
+
+def test_the_encoders_posterior_is_the_wider_one_of_what_it_missed(waves):
+    X, y = waves
+    laplace = LatentODERegressor(**TINY).fit(X, y)
+    plain = LatentODERegressor(**TINY, posterior="encoder").fit(X, y)
+    assert same_weights(laplace, plain)
+    assert laplace.score_samples(X, y).mean() > plain.score_samples(X, y).mean()
+
+
+# The answers, by brute force
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "poisson"])
+@pytest.mark.parametrize("latent_size", [1, 2])
+def test_predictions_and_densities_are_those_of_a_grid_of_initial_states(likelihood, latent_size, by_hand):
+    rng = np.random.RandomState(1)
+    X, y = make_waves(6, 6)
+    y = {"gaussian": y, "bernoulli": (y > 5).astype(float), "poisson": rng.poisson(y - 3.9).astype(float)}[likelihood]
+    settings = {**TINY, "latent_size": latent_size, "max_iter": 10, "dtype": "float64", "rtol": 1e-8, "atol": 1e-8}
+    model = LatentODERegressor(**settings, likelihood=likelihood).set_params(n_draws=512).fit(X, y)
+    scale, shift = (model.y_scaler_.scale_[0], model.y_scaler_.mean_[0]) if likelihood == "gaussian" else (1.0, 0.0)
+    hand = by_hand(model.module_)
+    axis = np.linspace(-5.5, 5.5, 1001 if latent_size == 1 else 111)
+    z0 = np.stack(np.meshgrid(*[axis] * latent_size), axis=-1).reshape(-1, latent_size)
+    for name in X["id"].unique()[:2]:
+        rows = (X["id"] == name).to_numpy()
+        start = X["t"][rows].min()
+        times, values = ((X["t"][rows] - start) / model.time_scale_).to_numpy(), (y[rows, None] - shift) / scale
+        log_joint = hand.log_likelihood(z0, times, values) - 0.5 * (z0**2).sum(1)
+        weights = np.exp(log_joint - log_joint.max())
+        weights /= weights.sum()
+        asked = start + np.array([0.0, 1.3, 2.9])
+        eta = hand.eta(z0, (asked - start) / model.time_scale_)
+        means = hand.mean(eta)
+        mean = np.einsum("n,nto->t", weights, means)
+        std = np.sqrt(np.einsum("n,nto->t", weights, hand.variance(eta) + (means - mean[:, None]) ** 2))
+        given = np.full((3, 1), values[0, 0])
+        density = np.log(weights @ np.exp(hand.log_prob(eta, given)[..., 0])) - np.log(scale)
+        questions = pd.DataFrame({"id": name, "t": asked})
+        found_mean, found_std = model.predict(questions, return_std=True)
+        np.testing.assert_array_less(np.abs(found_mean - (mean * scale + shift)), 0.02 * std * scale)
+        np.testing.assert_allclose(found_std, std * scale, rtol=0.02)
+        np.testing.assert_allclose(model.score_samples(questions, np.full(3, y[rows][0])), density, atol=0.02)

@@ -116,3 +116,41 @@ def test_joined_leaves_both_panels_unchanged(panel):
     panel.joined(panel_of(["a"], [-5]))
     np.testing.assert_array_equal(panel.origins, before[0])
     np.testing.assert_array_equal(panel.time, before[1])
+
+
+def test_spans_are_from_first_row_to_last(panel):
+    assert dict(zip(panel.ids, panel.spans(), strict=True)) == {"a": 2, "b": 0, "c": 1}
+
+
+def test_the_span_of_a_series_without_rows_is_none():
+    panel = panel_of(["a", "b", "b", "c"], [1, 2, 5, 3], y=[np.nan, 0, 1, np.nan]).observed()
+    assert dict(zip(panel.ids, panel.spans(), strict=True)) == {"a": 0, "b": 3, "c": 0}
+
+
+def test_without_takes_values_away_and_keeps_rows(panel):
+    hidden = panel.time < 3
+    less = panel.without(hidden)
+    assert np.isnan(less.y[:, 0]).tolist() == hidden.tolist()
+    np.testing.assert_array_equal(less.y[~hidden], panel.y[~hidden])
+    np.testing.assert_array_equal(less.time, panel.time)
+    assert not np.isnan(panel.y).any()
+
+
+def test_rows_of_series_stand_in_the_order_given(panel):
+    codes = panel.ids.get_indexer(["c", "a"])
+    rows = panel.rows_of(codes)
+    assert panel.time[rows].tolist() == [4, 5, 1, 2, 3]
+    assert panel.rows_of(np.array([], dtype=int)).tolist() == []
+
+
+def test_take_takes_covariates_along():
+    panel = panel_of(["a", "b", "a"], [2, 1, 1], covariates=np.array([[20.0], [30.0], [10.0]]))
+    taken = panel.take(panel.ids.get_indexer(["b", "a"]))
+    assert taken.covariates[:, 0].tolist() == [30, 10, 20]
+    assert taken.joined(panel).covariates[:, 0].tolist() == [30, 30, 10, 10, 20, 20]
+
+
+def test_ids_without_an_order_are_accepted():
+    panel = panel_of(["a", 1, "a", (2, 3)], [2, 1, 1, 0])
+    assert panel.n_series == 3
+    assert series_of(panel, "a") == ([1, 2], [2, 0])

@@ -1,0 +1,173 @@
+"""Latent dynamics that a series' covariates drive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skode.dynamics import affine
+from skode.dynamics.activations import get_activation
+from skode.dynamics.mlp import BoundMLP
+from skode.timeseries.panel import Panel
+
+
+@dataclass(frozen=True)
+class CovariatePaths:
+    """Each series' covariates over time: linear between its rows, constant before and after them.
+
+    Attributes
+    ----------
+    times : Tensor of shape (n_series, n_knots), float64
+        Scaled times since the series' starts, increasing; infinite in empty slots.
+    values : Tensor of shape (n_series, n_knots, n_covariates)
+        Covariates at these times; the last ones again in empty slots.
+    """
+
+    times: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, panel: Panel, time_scale: float, dtype: torch.dtype, device: torch.device) -> CovariatePaths:
+        """The paths through all rows of a panel; 0, the mean, for a series without rows."""
+        lengths, places = panel.slots()
+        starts = np.cumsum(lengths) - lengths
+        n_covariates = panel.covariates.shape[1]
+        first = panel.covariates[np.minimum(starts, len(panel.time) - 1)] if len(panel.time) else np.zeros((1, 1))
+        if (panel.covariates == first[panel.codes]).all():  # one knot says it all
+            places, lengths = np.zeros_like(places), np.minimum(lengths, 1)
+        shape = (panel.n_series, max(int(lengths.max(initial=0)), 1))
+        times, values = np.full(shape, np.inf), np.zeros((*shape, n_covariates))
+        times[panel.codes, places] = panel.since_origin() / time_scale
+        values[panel.codes, places] = panel.covariates
+        last = values[np.arange(len(lengths)), np.maximum(lengths - 1, 0)]
+        empty = np.arange(shape[1]) >= lengths[:, None]
+        values = np.where(empty[..., None], last[:, None], values)
+        return cls(torch.from_numpy(times).to(device), torch.from_numpy(values).to(device, dtype))
+
+    def repeated(self, n: int) -> CovariatePaths:
+        """The paths of n copies of the series, one after another."""
+        return CovariatePaths(self.times.repeat(n, 1), self.values.repeat(n, 1, 1))
+
+    def at(self, series: Tensor, t: Tensor) -> Tensor:
+        """Covariates of some series at one time each.
+
+        Parameters
+        ----------
+        series : Tensor of int, of shape (n,)
+            Positions of the series.
+        t : Tensor of shape (n, 1)
+            Times.
+
+        Returns
+        -------
+        Tensor of shape (n, n_covariates)
+        """
+        if self.times.shape[1] == 1:
+            return self.values[series, 0]
+        times = self.times[series]
+        after = torch.searchsorted(times, t.to(times), right=True).clamp_max(times.shape[1] - 1)
+        before = (after - 1).clamp_min(0)
+        start, end = times.gather(1, before), times.gather(1, after)
+        # Where there is no row after, or t is at or before the first, the share is 0 of something or of nothing.
+        share = torch.where(torch.isfinite(end) & (end > start), (t - start) / (end - start), 0.0).clamp(0.0, 1.0)
+        low, high = self.values[series, before[:, 0]], self.values[series, after[:, 0]]
+        low = torch.where(torch.isfinite(start), low, high)
+        return torch.lerp(low, high, share.to(low))
+
+
+class DrivenField(nn.Module):
+    """``dz/dt = f(z, u(t))``: a perceptron of a latent state and of the series' covariates.
+
+    Parameters
+    ----------
+    n_features, n_covariates : int
+        Sizes of ``z`` and ``u``.
+    hidden_layer_sizes : tuple of int
+        Widths of the hidden layers.
+    activation : str
+        Their activation.
+    generator : torch.Generator
+        Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_covariates: int,
+        hidden_layer_sizes: tuple[int, ...],
+        activation: str,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.activation = activation
+        sizes = [n_features + n_covariates, *hidden_layer_sizes, n_features]
+        self.layers = nn.ModuleList(affine(m, n, generator) for m, n in pairwise(sizes))
+
+    def along(self, paths: CovariatePaths) -> DrivenBy:
+        """The dynamics of series with these covariates."""
+        layers: list[nn.Linear] = list(self.layers)  # type: ignore[arg-type]
+        n_inputs = layers[0].in_features
+        return DrivenBy(BoundMLP(layers, n_inputs, get_activation(self.activation), False), self.n_features, paths)
+
+
+class DrivenBy:
+    """The dynamics of states ``[z, i]``, whose last column says which series' covariates drive them.
+
+    So that any of them can be evaluated without the others, as a solver does where each takes its own steps.
+
+    Parameters
+    ----------
+    perceptron : BoundMLP
+        ``f``.
+    n_features : int
+        Size of ``z``.
+    paths : CovariatePaths
+        The covariates of all series.
+    """
+
+    def __init__(self, perceptron: BoundMLP, n_features: int, paths: CovariatePaths) -> None:
+        self.perceptron, self.n_features, self.paths = perceptron, n_features, paths
+
+    def states(self, z: Tensor) -> Tensor:
+        """Initial states, of shape (n_series, n_features + 1), from those of z."""
+        # Rounding to integers gives the series back; so small that no norm of the state is any larger for it.
+        return torch.cat([z, torch.arange(len(z), device=z.device)[:, None].to(z) * TINY], dim=1)
+
+    def parameters(self) -> list[Tensor]:
+        """Those of the perceptron."""
+        return self.perceptron.parameters()
+
+    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
+        return self._rates(self.perceptron(0.0, self._inputs(t, state)))
+
+    def linearize(self, t: Tensor, state: Tensor) -> tuple[Tensor, Any]:
+        value, residuals = self.perceptron.linearize(0.0, self._inputs(t, state))
+        return self._rates(value), residuals
+
+    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
+        if with_time:
+            raise NotImplementedError("times of driven dynamics have no gradient")
+        grad, _, deltas = self.perceptron.pullback(residuals, cotangent[:, :-1], with_time=False)
+        return self._rates(grad[:, : self.n_features]), None, deltas
+
+    def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
+        return self.perceptron.parameter_gradients(tape)
+
+    def _inputs(self, t: Tensor, state: Tensor) -> Tensor:
+        z, series = state[:, :-1], torch.round(state[:, -1] / TINY).long()
+        t = torch.as_tensor(t, device=z.device).reshape(-1, 1).expand(len(z), 1)
+        return torch.cat([z, self.paths.at(series, t)], dim=1)
+
+    def _rates(self, rates: Tensor) -> Tensor:
+        return torch.cat([rates, torch.zeros_like(rates[:, :1])], dim=1)
+
+
+#: What a series' position is multiplied by in the state.
+TINY = 2.0**-60

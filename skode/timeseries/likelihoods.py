@@ -1,0 +1,174 @@
+"""What is observed of a series, given what the decoder says: distributions of ``y`` with parameter ``eta``.
+
+Beside their densities they give the score ``d log p / d eta`` and the Fisher information ``E[(d log p / d eta)^2]``,
+from which the posterior of a latent state is found by scoring.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Likelihood(nn.Module):
+    """The distribution of each output, independent given ``eta``; where y is NaN nothing was observed.
+
+    Attributes
+    ----------
+    standardised : bool
+        Whether outputs are to be standardised.
+    """
+
+    standardised = False
+
+    def __init__(self, n_outputs: int) -> None:
+        super().__init__()
+        self.n_outputs = n_outputs
+
+    @staticmethod
+    def check(y: np.ndarray) -> None:
+        """Refuse values that can't be observed, by ValueError."""
+
+    @staticmethod
+    def start(y: np.ndarray) -> np.ndarray:
+        """The ``eta`` that suits the mean of each output, of shape (n_outputs,)."""
+        return np.nanmean(y, axis=0)
+
+    def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+        """Log-density of each value; 0 where nothing was observed."""
+        observed = ~torch.isnan(y)
+        return self._log_prob(eta, torch.where(observed, y, self._usual(eta))) * observed
+
+    def score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and Fisher information of each value; 0 where nothing was observed."""
+        observed = ~torch.isnan(y)
+        score, information = self._score(eta, torch.where(observed, y, self._usual(eta)))
+        return score * observed, information * observed
+
+    def mean(self, eta: Tensor) -> Tensor:
+        """Mean of each output."""
+        raise NotImplementedError
+
+    def variance(self, eta: Tensor) -> Tensor:
+        """Variance of each output about its mean."""
+        raise NotImplementedError
+
+    def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws of the outputs."""
+        raise NotImplementedError
+
+    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+    def _usual(self, eta: Tensor) -> Tensor:
+        """A value that can be observed, to stand where none was."""
+        return torch.zeros_like(eta)
+
+
+class Gaussian(Likelihood):
+    """``y ~ N(eta, sigma^2)``, with one ``sigma`` for each output.
+
+    Attributes
+    ----------
+    log_noise : nn.Parameter of shape (n_outputs,)
+        ``log sigma``; outputs are standardised, and it starts at their spread.
+    """
+
+    standardised = True
+
+    def __init__(self, n_outputs: int) -> None:
+        super().__init__(n_outputs)
+        self.log_noise = nn.Parameter(torch.zeros(n_outputs))
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return eta
+
+    def variance(self, eta: Tensor) -> Tensor:
+        return torch.exp(2.0 * self.log_noise).expand_as(eta)
+
+    def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(eta.shape, generator=generator, dtype=eta.dtype).to(eta.device)
+        return eta + torch.exp(self.log_noise) * noise
+
+    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+        residual = (y - eta) * torch.exp(-self.log_noise)
+        return -0.5 * residual**2 - self.log_noise - 0.5 * math.log(2 * math.pi)
+
+    def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        precision = torch.exp(-2.0 * self.log_noise)
+        return (y - eta) * precision, precision.expand_as(eta)
+
+
+class Bernoulli(Likelihood):
+    """``y`` is 1 with probability ``1 / (1 + exp(-eta))``, else 0."""
+
+    @staticmethod
+    def check(y: np.ndarray) -> None:
+        seen = y[~np.isnan(y)]
+        if not np.isin(seen, (0.0, 1.0)).all():
+            raise ValueError(
+                f"likelihood='bernoulli' takes values 0 and 1, but y holds {seen[~np.isin(seen, (0.0, 1.0))][0]:g}."
+            )
+
+    @staticmethod
+    def start(y: np.ndarray) -> np.ndarray:
+        seen = (~np.isnan(y)).sum(axis=0)
+        ones = np.nansum(y, axis=0)
+        return np.log((ones + 0.5) / (seen - ones + 0.5))
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return torch.sigmoid(eta)
+
+    def variance(self, eta: Tensor) -> Tensor:
+        p = torch.sigmoid(eta)
+        return p * (1.0 - p)
+
+    def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(eta).cpu(), generator=generator).to(eta.device)
+
+    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+        return y * eta - nn.functional.softplus(eta)
+
+    def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        p = torch.sigmoid(eta)
+        return y - p, p * (1.0 - p)
+
+
+class Poisson(Likelihood):
+    """``y`` is a count of mean ``exp(eta)``."""
+
+    @staticmethod
+    def check(y: np.ndarray) -> None:
+        seen = y[~np.isnan(y)]
+        wrong = seen[(seen < 0) | (seen != np.floor(seen))]
+        if len(wrong):
+            raise ValueError(f"likelihood='poisson' takes counts 0, 1, 2, ..., but y holds {wrong[0]:g}.")
+
+    @staticmethod
+    def start(y: np.ndarray) -> np.ndarray:
+        return np.log(np.nanmean(y, axis=0) + 1e-3)
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return torch.exp(eta)
+
+    def variance(self, eta: Tensor) -> Tensor:
+        return torch.exp(eta)
+
+    def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.poisson(torch.exp(eta).cpu(), generator=generator).to(eta.device)
+
+    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+        return y * eta - torch.exp(eta) - torch.lgamma(y + 1.0)
+
+    def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        rate = torch.exp(eta)
+        return y - rate, rate
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {"gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson}

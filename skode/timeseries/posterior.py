@@ -1,0 +1,295 @@
+"""The posterior of series' latent initial states, given all that was observed of them.
+
+The encoder's answer is a start. From there the mode is found by Fisher scoring, the posterior's shape there by the
+information (Laplace's method), and what is left by importance weights of draws: with few latent dimensions all that
+is exact to a few percent and costs little, whatever the encoder missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import norm, qmc
+from torch import Tensor
+
+from skode.solvers import Solution, Statistics
+from skode.timeseries.latent_ode import Evidence, LatentODE, Rows, Solve
+from skode.timeseries.panel import Panel
+from skode.timeseries.tensors import PanelTensors
+
+#: Scoring ends where a step would raise the log-posterior by less than this, in nats, or after so many steps.
+SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
+
+#: Nor is the damping of steps raised any further where none is found that leads up.
+LARGEST_DAMPING = 1e6
+
+#: Difference quotients are taken over this distance, in the prior's standard deviations.
+DIFFERENCE = 1e-4
+
+#: Series are worked on in blocks that hold about this many latent states, padding included, to bound memory.
+BLOCK = 200_000
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posteriors of some series: normal, with weights for the draws that predictions are made from.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n_series, latent_size), float64
+        Means.
+    factor : Tensor of shape (n_series, latent_size, latent_size), float64
+        Factors ``C`` of the covariances ``C C^T``.
+    log_weights : Tensor of shape (n_draws, n_series), float64
+        Logarithms of the draws' weights, which sum to 1.
+    """
+
+    mean: Tensor
+    factor: Tensor
+    log_weights: Tensor
+
+    @classmethod
+    def prior(cls, n_series: int, latent_size: int, n_draws: int) -> Posterior:
+        """Standard normals."""
+        like = {"dtype": torch.float64}
+        return cls(
+            torch.zeros(n_series, latent_size, **like),  # type: ignore[arg-type]
+            torch.eye(latent_size, **like).expand(n_series, -1, -1).clone(),  # type: ignore[arg-type, call-overload]
+            torch.full((n_draws, n_series), -np.log(n_draws), **like),  # type: ignore[arg-type, call-overload]
+        )
+
+    @property
+    def n_draws(self) -> int:
+        """Number of draws."""
+        return len(self.log_weights)
+
+    def draws(self, noise: Tensor) -> Tensor:
+        """Initial states of shape (n_draws, n_series, latent_size), from standard normal noise.
+
+        Parameters
+        ----------
+        noise : Tensor of shape (n_draws, latent_size) or (n_draws, n_series, latent_size)
+            The same for all series, or each one's own.
+        """
+        if noise.ndim == 2:
+            noise = noise[:, None].expand(-1, len(self.mean), -1)
+        return self.mean + torch.einsum("nij,knj->kni", self.factor, noise.to(self.mean))
+
+    def take(self, series: np.ndarray) -> Posterior:
+        """Those of some series; the prior for positions below 0."""
+        taken = Posterior.prior(len(series), self.mean.shape[1], self.n_draws)
+        known = np.flatnonzero(series >= 0)
+        places, rows = torch.from_numpy(known), torch.from_numpy(series[known])
+        taken.mean[places], taken.factor[places] = self.mean[rows], self.factor[rows]
+        taken.log_weights[:, places] = self.log_weights[:, rows]
+        return taken
+
+
+def normal_draws(n_draws: int, latent_size: int) -> Tensor:
+    """Standard normal draws, the same at each call: scrambled Sobol points through the normal quantile function."""
+    rng = np.random.default_rng(0)
+    if latent_size > qmc.Sobol.MAXDIM:
+        return torch.from_numpy(rng.standard_normal((n_draws, latent_size)))
+    sobol = qmc.Sobol(latent_size, scramble=True, rng=rng)
+    uniform = sobol.random_base2(int(np.ceil(np.log2(n_draws))))[:n_draws]
+    return torch.from_numpy(norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9)))
+
+
+def blocks(codes: np.ndarray, n_series: int, n_copies: int) -> Iterator[np.ndarray]:
+    """Groups of series whose rows together stay within the memory bound, each in order."""
+    counts = np.bincount(codes, minlength=n_series)
+    longest_first = np.argsort(-counts, kind="stable")
+    first = 0
+    while first < n_series:
+        # A block is padded to its longest series, which is its first.
+        size = max(BLOCK // (max(int(counts[longest_first[first]]), 1) * n_copies), 1)
+        yield np.sort(longest_first[first : first + size])
+        first += size
+
+
+def infer(
+    module: LatentODE,
+    panel: Panel,
+    tensors: Callable[[Panel], PanelTensors],
+    solve: Solve,
+    n_draws: int,
+    *,
+    refined: bool,
+) -> Posterior:
+    """The posteriors of a panel's series.
+
+    Parameters
+    ----------
+    module : LatentODE
+        The model, in float64.
+    panel : Panel
+        What was observed.
+    tensors : callable
+        Turns a panel into tensors in the model's units.
+    solve : callable
+        The solver.
+    n_draws : int
+        Draws that predictions will be made from.
+    refined : bool
+        Whether to go beyond the encoder's answer.
+
+    Returns
+    -------
+    Posterior
+        On the CPU.
+    """
+    noise = normal_draws(n_draws, module.latent_size)
+    found = Posterior.prior(panel.n_series, module.latent_size, n_draws)
+    n_copies = max(n_draws, module.latent_size + 1)
+    for block in blocks(panel.codes, panel.n_series, n_copies):
+        block = block[np.bincount(panel.codes, minlength=panel.n_series)[block] > 0]
+        if not len(block):
+            continue
+        series = tensors(panel.take(block))
+        part = _Inference(module, series, solve).posterior(noise, refined=refined)
+        rows = torch.from_numpy(block)
+        found.mean[rows], found.factor[rows] = part.mean.cpu(), part.factor.cpu()
+        found.log_weights[:, rows] = part.log_weights.cpu()
+    return found
+
+
+class _Inference:
+    """The posteriors of a block of series."""
+
+    def __init__(self, module: LatentODE, series: PanelTensors, solve: Solve) -> None:
+        self.module, self.series, self.plain_solve = module, series, solve
+        self.rows = Rows(series, process=module.process)
+        self.solves: list[Statistics] = []
+
+    @torch.no_grad()
+    def posterior(self, noise: Tensor, *, refined: bool) -> Posterior:
+        mean, std = self.module.posterior(self.series, self.plain_solve, self.solves)
+        factor = torch.diag_embed(std)
+        n_draws, n = len(noise), len(mean)
+        uniform = mean.new_full((n_draws, n), -np.log(n_draws))
+        if not refined:
+            return Posterior(mean, factor, uniform)
+        mode, information, value = self._mode(mean)
+        found = torch.isfinite(value)
+        mean = torch.where(found[:, None], mode, mean)
+        # C = L^-T of the information's Cholesky factor L, so that C C^T is its inverse.
+        lower = torch.linalg.cholesky(torch.where(found[:, None, None], information, torch.eye(mode.shape[1]).to(mode)))
+        by_information = torch.linalg.inv(lower).mT
+        factor = torch.where(found[:, None, None], by_information, factor)
+        unweighted = Posterior(mean, factor, uniform)
+        z0 = unweighted.draws(noise.to(mean))
+        log_joint = self._log_joint(z0, self._evidence(z0))
+        # log q up to a constant, as all draws have the same factor
+        log_weights = log_joint + 0.5 * (noise.to(mean) ** 2).sum(1)[:, None]
+        return Posterior(mean, factor, _truncated(log_weights))
+
+    def _mode(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Modes, the information there, and the log-density there; damped Fisher scoring (Levenberg, Marquardt)."""
+        z = z.clone()
+        value, gradient, information = self._local(z)
+        # Where the encoder's answer can't be solved from, the prior's mean may do.
+        lost = ~torch.isfinite(value)
+        if bool(lost.any()):
+            z = torch.where(lost[:, None], 0.0, z)
+            value, gradient, information = self._local(z)
+        damping = torch.full_like(value, 1e-2)
+        going = torch.isfinite(value)
+        part, places = self, torch.arange(len(z), device=z.device)  # those still going, and their places
+        for _ in range(MAX_SCORING_STEPS):
+            scale = damping[:, None, None] * torch.diag_embed(torch.diagonal(information, dim1=1, dim2=2))
+            system = torch.where(going[:, None, None], information + scale, torch.eye(z.shape[1]).to(z))
+            step = torch.linalg.solve(system, torch.where(going[:, None], gradient, 0.0))
+            going = going & ((step * gradient).sum(1) > SCORING_TOLERANCE) & (damping < LARGEST_DAMPING)
+            if not bool(going.any()):
+                break
+            if int(going.sum()) <= len(places) // 2:
+                places = torch.nonzero(going)[:, 0]
+                part = _Inference(self.module, self.series.take(places), self.plain_solve)
+            tried = (z + step)[places]
+            new_value, new_gradient, new_information = part._local(tried)
+            better = new_value > value[places]  # never where it is NaN
+            improved = places[better]
+            z[improved], value[improved] = tried[better], new_value[better]
+            gradient[improved], information[improved] = new_gradient[better], new_information[better]
+            damping[places] *= torch.where(better, 0.2, 5.0)
+        return z, information, value
+
+    def _local(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-density, its gradient and information at ``z``, by difference quotients of what z says of the rows.
+
+        A series' state and its neighbours, one for each latent dimension, are one sample to the solver: they take
+        the same steps, so that the differences are those of one smooth function.
+        """
+        steps = DIFFERENCE * torch.eye(z.shape[1]).to(z)
+        z0 = torch.cat([z[None], z + steps[:, None]])
+        evidence = self._evidence(z0, jointly=True)
+        rows, likelihood = self.rows, self.module.likelihood
+        value = self._log_joint(z[None], Evidence(*(x if x is None else x[:1] for x in _parts(evidence))))[0]
+        eta = evidence.eta
+        slopes = torch.nan_to_num((eta[1:] - eta[0]) / DIFFERENCE)  # (latent_size, n_rows, n_outputs)
+        score, information = likelihood.score(eta[0], rows.y)
+        products = torch.einsum("ird,jrd,rd->rij", slopes, slopes, information)
+        gradient = rows.summed(torch.einsum("ird,rd->ri", slopes, score)[None])[0] - z
+        total = rows.summed(products[None])[0] + torch.eye(z.shape[1]).to(z)
+        if evidence.log_rate is not None and evidence.node_log_rate is not None:
+            at_rows = torch.nan_to_num((evidence.log_rate[1:] - evidence.log_rate[0]) / DIFFERENCE)
+            gradient = gradient + rows.summed((at_rows * rows.timed).T[None])[0]
+            at_nodes = torch.nan_to_num((evidence.node_log_rate[1:] - evidence.node_log_rate[0]) / DIFFERENCE)
+            expected = rows.node_weights * torch.exp(evidence.node_log_rate[0])
+            gradient = gradient - torch.einsum("inq,nq->ni", at_nodes, expected)
+            total = total + torch.einsum("inq,jnq,nq->nij", at_nodes, at_nodes, expected)
+        sound = torch.isfinite(value)
+        return value, torch.where(sound[:, None], gradient, 0.0), torch.where(sound[:, None, None], total, 0.0)
+
+    def _log_joint(self, z0: Tensor, evidence: Evidence) -> Tensor:
+        """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""
+        return self.module.log_likelihood(evidence, self.rows) - 0.5 * (z0**2).sum(-1)
+
+    def _evidence(self, z0: Tensor, *, jointly: bool = False) -> Evidence:
+        solve = _jointly(self.plain_solve, len(z0)) if jointly else self.plain_solve
+        return self.module.evidence(z0, self.rows, _without_failures(solve), self.solves)
+
+
+def _parts(evidence: Evidence) -> tuple[Tensor | None, ...]:
+    return evidence.eta, evidence.log_rate, evidence.node_log_rate
+
+
+def _without_failures(solve: Solve) -> Solve:
+    """The same, with NaN where a series can't be solved."""
+
+    def solve_what_can_be(*args, **kwargs) -> Solution:
+        return solve(*args, on_failure="nan", **kwargs)
+
+    return solve_what_can_be
+
+
+def _jointly(solve: Solve, n_copies: int) -> Solve:
+    """The same, with the copies of a series as one sample."""
+
+    def solve_jointly(field, span, y0, t_eval=None, **kwargs) -> Solution:
+        n, size = len(y0) // n_copies, y0.shape[1]
+
+        def joint(t: Tensor, y: Tensor) -> Tensor:
+            t = torch.as_tensor(t).reshape(-1, 1).expand(len(y), 1).repeat_interleave(n_copies, 0)
+            return field(t, y.view(-1, size)).view(len(y), -1)
+
+        start = y0.view(n_copies, n, size).transpose(0, 1).reshape(n, -1)
+        solution = solve(joint, span[:n], start, t_eval=t_eval[:n], **kwargs)
+        states = solution.y.view(n, -1, n_copies, size).permute(2, 0, 1, 3).flatten(0, 1)
+        return Solution(solution.t, states, None, solution.statistics)
+
+    return solve_jointly
+
+
+def _truncated(log_weights: Tensor) -> Tensor:
+    """Normalised weights, none above ``sqrt(n)`` times their mean (Ionides 2008), so that no draw rules alone."""
+    n = len(log_weights)
+    log_weights = torch.nan_to_num(log_weights, nan=-torch.inf)
+    lost = torch.isneginf(log_weights).all(0)
+    log_weights = torch.where(lost, 0.0, log_weights)
+    log_mean = torch.logsumexp(log_weights, 0) - np.log(n)
+    log_weights = torch.minimum(log_weights, log_mean + 0.5 * np.log(n))
+    return log_weights - torch.logsumexp(log_weights, 0)

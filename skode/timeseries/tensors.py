@@ -1,0 +1,94 @@
+"""A panel as tensors: each series' rows in slots of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.timeseries.driven import CovariatePaths
+from skode.timeseries.panel import Panel
+
+
+@dataclass(frozen=True)
+class PanelTensors:
+    """A panel as tensors, rows in padded slots.
+
+    Attributes
+    ----------
+    time : Tensor of shape (n_series, n_slots), float64
+        Scaled times since each series' start; NaN in empty slots.
+    y : Tensor of shape (n_series, n_slots, n_outputs)
+        Observed values; NaN where nothing was observed.
+    covariates : Tensor of shape (n_series, n_slots, n_covariates)
+        Covariates; 0 in empty slots.
+    lengths : Tensor of int, of shape (n_series,)
+        Slots in use.
+    paths : CovariatePaths or None
+        The series' covariates over time; None without any.
+    """
+
+    time: Tensor
+    y: Tensor
+    covariates: Tensor
+    lengths: Tensor
+    paths: CovariatePaths | None
+
+    @classmethod
+    def of(
+        cls, panel: Panel, time_scale: float, dtype: torch.dtype, device: torch.device, known: Panel | None = None
+    ) -> PanelTensors:
+        """Tensors of a panel, with time in units of ``time_scale``.
+
+        Parameters
+        ----------
+        panel : Panel
+            Whose rows get slots.
+        time_scale, dtype, device
+            Unit of time, and what the tensors are to be.
+        known : Panel, default=None
+            The same series, with all rows from which their covariates are known; None: those of ``panel``.
+        """
+        lengths, places = panel.slots()
+        shape = (panel.n_series, max(int(lengths.max(initial=0)), 1))
+        time = np.full(shape, np.nan)
+        y = np.full((*shape, panel.y.shape[1]), np.nan)
+        covariates = np.zeros((*shape, panel.covariates.shape[1]))
+        time[panel.codes, places] = panel.since_origin() / time_scale
+        y[panel.codes, places] = panel.y
+        covariates[panel.codes, places] = panel.covariates
+        return cls(
+            torch.from_numpy(time).to(device),
+            torch.from_numpy(y).to(device, dtype),
+            torch.from_numpy(covariates).to(device, dtype),
+            torch.from_numpy(lengths).to(device),
+            CovariatePaths.of(known or panel, time_scale, dtype, device) if covariates.shape[2] else None,
+        )
+
+    @property
+    def filled(self) -> Tensor:
+        """Which slots are in use, of shape (n_series, n_slots)."""
+        return ~torch.isnan(self.time)
+
+    @property
+    def ends(self) -> Tensor:
+        """Each series' last time, of shape (n_series,)."""
+        return torch.nan_to_num(self.time).amax(dim=1)
+
+    def take(self, series: Tensor) -> PanelTensors:
+        """Those of some series, by position."""
+        paths = self.paths and CovariatePaths(self.paths.times[series], self.paths.values[series])
+        return PanelTensors(self.time[series], self.y[series], self.covariates[series], self.lengths[series], paths)
+
+    def beginning(self, share: Tensor) -> PanelTensors:
+        """The first rows of each series: a share of them, at least one. The other slots stay, out of use.
+
+        Parameters
+        ----------
+        share : Tensor of shape (n_series,)
+            From 0 to 1.
+        """
+        lengths = torch.minimum((share * self.lengths).ceil().to(self.lengths.dtype).clamp_min(1), self.lengths)
+        return replace(self, lengths=lengths)

@@ -1,0 +1,386 @@
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import expm
+
+from skode.solvers import solve_ivp
+from skode.timeseries import posterior as posterior_module
+from skode.timeseries.encoders import GRUEncoder
+from skode.timeseries.latent_ode import LatentODE
+from skode.timeseries.likelihoods import LIKELIHOODS
+from skode.timeseries.panel import Panel
+from skode.timeseries.posterior import Posterior, _truncated, blocks, infer, normal_draws
+from skode.timeseries.tensors import PanelTensors
+
+#: Values at these times, and questions between and after them.
+TIMES, ASKED = [0.0, 0.6, 1.1, 2.0], [0.0, 0.3, 1.5, 3.0]
+
+
+def model_of(latent_size, *, likelihood="gaussian", process=False, hidden=(6,), n_outputs=1, n_covariates=0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    module = LatentODE(
+        n_covariates,
+        latent_size=latent_size,
+        hidden_layer_sizes=hidden,
+        activation="tanh",
+        encoder=GRUEncoder(n_outputs, n_covariates, 5, latent_size, generator),
+        likelihood=LIKELIHOODS[likelihood](n_outputs),
+        process=process,
+        generator=generator,
+    ).double()
+    if likelihood == "gaussian":
+        with torch.no_grad():
+            module.likelihood.log_noise.fill_(-1.0)
+    return module
+
+
+def linear_model(latent_size=3, n_outputs=2, n_covariates=0):
+    module = model_of(latent_size, hidden=(), n_outputs=n_outputs, n_covariates=n_covariates)
+    with torch.no_grad():
+        module.readout.bent.weight.zero_()
+        module.field.layers[0].bias.copy_(torch.linspace(-0.3, 0.4, latent_size))
+    return module
+
+
+def panel_of(*series, n_outputs=1, n_covariates=0):
+    """Series of (times, values)."""
+    ids = np.repeat(np.arange(len(series)), [len(times) for times, _ in series])
+    time = np.concatenate([times for times, _ in series]).astype(float)
+    y = np.concatenate([np.reshape(values, (-1, n_outputs)) for _, values in series]).astype(float)
+    return Panel.of(ids, time, np.zeros((len(time), n_covariates)), y)
+
+
+def tensors(panel):
+    return PanelTensors.of(panel.observed(), 1.0, torch.float64, torch.device("cpu"), panel)
+
+
+def random_panel(n=5, n_outputs=1, seed=0):
+    rng = np.random.RandomState(seed)
+    lengths = rng.randint(2, 9, n)
+    return panel_of(
+        *[(np.append(0.0, np.sort(rng.uniform(0, 3, m - 1))), rng.normal(size=(m, n_outputs))) for m in lengths],
+        n_outputs=n_outputs,
+    )
+
+
+# Normal posteriors, in closed form
+
+
+def closed_form(module, times, y):
+    """Mean and covariance of z(0) for a linear model: ``z(t) = E(t) z0 + s(t)``, ``y = A z + b + noise``."""
+    k = module.latent_size
+    weight, bias = (p.detach().numpy() for p in module.field.parameters())
+    readout, shift = module.readout.linear.weight.detach().numpy(), module.readout.linear.bias.detach().numpy()
+    shift = shift + module.readout.bent.bias.detach().numpy()
+    noise = np.exp(module.likelihood.log_noise.detach().numpy())
+    precision, linear = np.eye(k), np.zeros(k)
+    for t, value in zip(times, y, strict=True):
+        whole = expm(np.block([[weight, bias[:, None]], [np.zeros((1, k + 1))]]) * t)
+        slope, offset = readout @ whole[:k, :k], readout @ whole[:k, k] + shift
+        seen = ~np.isnan(value)
+        scaled = slope[seen] / noise[seen, None] ** 2
+        precision += scaled.T @ slope[seen]
+        linear += scaled.T @ (value - offset)[seen]
+    covariance = np.linalg.inv(precision)
+    return covariance @ linear, covariance
+
+
+@pytest.mark.parametrize("still", [False, True], ids=["linear dynamics", "no dynamics"])
+def test_of_a_linear_model_the_posterior_is_exact(still, tight_solve):
+    module = linear_model()
+    with torch.no_grad():
+        module.likelihood.log_noise.copy_(torch.tensor([-1.0, 0.3]))
+        if still:
+            for parameter in module.field.parameters():
+                parameter.zero_()
+    panel = random_panel(6, 2)
+    panel.y[::4, 1] = np.nan
+    found = infer(module, panel, tensors, tight_solve, 16, refined=True)
+    for i in range(6):
+        rows = panel.codes == i
+        mean, covariance = closed_form(module, panel.since_origin()[rows], panel.y[rows])
+        np.testing.assert_allclose(found.factor[i] @ found.factor[i].T, covariance, atol=1e-4)
+        np.testing.assert_allclose(found.mean[i], mean, atol=1e-4)
+    np.testing.assert_allclose(found.log_weights, -np.log(16), atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0])
+def test_it_is_exact_however_sharp_or_surprising_the_data_are(scale, tight_solve):
+    """With noise of a thousandth, or values thirty deviations off, the encoder's answer is far away."""
+    module = linear_model(2, 1)
+    if scale < 1:
+        with torch.no_grad():
+            module.likelihood.log_noise.fill_(np.log(scale))
+    panel = panel_of((TIMES, [[1.0], [0.5], [-0.3], [0.8]]))
+    panel = Panel(panel.ids, panel.origins, panel.codes, panel.time, panel.covariates, panel.y * max(scale, 1.0))
+    found = infer(module, panel, tensors, tight_solve, 16, refined=True)
+    mean, covariance = closed_form(module, panel.time, panel.y)
+    deviation = np.sqrt(np.diag(covariance))
+    assert (np.abs(found.mean[0].numpy() - mean) < 0.05 * deviation).all()
+    np.testing.assert_allclose(found.factor[0] @ found.factor[0].T, covariance, rtol=1e-3, atol=1e-9)
+
+
+# Other posteriors, by brute force
+
+
+class BruteForce:
+    """The posterior of z(0) on a grid, for one series.
+
+    Attributes
+    ----------
+    z0, weights : ndarray
+        Points, and their probabilities.
+    """
+
+    def __init__(self, hand, latent_size, times, y, process=False):
+        axis = np.linspace(-6, 6, 2401 if latent_size == 1 else 121)
+        self.z0 = np.stack(np.meshgrid(*[axis] * latent_size, indexing="ij"), axis=-1).reshape(-1, latent_size)
+        log_joint = hand.log_likelihood(self.z0, times, y) - 0.5 * (self.z0**2).sum(1)
+        if process:
+            # by Simpson's rule, all points at once
+            fine = np.linspace(0, times[-1], 401)
+            rates = np.exp([hand.readout(t, z, "rate")[:, 0] for t, z in zip(fine, hand.path(self.z0, fine).swapaxes(0, 1), strict=True)])
+            weights = np.ones(401)
+            weights[1:-1:2], weights[2:-1:2] = 4, 2
+            log_joint -= weights @ rates * fine[1] / 3
+            at_events = hand.path(self.z0, times).swapaxes(0, 1)
+            log_joint += sum(
+                hand.readout(t, z, "rate")[:, 0] for t, z in zip(times[1:], at_events[1:], strict=True)
+            )
+        self.weights = np.exp(log_joint - log_joint.max())
+        self.weights /= self.weights.sum()
+        self.hand = hand
+
+    def moments(self, times):
+        """Mean and standard deviation of what is predicted at times."""
+        eta = self.hand.eta(self.z0, times)
+        means = self.hand.mean(eta)
+        mean = np.einsum("n,nto->to", self.weights, means)
+        spread = self.hand.variance(eta) + (means - mean) ** 2
+        return mean, np.sqrt(np.einsum("n,nto->to", self.weights, spread))
+
+    def log_density(self, times, y):
+        density = np.exp(self.hand.log_prob(self.hand.eta(self.z0, times), y).sum(-1))
+        return np.log(self.weights @ density)
+
+
+VALUES = {"gaussian": [[0.9], [0.4], [-0.2], [1.1]], "bernoulli": [[1], [1], [0], [1]], "poisson": [[0], [2], [1], [4]]}
+
+
+def predicted(module, found, asked, solve, n_draws):
+    """Mean, standard deviation and log-density of questions, by the posterior's weighted draws."""
+    z0 = found.draws(normal_draws(n_draws, module.latent_size))
+    times = torch.tensor([asked], dtype=torch.float64)
+    with torch.no_grad():
+        states = module.path(z0, times, times.amax(1), None, solve, [])
+        eta = module.readout(states, torch.empty(len(asked), 0, dtype=torch.float64))[:, 0]
+        weights = found.log_weights.exp()[:, 0, None, None]
+        means, likelihood = module.likelihood.mean(eta), module.likelihood
+        mean = (weights * means).sum(0)
+        std = (weights * (likelihood.variance(eta) + (means - mean) ** 2)).sum(0).sqrt()
+    return mean.numpy(), std.numpy(), eta
+
+
+@pytest.mark.parametrize("likelihood", sorted(VALUES))
+@pytest.mark.parametrize(("latent_size", "n_draws"), [(1, 256), (2, 512)])
+def test_predictions_are_those_of_brute_force(likelihood, latent_size, n_draws, by_hand, tight_solve):
+    module = model_of(latent_size, likelihood=likelihood, seed=3)
+    assert_like_brute_force(module, likelihood, n_draws, by_hand, tight_solve, accuracy=0.01)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_a_posterior_much_wider_than_its_shape_at_the_mode_is_covered(scale, by_hand, tight_solve):
+    """A growing latent state seen through a sigmoid: steep on one side of the mode, flat on the other."""
+    module = model_of(1, likelihood="bernoulli", seed=1)
+    with torch.no_grad():
+        for parameter in (*module.field.parameters(), module.readout.bent.weight):
+            parameter.mul_(scale)
+    assert_like_brute_force(module, "bernoulli", 256, by_hand, tight_solve, accuracy=0.05)
+
+
+def assert_like_brute_force(module, likelihood, n_draws, by_hand, solve, *, accuracy):
+    values = np.array(VALUES[likelihood], dtype=float)
+    found = infer(module, panel_of((TIMES, values)), tensors, solve, n_draws, refined=True)
+    brute = BruteForce(by_hand(module), module.latent_size, TIMES, values)
+    mean, std, eta = predicted(module, found, ASKED, solve, n_draws)
+    expected_mean, expected_std = brute.moments(ASKED)
+    np.testing.assert_array_less(np.abs(mean - expected_mean), accuracy * expected_std)
+    np.testing.assert_allclose(std, expected_std, rtol=accuracy)
+    y = torch.from_numpy(np.broadcast_to(values[:1], (len(ASKED), 1)).copy())
+    with torch.no_grad():
+        by_draw = module.likelihood.log_prob(eta, y).sum(-1) + found.log_weights[:, :1]
+    density = torch.logsumexp(by_draw, 0)
+    np.testing.assert_allclose(density, brute.log_density(ASKED, y.numpy()), atol=accuracy)
+
+
+@pytest.mark.parametrize("latent_size", [1, 2])
+def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solve):
+    module = model_of(latent_size, process=True, seed=2)
+    with torch.no_grad():
+        module.likelihood.log_noise.fill_(0.0)
+        module.log_intensity.linear.bias.fill_(1.0)
+    times, values = [0.0, 0.1, 0.15, 0.3, 0.4, 2.0], np.full((6, 1), np.nan)
+    values[0] = 0.2
+    values[1:] = 0.0
+    found = infer(module, panel_of((times, values)), tensors, tight_solve, 512, refined=True)
+    brute = BruteForce(by_hand(module), latent_size, times, values, process=True)
+    mean, std, _ = predicted(module, found, ASKED, tight_solve, 512)
+    expected_mean, expected_std = brute.moments(ASKED)
+    np.testing.assert_allclose(mean, expected_mean, atol=0.015 * float(expected_std.max()))
+    np.testing.assert_allclose(std, expected_std, rtol=0.02)
+    ignorant = BruteForce(by_hand(module), latent_size, times, values).moments(ASKED)[0]
+    assert np.abs(ignorant - expected_mean).max() > 0.05  # the test would see it
+
+
+# What can go wrong
+
+
+def test_a_series_that_cannot_be_solved_falls_back_and_leaves_the_others_alone():
+    def solve(field, span, y0, t_eval=None, on_failure="raise"):
+        return solve_ivp(
+            field, span, y0, t_eval=t_eval, max_steps=300, on_failure=on_failure, step_control="per_sample"
+        )
+
+    module = linear_model(2, 1)
+    with torch.no_grad():
+        module.field.layers[0].weight.copy_(1000.0 * torch.eye(2))
+    near, far = ([0.0, 0.001], [[0.5], [0.4]]), ([0.0, 5.0], [[0.5], [0.4]])
+    both = infer(module, panel_of(near, far), tensors, solve, 8, refined=True)
+    alone = infer(module, panel_of(near), tensors, solve, 8, refined=True)
+    for part in (both.mean, both.factor, both.log_weights):
+        assert torch.isfinite(part).all()
+    torch.testing.assert_close(both.mean[:1], alone.mean, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(both.factor[:1], alone.factor, rtol=1e-6, atol=1e-8)
+    unrefined = infer(module, panel_of(near, far), tensors, solve, 8, refined=False)
+    torch.testing.assert_close(both.mean[1], unrefined.mean[1])
+    torch.testing.assert_close(both.log_weights[:, 1].exp(), torch.full((8,), 1 / 8, dtype=torch.float64))
+
+
+def test_the_posterior_of_one_series_does_not_depend_on_the_others(tight_solve):
+    module, panel = model_of(2), random_panel(5)
+    together = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    for i in range(5):
+        alone = infer(module, panel.take(np.array([i])), tensors, tight_solve, 8, refined=True)
+        torch.testing.assert_close(alone.mean[0], together.mean[i], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(alone.factor[0], together.factor[i], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(alone.log_weights[:, 0], together.log_weights[:, i], rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_change_nothing(tight_solve, monkeypatch):
+    module, panel = model_of(2), random_panel(7)
+    together = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    monkeypatch.setattr(posterior_module, "BLOCK", 100)
+    assert len(list(blocks(panel.codes, 7, 8))) > 3
+    apart = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    torch.testing.assert_close(apart.mean, together.mean, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(apart.log_weights, together.log_weights, rtol=1e-5, atol=1e-5)
+
+
+def test_a_series_without_observations_has_the_prior(tight_solve):
+    module, panel = model_of(2), random_panel(3)
+    panel = panel.without(panel.codes == 1)
+    found = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    assert not found.mean[1].any()
+    assert torch.equal(found.factor[1], torch.eye(2, dtype=torch.float64))
+    assert found.mean[0].any()
+    nothing = infer(module, panel.without(panel.codes >= 0), tensors, tight_solve, 8, refined=True)
+    assert not nothing.mean.any()
+
+
+def test_unrefined_it_is_the_encoders(tight_solve):
+    module, panel = model_of(2), random_panel(3)
+    found = infer(module, panel, tensors, tight_solve, 8, refined=False)
+    with torch.no_grad():
+        mean, std = module.posterior(tensors(panel), tight_solve, [])
+    torch.testing.assert_close(found.mean, mean)
+    torch.testing.assert_close(found.factor, torch.diag_embed(std))
+    np.testing.assert_allclose(found.log_weights, -np.log(8))
+
+
+def test_the_mode_is_at_least_as_likely_as_the_encoders_mean(by_hand, tight_solve):
+    module, panel = model_of(2), random_panel(6)
+    hand = by_hand(module)
+    values = []
+    for refined in (True, False):
+        found = infer(module, panel, tensors, tight_solve, 8, refined=refined)
+        for i in range(6):
+            rows = panel.codes == i
+            z = found.mean[[i]].numpy()
+            values.append(hand.log_likelihood(z, panel.since_origin()[rows], panel.y[rows])[0] - 0.5 * (z**2).sum())
+    assert (np.array(values[:6]) >= np.array(values[6:])).all()
+
+
+def test_rows_before_a_series_start_are_taken_in(tight_solve):
+    """As when a known series is conditioned on earlier rows: its start stays where it was."""
+    module = linear_model(2, 1)
+    known = panel_of((TIMES, [[1.0], [0.5], [-0.3], [0.8]]))
+    joined = known.joined(panel_of(([-0.5], [[0.2]])))
+    found = infer(module, joined, tensors, tight_solve, 8, refined=True)
+    mean, covariance = closed_form(module, joined.since_origin(), joined.y)
+    np.testing.assert_allclose(found.mean[0], mean, atol=0.05 * np.sqrt(np.diag(covariance)).min())
+
+
+# Parts
+
+
+def test_draws_have_the_posteriors_moments():
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    factor = torch.randn(3, 2, 2, generator=generator, dtype=torch.float64)
+    found = Posterior(mean, factor, torch.zeros(4, 3, dtype=torch.float64))
+    for noise in (normal_draws(4096, 2), torch.randn(100_000, 3, 2, generator=generator, dtype=torch.float64)):
+        drawn = found.draws(noise)
+        assert drawn.shape == (len(noise), 3, 2)
+        torch.testing.assert_close(drawn.mean(0), mean, rtol=0.03, atol=0.03)
+        for i in range(3):
+            torch.testing.assert_close(torch.cov(drawn[:, i].T), factor[i] @ factor[i].T, rtol=0.03, atol=0.03)
+
+
+def test_take_gives_the_prior_for_series_unknown():
+    found = Posterior(torch.ones(2, 1), 2 * torch.ones(2, 1, 1), torch.log(torch.tensor([[0.2, 0.5], [0.8, 0.5]])))
+    found = Posterior(found.mean.double(), found.factor.double(), found.log_weights.double())
+    taken = found.take(np.array([-1, 1, 0, -1]))
+    assert taken.mean[:, 0].tolist() == [0, 1, 1, 0]
+    assert taken.factor[:, 0, 0].tolist() == [1, 2, 2, 1]
+    np.testing.assert_allclose(taken.log_weights[0].exp(), [0.5, 0.5, 0.2, 0.5], rtol=1e-6)
+    assert found.mean.tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize("n_draws", [1, 2, 8, 100, 512])
+def test_normal_draws_are_the_same_at_each_call(n_draws):
+    state = np.random.get_state()[1].copy()
+    torch_state = torch.get_rng_state()
+    first = normal_draws(n_draws, 3)
+    assert first.shape == (n_draws, 3)
+    assert torch.equal(first, normal_draws(n_draws, 3))
+    assert torch.isfinite(first).all()
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    if n_draws == 512:
+        assert first.mean(0).abs().max() < 0.01
+        torch.testing.assert_close(torch.cov(first.T), torch.eye(3, dtype=torch.float64), rtol=0, atol=0.03)
+
+
+def test_blocks_hold_each_series_once_and_stay_within_memory(monkeypatch):
+    monkeypatch.setattr(posterior_module, "BLOCK", 60)
+    codes = np.repeat(np.arange(8), [1, 7, 0, 2, 3, 30, 1, 2])
+    found = list(blocks(codes, 8, 2))
+    assert sorted(np.concatenate(found).tolist()) == list(range(8))
+    counts = np.bincount(codes, minlength=8)
+    for block in found:
+        assert (np.diff(block) > 0).all()
+        assert len(block) == 1 or len(block) * counts[block].max() * 2 <= 60
+
+
+def test_no_draw_rules_alone():
+    log_weights = torch.tensor([[0.0, 0.0, -torch.inf], [50.0, 1.0, -torch.inf], [torch.nan, 2.0, torch.nan]])
+    log_weights = torch.cat([log_weights.double(), torch.zeros(13, 3, dtype=torch.float64)])
+    log_weights[3:, 2] = -torch.inf
+    weights = _truncated(log_weights).exp()
+    torch.testing.assert_close(weights.sum(0), torch.ones(3, dtype=torch.float64))
+    assert weights[2, 0] == 0
+    # none above sqrt(16) times the mean of 1/16 before they are normalised
+    torch.testing.assert_close(weights[1, 0] / weights[0, 0], torch.exp(torch.tensor(50.0 - np.log(16) + np.log(4))).double())
+    expected = torch.softmax(log_weights[:, 1], 0)
+    torch.testing.assert_close(weights[:, 1], expected)
+    torch.testing.assert_close(weights[:, 2], torch.full((16,), 1 / 16, dtype=torch.float64))

@@ -1,0 +1,181 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from skode.solvers import SolverError, solve_ivp
+from skode.timeseries import posterior as posterior_module
+from skode.timeseries.encoders import GRUEncoder
+from skode.timeseries.latent_ode import HORIZON, LatentODE
+from skode.timeseries.likelihoods import Gaussian
+from skode.timeseries.panel import Panel
+from skode.timeseries.posterior import Posterior, normal_draws
+from skode.timeseries.predictive import Answer, Predictive
+from skode.timeseries.tensors import PanelTensors
+
+LATENT, N_DRAWS = 2, 8
+
+
+def model_of(n_covariates=0, hidden=(6,)):
+    generator = torch.Generator().manual_seed(0)
+    return LatentODE(
+        n_covariates,
+        latent_size=LATENT,
+        hidden_layer_sizes=hidden,
+        activation="silu",
+        encoder=GRUEncoder(2, n_covariates, 5, LATENT, generator),
+        likelihood=Gaussian(2),
+        process=True,
+        generator=generator,
+    ).double()
+
+
+def tensors(panel, known):
+    return PanelTensors.of(panel, 1.0, torch.float64, torch.device("cpu"), known)
+
+
+def panel_of(ids, time, covariates=None, origins=None):
+    """Sorted by series, then time."""
+    codes, names = pd.factorize(np.asarray(ids))
+    covariates = np.zeros((len(time), 0)) if covariates is None else np.asarray(covariates, dtype=float)
+    origins = np.zeros(len(names)) if origins is None else np.asarray(origins, dtype=float)
+    return Panel(pd.Index(names), origins, codes, np.asarray(time, dtype=float), covariates, np.full((len(time), 2), np.nan))
+
+
+def posterior_of(n_series, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    found = Posterior.prior(n_series, LATENT, N_DRAWS)
+    found.mean.copy_(torch.randn(n_series, LATENT, generator=generator))
+    found.factor.mul_(0.3)
+    found.log_weights.copy_(torch.log_softmax(torch.randn(N_DRAWS, n_series, generator=generator), 0))
+    return found
+
+
+def answered(module, asked, solve, *, known=None, posterior=None, noise=None):
+    """States, eta, log rates, weights of all rows."""
+    known = asked.take(np.array([], dtype=int)) if known is None else known
+    posterior = posterior_of(asked.n_series) if posterior is None else posterior
+    noise = normal_draws(N_DRAWS, LATENT) if noise is None else noise
+    predictive = Predictive(module, tensors, solve)
+    positions = known.ids.get_indexer(asked.ids)
+    parts = list(predictive.answers(asked, known, positions, posterior, noise))
+    rows = np.concatenate([part.rows for part in parts])
+    assert sorted(rows) == list(range(len(asked.time)))
+    back = np.argsort(rows)
+    return [
+        torch.cat([getattr(part, name) for part in parts], dim=1)[:, back]
+        for name in ("states", "eta", "log_rate", "weights")
+    ]
+
+
+ASKED = (["a", "a", "a", "b", "c", "c"], [-1.5, 0.0, 5.0, 2.0, -0.5, 9.0])
+
+
+def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_hand, tight_solve):
+    module, asked = model_of(), panel_of(*ASKED)
+    states, eta, log_rate, weights = answered(module, asked, tight_solve)
+    posterior, hand = posterior_of(3), by_hand(module)
+    backward = by_hand(module)
+    backward.layers[-1] = tuple(-part for part in backward.layers[-1])
+    z0 = posterior.draws(normal_draws(N_DRAWS, LATENT)).numpy()
+    for row, (code, t) in enumerate(zip(asked.codes, asked.time, strict=True)):
+        expected = (hand if t >= 0 else backward).path(z0[:, code], [abs(t)])[:, 0]
+        np.testing.assert_allclose(states[:, row], expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(eta[:, row].detach(), hand.readout(t, expected), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(log_rate[:, row].detach(), hand.readout(t, expected, "rate")[:, 0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weights[:, row], posterior.log_weights[:, code].exp(), rtol=1e-10)
+
+
+def test_time_counts_from_each_series_start(tight_solve):
+    module = model_of()
+    at_zero = answered(module, panel_of(*ASKED), tight_solve)[0]
+    later = panel_of(ASKED[0], np.array(ASKED[1]) + [10, 10, 10, 20, 30, 30], origins=[10, 20, 30])
+    torch.testing.assert_close(answered(module, later, tight_solve)[0], at_zero, rtol=1e-7, atol=1e-8)
+
+
+def test_each_series_may_have_noise_of_its_own(tight_solve):
+    module, asked, posterior = model_of(), panel_of(*ASKED), posterior_of(3)
+    noise = torch.randn(N_DRAWS, 3, LATENT, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    states = answered(module, asked, tight_solve, noise=noise)[0]
+    torch.testing.assert_close(states[:, 1], posterior.draws(noise)[:, 0], rtol=1e-9, atol=1e-10)
+    alone = answered(module, panel_of(["b"], [2.0]), tight_solve, posterior=posterior.take(np.array([1])), noise=noise[:, 1:2])
+    torch.testing.assert_close(alone[0][:, 0], states[:, 3], rtol=1e-7, atol=1e-8)
+
+
+def test_blocks_change_nothing(tight_solve, monkeypatch):
+    module, asked = model_of(), panel_of(*ASKED)
+    together = answered(module, asked, tight_solve)
+    monkeypatch.setattr(posterior_module, "BLOCK", 10)
+    for part, expected in zip(answered(module, asked, tight_solve), together, strict=True):
+        torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_within_a_horizon_an_answer_does_not_depend_on_other_times_to_the_bit():
+    def loose(field, span, y0, t_eval=None, on_failure="raise"):
+        return solve_ivp(field, span, y0, t_eval=t_eval, rtol=1e-2, atol=1e-2, step_control="per_sample", on_failure=on_failure)
+
+    module, posterior = model_of(), posterior_of(1)
+    alone = answered(module, panel_of(["a"], [1.0]), loose, posterior=posterior)[0]
+    both = answered(module, panel_of(["a", "a"], [1.0, 0.99 * HORIZON]), loose, posterior=posterior)[0]
+    assert torch.equal(alone[:, 0], both[:, 0])
+
+
+def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tight_solve):
+    module = model_of(n_covariates=1)
+    known = panel_of(["b", "a", "a"], [0.0, 0.0, 2.0], [[9.0], [1.0], [-1.0]])
+    asked = panel_of(["new", "a", "a"], [1.0, 1.0, 3.0], [[0.5], [2.0], [1.0]])
+    posterior = posterior_of(2)
+    states, eta, _, _ = answered(module, asked, tight_solve, known=known, posterior=posterior)
+    z0 = posterior.draws(normal_draws(N_DRAWS, LATENT)).numpy()
+    hand = by_hand(module, lambda t: [np.interp(t, [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, -1.0, 1.0])])
+    np.testing.assert_allclose(
+        states[:, 1:].swapaxes(0, 0), hand.path(z0[:, 1], [1.0, 3.0], max_step=0.01), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(eta[:, 2].detach(), hand.readout(3.0, states[:, 2].numpy()), rtol=1e-6)
+    fresh = by_hand(module, lambda t: [0.5])
+    np.testing.assert_allclose(states[:, 0], fresh.path(z0[:, 0], [1.0])[:, 0], rtol=1e-5, atol=1e-6)
+
+
+# Draws that cannot be solved
+
+
+def growing():
+    """``dz/dt = 100 z``: overflows unless z(0) is 0."""
+    module = model_of(hidden=())
+    with torch.no_grad():
+        module.field.layers[0].weight.copy_(100.0 * torch.eye(LATENT))
+    return module
+
+
+def quick_solve(field, span, y0, t_eval=None, on_failure="raise"):
+    return solve_ivp(
+        field, span, y0, t_eval=t_eval, max_steps=200, step_control="per_sample", on_failure=on_failure
+    )
+
+
+def test_draws_that_cannot_be_solved_are_left_out_with_a_warning():
+    posterior = posterior_of(2)
+    posterior.mean.zero_()
+    noise = normal_draws(N_DRAWS, LATENT)
+    noise[:3] = 0.0  # these stay where they are
+    posterior.factor[1].zero_()  # and so do all of this series
+    with pytest.warns(ConvergenceWarning, match="could not be solved as far as was asked"):
+        _, _, _, weights = answered(growing(), panel_of(["a", "b"], [30.0, 30.0]), quick_solve, posterior=posterior, noise=noise)
+    assert not weights[3:, 0].any()
+    kept = posterior.log_weights.exp()
+    torch.testing.assert_close(weights[:3, 0], kept[:3, 0] / kept[:3, 0].sum())
+    torch.testing.assert_close(weights[:, 1], kept[:, 1])
+
+
+def test_where_none_can_be_solved_the_solver_says_why():
+    with pytest.raises(SolverError):
+        answered(growing(), panel_of(["a"], [30.0]), quick_solve, posterior=posterior_of(1))
+
+
+def test_means_ignore_draws_without_weight():
+    weights = torch.tensor([[0.25], [0.75], [0.0]])
+    answer = Answer(np.zeros(1, dtype=int), torch.zeros(3, 1, 1), torch.zeros(3, 1, 2), None, weights)
+    values = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]], [[torch.nan, torch.inf]]])
+    torch.testing.assert_close(answer.mean(values), torch.tensor([[2.5, 3.5]]))
+    torch.testing.assert_close(answer.mean(values[..., 0]), torch.tensor([2.5]))

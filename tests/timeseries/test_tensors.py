@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+
+from skode.timeseries.panel import Panel
+from skode.timeseries.tensors import PanelTensors
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def panel():
+    rng = np.random.RandomState(0)
+    y = rng.normal(size=(7, 2))
+    y[1, 0] = y[4, 1] = np.nan
+    return Panel.of(np.array([0, 1, 0, 1, 1, 2, 0]), rng.uniform(0, 5, 7), rng.normal(size=(7, 1)), y)
+
+
+@pytest.fixture
+def batch(panel):
+    return PanelTensors.of(panel, 2.0, torch.float64, CPU)
+
+
+def test_tensors_hold_each_series_in_its_first_slots(panel, batch):
+    assert batch.lengths.tolist() == [3, 3, 1]
+    assert batch.filled.sum(1).tolist() == [3, 3, 1]
+    assert batch.filled[2].tolist() == [True, False, False]
+    np.testing.assert_allclose(batch.time[batch.filled], panel.since_origin() / 2.0)
+    np.testing.assert_array_equal(batch.y[batch.filled], panel.y)
+    np.testing.assert_array_equal(batch.covariates[batch.filled], panel.covariates)
+    assert torch.isnan(batch.y[~batch.filled]).all()
+    assert not batch.covariates[~batch.filled].any()
+
+
+def test_time_stays_in_double_precision(panel):
+    batch = PanelTensors.of(panel, 2.0, torch.float32, CPU)
+    assert batch.time.dtype == batch.paths.times.dtype == torch.float64
+    assert batch.y.dtype == batch.covariates.dtype == batch.paths.values.dtype == torch.float32
+
+
+def test_ends_are_each_series_last_times(panel, batch):
+    np.testing.assert_allclose(batch.ends, panel.spans() / 2.0)
+
+
+def test_a_series_without_rows_has_a_slot_and_no_time(panel):
+    unseen = panel.without(panel.codes == 1).observed()
+    batch = PanelTensors.of(unseen, 2.0, torch.float64, CPU)
+    assert batch.lengths.tolist() == [3, 0, 1]
+    assert not batch.filled[1].any()
+    assert batch.ends[1] == 0
+
+
+def test_a_panel_without_rows_is_one_of_empty_slots(panel):
+    batch = PanelTensors.of(panel.without(panel.codes >= 0).observed(), 2.0, torch.float64, CPU)
+    assert batch.time.shape == (3, 1)
+    assert not batch.filled.any()
+
+
+def test_without_covariates_there_are_no_paths(panel):
+    bare = Panel.of(panel.codes, panel.time, np.empty((7, 0)), panel.y)
+    batch = PanelTensors.of(bare, 2.0, torch.float64, CPU)
+    assert batch.paths is None
+    assert batch.covariates.shape == (3, 3, 0)
+    assert batch.take(torch.tensor([1])).paths is None
+
+
+def test_covariates_are_known_from_rows_at_which_nothing_was_observed(panel):
+    missing = panel.without(np.arange(7) == 1)
+    batch = PanelTensors.of(missing.observed(), 2.0, torch.float64, CPU, missing)
+    assert batch.lengths.tolist() == [2, 3, 1]
+    times = torch.from_numpy(panel.since_origin() / 2.0)[:, None]
+    at_all_rows = batch.paths.at(torch.from_numpy(panel.codes), times)
+    np.testing.assert_allclose(at_all_rows, panel.covariates, rtol=1e-12)
+
+
+def test_take_gives_those_series(batch):
+    taken = batch.take(torch.tensor([2, 0]))
+    for name in ("time", "y", "covariates", "lengths", "filled", "ends"):
+        torch.testing.assert_close(getattr(taken, name), getattr(batch, name)[[2, 0]], rtol=0, atol=0, equal_nan=True)
+    t = torch.tensor([[0.3], [0.4]], dtype=torch.float64)
+    both = torch.tensor([0, 1])
+    assert torch.equal(taken.paths.at(both, t), batch.paths.at(torch.tensor([2, 0]), t))
+
+
+@pytest.mark.parametrize(
+    ("share", "lengths"),
+    [([0.0, 0.0, 0.0], [1, 1, 1]), ([0.5, 0.34, 1.0], [2, 2, 1]), ([1.0, 1 / 3, 0.1], [3, 1, 1])],
+)
+def test_a_beginning_is_a_share_of_the_rows_and_at_least_one(batch, share, lengths):
+    beginning = batch.beginning(torch.tensor(share, dtype=torch.float64))
+    assert beginning.lengths.tolist() == lengths
+    assert batch.lengths.tolist() == [3, 3, 1]
+    assert torch.equal(beginning.filled, batch.filled)  # the other slots stay
+
+
+def test_the_beginning_of_nothing_is_nothing(panel):
+    batch = PanelTensors.of(panel.without(panel.codes == 1).observed(), 2.0, torch.float64, CPU)
+    assert batch.beginning(torch.ones(3, dtype=torch.float64)).lengths.tolist() == [3, 0, 1]
+    assert batch.beginning(torch.zeros(3, dtype=torch.float64)).lengths.tolist() == [1, 0, 1]
