@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from skode.solvers import Statistics
-from skode.timeseries.latent_ode import LatentODE, Rows, Solve
+from skode.timeseries.latent_ode import LEAD, LatentODE, Rows, Solve
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 
-#: Where the encoder reads only a beginning of a series, it is at least this share of the rows.
-SHORTEST_BEGINNING = 1 / 3
+#: Where the encoder reads only a part of a series, it is at least this share of the rows.
+SHORTEST_PART = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ class BoundSettings:
         Draws per series.
     annealing_updates : int
         Updates in which the divergence's weight rises to 1.
-    forecasting : float
-        Share of the updates in which the encoder reads only a beginning.
+    forecasting, hindcasting : float
+        Share of the updates in which the encoder reads only a beginning, and of the others, only an end.
     """
 
     importance_weighted: bool
     n_samples: int
     annealing_updates: int
     forecasting: float
+    hindcasting: float = 0.0
 
 
 class NegativeBound:
@@ -47,7 +48,8 @@ class NegativeBound:
     With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(y | z_k) p(z_k) / q(z_k | x)` it is
     :math:`\mathrm{E} \log p(y | z_1) - \mathrm{KL}(q \| p)` (Kingma, Welling 2014), or
     :math:`\mathrm{E} \log \frac{1}{K} \sum_k w_k` (Burda, Grosse, Salakhutdinov 2016). It is a bound whatever x the
-    encoder reads of the series; reading a beginning only, it has to foresee the rest.
+    encoder reads of the series; reading a beginning only, it has to foresee the rest, and reading
+    an end only, what was before.
 
     Parameters
     ----------
@@ -88,9 +90,12 @@ class NegativeBound:
         series = self.tensors(self.panel.take(rows))
         settings, module = self.settings, self.module
         read = series
-        if settings.forecasting and self._uniform(1).item() < settings.forecasting:
-            share = SHORTEST_BEGINNING + (1.0 - SHORTEST_BEGINNING) * self._uniform(len(rows))
-            read = series.beginning(share.to(series.time))
+        if self._happens(settings.forecasting):
+            read = series.beginning(self._shares(len(rows)).to(series.time))
+        elif self._happens(settings.hindcasting):
+            read = series.ending(self._shares(len(rows)).to(series.time))
+            shift = read.time[:, 0] - LEAD
+            read, series = read.later(shift), series.later(shift)
         mean, std = module.posterior(read, self._plain_solve, self.solves)
         shape = (settings.n_samples, *mean.shape)
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float64).to(mean)
@@ -116,6 +121,13 @@ class NegativeBound:
         solution = self._plain_solve(field, span, y0, t_eval=t_eval, first_step=self._first_step)
         self._first_step = 1.0 / max(solution.statistics.n_accepted, 1)
         return solution
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0.0 and self._uniform(1).item() < probability
+
+    def _shares(self, n: int) -> Tensor:
+        """How much of each series is read."""
+        return SHORTEST_PART + (1.0 - SHORTEST_PART) * self._uniform(n)
 
     def _uniform(self, n: int) -> Tensor:
         return torch.rand(n, generator=self.generator, dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skode.dynamics import MLPField, affine
 from skode.solvers import Solution, Statistics
-from skode.timeseries.driven import CovariatePaths, DrivenField
+from skode.timeseries.driven import CovariatePaths, DrivenBy, DrivenField
 from skode.timeseries.encoders import Encoder
 from skode.timeseries.likelihoods import Likelihood
 from skode.timeseries.tensors import PanelTensors
@@ -20,6 +20,10 @@ Solve = Callable[..., Solution]
 
 #: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
 HORIZON = 4.0
+
+#: Series start this much of the latent dynamics' time before their first row, so that what is asked just before that
+#: row lies on a stretch that training has seen.
+LEAD = 0.1 * HORIZON
 
 #: Nodes of the Gauss-Legendre rule for the integral of an intensity over a series.
 N_NODES = 24
@@ -82,7 +86,9 @@ class Rows:
     y, covariates : Tensor of shape (n_rows, ...)
         Of each row.
     timed : Tensor of shape (n_rows,)
-        1 where a row's time is an event of the process, 0 for the first rows of series, at which they start.
+        1 where a row's time is an event of the process, 0 for rows at the start of series.
+    reach : Tensor of shape (n_series, 2), float64
+        How far each series is to be solved, backward and forward.
     node_weights : Tensor of shape (n_series, n_nodes) or None
         Of the quadrature over each series' time.
     times : Tensor of shape (n_series, n_slots + n_nodes), float64
@@ -95,19 +101,22 @@ class Rows:
         self.filled = torch.nonzero(series.filled, as_tuple=True)
         self.y, self.covariates = series.y[self.filled], series.covariates[self.filled]
         self.node_weights: Tensor | None = None
-        self.times = series.time
+        self.times, self.reach = series.time, series.reach
         if process:
             nodes, weights = np.polynomial.legendre.leggauss(N_NODES)
-            ends = series.ends[:, None]
-            like = {"dtype": ends.dtype, "device": ends.device}
-            self.node_times = ends * torch.as_tensor((nodes + 1.0) / 2.0, **like)
-            self.node_weights = (ends * torch.as_tensor(weights / 2.0, **like)).to(series.y)
+            first, last = series.window[:, :1], series.window[:, 1:]
+            self.reach = torch.stack(
+                [torch.minimum(self.reach[:, 0], first[:, 0]), torch.maximum(self.reach[:, 1], last[:, 0])], dim=1
+            )
+            like = {"dtype": last.dtype, "device": last.device}
+            self.node_times = first + (last - first) * torch.as_tensor((nodes + 1.0) / 2.0, **like)
+            self.node_weights = ((last - first) * torch.as_tensor(weights / 2.0, **like)).to(series.y)
             self.times, order = torch.sort(torch.cat([series.time, self.node_times], dim=1), dim=1)
             self.places = torch.argsort(order, dim=1)
-            self.timed = (self.filled[1] > 0).to(series.y)
+            self.timed = (series.time > first)[self.filled].to(series.y)
             self.node_covariates = series.covariates.new_zeros(self.n_series, N_NODES, series.covariates.shape[2])
             if series.paths is not None:
-                codes = torch.arange(self.n_series, device=ends.device).repeat_interleave(N_NODES)
+                codes = torch.arange(self.n_series, device=first.device).repeat_interleave(N_NODES)
                 at_nodes = series.paths.at(codes, self.node_times.reshape(-1, 1))
                 self.node_covariates = at_nodes.view(self.n_series, N_NODES, -1)
 
@@ -129,7 +138,7 @@ class LatentODE(nn.Module):
     """``z(0) ~ N(0, I)``, ``dz/dt = f(z, u(t))``, ``y(t) ~ p(. | g(z(t), u(t)))`` with covariates u.
 
     Where times are data too, they are a Poisson process of intensity ``exp(h(z(t), u(t)))`` from a series' first row
-    to its last (Chen et al. 2018, section 5.1).
+    to its last (Chen et al. 2018, section 5.1), observed or not; rows at the very start are no events.
 
     Parameters
     ----------
@@ -182,12 +191,12 @@ class LatentODE(nn.Module):
         self,
         z0: Tensor,
         times: Tensor,
-        ends: Tensor,
+        reach: Tensor,
         paths: CovariatePaths | None,
         solve: Solve,
         solves: list[Statistics],
     ) -> Tensor:
-        """Latent states of each series at its own times.
+        """Latent states of each series at its own times, before and after its start.
 
         Parameters
         ----------
@@ -195,8 +204,8 @@ class LatentODE(nn.Module):
             Initial states.
         times : Tensor of shape (n_series, n_times), float64
             Times; NaN: none.
-        ends : Tensor of shape (n_series,), float64
-            How far to solve each series.
+        reach : Tensor of shape (n_series, 2), float64
+            How far to solve each series, backward and forward.
         paths : CovariatePaths or None
             Their covariates.
         solve, solves
@@ -208,22 +217,30 @@ class LatentODE(nn.Module):
             States; NaN where there is no time.
         """
         n_copies = len(z0)
-        span = torch.stack([torch.zeros_like(ends), ends], dim=1).repeat(n_copies, 1)
-        times = times.repeat(n_copies, 1)
-        start = z0.flatten(0, 1)
+        field: MLPField | DrivenBy
         if isinstance(self.field, DrivenField):
             assert paths is not None
-            driven = self.field.along(paths.repeated(n_copies))
-            solution = solve(driven, span, driven.states(start), t_eval=times)
+            field = self.field.along(paths.repeated(n_copies))
+            start = field.states(z0.flatten(0, 1))
         else:
-            solution = solve(self.field, span, start, t_eval=times)
-        solves.append(solution.statistics)
-        return solution.y[..., : self.latent_size].unflatten(0, (n_copies, -1))
+            field, start = self.field, z0.flatten(0, 1)
+        times = times.repeat(n_copies, 1)
+        answer: Tensor | None = None
+        for side, furthest in ((times >= 0.0, reach[:, 1]), (times < 0.0, reach[:, 0])):
+            if not bool(side.any()):
+                continue
+            span = torch.stack([torch.zeros_like(furthest), furthest], dim=1).repeat(n_copies, 1)
+            solution = solve(field, span, start, t_eval=torch.where(side, times, torch.nan))
+            solves.append(solution.statistics)
+            answer = solution.y if answer is None else torch.where(side[..., None], solution.y, answer)
+        if answer is None:
+            answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
+        return answer[..., : self.latent_size].unflatten(0, (n_copies, -1))
 
     def evidence(self, z0: Tensor, rows: Rows, solve: Solve, solves: list[Statistics]) -> Evidence:
         """What initial states of shape (n_copies, n_series, latent_size) say of rows."""
         series = rows.series
-        states, at_nodes = rows.taken(self.path(z0, rows.times, series.ends, series.paths, solve, solves))
+        states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, series.paths, solve, solves))
         eta = self.readout(states, rows.covariates)
         if self.log_intensity is None or at_nodes is None:
             return Evidence(eta)

@@ -23,7 +23,7 @@ from skode.solvers import Solution
 from skode.timeseries.bound import BoundSettings, NegativeBound
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.frames import Column, LongRows, read_rows, read_targets, read_times
-from skode.timeseries.latent_ode import HORIZON, LatentODE, Rows
+from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE, Rows
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, infer, normal_draws
@@ -48,7 +48,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
     holds the observed value or values, NaN where nothing was observed. Rows may stand in any order and times may
     repeat (rows at equal times keep their order); each series keeps its own time axis. A latent state :math:`z` starts
-    from a standard normal at the series' first row and follows :math:`dz/dt = f(z, u(t))`; a read-out of :math:`z(t)`
+    from a standard normal a tenth of a typical series' span before the first row and follows :math:`dz/dt = f(z, u(t))`; a read-out of :math:`z(t)`
     and :math:`u(t)` gives the distribution of ``y``, with :math:`u` the covariates. An encoder, which reads a series'
     observations and covariates from the last to the first, gives an approximate posterior of the initial state
     [1]_ [2]_. Trained by a lower bound of the likelihood.
@@ -73,7 +73,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         output, 0 or 1, or counts.
     observation_times : {"given", "poisson"}, default="given"
         Whether times are data themselves: "poisson" makes them a Poisson process from a series' first row to its
-        last, whose intensity depends on the latent state [1]_; see ``predict_intensity``.
+        last, whose intensity depends on the latent state [1]_; see ``predict_intensity``. Where watching began before
+        the first observation, or ended after the last, rows with y NaN say so.
     latent_size : int, default=4
         Size of the latent state.
     hidden_layer_sizes : int or array-like of int, default=(32, 32)
@@ -94,6 +95,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     forecasting : float, default=0.5
         Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
         and has to foresee the rest. The bound remains one.
+    hindcasting : float, default=0.1
+        Share of the others in which it reads only an end of each series, which is made to start there, and has to
+        see what was before: dynamics that are never followed backward may well explode that way.
     posterior : {"laplace", "encoder"}, default="laplace"
         Whether posteriors are refined. That costs several solves of ``latent_size + 1`` states a series in ``fit``
         and ``condition``.
@@ -217,6 +221,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "kl_annealing": [Interval(Real, 0, 1, closed="both")],
         "forecasting": [Interval(Real, 0, 1, closed="both")],
+        "hindcasting": [Interval(Real, 0, 1, closed="both")],
         "posterior": [StrOptions({"laplace", "encoder"})],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
     }
@@ -237,6 +242,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         n_samples: int = 1,
         kl_annealing: float = 0.0,
         forecasting: float = 0.5,
+        hindcasting: float = 0.1,
         posterior: str = "laplace",
         n_draws: int = 32,
         alpha: float = 0.0,
@@ -273,6 +279,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self.n_samples = n_samples
         self.kl_annealing = kl_annealing
         self.forecasting = forecasting
+        self.hindcasting = hindcasting
         self.posterior = posterior
         self.n_draws = n_draws
         self.alpha = alpha
@@ -346,10 +353,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             self.covariate_scaler_ = _fitted_scaler(rows.covariates, "covariates") if has_covariates else None
             self._output_names = _names(y)
             self._single_output = np.ndim(y) == 1
+        if not warm:
+            spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
+            self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
         panel = self._panel(rows, values)
         if not warm:
-            spans = panel.spans()
-            self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
             self.module_ = self._new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.latent_size
@@ -368,7 +376,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         passes = -(-LEAST_UPDATES // n_batches)
         n_updates = self.max_iter * passes * n_batches
         settings = BoundSettings(
-            self.bound == "iwae", self.n_samples, round(self.kl_annealing * n_updates), self.forecasting
+            importance_weighted=self.bound == "iwae",
+            n_samples=self.n_samples,
+            annealing_updates=round(self.kl_annealing * n_updates),
+            forecasting=self.forecasting,
+            hindcasting=self.hindcasting,
         )
         objective = NegativeBound(
             self.module_, training, self._tensors_observed, self._solve, settings, new_generator(rng)
@@ -556,7 +568,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         module = self._fitted_module()
         if times is None:
             offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
-            start = float(np.median(self.context_.origins))
+            start = float(np.median(self.context_.origins)) + LEAD * self.time_scale_
             column = _times_of_kind(start + offsets, self.time_kind_)
         else:
             column = pd.Series(times) if not isinstance(times, pd.Series | pd.Index) else times.to_series()
@@ -575,7 +587,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 given = self.covariate_scaler_.transform(given.reshape(-1, n_covariates)).reshape(given.shape)
         panel = Panel(
             pd.RangeIndex(n_series),
-            np.full(n_series, seconds[order[0]]),
+            np.full(n_series, seconds[order[0]] - LEAD * self.time_scale_),
             np.repeat(np.arange(n_series), n_times),
             np.tile(seconds[order], n_series),
             given[:, order].reshape(n_series * n_times, n_covariates),
@@ -720,7 +732,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         with torch.no_grad():
             module.readout.linear.bias.copy_(torch.from_numpy(likelihood.start(panel.y)))
             if module.log_intensity is not None:
-                total = panel.spans().sum() / self.time_scale_
+                total = np.ptp(panel.windows(), axis=1).sum() / self.time_scale_
                 events = max(len(panel.observed().time) - panel.n_series, 1)
                 module.log_intensity.linear.bias.fill_(float(np.log(events / total)) if total > 0 else 0.0)
         return module
@@ -732,7 +744,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _panel(self, rows: LongRows, values: np.ndarray) -> Panel:
         """Rows as a panel, standardised."""
         scale, shift = self._units()
-        return Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale)
+        panel = Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale)
+        return panel.starting(LEAD * self.time_scale_)
 
     def _units(self) -> tuple[Any, Any]:
         """Scale and shift of the outputs."""
@@ -852,7 +865,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         def validate() -> float:
             module = self.module_
             mean, _ = module.posterior(context, self._solve, [])
-            states = module.path(mean[None], asked.time, asked.ends, asked.paths, self._solve, [])
+            states = module.path(mean[None], asked.time, asked.reach, asked.paths, self._solve, [])
             eta = module.readout(rows.taken(states)[0], rows.covariates)
             return float(module.likelihood.log_prob(eta, rows.y).sum() / n_values)
 

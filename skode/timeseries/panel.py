@@ -56,14 +56,17 @@ class Panel:
         """Time of each row since its series' start."""
         return self.time - self.origins[self.codes]
 
-    def spans(self) -> np.ndarray:
-        """Time from each series' first row to its last; 0 for a series without rows."""
+    def windows(self) -> np.ndarray:
+        """Times of each series' first and last row since its start, of shape (n_series, 2); 0 without rows."""
         lengths = np.bincount(self.codes, minlength=self.n_series)
-        some = lengths > 0
-        last = np.cumsum(lengths)[some] - 1
-        spans = np.zeros(self.n_series)
-        spans[some] = self.time[last] - self.time[last - lengths[some] + 1]
-        return spans
+        some, after = lengths > 0, np.cumsum(lengths)
+        since, windows = self.since_origin(), np.zeros((self.n_series, 2))
+        windows[some, 0], windows[some, 1] = since[(after - lengths)[some]], since[after[some] - 1]
+        return windows
+
+    def starting(self, lead: float) -> Panel:
+        """The same with the start of each series so long before its first row; one without rows keeps its own."""
+        return replace(self, origins=self.origins + self.windows()[:, 0] - lead)
 
     def rows_of(self, codes: np.ndarray) -> np.ndarray:
         """Positions of some series' rows, series by series in the order given."""

@@ -129,18 +129,11 @@ class Predictive:
         Each series is solved to a whole number of horizons, so that an answer does not depend on which other times
         within them are asked, and beyond them only as much as the solver's accuracy.
         """
-        time, solves = series.time, list[Statistics]()
-        answer = z0.new_full((len(z0), *time.shape, z0.shape[2]), torch.nan)
 
         def solve(*args, **kwargs):
             return self.solve(*args, on_failure=on_failure, **kwargs)
 
-        for sign, side in ((1.0, time >= 0), (-1.0, time < 0)):
-            if not bool(side.any()):
-                continue
-            part = torch.where(side, time, torch.nan)
-            furthest = torch.nan_to_num(part * sign).amax(dim=1)
-            ends = sign * HORIZON * torch.ceil(furthest / HORIZON)
-            path = self.module.path(z0, part, ends, series.paths, solve, solves)
-            answer = torch.where(side[..., None], path, answer)
-        return answer
+        # Away from zero, to whole horizons.
+        reach = HORIZON * torch.sign(series.reach) * torch.ceil(series.reach.abs() / HORIZON)
+        solves: list[Statistics] = []
+        return self.module.path(z0, series.time, reach, series.paths, solve, solves)

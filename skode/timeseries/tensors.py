@@ -26,6 +26,8 @@ class PanelTensors:
         Covariates; 0 in empty slots.
     lengths : Tensor of int, of shape (n_series,)
         Slots in use.
+    window : Tensor of shape (n_series, 2), float64
+        From when to when the series was watched: times of its first and last row, observed or not.
     paths : CovariatePaths or None
         The series' covariates over time; None without any.
     """
@@ -34,6 +36,7 @@ class PanelTensors:
     y: Tensor
     covariates: Tensor
     lengths: Tensor
+    window: Tensor
     paths: CovariatePaths | None
 
     @classmethod
@@ -49,8 +52,9 @@ class PanelTensors:
         time_scale, dtype, device
             Unit of time, and what the tensors are to be.
         known : Panel, default=None
-            The same series, with all rows from which their covariates are known; None: those of ``panel``.
+            The same series, with all rows from which their covariates and windows are known; None: ``panel``.
         """
+        known = known or panel
         lengths, places = panel.slots()
         shape = (panel.n_series, max(int(lengths.max(initial=0)), 1))
         time = np.full(shape, np.nan)
@@ -64,7 +68,8 @@ class PanelTensors:
             torch.from_numpy(y).to(device, dtype),
             torch.from_numpy(covariates).to(device, dtype),
             torch.from_numpy(lengths).to(device),
-            CovariatePaths.of(known or panel, time_scale, dtype, device) if covariates.shape[2] else None,
+            torch.from_numpy(known.windows() / time_scale).to(device),
+            CovariatePaths.of(known, time_scale, dtype, device) if covariates.shape[2] else None,
         )
 
     @property
@@ -73,14 +78,16 @@ class PanelTensors:
         return ~torch.isnan(self.time)
 
     @property
-    def ends(self) -> Tensor:
-        """Each series' last time, of shape (n_series,)."""
-        return torch.nan_to_num(self.time).amax(dim=1)
+    def reach(self) -> Tensor:
+        """How far each series reaches back from its start and on from it, of shape (n_series, 2)."""
+        time = torch.nan_to_num(self.time)
+        return torch.stack([time.amin(dim=1).clamp_max(0.0), time.amax(dim=1).clamp_min(0.0)], dim=1)
 
     def take(self, series: Tensor) -> PanelTensors:
         """Those of some series, by position."""
         paths = self.paths and CovariatePaths(self.paths.times[series], self.paths.values[series])
-        return PanelTensors(self.time[series], self.y[series], self.covariates[series], self.lengths[series], paths)
+        kept = (self.time, self.y, self.covariates, self.lengths, self.window)
+        return PanelTensors(*(x[series] for x in kept), paths)
 
     def beginning(self, share: Tensor) -> PanelTensors:
         """The first rows of each series: a share of them, at least one. The other slots stay, out of use.
@@ -92,3 +99,24 @@ class PanelTensors:
         """
         lengths = torch.minimum((share * self.lengths).ceil().to(self.lengths.dtype).clamp_min(1), self.lengths)
         return replace(self, lengths=lengths)
+
+    def ending(self, share: Tensor) -> PanelTensors:
+        """The last rows of each series: a share of them, at least one, in its first slots."""
+        dropped = self.lengths - self.beginning(share).lengths
+        lengths = self.lengths - dropped
+        n_slots = self.time.shape[1]
+        slots = torch.arange(n_slots, device=dropped.device) + dropped[:, None]
+        idle = slots >= self.lengths[:, None]
+        slots = slots.clamp_max(n_slots - 1)
+
+        def taken(values: Tensor) -> Tensor:
+            return values.gather(1, slots[..., None].expand(-1, -1, values.shape[2]))
+
+        time = torch.where(idle, torch.nan, self.time.gather(1, slots))
+        return replace(self, time=time, y=taken(self.y), covariates=taken(self.covariates), lengths=lengths)
+
+    def later(self, shift: Tensor) -> PanelTensors:
+        """The same with each series' start so much later; rows before it are at negative times."""
+        shift = torch.nan_to_num(shift)[:, None]
+        paths = self.paths and replace(self.paths, times=self.paths.times - shift)
+        return replace(self, time=self.time - shift, window=self.window - shift, paths=paths)

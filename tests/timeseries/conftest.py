@@ -94,14 +94,14 @@ class ByHand:
         """Of the values observed, of shape (n,)."""
         return np.nansum(self.log_prob(self.eta(z0, times), y), axis=(1, 2))
 
-    def log_process(self, z0, times):
-        """Log-density of a series' times after the first, for one initial state."""
+    def log_process(self, z0, times, window):
+        """Log-density of a series' times after the window's start, for one initial state."""
 
         def log_rate(t):
             return self.readout(t, self.path(z0, [t])[0], "rate")[0, 0]
 
-        integral, _ = quad(lambda t: np.exp(log_rate(t)), 0.0, times[-1], epsabs=1e-7, epsrel=1e-7)
-        return sum(log_rate(t) for t in times[1:]) - integral
+        integral, _ = quad(lambda t: np.exp(log_rate(t)), *window, epsabs=1e-7, epsrel=1e-7)
+        return sum(log_rate(t) for t in times if t > window[0]) - integral
 
     def _with_covariates(self, t, z):
         u = np.asarray(self.u(t), dtype=float)

@@ -180,7 +180,9 @@ def test_the_bound_with_a_beginning_is_of_all_values(model, panel, by_hand, tigh
     model.encoder = Blind()
     hand, series = by_hand(model), tensors(panel)
     expected = sum(
-        hand.log_likelihood(np.zeros((1, LATENT)), series.time[i, series.filled[i]], series.y[i, series.filled[i]].numpy())
+        hand.log_likelihood(
+            np.zeros((1, LATENT)), series.time[i, series.filled[i]], series.y[i, series.filled[i]].numpy()
+        )
         for i in range(3)
     )[0]
     divergence = 3 * LATENT * (0.5 * (1e-18 - 1) - math.log(1e-9))

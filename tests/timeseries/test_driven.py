@@ -242,7 +242,13 @@ def test_a_state_driven_by_a_path_is_its_integral(paths):
         span = torch.stack([torch.zeros_like(ends), ends], dim=1)
         for step_control in ("shared", "per_sample"):
             y = solve_ivp(
-                dynamics, span, dynamics.states(z0), t_eval=ends[:, None], rtol=1e-8, atol=1e-8, step_control=step_control
+                dynamics,
+                span,
+                dynamics.states(z0),
+                t_eval=ends[:, None],
+                rtol=1e-8,
+                atol=1e-8,
+                step_control=step_control,
             ).y[:, 0, :-1]
             for i, end in enumerate(ends.tolist()):
                 fine = np.linspace(0, end, 40_001)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -37,7 +39,8 @@ def batch(*members, slots=None):
         for i, member in enumerate(members):
             whole[i, : lengths[i]] = member[part]
         padded.append(whole)
-    return PanelTensors(*padded, lengths, None)
+    window = torch.stack([torch.zeros(len(members)), torch.nan_to_num(padded[0]).amax(1)], dim=1)
+    return PanelTensors(*padded, lengths, window, None)
 
 
 def encode(encoder, series, solve, solves=None):
@@ -87,7 +90,7 @@ def test_a_series_has_one_posterior_alone_or_in_a_batch(encoder, tight_solve):
 
 def test_rows_beyond_the_length_are_not_read(encoder, tight_solve):
     whole = batch(series(6), series(4, 1))
-    beginning = PanelTensors(whole.time, whole.y, whole.covariates, torch.tensor([3, 2]), None)
+    beginning = replace(whole, lengths=torch.tensor([3, 2]))
     short = batch(*[tuple(part[:n] for part in member) for member, n in ((series(6), 3), (series(4, 1), 2))])
     torch.testing.assert_close(
         encode(encoder, beginning, tight_solve), encode(encoder, short, tight_solve), rtol=1e-7, atol=1e-8
@@ -162,7 +165,7 @@ def test_a_recurrent_network_reads_the_series_backward(kind, network, tight_solv
     members = [series(5), series(3, 1)]
     members[0][1][2, 1] = torch.nan
     by_hand = network(2 * OUTPUTS + 2 + COVARIATES, HIDDEN, batch_first=True, dtype=torch.float64)
-    by_hand.load_state_dict(encoder.cell_.state_dict())
+    by_hand.load_state_dict(encoder.cell.state_dict())
     mean, std = encode(encoder, batch(*members), tight_solve)
     for i, member in enumerate(members):
         _, last = by_hand(rows_read(*member)[None])
@@ -181,7 +184,7 @@ def cells_run(encoder, member, evolve):
         last = len(time) - 1 - i
         if i > 0:
             state = evolve(state, float(time[last + 1] - time[last]))
-        state = encoder.cell_(row[None], state)
+        state = encoder.cell(row[None], state)
     return state
 
 
@@ -212,7 +215,7 @@ def test_an_ode_rnn_follows_its_dynamics_between_observations(tight_solve):
 
 def test_observations_at_one_time_need_no_solve(tight_solve):
     encoder = encoder_of(ODERNNEncoder)
-    time, y, covariates = series(4)
+    _, y, covariates = series(4)
     member = (torch.ones(4, dtype=torch.float64), y, covariates)
     solves = []
     mean, std = encode(encoder, batch(member), tight_solve, solves)

@@ -102,7 +102,9 @@ def test_the_log_likelihood_is_that_of_scipys_paths(likelihood, n_covariates, by
     assert found.shape == (2, 3)
     for i in range(3):
         hand = by_hand(model, known_by_hand(panel, i))
-        expected = hand.log_likelihood(z0[:, i], series.time[i, series.filled[i]], series.y[i, series.filled[i]].numpy())
+        expected = hand.log_likelihood(
+            z0[:, i], series.time[i, series.filled[i]], series.y[i, series.filled[i]].numpy()
+        )
         np.testing.assert_allclose(found[:, i], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -114,6 +116,7 @@ def test_times_are_a_poisson_process(n_covariates, by_hand, tight_solve):
         panel = Panel(panel.ids, panel.origins, panel.codes, panel.time, first, panel.y)
     plain = model_of(n_covariates)
     plain.load_state_dict(model.state_dict(), strict=False)
+    panel = panel.starting(0.3)  # and later than the latent state's start
     series, z0 = tensors_of(panel), initial()
     rows, without = Rows(series, process=True), Rows(series, process=False)
     with torch.no_grad():
@@ -122,17 +125,18 @@ def test_times_are_a_poisson_process(n_covariates, by_hand, tight_solve):
     for i in range(3):
         hand, times = by_hand(model, known_by_hand(panel, i)), series.time[i, series.filled[i]].numpy()
         for k in range(2):
-            expected = hand.log_process(z0[k, i], times) if len(times) > 1 else 0.0
+            expected = hand.log_process(z0[k, i], times, panel.windows()[i] / 2.0)
             assert float(found[k, i] - values[k, i]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_quadratures_weights_sum_to_the_spans():
-    series = tensors_of(panel_of())
+    series = tensors_of(panel_of().starting(0.3))
     rows = Rows(series, process=True)
-    torch.testing.assert_close(rows.node_weights.sum(1), series.ends)
+    first, last = series.window.unbind(1)
+    torch.testing.assert_close(rows.node_weights.sum(1), last - first)
     # of a polynomial exactly
     integral = (rows.node_weights * rows.node_times**3).sum(1)
-    torch.testing.assert_close(integral, series.ends**4 / 4)
+    torch.testing.assert_close(integral, (last**4 - first**4) / 4)
 
 
 def test_rows_and_nodes_are_found_again_among_the_states():
@@ -168,7 +172,9 @@ def test_rows_hold_what_was_observed():
     np.testing.assert_array_equal(rows.y, seen.y)
     np.testing.assert_array_equal(rows.covariates, seen.covariates)
     np.testing.assert_array_equal(rows.filled[0], seen.codes)
-    assert rows.timed.tolist() == [float(place > 0) for place in seen.slots()[1]]
+    assert rows.timed.tolist() == [
+        float(t > panel.windows()[code, 0]) for code, t in zip(seen.codes, seen.since_origin(), strict=True)
+    ]
 
 
 def test_an_event_of_high_intensity_is_likelier():
@@ -184,8 +190,9 @@ def test_an_event_of_high_intensity_is_likelier():
         loss = model.log_likelihood(Evidence(eta, low, at_nodes + np.log(2)), rows) - model.log_likelihood(
             Evidence(eta, low, at_nodes), rows
         )
-    torch.testing.assert_close(gain[0], (series.lengths - 1).clamp_min(0).double())
-    torch.testing.assert_close(loss[0], -series.ends)
+    events = (series.time > series.window[:, :1]).sum(1).double()
+    torch.testing.assert_close(gain[0], events)
+    torch.testing.assert_close(loss[0], series.window[:, 0] - series.window[:, 1])
 
 
 @pytest.mark.parametrize("n_covariates", [0, 1])

@@ -40,7 +40,7 @@ def observed(likelihood, eta, seed=1):
 
 
 def test_the_table_names_all():
-    assert LIKELIHOODS == {"gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson}
+    assert {"gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson} == LIKELIHOODS
     assert [kind for kind in KINDS if LIKELIHOODS[kind].standardised] == ["gaussian"]
 
 
@@ -48,7 +48,9 @@ def test_the_table_names_all():
 def test_log_densities_are_those_of_torchs_distributions(kind, eta):
     likelihood = likelihood_of(kind)
     y = observed(likelihood, eta)
-    torch.testing.assert_close(likelihood.log_prob(eta, y), reference(likelihood, eta).log_prob(y), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        likelihood.log_prob(eta, y), reference(likelihood, eta).log_prob(y), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

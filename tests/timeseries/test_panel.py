@@ -118,13 +118,22 @@ def test_joined_leaves_both_panels_unchanged(panel):
     np.testing.assert_array_equal(panel.time, before[1])
 
 
-def test_spans_are_from_first_row_to_last(panel):
-    assert dict(zip(panel.ids, panel.spans(), strict=True)) == {"a": 2, "b": 0, "c": 1}
+def test_windows_are_from_first_row_to_last_since_the_start(panel):
+    windows = panel.joined(panel_of(["a"], [-5])).windows()
+    assert dict(zip(panel.ids, windows.tolist(), strict=True)) == {"a": [-6, 2], "b": [0, 0], "c": [0, 1]}
 
 
-def test_the_span_of_a_series_without_rows_is_none():
+def test_a_start_may_lie_before_the_first_row(panel):
+    earlier = panel.starting(0.5)
+    assert dict(zip(earlier.ids, earlier.origins, strict=True)) == {"a": 0.5, "b": 9.5, "c": 3.5}
+    assert earlier.windows().tolist() == [[0.5, 2.5], [0.5, 0.5], [0.5, 1.5]]
+    np.testing.assert_array_equal(earlier.time, panel.time)
+    assert earlier.starting(0.5).origins.tolist() == earlier.origins.tolist()
+
+
+def test_the_window_of_a_series_without_rows_is_none():
     panel = panel_of(["a", "b", "b", "c"], [1, 2, 5, 3], y=[np.nan, 0, 1, np.nan]).observed()
-    assert dict(zip(panel.ids, panel.spans(), strict=True)) == {"a": 0, "b": 3, "c": 0}
+    assert dict(zip(panel.ids, panel.windows().tolist(), strict=True)) == {"a": [0, 0], "b": [0, 3], "c": [0, 0]}
 
 
 def test_without_takes_values_away_and_keeps_rows(panel):

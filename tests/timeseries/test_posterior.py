@@ -139,14 +139,17 @@ class BruteForce:
         if process:
             # by Simpson's rule, all points at once
             fine = np.linspace(0, times[-1], 401)
-            rates = np.exp([hand.readout(t, z, "rate")[:, 0] for t, z in zip(fine, hand.path(self.z0, fine).swapaxes(0, 1), strict=True)])
+            rates = np.exp(
+                [
+                    hand.readout(t, z, "rate")[:, 0]
+                    for t, z in zip(fine, hand.path(self.z0, fine).swapaxes(0, 1), strict=True)
+                ]
+            )
             weights = np.ones(401)
             weights[1:-1:2], weights[2:-1:2] = 4, 2
             log_joint -= weights @ rates * fine[1] / 3
             at_events = hand.path(self.z0, times).swapaxes(0, 1)
-            log_joint += sum(
-                hand.readout(t, z, "rate")[:, 0] for t, z in zip(times[1:], at_events[1:], strict=True)
-            )
+            log_joint += sum(hand.readout(t, z, "rate")[:, 0] for t, z in zip(times[1:], at_events[1:], strict=True))
         self.weights = np.exp(log_joint - log_joint.max())
         self.weights /= self.weights.sum()
         self.hand = hand
@@ -219,6 +222,7 @@ def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solve):
     with torch.no_grad():
         module.likelihood.log_noise.fill_(0.0)
         module.log_intensity.linear.bias.fill_(1.0)
+        module.log_intensity.linear.weight.mul_(3.0)
     times, values = [0.0, 0.1, 0.15, 0.3, 0.4, 2.0], np.full((6, 1), np.nan)
     values[0] = 0.2
     values[1:] = 0.0
@@ -229,7 +233,7 @@ def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solve):
     np.testing.assert_allclose(mean, expected_mean, atol=0.015 * float(expected_std.max()))
     np.testing.assert_allclose(std, expected_std, rtol=0.02)
     ignorant = BruteForce(by_hand(module), latent_size, times, values).moments(ASKED)[0]
-    assert np.abs(ignorant - expected_mean).max() > 0.05  # the test would see it
+    assert np.abs(ignorant - expected_mean).max() > 0.02 * expected_std.max()  # the test would see it
 
 
 # What can go wrong
@@ -380,7 +384,9 @@ def test_no_draw_rules_alone():
     torch.testing.assert_close(weights.sum(0), torch.ones(3, dtype=torch.float64))
     assert weights[2, 0] == 0
     # none above sqrt(16) times the mean of 1/16 before they are normalised
-    torch.testing.assert_close(weights[1, 0] / weights[0, 0], torch.exp(torch.tensor(50.0 - np.log(16) + np.log(4))).double())
+    torch.testing.assert_close(
+        weights[1, 0] / weights[0, 0], torch.exp(torch.tensor(50.0 - np.log(16) + np.log(4))).double()
+    )
     expected = torch.softmax(log_weights[:, 1], 0)
     torch.testing.assert_close(weights[:, 1], expected)
     torch.testing.assert_close(weights[:, 2], torch.full((16,), 1 / 16, dtype=torch.float64))

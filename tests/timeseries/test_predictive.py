@@ -40,7 +40,9 @@ def panel_of(ids, time, covariates=None, origins=None):
     codes, names = pd.factorize(np.asarray(ids))
     covariates = np.zeros((len(time), 0)) if covariates is None else np.asarray(covariates, dtype=float)
     origins = np.zeros(len(names)) if origins is None else np.asarray(origins, dtype=float)
-    return Panel(pd.Index(names), origins, codes, np.asarray(time, dtype=float), covariates, np.full((len(time), 2), np.nan))
+    return Panel(
+        pd.Index(names), origins, codes, np.asarray(time, dtype=float), covariates, np.full((len(time), 2), np.nan)
+    )
 
 
 def posterior_of(n_series, seed=0):
@@ -48,7 +50,7 @@ def posterior_of(n_series, seed=0):
     found = Posterior.prior(n_series, LATENT, N_DRAWS)
     found.mean.copy_(torch.randn(n_series, LATENT, generator=generator))
     found.factor.mul_(0.3)
-    found.log_weights.copy_(torch.log_softmax(torch.randn(N_DRAWS, n_series, generator=generator), 0))
+    found.log_weights.copy_(torch.log_softmax(torch.randn(N_DRAWS, n_series, generator=generator).double(), 0))
     return found
 
 
@@ -83,14 +85,16 @@ def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_h
         expected = (hand if t >= 0 else backward).path(z0[:, code], [abs(t)])[:, 0]
         np.testing.assert_allclose(states[:, row], expected, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(eta[:, row].detach(), hand.readout(t, expected), rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(log_rate[:, row].detach(), hand.readout(t, expected, "rate")[:, 0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            log_rate[:, row].detach(), hand.readout(t, expected, "rate")[:, 0], rtol=1e-5, atol=1e-6
+        )
         np.testing.assert_allclose(weights[:, row], posterior.log_weights[:, code].exp(), rtol=1e-10)
 
 
 def test_time_counts_from_each_series_start(tight_solve):
     module = model_of()
     at_zero = answered(module, panel_of(*ASKED), tight_solve)[0]
-    later = panel_of(ASKED[0], np.array(ASKED[1]) + [10, 10, 10, 20, 30, 30], origins=[10, 20, 30])
+    later = panel_of(ASKED[0], np.add(ASKED[1], [10, 10, 10, 20, 30, 30]), origins=[10, 20, 30])
     torch.testing.assert_close(answered(module, later, tight_solve)[0], at_zero, rtol=1e-7, atol=1e-8)
 
 
@@ -99,7 +103,9 @@ def test_each_series_may_have_noise_of_its_own(tight_solve):
     noise = torch.randn(N_DRAWS, 3, LATENT, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     states = answered(module, asked, tight_solve, noise=noise)[0]
     torch.testing.assert_close(states[:, 1], posterior.draws(noise)[:, 0], rtol=1e-9, atol=1e-10)
-    alone = answered(module, panel_of(["b"], [2.0]), tight_solve, posterior=posterior.take(np.array([1])), noise=noise[:, 1:2])
+    alone = answered(
+        module, panel_of(["b"], [2.0]), tight_solve, posterior=posterior.take(np.array([1])), noise=noise[:, 1:2]
+    )
     torch.testing.assert_close(alone[0][:, 0], states[:, 3], rtol=1e-7, atol=1e-8)
 
 
@@ -113,7 +119,9 @@ def test_blocks_change_nothing(tight_solve, monkeypatch):
 
 def test_within_a_horizon_an_answer_does_not_depend_on_other_times_to_the_bit():
     def loose(field, span, y0, t_eval=None, on_failure="raise"):
-        return solve_ivp(field, span, y0, t_eval=t_eval, rtol=1e-2, atol=1e-2, step_control="per_sample", on_failure=on_failure)
+        return solve_ivp(
+            field, span, y0, t_eval=t_eval, rtol=1e-2, atol=1e-2, step_control="per_sample", on_failure=on_failure
+        )
 
     module, posterior = model_of(), posterior_of(1)
     alone = answered(module, panel_of(["a"], [1.0]), loose, posterior=posterior)[0]
@@ -129,9 +137,7 @@ def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tigh
     states, eta, _, _ = answered(module, asked, tight_solve, known=known, posterior=posterior)
     z0 = posterior.draws(normal_draws(N_DRAWS, LATENT)).numpy()
     hand = by_hand(module, lambda t: [np.interp(t, [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, -1.0, 1.0])])
-    np.testing.assert_allclose(
-        states[:, 1:].swapaxes(0, 0), hand.path(z0[:, 1], [1.0, 3.0], max_step=0.01), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(states[:, 1:], hand.path(z0[:, 1], [1.0, 3.0], max_step=0.01), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(eta[:, 2].detach(), hand.readout(3.0, states[:, 2].numpy()), rtol=1e-6)
     fresh = by_hand(module, lambda t: [0.5])
     np.testing.assert_allclose(states[:, 0], fresh.path(z0[:, 0], [1.0])[:, 0], rtol=1e-5, atol=1e-6)
@@ -149,9 +155,7 @@ def growing():
 
 
 def quick_solve(field, span, y0, t_eval=None, on_failure="raise"):
-    return solve_ivp(
-        field, span, y0, t_eval=t_eval, max_steps=200, step_control="per_sample", on_failure=on_failure
-    )
+    return solve_ivp(field, span, y0, t_eval=t_eval, max_steps=200, step_control="per_sample", on_failure=on_failure)
 
 
 def test_draws_that_cannot_be_solved_are_left_out_with_a_warning():
@@ -161,7 +165,9 @@ def test_draws_that_cannot_be_solved_are_left_out_with_a_warning():
     noise[:3] = 0.0  # these stay where they are
     posterior.factor[1].zero_()  # and so do all of this series
     with pytest.warns(ConvergenceWarning, match="could not be solved as far as was asked"):
-        _, _, _, weights = answered(growing(), panel_of(["a", "b"], [30.0, 30.0]), quick_solve, posterior=posterior, noise=noise)
+        _, _, _, weights = answered(
+            growing(), panel_of(["a", "b"], [30.0, 30.0]), quick_solve, posterior=posterior, noise=noise
+        )
     assert not weights[3:, 0].any()
     kept = posterior.log_weights.exp()
     torch.testing.assert_close(weights[:3, 0], kept[:3, 0] / kept[:3, 0].sum())

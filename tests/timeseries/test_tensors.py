@@ -39,7 +39,8 @@ def test_time_stays_in_double_precision(panel):
 
 
 def test_ends_are_each_series_last_times(panel, batch):
-    np.testing.assert_allclose(batch.ends, panel.spans() / 2.0)
+    np.testing.assert_allclose(batch.ends, panel.windows()[:, 1] / 2.0)
+    np.testing.assert_allclose(batch.window, panel.windows() / 2.0)
 
 
 def test_a_series_without_rows_has_a_slot_and_no_time(panel):
@@ -68,6 +69,7 @@ def test_covariates_are_known_from_rows_at_which_nothing_was_observed(panel):
     missing = panel.without(np.arange(7) == 1)
     batch = PanelTensors.of(missing.observed(), 2.0, torch.float64, CPU, missing)
     assert batch.lengths.tolist() == [2, 3, 1]
+    np.testing.assert_allclose(batch.window, panel.windows() / 2.0)  # watched all the same
     times = torch.from_numpy(panel.since_origin() / 2.0)[:, None]
     at_all_rows = batch.paths.at(torch.from_numpy(panel.codes), times)
     np.testing.assert_allclose(at_all_rows, panel.covariates, rtol=1e-12)
@@ -75,7 +77,7 @@ def test_covariates_are_known_from_rows_at_which_nothing_was_observed(panel):
 
 def test_take_gives_those_series(batch):
     taken = batch.take(torch.tensor([2, 0]))
-    for name in ("time", "y", "covariates", "lengths", "filled", "ends"):
+    for name in ("time", "y", "covariates", "lengths", "filled", "ends", "window"):
         torch.testing.assert_close(getattr(taken, name), getattr(batch, name)[[2, 0]], rtol=0, atol=0, equal_nan=True)
     t = torch.tensor([[0.3], [0.4]], dtype=torch.float64)
     both = torch.tensor([0, 1])
