@@ -71,11 +71,12 @@ class CovariatePaths:
         if self.times.shape[1] == 1:
             return self.values[series, 0]
         times = self.times[series]
-        after = torch.searchsorted(times, t.to(times), right=True).clamp_max(times.shape[1] - 1)
+        after = torch.searchsorted(times, t.to(times).contiguous(), right=True).clamp_max(times.shape[1] - 1)
         before = (after - 1).clamp_min(0)
         start, end = times.gather(1, before), times.gather(1, after)
-        # Where there is no row after, or t is at or before the first, the share is 0 of something or of nothing.
-        share = torch.where(torch.isfinite(end) & (end > start), (t - start) / (end - start), 0.0).clamp(0.0, 1.0)
+        # Between rows at one time, and where there is no row after, there is no way to go: the later one holds.
+        share = torch.where(torch.isfinite(end) & (end > start), (t - start) / (end - start), (t >= end).to(end))
+        share = share.clamp(0.0, 1.0)
         low, high = self.values[series, before[:, 0]], self.values[series, after[:, 0]]
         low = torch.where(torch.isfinite(start), low, high)
         return torch.lerp(low, high, share.to(low))

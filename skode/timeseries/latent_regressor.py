@@ -95,9 +95,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     forecasting : float, default=0.5
         Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
         and has to foresee the rest. The bound remains one.
-    hindcasting : float, default=0.1
+    hindcasting : float, default=0.3
         Share of the others in which it reads only an end of each series, which is made to start there, and has to
-        see what was before: dynamics that are never followed backward may well explode that way.
+        see what was before. Dynamics that are never followed backward may well explode that way, and those that are
+        forecast better.
     posterior : {"laplace", "encoder"}, default="laplace"
         Whether posteriors are refined. That costs several solves of ``latent_size + 1`` states a series in ``fit``
         and ``condition``.
@@ -242,7 +243,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         n_samples: int = 1,
         kl_annealing: float = 0.0,
         forecasting: float = 0.5,
-        hindcasting: float = 0.1,
+        hindcasting: float = 0.3,
         posterior: str = "laplace",
         n_draws: int = 32,
         alpha: float = 0.0,

@@ -6,7 +6,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from skode.solvers import solve_ivp
-from skode.timeseries.bound import SHORTEST_BEGINNING, BoundSettings, NegativeBound
+from skode.timeseries.bound import SHORTEST_PART, BoundSettings, NegativeBound
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import Gaussian
@@ -49,8 +49,8 @@ def tensors(panel):
     return PanelTensors.of(panel.observed(), 2.0, torch.float64, torch.device("cpu"), panel)
 
 
-def bound_of(model, panel, solve, *, iwae=False, n_samples=1, annealing=0, forecasting=0.0, seed=0):
-    settings = BoundSettings(iwae, n_samples, annealing, forecasting)
+def bound_of(model, panel, solve, *, iwae=False, n_samples=1, annealing=0, forecasting=0.0, hindcasting=0.0, seed=0):
+    settings = BoundSettings(iwae, n_samples, annealing, forecasting, hindcasting)
     return NegativeBound(model, panel, tensors, solve, settings, torch.Generator().manual_seed(seed))
 
 
@@ -155,7 +155,7 @@ def test_forecasting_shows_the_encoder_a_beginning_in_its_share_of_updates(model
         for _ in range(60):
             bound.loss(ALL)
     read = np.array(reader.read)
-    shortest = np.floor(SHORTEST_BEGINNING * np.array(whole)) + 1  # shares just above it
+    shortest = np.floor(SHORTEST_PART * np.array(whole)) + 1  # shares just above it
     assert (read >= shortest).all()
     assert (read <= whole).all()
     share = np.mean((read < whole).any(1))

@@ -175,7 +175,7 @@ def predicted(module, found, asked, solve, n_draws):
     z0 = found.draws(normal_draws(n_draws, module.latent_size))
     times = torch.tensor([asked], dtype=torch.float64)
     with torch.no_grad():
-        states = module.path(z0, times, times.amax(1), None, solve, [])
+        states = module.path(z0, times, torch.tensor([[0.0, max(asked)]], dtype=torch.float64), None, solve, [])
         eta = module.readout(states, torch.empty(len(asked), 0, dtype=torch.float64))[:, 0]
         weights = found.log_weights.exp()[:, 0, None, None]
         means, likelihood = module.likelihood.mean(eta), module.likelihood
@@ -377,7 +377,7 @@ def test_blocks_hold_each_series_once_and_stay_within_memory(monkeypatch):
 
 
 def test_no_draw_rules_alone():
-    log_weights = torch.tensor([[0.0, 0.0, -torch.inf], [50.0, 1.0, -torch.inf], [torch.nan, 2.0, torch.nan]])
+    log_weights = torch.tensor([[0.0, 0.0, -torch.inf], [50.0, 0.5, -torch.inf], [torch.nan, 1.0, torch.nan]])
     log_weights = torch.cat([log_weights.double(), torch.zeros(13, 3, dtype=torch.float64)])
     log_weights[3:, 2] = -torch.inf
     weights = _truncated(log_weights).exp()

@@ -38,8 +38,11 @@ def test_time_stays_in_double_precision(panel):
     assert batch.y.dtype == batch.covariates.dtype == batch.paths.values.dtype == torch.float32
 
 
-def test_ends_are_each_series_last_times(panel, batch):
-    np.testing.assert_allclose(batch.ends, panel.windows()[:, 1] / 2.0)
+def test_series_reach_to_their_last_times_and_back_to_those_before_the_start(panel, batch):
+    np.testing.assert_allclose(batch.reach[:, 1], panel.windows()[:, 1] / 2.0)
+    assert not batch.reach[:, 0].any()
+    later = PanelTensors.of(panel.starting(-1.0), 2.0, torch.float64, CPU)
+    np.testing.assert_allclose(later.reach[:, 0], -0.5)
     np.testing.assert_allclose(batch.window, panel.windows() / 2.0)
 
 
@@ -48,7 +51,7 @@ def test_a_series_without_rows_has_a_slot_and_no_time(panel):
     batch = PanelTensors.of(unseen, 2.0, torch.float64, CPU)
     assert batch.lengths.tolist() == [3, 0, 1]
     assert not batch.filled[1].any()
-    assert batch.ends[1] == 0
+    assert not batch.reach[1].any()
 
 
 def test_a_panel_without_rows_is_one_of_empty_slots(panel):
@@ -77,7 +80,7 @@ def test_covariates_are_known_from_rows_at_which_nothing_was_observed(panel):
 
 def test_take_gives_those_series(batch):
     taken = batch.take(torch.tensor([2, 0]))
-    for name in ("time", "y", "covariates", "lengths", "filled", "ends", "window"):
+    for name in ("time", "y", "covariates", "lengths", "filled", "reach", "window"):
         torch.testing.assert_close(getattr(taken, name), getattr(batch, name)[[2, 0]], rtol=0, atol=0, equal_nan=True)
     t = torch.tensor([[0.3], [0.4]], dtype=torch.float64)
     both = torch.tensor([0, 1])
@@ -99,3 +102,15 @@ def test_the_beginning_of_nothing_is_nothing(panel):
     batch = PanelTensors.of(panel.without(panel.codes == 1).observed(), 2.0, torch.float64, CPU)
     assert batch.beginning(torch.ones(3, dtype=torch.float64)).lengths.tolist() == [3, 0, 1]
     assert batch.beginning(torch.zeros(3, dtype=torch.float64)).lengths.tolist() == [1, 0, 1]
+
+
+def test_an_ending_is_the_last_rows_in_the_first_slots(batch):
+    share = torch.tensor([0.5, 0.34, 1.0], dtype=torch.float64)
+    ending = batch.ending(share)
+    assert ending.lengths.tolist() == [2, 2, 1]
+    for i, n in enumerate(ending.lengths.tolist()):
+        length = int(batch.lengths[i])
+        for name in ("time", "y", "covariates"):
+            found, whole = getattr(ending, name)[i, :n], getattr(batch, name)[i, length - n : length]
+            torch.testing.assert_close(found, whole, rtol=0, atol=0, equal_nan=True)
+    assert ending.filled.sum(1).tolist() == [2, 2, 1]
