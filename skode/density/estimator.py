@@ -415,7 +415,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         if isinstance(self.field, nn.Module):
             return copy.deepcopy(self.field)
         if self.activation == "relu":
-            raise ValueError("activation='relu' has no continuous divergence; choose 'tanh', 'logistic', 'softplus' or 'silu'.")
+            raise ValueError(
+                "activation='relu' has no continuous divergence; choose 'tanh', 'logistic', 'softplus' or 'silu'."
+            )
         return FIELDS[self.field](n_features, hidden, self.activation, generator)
 
     def _to_flow(self, X: np.ndarray) -> np.ndarray:

@@ -68,6 +68,11 @@ class Evidence:
     log_rate: Tensor | None = None
     node_log_rate: Tensor | None = None
 
+    def of_first(self) -> Evidence:
+        """That of the first copy alone."""
+        rates = (None if x is None else x[:1] for x in (self.log_rate, self.node_log_rate))
+        return Evidence(self.eta[:1], *rates)
+
 
 class Rows:
     """The rows of some series in one line, and what is known of each.
@@ -89,8 +94,8 @@ class Rows:
         1 where a row's time is an event of the process, 0 for rows at the start of series.
     reach : Tensor of shape (n_series, 2), float64
         How far each series is to be solved, backward and forward.
-    node_weights : Tensor of shape (n_series, n_nodes) or None
-        Of the quadrature over each series' time.
+    node_weights : Tensor of shape (n_series, n_nodes)
+        Of the quadrature over each series' time, where times are data.
     times : Tensor of shape (n_series, n_slots + n_nodes), float64
         Times of rows and nodes, in order; NaN where there are none.
     """
@@ -100,17 +105,16 @@ class Rows:
         self.n_series, self.n_slots = series.time.shape
         self.filled = torch.nonzero(series.filled, as_tuple=True)
         self.y, self.covariates = series.y[self.filled], series.covariates[self.filled]
-        self.node_weights: Tensor | None = None
         self.times, self.reach = series.time, series.reach
+        self.process = process
         if process:
             nodes, weights = np.polynomial.legendre.leggauss(N_NODES)
             first, last = series.window[:, :1], series.window[:, 1:]
             self.reach = torch.stack(
                 [torch.minimum(self.reach[:, 0], first[:, 0]), torch.maximum(self.reach[:, 1], last[:, 0])], dim=1
             )
-            like = {"dtype": last.dtype, "device": last.device}
-            self.node_times = first + (last - first) * torch.as_tensor((nodes + 1.0) / 2.0, **like)
-            self.node_weights = ((last - first) * torch.as_tensor(weights / 2.0, **like)).to(series.y)
+            self.node_times = first + (last - first) * torch.from_numpy((nodes + 1.0) / 2.0).to(last)
+            self.node_weights = ((last - first) * torch.from_numpy(weights / 2.0).to(last)).to(series.y)
             self.times, order = torch.sort(torch.cat([series.time, self.node_times], dim=1), dim=1)
             self.places = torch.argsort(order, dim=1)
             self.timed = (series.time > first)[self.filled].to(series.y)
@@ -122,14 +126,14 @@ class Rows:
 
     def taken(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """Of states at ``times``, of shape (n_copies, n_series, n_times, size), those of the rows and of the nodes."""
-        if self.node_weights is None:
+        if not self.process:
             return states[:, self.filled[0], self.filled[1]], None
         places = self.places[None, :, :, None].expand(len(states), -1, -1, states.shape[3])
         states = states.gather(2, places)
         return states[:, self.filled[0], self.filled[1]], states[:, :, self.n_slots :]
 
     def summed(self, values: Tensor) -> Tensor:
-        """Sums over each series' rows, of shape (n_copies, n_series, ...), from values of shape (n_copies, n_rows, ...)."""
+        """Sums over each series' rows, of shape (n_copies, n_series, ...), of values of (n_copies, n_rows, ...)."""
         total = values.new_zeros(len(values), self.n_series, *values.shape[2:])
         return total.index_add(1, self.filled[0], values)
 

@@ -48,10 +48,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
     holds the observed value or values, NaN where nothing was observed. Rows may stand in any order and times may
     repeat (rows at equal times keep their order); each series keeps its own time axis. A latent state :math:`z` starts
-    from a standard normal a tenth of a typical series' span before the first row and follows :math:`dz/dt = f(z, u(t))`; a read-out of :math:`z(t)`
-    and :math:`u(t)` gives the distribution of ``y``, with :math:`u` the covariates. An encoder, which reads a series'
-    observations and covariates from the last to the first, gives an approximate posterior of the initial state
-    [1]_ [2]_. Trained by a lower bound of the likelihood.
+    from a standard normal a tenth of a typical series' span before the first row and follows
+    :math:`dz/dt = f(z, u(t))`; a read-out of :math:`z(t)` and :math:`u(t)` gives the distribution of ``y``, with
+    :math:`u` the covariates. An encoder, which reads a series' observations and covariates from the last to the first,
+    gives an approximate posterior of the initial state [1]_ [2]_. Trained by a lower bound of the likelihood.
 
     ``predict`` answers at any time of any series, conditioned on all observations of that series seen by ``fit`` or
     ``condition``. For that the encoder's answer is refined: the posterior's mode by Fisher scoring, its shape by
@@ -96,8 +96,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
         and has to foresee the rest. The bound remains one.
     hindcasting : float, default=0.3
-        Share of the others in which it reads only an end of each series, which is made to start there, and has to
-        see what was before. Dynamics that are never followed backward may well explode that way, and those that are
+        Share of the others in which it reads only an end of each series, which is made to start there, and has to tell
+        what was before. Dynamics that are never followed backward may well explode that way, and those that are
         forecast better.
     posterior : {"laplace", "encoder"}, default="laplace"
         Whether posteriors are refined. That costs several solves of ``latent_size + 1`` states a series in ``fit``
@@ -759,8 +759,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         n_covariates = self.context_.covariates.shape[1]
         if not hasattr(self, "feature_names_in_"):
             return [f"x{i}" for i in range(n_covariates)]
-        keys = {self.series, self.time} | {self.feature_names_in_[c] for c in (self.series, self.time) if _is_position(c)}
-        return [name for name in self.feature_names_in_ if name not in keys]
+        names = list(self.feature_names_in_)
+        keys = [c if isinstance(c, str) else names[c] for c in (self.series, self.time) if c is not None]
+        return [name for name in names if name not in keys]
 
     def _refuse_other_kind(self, rows: LongRows, values: np.ndarray | None = None) -> None:
         """Refuse times or outputs of another kind than the model was fitted to."""
@@ -798,7 +799,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _in_users_shape(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._single_output else values
 
-    def _gathered(self, X: Any, quantity: Callable[..., Tensor], *, noise: Tensor | None = None, with_order: bool = False) -> np.ndarray:
+    def _gathered(
+        self, X: Any, quantity: Callable[..., Tensor], *, noise: Tensor | None = None, with_order: bool = False
+    ) -> np.ndarray:
         """A quantity of all rows' answers, of shape (n, n_rows, ...), in the order of the rows.
 
         Parameters
@@ -931,10 +934,6 @@ def _names(y: Any) -> list[Any]:
     if np.ndim(y) == 1:
         return [getattr(y, "name", None) or "y"]
     return [f"y{i}" for i in range(np.shape(y)[1])]
-
-
-def _is_position(column: Column | None) -> bool:
-    return column is not None and not isinstance(column, str)
 
 
 def _label(column: Column | None, otherwise: str) -> str:

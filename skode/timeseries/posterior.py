@@ -54,11 +54,10 @@ class Posterior:
     @classmethod
     def prior(cls, n_series: int, latent_size: int, n_draws: int) -> Posterior:
         """Standard normals."""
-        like = {"dtype": torch.float64}
         return cls(
-            torch.zeros(n_series, latent_size, **like),  # type: ignore[arg-type]
-            torch.eye(latent_size, **like).expand(n_series, -1, -1).clone(),  # type: ignore[arg-type, call-overload]
-            torch.full((n_draws, n_series), -np.log(n_draws), **like),  # type: ignore[arg-type, call-overload]
+            torch.zeros(n_series, latent_size, dtype=torch.float64),
+            torch.eye(latent_size, dtype=torch.float64).expand(n_series, -1, -1).clone(),
+            torch.full((n_draws, n_series), -np.log(n_draws), dtype=torch.float64),
         )
 
     @property
@@ -227,7 +226,7 @@ class _Inference:
         z0 = torch.cat([z[None], z + steps[:, None]])
         evidence = self._evidence(z0, jointly=True)
         rows, likelihood = self.rows, self.module.likelihood
-        value = self._log_joint(z[None], Evidence(*(x if x is None else x[:1] for x in _parts(evidence))))[0]
+        value = self._log_joint(z[None], evidence.of_first())[0]
         eta = evidence.eta
         slopes = torch.nan_to_num((eta[1:] - eta[0]) / DIFFERENCE)  # (latent_size, n_rows, n_outputs)
         score, information = likelihood.score(eta[0], rows.y)
@@ -251,10 +250,6 @@ class _Inference:
     def _evidence(self, z0: Tensor, *, jointly: bool = False) -> Evidence:
         solve = _jointly(self.plain_solve, len(z0)) if jointly else self.plain_solve
         return self.module.evidence(z0, self.rows, _without_failures(solve), self.solves)
-
-
-def _parts(evidence: Evidence) -> tuple[Tensor | None, ...]:
-    return evidence.eta, evidence.log_rate, evidence.node_log_rate
 
 
 def _without_failures(solve: Solve) -> Solve:

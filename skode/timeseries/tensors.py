@@ -86,8 +86,9 @@ class PanelTensors:
     def take(self, series: Tensor) -> PanelTensors:
         """Those of some series, by position."""
         paths = self.paths and CovariatePaths(self.paths.times[series], self.paths.values[series])
-        kept = (self.time, self.y, self.covariates, self.lengths, self.window)
-        return PanelTensors(*(x[series] for x in kept), paths)
+        return PanelTensors(
+            self.time[series], self.y[series], self.covariates[series], self.lengths[series], self.window[series], paths
+        )
 
     def beginning(self, share: Tensor) -> PanelTensors:
         """The first rows of each series: a share of them, at least one. The other slots stay, out of use.
