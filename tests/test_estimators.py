@@ -9,7 +9,7 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import make_moons
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skode
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
@@ -185,40 +185,8 @@ def test_frames_and_arrays_give_the_same(estimator):
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator(),
+        LatentODERegressor(),
     ],
 )
 def test_scikit_learns_checks(estimator, check):
-    check(estimator)
-
-
-# The others are slow, or the same as those of the other estimators.
-CHECKS_OF_THE_REGRESSOR = {
-    "check_dict_unchanged",
-    "check_dont_overwrite_attributes",
-    "check_estimators_dtypes",
-    "check_estimators_fit_returns_self",
-    "check_estimators_nan_inf",
-    "check_estimators_pickle",
-    "check_fit2d_1sample",
-    "check_n_features_in",
-    "check_parameters_default_constructible",
-    "check_readonly_memmap_input",
-    "check_regressors_no_decision_function",
-    "check_requires_y_none",
-    "check_supervised_y_2d",
-}
-
-
-def checks_of_the_regressor():
-    regressor = LatentODERegressor(
-        latent_size=2, hidden_layer_sizes=(4,), encoder_size=4, n_draws=4, max_iter=2, random_state=0
-    )
-    for estimator, check in estimator_checks_generator(regressor):
-        name = check.func.__name__
-        if name in CHECKS_OF_THE_REGRESSOR:
-            yield pytest.param(estimator, check, id=name)
-
-
-@pytest.mark.parametrize(("estimator", "check"), list(checks_of_the_regressor()))
-def test_scikit_learns_checks_of_the_regressor(estimator, check):
     check(estimator)

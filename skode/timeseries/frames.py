@@ -259,13 +259,13 @@ def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     return times, "number"
 
 
-def read_targets(y: Any, n_rows: int) -> np.ndarray:
+def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndarray:
     """Observed values as (n, n_outputs) floats, NaN where nothing was observed.
 
     Raises
     ------
     ValueError
-        Where y has the wrong length, holds infinity, or nothing at all was observed.
+        Where y has the wrong length, holds infinity, or (unless ``maybe_nothing``) nothing at all was observed.
     """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None.")
@@ -274,6 +274,6 @@ def read_targets(y: Any, n_rows: int) -> np.ndarray:
         raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {n_rows}, y has {len(y)}.")
     if y.ndim > 2:
         raise ValueError(f"y must have one or two dimensions, got shape {y.shape}.")
-    if np.isnan(y).all():
+    if np.isnan(y).all() and not maybe_nothing:
         raise ValueError("Input y contains NaN only: nothing was observed.")
     return y.reshape(n_rows, -1)

@@ -25,6 +25,9 @@ HORIZON = 4.0
 #: row lies on a stretch that training has seen.
 LEAD = 0.1 * HORIZON
 
+#: Logarithms of rates are kept within this, lest one step of training that is too long leads to infinity.
+LARGEST_LOG = 30.0
+
 #: Nodes of the Gauss-Legendre rule for the integral of an intensity over a series.
 N_NODES = 24
 
@@ -248,8 +251,13 @@ class LatentODE(nn.Module):
         eta = self.readout(states, rows.covariates)
         if self.log_intensity is None or at_nodes is None:
             return Evidence(eta)
-        log_rate = self.log_intensity(states, rows.covariates)[..., 0]
-        return Evidence(eta, log_rate, self.log_intensity(at_nodes, rows.node_covariates)[..., 0])
+        at_nodes = self.log_rate(at_nodes, rows.node_covariates)
+        return Evidence(eta, self.log_rate(states, rows.covariates), at_nodes)
+
+    def log_rate(self, states: Tensor, covariates: Tensor) -> Tensor:
+        """Logarithm of the intensity of times, per unit of scaled time, where they are a process."""
+        assert self.log_intensity is not None
+        return self.log_intensity(states, covariates)[..., 0].clamp(-LARGEST_LOG, LARGEST_LOG)
 
     def log_likelihood(self, evidence: Evidence, rows: Rows) -> Tensor:
         """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series)."""

@@ -24,7 +24,7 @@ from skode.timeseries.bound import BoundSettings, NegativeBound
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.frames import Column, LongRows, read_rows, read_targets, read_times
 from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE, Rows
-from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
+from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, infer, normal_draws
 from skode.timeseries.predictive import Answer, Predictive
@@ -423,7 +423,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         X : DataFrame or array-like of shape (n_rows, n_columns)
             As in ``fit``.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-            Observed values; NaN where nothing was observed.
+            Observed values; NaN where nothing was observed, as in rows that only tell covariates to come.
 
         Returns
         -------
@@ -432,7 +432,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         check_is_fitted(self)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
-        values = read_targets(y, len(rows))
+        values = read_targets(y, len(rows), maybe_nothing=True)
         self.module_.likelihood.check(values)
         self._refuse_other_kind(rows, values)
         new = self._panel(rows, values)
@@ -499,7 +499,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         likelihood = self._fitted_module().likelihood
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
-        values = read_targets(y, len(rows))
+        values = read_targets(y, len(rows), maybe_nothing=True)
         likelihood.check(values)
         self._refuse_other_kind(rows, values)
         scale, shift = self._units()
@@ -539,7 +539,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
         n_series = len(pd.unique(rows.series))
         noise = torch.from_numpy(rng.standard_normal((n_samples, n_series, self.module_.latent_size)))
-        draws = self._gathered(rows, lambda answer: likelihood.sample(answer.eta, generator), noise=noise)
+        draws = self._gathered(rows, lambda answer: _drawn(likelihood, answer.eta, generator), noise=noise)
         scale, shift = self._units()
         draws = np.moveaxis(draws * scale + shift, 0, -1)
         return draws[:, 0] if self._single_output else draws
@@ -572,7 +572,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             start = float(np.median(self.context_.origins)) + LEAD * self.time_scale_
             column = _times_of_kind(start + offsets, self.time_kind_)
         else:
-            column = pd.Series(times) if not isinstance(times, pd.Series | pd.Index) else times.to_series()
+            column = pd.Series(times)
         seconds, kind = read_times(column.reset_index(drop=True), "times")
         if kind != self.time_kind_:
             raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
@@ -598,7 +598,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         generator, answers = new_generator(rng), np.empty(panel.y.shape)
         nowhere, prior = np.full(n_series, -1), Posterior.prior(n_series, module.latent_size, 1)
         for answer in self._predictive().answers(panel, self.context_, nowhere, prior, noise):
-            answers[answer.rows] = to_numpy(module.likelihood.sample(answer.eta, generator)[0])
+            answers[answer.rows] = to_numpy(_drawn(module.likelihood, answer.eta, generator)[0])
         scale, shift = self._units()
         frame = pd.DataFrame({_label(self.series, "series"): panel.codes})
         frame[_label(self.time, "time")] = column.iloc[np.tile(order, n_series)].to_numpy()
@@ -934,6 +934,11 @@ def _names(y: Any) -> list[Any]:
     if np.ndim(y) == 1:
         return [getattr(y, "name", None) or "y"]
     return [f"y{i}" for i in range(np.shape(y)[1])]
+
+
+def _drawn(likelihood: Likelihood, eta: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws of the outputs; NaN where the dynamics could not be solved."""
+    return torch.where(torch.isnan(eta), torch.nan, likelihood.sample(torch.nan_to_num(eta), generator))
 
 
 def _label(column: Column | None, otherwise: str) -> str:

@@ -141,7 +141,7 @@ class Bernoulli(Likelihood):
 
 
 class Poisson(Likelihood):
-    """``y`` is a count of mean ``exp(eta)``."""
+    """``y`` is a count of mean ``exp(eta)``, with ``eta`` kept below 30."""
 
     @staticmethod
     def check(y: np.ndarray) -> None:
@@ -155,19 +155,19 @@ class Poisson(Likelihood):
         return np.log(np.nanmean(y, axis=0) + 1e-3)
 
     def mean(self, eta: Tensor) -> Tensor:
-        return torch.exp(eta)
+        return torch.exp(eta.clamp_max(30.0))
 
     def variance(self, eta: Tensor) -> Tensor:
-        return torch.exp(eta)
+        return self.mean(eta)
 
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.poisson(torch.exp(eta).cpu(), generator=generator).to(eta.device)
+        return torch.poisson(self.mean(eta).cpu(), generator=generator).to(eta.device)
 
     def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
-        return y * eta - torch.exp(eta) - torch.lgamma(y + 1.0)
+        return y * eta - self.mean(eta) - torch.lgamma(y + 1.0)
 
     def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        rate = torch.exp(eta)
+        rate = self.mean(eta)
         return y - rate, rate
 
 

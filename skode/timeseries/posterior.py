@@ -8,7 +8,7 @@ is exact to a few percent and costs little, whatever the encoder missed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ LARGEST_DAMPING = 1e6
 #: Difference quotients are taken over this distance, in the prior's standard deviations.
 DIFFERENCE = 1e-4
 
+#: Share of the draws that are the prior's.
+PRIOR_SHARE = 0.25
+
 #: Series are worked on in blocks that hold about this many latent states, padding included, to bound memory.
 BLOCK = 200_000
 
@@ -45,11 +48,15 @@ class Posterior:
         Factors ``C`` of the covariances ``C C^T``.
     log_weights : Tensor of shape (n_draws, n_series), float64
         Logarithms of the draws' weights, which sum to 1.
+    n_of_prior : int
+        How many of these draws, the last ones, are the prior's. They see to it that weights can be right where the
+        posterior is much wider than its shape at the mode says.
     """
 
     mean: Tensor
     factor: Tensor
     log_weights: Tensor
+    n_of_prior: int = 0
 
     @classmethod
     def prior(cls, n_series: int, latent_size: int, n_draws: int) -> Posterior:
@@ -73,13 +80,18 @@ class Posterior:
         noise : Tensor of shape (n_draws, latent_size) or (n_draws, n_series, latent_size)
             The same for all series, or each one's own.
         """
-        if noise.ndim == 2:
+        by_draw = noise.ndim == 2
+        if by_draw:
             noise = noise[:, None].expand(-1, len(self.mean), -1)
-        return self.mean + torch.einsum("nij,knj->kni", self.factor, noise.to(self.mean))
+        noise = noise.to(self.mean)
+        draws = self.mean + torch.einsum("nij,knj->kni", self.factor, noise)
+        if by_draw and self.n_of_prior:
+            draws[-self.n_of_prior :] = noise[-self.n_of_prior :]
+        return draws
 
     def take(self, series: np.ndarray) -> Posterior:
         """Those of some series; the prior for positions below 0."""
-        taken = Posterior.prior(len(series), self.mean.shape[1], self.n_draws)
+        taken = replace(Posterior.prior(len(series), self.mean.shape[1], self.n_draws), n_of_prior=self.n_of_prior)
         known = np.flatnonzero(series >= 0)
         places, rows = torch.from_numpy(known), torch.from_numpy(series[known])
         taken.mean[places], taken.factor[places] = self.mean[rows], self.factor[rows]
@@ -152,6 +164,7 @@ def infer(
         rows = torch.from_numpy(block)
         found.mean[rows], found.factor[rows] = part.mean.cpu(), part.factor.cpu()
         found.log_weights[:, rows] = part.log_weights.cpu()
+        found = replace(found, n_of_prior=part.n_of_prior)
     return found
 
 
@@ -175,15 +188,21 @@ class _Inference:
         found = torch.isfinite(value)
         mean = torch.where(found[:, None], mode, mean)
         # C = L^-T of the information's Cholesky factor L, so that C C^T is its inverse.
-        lower = torch.linalg.cholesky(torch.where(found[:, None, None], information, torch.eye(mode.shape[1]).to(mode)))
-        by_information = torch.linalg.inv(lower).mT
+        unit = torch.eye(mode.shape[1]).to(mode)
+        lower, failed = torch.linalg.cholesky_ex(torch.where(found[:, None, None], information, unit))
+        found &= failed == 0
+        by_information = torch.linalg.inv(torch.where(found[:, None, None], lower, unit)).mT
         factor = torch.where(found[:, None, None], by_information, factor)
-        unweighted = Posterior(mean, factor, uniform)
-        z0 = unweighted.draws(noise.to(mean))
-        log_joint = self._log_joint(z0, self._evidence(z0))
-        # log q up to a constant, as all draws have the same factor
-        log_weights = log_joint + 0.5 * (noise.to(mean) ** 2).sum(1)[:, None]
-        return Posterior(mean, factor, _truncated(log_weights))
+        n_of_prior = int(n_draws * PRIOR_SHARE)
+        z0 = Posterior(mean, factor, uniform, n_of_prior).draws(noise.to(mean))
+        # Each draw counts as one of the mixture of both: log q up to a constant.
+        from_mode = torch.einsum("nij,knj->kni", torch.linalg.inv(factor), z0 - mean)
+        log_q = torch.logaddexp(
+            np.log1p(-PRIOR_SHARE) - 0.5 * (from_mode**2).sum(-1) - torch.linalg.slogdet(factor)[1],
+            np.log(PRIOR_SHARE) - 0.5 * (z0**2).sum(-1),
+        )
+        log_weights = self._log_joint(z0, self._evidence(z0)) - log_q
+        return Posterior(mean, factor, _truncated(log_weights), n_of_prior)
 
     def _mode(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Modes, the information there, and the log-density there; damped Fisher scoring (Levenberg, Marquardt)."""
@@ -198,22 +217,25 @@ class _Inference:
         going = torch.isfinite(value)
         part, places = self, torch.arange(len(z), device=z.device)  # those still going, and their places
         for _ in range(MAX_SCORING_STEPS):
-            scale = damping[:, None, None] * torch.diag_embed(torch.diagonal(information, dim1=1, dim2=2))
-            system = torch.where(going[:, None, None], information + scale, torch.eye(z.shape[1]).to(z))
-            step = torch.linalg.solve(system, torch.where(going[:, None], gradient, 0.0))
-            going = going & ((step * gradient).sum(1) > SCORING_TOLERANCE) & (damping < LARGEST_DAMPING)
+            step = _steps(information, gradient, damping)
+            rise = (step * gradient).sum(1)
+            # The last step, which is as good as undamped, is still to be taken.
+            ending = going & (rise <= SCORING_TOLERANCE)
+            going = going & torch.isfinite(rise) & (damping < LARGEST_DAMPING)
             if not bool(going.any()):
                 break
             if int(going.sum()) <= len(places) // 2:
                 places = torch.nonzero(going)[:, 0]
                 part = _Inference(self.module, self.series.take(places), self.plain_solve)
-            tried = (z + step)[places]
+            step = torch.where(ending[:, None], _steps(information, gradient, torch.zeros_like(damping)), step)
+            tried = torch.where(going[:, None], z + step, z)[places]
             new_value, new_gradient, new_information = part._local(tried)
-            better = new_value > value[places]  # never where it is NaN
+            better = (new_value > value[places]) & going[places]  # never where it is NaN
             improved = places[better]
             z[improved], value[improved] = tried[better], new_value[better]
             gradient[improved], information[improved] = new_gradient[better], new_information[better]
             damping[places] *= torch.where(better, 0.2, 5.0)
+            going = going & ~ending
         return z, information, value
 
     def _local(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,8 +262,12 @@ class _Inference:
             expected = rows.node_weights * torch.exp(evidence.node_log_rate[0])
             gradient = gradient - torch.einsum("inq,nq->ni", at_nodes, expected)
             total = total + torch.einsum("inq,jnq,nq->nij", at_nodes, at_nodes, expected)
-        sound = torch.isfinite(value)
-        return value, torch.where(sound[:, None], gradient, 0.0), torch.where(sound[:, None, None], total, 0.0)
+        sound = torch.isfinite(value) & torch.isfinite(total).all(-1).all(-1)
+        return (
+            torch.where(sound, value, torch.nan),
+            torch.where(sound[:, None], gradient, 0.0),
+            torch.where(sound[:, None, None], total, 0.0),
+        )
 
     def _log_joint(self, z0: Tensor, evidence: Evidence) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""
@@ -250,6 +276,13 @@ class _Inference:
     def _evidence(self, z0: Tensor, *, jointly: bool = False) -> Evidence:
         solve = _jointly(self.plain_solve, len(z0)) if jointly else self.plain_solve
         return self.module.evidence(z0, self.rows, _without_failures(solve), self.solves)
+
+
+def _steps(information: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
+    """Damped steps of scoring; NaN where there is none."""
+    scale = damping[:, None, None] * torch.diag_embed(torch.diagonal(information, dim1=1, dim2=2))
+    step, failed = torch.linalg.solve_ex(information + scale, gradient[..., None])
+    return torch.where((failed != 0)[:, None], torch.nan, step[..., 0])
 
 
 def _without_failures(solve: Solve) -> Solve:
@@ -269,7 +302,7 @@ def _jointly(solve: Solve, n_copies: int) -> Solve:
 
         def joint(t: Tensor, y: Tensor) -> Tensor:
             t = torch.as_tensor(t).reshape(-1, 1).expand(len(y), 1).repeat_interleave(n_copies, 0)
-            return field(t, y.view(-1, size)).view(len(y), -1)
+            return field(t, y.reshape(-1, size)).reshape(len(y), -1)
 
         start = y0.view(n_copies, n, size).transpose(0, 1).reshape(n, -1)
         solution = solve(joint, span[:n], start, t_eval=t_eval[:n], **kwargs)
@@ -282,7 +315,7 @@ def _jointly(solve: Solve, n_copies: int) -> Solve:
 def _truncated(log_weights: Tensor) -> Tensor:
     """Normalised weights, none above ``sqrt(n)`` times their mean (Ionides 2008), so that no draw rules alone."""
     n = len(log_weights)
-    log_weights = torch.nan_to_num(log_weights, nan=-torch.inf)
+    log_weights = torch.where(torch.isnan(log_weights), -torch.inf, log_weights)
     lost = torch.isneginf(log_weights).all(0)
     log_weights = torch.where(lost, 0.0, log_weights)
     log_mean = torch.logsumexp(log_weights, 0) - np.log(n)

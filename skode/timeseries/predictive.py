@@ -114,7 +114,7 @@ class Predictive:
         eta = self.module.readout(states, covariates)
         log_rate = None
         if self.module.log_intensity is not None:
-            log_rate = self.module.log_intensity(states, covariates)[..., 0]
+            log_rate = self.module.log_rate(states, covariates)
         log_weights = posterior.log_weights.to(states.device)[:, codes]
         sound = torch.isfinite(states).all(-1)
         if not bool(sound.any(0).all()):

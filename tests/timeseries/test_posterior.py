@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import expm
+from scipy.stats import multivariate_normal
 
 from skode.solvers import solve_ivp
 from skode.timeseries import posterior as posterior_module
@@ -96,12 +97,18 @@ def test_of_a_linear_model_the_posterior_is_exact(still, tight_solve):
     panel = random_panel(6, 2)
     panel.y[::4, 1] = np.nan
     found = infer(module, panel, tensors, tight_solve, 16, refined=True)
+    assert found.n_of_prior == 4
+    z0 = found.draws(normal_draws(16, found.mean.shape[1])).numpy()
     for i in range(6):
         rows = panel.codes == i
         mean, covariance = closed_form(module, panel.since_origin()[rows], panel.y[rows])
-        np.testing.assert_allclose(found.factor[i] @ found.factor[i].T, covariance, atol=1e-4)
+        np.testing.assert_allclose((found.factor[i] @ found.factor[i].T).numpy(), covariance, atol=1e-4)
         np.testing.assert_allclose(found.mean[i], mean, atol=1e-4)
-    np.testing.assert_allclose(found.log_weights, -np.log(16), atol=1e-3)
+        # A quarter of the draws are the prior's: importances are those beside the mixture.
+        exact = multivariate_normal(mean, covariance).logpdf(z0[:, i])
+        prior = multivariate_normal(np.zeros_like(mean)).logpdf(z0[:, i])
+        weights = np.exp(exact - np.logaddexp(np.log(0.75) + exact, np.log(0.25) + prior))
+        np.testing.assert_allclose(np.exp(found.log_weights[:, i].numpy()), weights / weights.sum(), atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0])
