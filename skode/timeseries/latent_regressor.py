@@ -331,6 +331,16 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         ValueError
             Where X or y are not as described; the message names the column.
         """
+        before = dict(vars(self))
+        try:
+            return self._fit(X, y)
+        except BaseException:
+            # What was learned before is still whole.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _fit(self, X: Any, y: Any) -> LatentODERegressor:
         wanted = self._what_is_built()
         warm = self.warm_start and hasattr(self, "module_")
         if warm:
@@ -372,8 +382,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             rows_aside = self._set_aside(panel, rng)
             training, aside = panel.without(rows_aside), panel.without(~rows_aside).observed()
             validate = self._validation(training, aside)
-        batch_size = min(max(panel.n_series // 5, 1), 50)
-        n_batches = -(-panel.n_series // self._batch_size(panel.n_series, batch_size))
+        auto_batch_size = min(max(panel.n_series // 5, 1), 50)
+        batch_size = self._batch_size(panel.n_series, auto_batch_size)
+        n_batches = -(-panel.n_series // batch_size)
         passes = -(-LEAST_UPDATES // n_batches)
         n_updates = self.max_iter * passes * n_batches
         settings = BoundSettings(
@@ -391,7 +402,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 objective,
                 training.n_series,
                 rng,
-                auto_batch_size=batch_size,
+                auto_batch_size=auto_batch_size,
                 passes=passes,
                 validate=validate,
                 X=X,

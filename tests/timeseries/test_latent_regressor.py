@@ -1055,3 +1055,17 @@ def test_predictions_and_densities_are_those_of_a_grid_of_initial_states(likelih
         np.testing.assert_array_less(np.abs(found_mean - (mean * scale + shift)), 0.02 * std * scale)
         np.testing.assert_allclose(found_std, std * scale, rtol=0.02)
         np.testing.assert_allclose(model.score_samples(questions, np.full(3, y[rows][0])), density, atol=0.02)
+
+
+def test_a_fit_that_fails_leaves_the_last_one_as_it_was(waves, brief):
+    X, y = waves
+    model = pickle.loads(pickle.dumps(brief))
+    before = model.predict(X)
+    with pytest.raises(ValueError, match="device"):
+        model.set_params(device="no such device").fit(X.assign(more=1.0), 1e3 * y)
+    np.testing.assert_array_equal(model.predict(X), before)
+    with pytest.raises(NotFittedError):
+        unfitted = clone(model)
+        with pytest.raises(ValueError, match="device"):
+            unfitted.fit(X, y)
+        unfitted.predict(X)
