@@ -1064,8 +1064,8 @@ def test_a_fit_that_fails_leaves_the_last_one_as_it_was(waves, brief):
     with pytest.raises(ValueError, match="device"):
         model.set_params(device="no such device").fit(X.assign(more=1.0), 1e3 * y)
     np.testing.assert_array_equal(model.predict(X), before)
+    unfitted = clone(model)
+    with pytest.raises(ValueError, match="device"):
+        unfitted.fit(X, y)
     with pytest.raises(NotFittedError):
-        unfitted = clone(model)
-        with pytest.raises(ValueError, match="device"):
-            unfitted.fit(X, y)
         unfitted.predict(X)
