@@ -100,8 +100,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         what was before. Dynamics that are never followed backward may well explode that way, and those that are
         forecast better.
     posterior : {"laplace", "encoder"}, default="laplace"
-        Whether posteriors are refined. That costs several solves of ``latent_size + 1`` states a series in ``fit``
-        and ``condition``.
+        Whether posteriors are refined, in ``condition`` as in ``fit``, which reads it. That costs several solves of
+        ``latent_size + 1`` states a series.
     n_draws : int, default=32
         Latent states per series that predictions are averaged over; read by ``fit``. They are the same quasi-random
         ones at each call, so that predictions are deterministic.
@@ -336,8 +336,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             return self._fit(X, y)
         except BaseException:
             # What was learned before is still whole.
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     def _fit(self, X: Any, y: Any) -> LatentODERegressor:
@@ -346,14 +346,16 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if warm:
             self._check_as_built(wanted)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=not warm)
-        values = read_targets(y, len(rows))
         likelihood = LIKELIHOODS[self.likelihood]
-        likelihood.check(values)
         if warm:
-            self._refuse_other_kind(rows, values)
+            values = self._targets(y, rows)
+        else:
+            values = read_targets(y, len(rows))
+            likelihood.check(values)
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             raise ValueError(f"Input y contains NaN only in output {never[0]}: it was never observed. Drop it.")
+        self._refined = self.posterior == "laplace"
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
         dtype = next(self.module_.parameters()).dtype if warm else resolve_dtype(self.dtype, X, device)
@@ -364,6 +366,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             self.covariate_scaler_ = _fitted_scaler(rows.covariates, "covariates") if has_covariates else None
             self._output_names = _names(y)
             self._single_output = np.ndim(y) == 1
+            self._outputs_are_named = isinstance(y, pd.DataFrame)
         if not warm:
             spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
             self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
@@ -378,9 +381,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
 
         training, aside, validate = panel, None, None
-        if self.early_stopping and (~np.isnan(panel.y).all(axis=1)).sum() >= FEWEST_ROWS:
-            rows_aside = self._set_aside(panel, rng)
-            training, aside = panel.without(rows_aside), panel.without(~rows_aside).observed()
+        rows_aside = self._set_aside(panel, rng) if self.early_stopping else np.zeros(len(panel.time), dtype=bool)
+        if rows_aside.any():
+            training, aside = panel.without(rows_aside), panel.without(~rows_aside)
+            if self.observation_times == "poisson":
+                training = panel.until(rows_aside)  # nobody watched afterwards
             validate = self._validation(training, aside)
         auto_batch_size = min(max(panel.n_series // 5, 1), 50)
         batch_size = self._batch_size(panel.n_series, auto_batch_size)
@@ -412,7 +417,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 averaging=AVERAGING,
             )
         if aside is not None and self.likelihood == "gaussian":
-            self._widen_noise(training, aside)
+            self._widen_noise(training, aside.observed())
         # That of the whole of the panel: what was set aside is known.
         self.context_ = panel
         self.posterior_ = self._inferred(panel, self.n_draws)
@@ -443,9 +448,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         check_is_fitted(self)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
-        values = read_targets(y, len(rows), maybe_nothing=True)
-        self.module_.likelihood.check(values)
-        self._refuse_other_kind(rows, values)
+        values = self._targets(y, rows, maybe_nothing=True)
         new = self._panel(rows, values)
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
@@ -510,17 +513,13 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         likelihood = self._fitted_module().likelihood
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
-        values = read_targets(y, len(rows), maybe_nothing=True)
-        likelihood.check(values)
-        self._refuse_other_kind(rows, values)
+        values = self._targets(y, rows, maybe_nothing=True)
         scale, shift = self._units()
         scaled = torch.from_numpy((values - shift) / scale)
 
         def log_density(answer: Answer, order: np.ndarray) -> Tensor:
             y = scaled[torch.from_numpy(order)].to(answer.eta)
-            by_draw = likelihood.log_prob(answer.eta, y).sum(-1)
-            by_draw = torch.where(answer.weights > 0, by_draw, 0.0) + torch.log(answer.weights)
-            return torch.logsumexp(by_draw, dim=0)[None]
+            return _log_mean_density(likelihood.log_prob(answer.eta, y), answer.weights)[None]
 
         density = self._gathered(rows, log_density, with_order=True)[0]
         observed = ~np.isnan(values)
@@ -566,7 +565,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             How many.
         times : array-like of shape (n_times,), default=None
             Times of the observations of each, of the kind that X holds; every series starts at the first of them.
-            None: 50 times over the span of a typical training series, from its start on.
+            None: 50 times over the span of a typical training series, from its start on (with a time zone, in UTC).
         covariates : array-like that broadcasts to (n_series, n_times, n_covariates), default=None
             Their covariates; None: the means of those in ``fit``.
         random_state : int, RandomState instance or None, default=None
@@ -578,6 +577,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             A long frame: series (0, 1, ...), time, covariates and observations, noise included.
         """
         module = self._fitted_module()
+        if not isinstance(n_series, Integral) or n_series < 1:
+            raise ValueError(f"n_series must be an integer, 1 or more; got {n_series!r}.")
+        if np.ndim(times) not in (0, 1) or (times is not None and len(times) == 0):
+            raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
         if times is None:
             offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
             start = float(np.median(self.context_.origins)) + LEAD * self.time_scale_
@@ -587,13 +590,13 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         seconds, kind = read_times(column.reset_index(drop=True), "times")
         if kind != self.time_kind_:
             raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
-        if n_series < 1:
-            raise ValueError(f"n_series must be 1 or more, got {n_series}.")
         order = np.argsort(seconds, kind="stable")
         n_times, n_covariates = len(seconds), self.context_.covariates.shape[1]
         rng = check_random_state(random_state)
         given = np.zeros((n_series, n_times, n_covariates))
         if covariates is not None:
+            if not n_covariates:
+                raise ValueError("The model was fitted without covariates, but some were given.")
             given[:] = np.asarray(covariates, dtype=np.float64)
             if self.covariate_scaler_ is not None:
                 given = self.covariate_scaler_.transform(given.reshape(-1, n_covariates)).reshape(given.shape)
@@ -703,8 +706,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         float
             :math:`R^2`, averaged over the outputs of which at least two values were observed; NaN without any.
         """
+        self._fitted_module()
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        true = self._targets(y, rows, maybe_nothing=True)
         predicted = self.predict(X)
-        true = read_targets(y, len(predicted))
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, true)
         scores = []
         for column, guess in zip(true.T, predicted.reshape(true.shape).T, strict=True):
@@ -774,16 +779,24 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         keys = [c if isinstance(c, str) else names[c] for c in (self.series, self.time) if c is not None]
         return [name for name in names if name not in keys]
 
-    def _refuse_other_kind(self, rows: LongRows, values: np.ndarray | None = None) -> None:
-        """Refuse times or outputs of another kind than the model was fitted to."""
+    def _refuse_other_kind(self, rows: LongRows) -> None:
+        """Refuse times of another kind than the model was fitted to."""
         if rows.time_kind != self.time_kind_:
             raise ValueError(
                 f"The time column time={self.time!r} holds a {rows.time_kind}, but held a {self.time_kind_} in fit."
             )
-        if values is not None and values.shape[1] != self.module_.likelihood.n_outputs:
-            raise ValueError(
-                f"y has {values.shape[1]} outputs, but the model was fitted to {self.module_.likelihood.n_outputs}."
-            )
+
+    def _targets(self, y: Any, rows: LongRows, *, maybe_nothing: bool = False) -> np.ndarray:
+        """Observed values beside rows; ValueError where they, or the times, are not what the model was fitted to."""
+        values = read_targets(y, len(rows), maybe_nothing=maybe_nothing)
+        n_outputs = self.module_.likelihood.n_outputs
+        self._refuse_other_kind(rows)
+        if values.shape[1] != n_outputs:
+            raise ValueError(f"y has {values.shape[1]} outputs, but the model was fitted to {n_outputs}.")
+        if self._outputs_are_named and isinstance(y, pd.DataFrame) and list(y.columns) != self._output_names:
+            raise ValueError(f"y has the columns {list(y.columns)}, but in fit they were {self._output_names}.")
+        self.module_.likelihood.check(values)
+        return values
 
     def _tensors(self, panel: Panel, known: Panel | None = None, *, double: bool = False) -> PanelTensors:
         parameter = next(self.module_.parameters())
@@ -802,7 +815,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         def tensors(part: Panel) -> PanelTensors:
             return self._tensors_observed(part, double=True)
 
-        return infer(module, panel, tensors, self._solve, n_draws, refined=self.posterior == "laplace")
+        return infer(module, panel, tensors, self._solve, n_draws, refined=self._refined)
 
     def _predictive(self) -> Predictive:
         return Predictive(self.module_, self._tensors, self._solve)
@@ -854,9 +867,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _set_aside(self, panel: Panel, rng: np.random.RandomState) -> np.ndarray:
         """Which rows are set aside: the last ones of some series, so that what is judged is a forecast.
 
-        A third of the rows of every series chosen; where there are few series, a smaller share of all of them.
+        A third of the rows of every series chosen; where there are few series, a smaller share of all of them. None
+        where there are few rows, or a series has no more than one.
         """
         observed = np.flatnonzero(~np.isnan(panel.y).all(axis=1))
+        if len(observed) < FEWEST_ROWS:
+            return np.zeros(len(panel.time), dtype=bool)
         codes = panel.codes[observed]
         lengths = np.bincount(codes, minlength=panel.n_series)
         places = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -865,24 +881,30 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         n_chosen = panel.n_series if not many else round(panel.n_series * self.validation_fraction / share)
         chosen = np.zeros(panel.n_series, dtype=bool)
         chosen[rng.permutation(panel.n_series)[: max(n_chosen, 1)]] = True
-        tails = np.minimum(np.ceil(share * lengths), lengths - 1)
+        tails = np.minimum(np.ceil(share * lengths), np.maximum(lengths - 1, 0))
         aside = np.zeros(len(panel.time), dtype=bool)
         aside[observed[chosen[codes] & (places >= (lengths - tails)[codes])]] = True
         return aside
 
     def _validation(self, known: Panel, aside: Panel) -> Callable[[], float]:
         """The mean log-density of the rows set aside, given the others, by the encoder's mean."""
-        context, asked = self._tensors_observed(known), self._tensors_observed(aside)
-        rows = Rows(asked, process=False)
-        n_values = (~torch.isnan(rows.y)).sum()
+        some = np.unique(aside.observed().codes)
+        parts = []
+        for block in np.array_split(some, -(-len(some) // VALIDATED_AT_ONCE)):
+            context, asked = (self._tensors_observed(panel.take(block)) for panel in (known, aside))
+            parts.append((context, Rows(asked, process=False)))
+        n_values = (~np.isnan(aside.y)).sum()
 
         @torch.no_grad()
         def validate() -> float:
-            module = self.module_
-            mean, _ = module.posterior(context, self._solve, [])
-            states = module.path(mean[None], asked.time, asked.reach, asked.paths, self._solve, [])
-            eta = module.readout(rows.taken(states)[0], rows.covariates)
-            return float(module.likelihood.log_prob(eta, rows.y).sum() / n_values)
+            module, total = self.module_, 0.0
+            for context, rows in parts:
+                asked = rows.series
+                mean, _ = module.posterior(context, self._solve, [])
+                states = module.path(mean[None], asked.time, asked.reach, asked.paths, self._solve, [])
+                eta = module.readout(rows.taken(states)[0], rows.covariates)
+                total += float(module.likelihood.log_prob(eta, rows.y).sum())
+            return total / n_values
 
         return validate
 
@@ -905,8 +927,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 total = 0.0
                 for answer in answers:
                     y = torch.from_numpy(aside.y[answer.rows]).to(answer.eta)
-                    by_draw = likelihood.log_prob(answer.eta, y).sum(-1) + torch.log(answer.weights)
-                    total += float(torch.logsumexp(by_draw, dim=0).sum())
+                    total += float(_log_mean_density(likelihood.log_prob(answer.eta, y), answer.weights).sum())
                 densities.append(total)
             likelihood.log_noise.copy_(learned + float(np.log(WIDER[int(np.argmax(densities))])))
 
@@ -916,6 +937,9 @@ LONGEST_TAIL = 1 / 3
 
 #: Fewer observed rows than this are all trained on.
 FEWEST_ROWS = 20
+
+#: Series validated at once, to bound memory.
+VALIDATED_AT_ONCE = 1000
 
 #: Factors by which the noise may be raised.
 WIDER = np.geomspace(1.0, 4.0, 29)
@@ -947,6 +971,12 @@ def _names(y: Any) -> list[Any]:
     return [f"y{i}" for i in range(np.shape(y)[1])]
 
 
+def _log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Logarithm of the rows' densities, averaged over draws; draws without weight may be NaN."""
+    by_draw = torch.where(weights > 0, log_prob.sum(-1), 0.0) + torch.log(weights)
+    return torch.logsumexp(by_draw, dim=0)
+
+
 def _drawn(likelihood: Likelihood, eta: Tensor, generator: torch.Generator) -> Tensor:
     """Draws of the outputs; NaN where the dynamics could not be solved."""
     return torch.where(torch.isnan(eta), torch.nan, likelihood.sample(torch.nan_to_num(eta), generator))
@@ -961,7 +991,8 @@ def _times_of_kind(times: np.ndarray, kind: str) -> pd.Series:
     """Times as a column of the kind that they were read from."""
     if kind == "number":
         return pd.Series(times)
-    differences = pd.Series(pd.to_timedelta(times, unit="s"))
+    # In microseconds, for nanoseconds reach to the year 2262 only.
+    differences = pd.Series(np.round(times * 1e6).astype("timedelta64[us]"))
     if kind == "difference":
         return differences
-    return pd.Timestamp(0, tz="UTC" if kind == "date with a time zone" else None) + differences
+    return pd.Timestamp(0, tz="UTC" if kind == "date with a time zone" else None).as_unit("us") + differences

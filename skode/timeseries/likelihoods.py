@@ -149,6 +149,8 @@ class Poisson(Likelihood):
         wrong = seen[(seen < 0) | (seen != np.floor(seen))]
         if len(wrong):
             raise ValueError(f"likelihood='poisson' takes counts 0, 1, 2, ..., but y holds {wrong[0]:g}.")
+        if len(seen) and seen.max() > LARGEST_COUNT:
+            raise ValueError(f"likelihood='poisson' takes counts up to {LARGEST_COUNT:g}, but y holds {seen.max():g}.")
 
     @staticmethod
     def start(y: np.ndarray) -> np.ndarray:
@@ -170,5 +172,8 @@ class Poisson(Likelihood):
         rate = self.mean(eta)
         return y - rate, rate
 
+
+#: Rates are kept below ``exp(30)``, lest one step of training that is too long leads to infinity.
+LARGEST_COUNT = 1e12
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {"gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson}

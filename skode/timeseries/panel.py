@@ -115,6 +115,15 @@ class Panel:
         """The same rows, as if nothing had been observed at some."""
         return replace(self, y=np.where(rows[:, None], np.nan, self.y))
 
+    def until(self, rows: np.ndarray) -> Panel:
+        """The rows of each series that stand before the first of some."""
+        first = np.full(self.n_series, len(self.codes))
+        np.minimum.at(first, self.codes[rows], np.flatnonzero(rows))
+        kept = np.arange(len(self.codes)) < first[self.codes]
+        return replace(
+            self, codes=self.codes[kept], time=self.time[kept], covariates=self.covariates[kept], y=self.y[kept]
+        )
+
     def slots(self) -> tuple[np.ndarray, np.ndarray]:
         """Each series' number of rows, and each row's place in its series."""
         lengths = np.bincount(self.codes, minlength=self.n_series)

@@ -11,7 +11,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from skode.solvers import Statistics
+from skode.solvers import SolverError, Statistics
 from skode.timeseries.latent_ode import HORIZON, LatentODE, Solve
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, blocks
@@ -118,10 +118,22 @@ class Predictive:
         log_weights = posterior.log_weights.to(states.device)[:, codes]
         sound = torch.isfinite(states).all(-1)
         if not bool(sound.any(0).all()):
-            self._states(z0, series, on_failure="raise")  # says why none of them can be answered
+            self._say_why(z0, series)
         weights = torch.softmax(torch.where(sound, log_weights, -torch.inf), dim=0)
         n_lost = int((~sound).any(1).sum())
         return (states, eta, log_rate, weights), n_lost
+
+    def _say_why(self, z0: Tensor, series: PanelTensors) -> None:
+        """Raise what keeps all draws from being solved."""
+        try:
+            self._states(z0, series, on_failure="raise")
+        except SolverError as error:
+            raise type(error)(
+                f"The dynamics could not be solved as far as was asked, by any draw of a latent state: {error.reason}",
+                time=error.time,
+                step_size=error.step_size,
+                advice="Times here count time_scale_ from a series' start. Ask for times closer to the data.",
+            ) from error
 
     def _states(self, z0: Tensor, series: PanelTensors, *, on_failure: str) -> Tensor:
         """Latent states at times before and after the start; NaN in empty slots.

@@ -835,7 +835,7 @@ def test_new_series_have_times_of_their_own_kind(waves):
             assert str(given["t"].dtype).startswith(dtype)
         with pytest.raises(ValueError, match="times holds a number, but the time column held a"):
             model.sample(2, [0.0, 1.0])
-    with pytest.raises(ValueError, match="n_series must be 1 or more"):
+    with pytest.raises(ValueError, match="n_series must be an integer, 1 or more"):
         model.sample(0)
 
 
@@ -1069,3 +1069,105 @@ def test_a_fit_that_fails_leaves_the_last_one_as_it_was(waves, brief):
         unfitted.fit(X, y)
     with pytest.raises(NotFittedError):
         unfitted.predict(X)
+
+
+# Faults that users found
+
+
+def driven_panel():
+    t = np.tile(np.arange(12.0), 10)
+    X = pd.DataFrame({"id": np.repeat([f"s{i}" for i in range(10)], 12), "t": t, "u": np.where(t < 6, 1.0, 0.0)})
+    return X, np.random.RandomState(0).normal(size=120)
+
+
+def test_rows_set_aside_are_judged_with_the_covariates_of_those_before(monkeypatch):
+    X, y = driven_panel()
+    seen = []
+    validation = LatentODERegressor._validation
+
+    def spy(self, known, aside):
+        seen.append(self._tensors_observed(aside).paths.values[..., 0])
+        return validation(self, known, aside)
+
+    monkeypatch.setattr(LatentODERegressor, "_validation", spy)
+    LatentODERegressor(**TINY).fit(X, y)
+    assert ((seen[0][:, :6] > 0) & (seen[0][:, 6:] < 0)).all()
+
+
+def test_times_set_aside_are_not_taken_for_silence():
+    X, y = driven_panel()
+    X = X.drop(columns="u")
+    model = LatentODERegressor(**TINY, observation_times="poisson").fit(X, y)
+    aside = model._set_aside(model.context_, np.random.RandomState(0))
+    training = model.context_.until(aside)
+    assert aside.any()
+    for code in range(training.n_series):
+        rows = model.context_.codes == code
+        n_aside = aside[rows].sum()
+        assert (training.codes == code).sum() == rows.sum() - n_aside
+        assert training.windows()[code, 1] == model.context_.since_origin()[rows][-1 - n_aside]
+
+
+def test_one_row_each_leaves_nothing_to_set_aside():
+    X = pd.DataFrame({"id": np.arange(30), "t": np.random.RandomState(0).uniform(size=30)})
+    model = LatentODERegressor(**TINY).fit(X, np.random.RandomState(1).normal(size=30))
+    assert model.validation_scores_ is None
+
+
+@pytest.mark.parametrize(("first", "then"), [("laplace", "encoder"), ("encoder", "laplace")])
+def test_posteriors_are_of_one_kind(waves, first, then):
+    X, y = waves
+    model = LatentODERegressor(**TINY, posterior=first).fit(X, y)
+    twin = X[X["id"] == "s3"].assign(id="twin")
+    plain = model.condition(twin, y[X["id"] == "s3"])
+    changed = model.set_params(posterior=then).condition(twin, y[X["id"] == "s3"])
+    np.testing.assert_array_equal(changed.predict(twin), plain.predict(twin))
+
+
+def test_outputs_in_another_order_are_refused(waves):
+    X, y = waves
+    Y = pd.DataFrame({"a": y, "b": -y})
+    model = LatentODERegressor(**TINY).fit(X, Y)
+    for method in (model.condition, model.score, model.score_samples):
+        with pytest.raises(ValueError, match="y has the columns"):
+            method(X, Y[["b", "a"]])
+
+
+def test_a_score_of_nothing_is_nan(brief, waves):
+    X, _ = waves
+    assert np.isnan(brief.score(X, np.full(len(X), np.nan)))
+
+
+def test_samples_long_ago(waves):
+    X, y = waves
+    days = (X["t"] * 10).round().astype(int)
+    dates = pd.Series(np.datetime64("1000-01-01", "s") + days.to_numpy() * np.timedelta64(86400, "s"))
+    model = LatentODERegressor(**TINY).fit(X.assign(t=dates.to_numpy()), y)
+    sampled = model.sample(1)
+    assert sampled["t"].dt.year.between(999, 1001).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"n_series": 2.5}, "n_series must be an integer"),
+        ({"times": []}, "one time at least"),
+        ({"times": [[0.0, 1.0]]}, "one dimension"),
+        ({"covariates": np.ones((1, 50, 1))}, "without covariates"),
+    ],
+)
+def test_bad_samples_are_refused(brief, asked, message):
+    with pytest.raises(ValueError, match=message):
+        brief.sample(**asked)
+
+
+def test_counts_too_large_are_refused(waves):
+    X, y = waves
+    with pytest.raises(ValueError, match="counts up to"):
+        LatentODERegressor(**TINY, likelihood="poisson").fit(X, np.round(y) * 1e15)
+
+
+def test_what_is_asked_too_far_away_says_so(brief, waves):
+    X, _ = waves
+    with pytest.raises(RuntimeError, match="Ask for times closer to the data"):
+        brief.predict(X[:1].assign(t=-1e7))
