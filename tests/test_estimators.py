@@ -185,7 +185,16 @@ def test_frames_and_arrays_give_the_same(estimator):
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator(),
-        LatentODERegressor(),
+        # Smaller than by default for time: covariates drawn anew for each row make dynamics that are slow to solve.
+        LatentODERegressor(
+            latent_size=2,
+            hidden_layer_sizes=(8,),
+            encoder_size=8,
+            n_draws=8,
+            max_iter=15,
+            learning_rate_init=5e-2,
+            random_state=0,
+        ),
     ],
 )
 def test_scikit_learns_checks(estimator, check):
