@@ -381,6 +381,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
 
         training, aside, validate = panel, None, None
+        # The whole of it: what is set aside is known as well when it comes to predict.
+        self.context_ = panel
         rows_aside = self._set_aside(panel, rng) if self.early_stopping else np.zeros(len(panel.time), dtype=bool)
         if rows_aside.any():
             training, aside = panel.without(rows_aside), panel.without(~rows_aside)
@@ -418,8 +420,6 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             )
         if aside is not None and self.likelihood == "gaussian":
             self._widen_noise(training, aside.observed())
-        # That of the whole of the panel: what was set aside is known.
-        self.context_ = panel
         self.posterior_ = self._inferred(panel, self.n_draws)
         return self
 
@@ -807,10 +807,14 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """Tensors of the rows at which anything was observed; the other rows tell covariates only."""
         return self._tensors(panel.observed(), panel, double=double)
 
-    def _inferred(self, panel: Panel, n_draws: int) -> Posterior:
+    def _reconstruction(self, module: Any) -> dict[str, Any]:
+        return {"module_": module, "posterior_": self._inferred(self.context_, self.n_draws, module)}
+
+    def _inferred(self, panel: Panel, n_draws: int, module: LatentODE | None = None) -> Posterior:
         """The posteriors of a panel's series, in float64 whatever the model was trained in."""
-        module = self.module_ if next(self.module_.parameters()).dtype == torch.float64 else None
-        module = module or copy.deepcopy(self.module_).double()
+        module = module or self.module_
+        if next(module.parameters()).dtype != torch.float64:
+            module = copy.deepcopy(module).double()
 
         def tensors(part: Panel) -> PanelTensors:
             return self._tensors_observed(part, double=True)

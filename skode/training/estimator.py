@@ -212,7 +212,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
         def snapshot() -> dict[str, Any]:
-            return {"module_": copy.deepcopy(self.module_).to(dtype)}
+            return self._reconstruction(copy.deepcopy(self.module_).to(dtype))
 
         def on_epoch(record: TrainingRecord) -> bool:
             self._keep(record)
@@ -225,6 +225,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         self.module_.to(dtype)
         context.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot)
         return record
+
+    def _reconstruction(self, module: torch.nn.Module) -> dict[str, Any]:
+        """What callbacks make an estimator from that answers as this one would if training ended here."""
+        return {"module_": module}
 
     def _keep(self, record: TrainingRecord) -> None:
         """Set the fitted curves from a record."""
