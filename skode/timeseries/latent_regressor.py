@@ -365,7 +365,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             has_covariates = rows.covariates.shape[1] > 0
             self.covariate_scaler_ = _fitted_scaler(rows.covariates, "covariates") if has_covariates else None
             self._output_names = _names(y)
-            self._single_output = np.ndim(y) == 1
+            self._single_output = np.asarray(y).ndim == 1
             self._outputs_are_named = isinstance(y, pd.DataFrame)
         if not warm:
             spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
@@ -492,7 +492,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         mean = self._in_users_shape(answers[0] * scale + shift)
         return (mean, self._in_users_shape(np.sqrt(answers[1]) * scale)) if return_std else mean
 
-    def score_samples(self, X: Any, y: Any) -> np.ndarray:
+    def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Log predictive density of each row, given what the model is conditioned on.
 
         Of each row by itself: outputs of one row are judged together, rows of one series are not. Rows that the
@@ -502,8 +502,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
             As in ``fit``.
-        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-            Values; NaN where nothing was observed.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
+            Values; NaN where nothing was observed. None: nothing was observed at all.
 
         Returns
         -------
@@ -513,6 +513,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         likelihood = self._fitted_module().likelihood
         rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        if y is None:
+            return np.full(len(rows), np.nan)
         values = self._targets(y, rows, maybe_nothing=True)
         scale, shift = self._units()
         scaled = torch.from_numpy((values - shift) / scale)
@@ -970,9 +972,10 @@ def _names(y: Any) -> list[Any]:
     """Names of the outputs."""
     if isinstance(y, pd.DataFrame):
         return list(y.columns)
-    if np.ndim(y) == 1:
+    shape = np.asarray(y).shape
+    if len(shape) == 1:
         return [getattr(y, "name", None) or "y"]
-    return [f"y{i}" for i in range(np.shape(y)[1])]
+    return [f"y{i}" for i in range(shape[1])]
 
 
 def _log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:

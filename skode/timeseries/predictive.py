@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skode.solvers import SolverError, Statistics
-from skode.timeseries.latent_ode import HORIZON, LatentODE, Solve
+from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE, Solve
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, blocks
 from skode.timeseries.tensors import PanelTensors
@@ -145,7 +145,9 @@ class Predictive:
         def solve(*args, **kwargs):
             return self.solve(*args, on_failure=on_failure, **kwargs)
 
-        # Away from zero, to whole horizons.
-        reach = HORIZON * torch.sign(series.reach) * torch.ceil(series.reach.abs() / HORIZON)
+        # Forward, whole horizons from the first row on, and at least one; the margin is for rounding at a last row.
+        forward = ((series.reach[:, 1] - LEAD) / HORIZON - 1e-9).ceil().clamp_min(1.0) * HORIZON + LEAD
+        backward = (series.reach[:, 0] / HORIZON).floor() * HORIZON
+        reach = torch.stack([backward, forward], dim=1)
         solves: list[Statistics] = []
         return self.module.path(z0, series.time, reach, series.paths, solve, solves)
