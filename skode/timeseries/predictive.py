@@ -148,6 +148,6 @@ class Predictive:
         # Forward, whole horizons from the first row on, and at least one; the margin is for rounding at a last row.
         forward = ((series.reach[:, 1] - LEAD) / HORIZON - 1e-9).ceil().clamp_min(1.0) * HORIZON + LEAD
         backward = (series.reach[:, 0] / HORIZON).floor() * HORIZON
-        reach = torch.stack([backward, forward], dim=1)
+        reach = torch.stack([backward, torch.maximum(forward, series.reach[:, 1])], dim=1)
         solves: list[Statistics] = []
         return self.module.path(z0, series.time, reach, series.paths, solve, solves)
