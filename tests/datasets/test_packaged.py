@@ -9,7 +9,14 @@ from skode.datasets import load_co2, load_tumour_growth
 
 
 def test_public_names_are_the_loaders_and_the_generators():
-    generators = ["TOY_DENSITIES", "make_spirals", "make_toy_density", "toy_log_density"]
+    generators = [
+        "TOY_DENSITIES",
+        "make_damped_pendulum",
+        "make_lotka_volterra",
+        "make_spirals",
+        "make_toy_density",
+        "toy_log_density",
+    ]
     assert sorted(skode.datasets.__all__) == sorted(["load_co2", "load_tumour_growth", *generators])
 
 
