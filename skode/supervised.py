@@ -18,8 +18,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from skode.dynamics.convolutional import ConvODENet
-from skode.dynamics.odenet import ODENet, Solve
+from skode.dynamics.odenet import ODENet
 from skode.solvers import ButcherTableau, Solution, Statistics, get_method
+from skode.solvers.solution import Solve
 from skode.training import (
     AUTO_BATCH_SIZE,
     COMMON_CONSTRAINTS,

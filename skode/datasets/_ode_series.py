@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
-from sklearn.utils import check_consistent_length
+
+from skode.datasets._asked import series_and_times
 
 # The dense output between steps is less accurate than the steps: these give paths to a relative 1e-10.
 _RTOL = 1e-12
@@ -58,14 +59,7 @@ class ODETruth:
             If a series id is unknown, a time is negative or not finite, or the lengths differ.
 
         """
-        times = np.atleast_1d(np.asarray(times, dtype=np.float64))
-        series = np.asarray(series)
-        series = np.full(times.shape, series) if series.ndim == 0 else series
-        check_consistent_length(series, times)
-
-        position = self.initial.index.get_indexer(pd.Index(series))
-        if np.any(position < 0):
-            raise ValueError(f"series: no series has the id {series[position < 0][0]!r}.")
+        position, times = series_and_times(self.initial.index, series, times)
         possible = np.isfinite(times) & (times >= 0)
         if not possible.all():
             raise ValueError(f"times: {times[~possible][0]} is not a finite time from 0 on.")

@@ -6,8 +6,10 @@ from numbers import Integral, Real
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
+
+from skode.datasets._asked import series_and_times
 
 # All lengths below are fractions of t_max. A window of a fifth is what the authors' script observes
 # (100 of 500 points).
@@ -68,22 +70,15 @@ class SpiralTruth:
             If a series id is unknown, a time lies beyond its series' spiral or is NaN, or the lengths differ.
 
         """
-        times = np.atleast_1d(np.asarray(times, dtype=np.float64))
-        series = np.asarray(series)
-        series = np.full(times.shape, series) if series.ndim == 0 else series
-        check_consistent_length(series, times)
-
-        rows = self.start.index.get_indexer(pd.Index(series))
-        if np.any(rows < 0):
-            raise ValueError(f"series: no series has the id {series[rows < 0][0]!r}.")
+        rows, times = series_and_times(self.start.index, series, times)
         start = self.start.to_numpy()[rows]
         position = start + times
         on_spiral = (position >= 0) & (position <= self.t_max)  # False for NaN
         if not on_spiral.all():
             row = int(np.argmin(on_spiral))
             raise ValueError(
-                f"times: {times[row]} is not on the spiral of series {series[row]}, whose clock runs from "
-                f"{-start[row]} to {self.t_max - start[row]}."
+                f"times: {times[row]} is not on the spiral of series {self.start.index[rows[row]]}, whose clock runs "
+                f"from {-start[row]} to {self.t_max - start[row]}."
             )
         clockwise = self.direction.to_numpy()[rows] == "clockwise"
         return np.where(clockwise[:, None], _clockwise(position, self.t_max), _counterclockwise(position))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
-from skode.training import fitted_scaler
+from skode.training import fitted_scaler, warn_caller
 
 #: A column one value of which more samples share than this looks discrete, if there are this many of them.
 LARGEST_ATOM, LEAST_ATOM = 0.2, 20
@@ -46,12 +44,11 @@ def refuse_columns_without_density(X: np.ndarray, weights: np.ndarray, names: np
     shares = np.array([_largest_atom(column, weights) for column in X.T]) / weights.sum()
     discrete = np.flatnonzero((shares > LARGEST_ATOM) & (shares * max(weights.sum(), len(X)) >= LEAST_ATOM))
     if len(discrete):
-        warnings.warn(
+        warn_caller(
             f"One value makes up more than {LARGEST_ATOM:.0%} of columns {names[discrete].tolist()}: they look "
             "discrete, and the density there is unbounded, so that likelihoods mean little. Drop them, or add "
             "noise as wide as their values lie apart.",
             UserWarning,
-            stacklevel=5,  # the caller of fit, behind scikit-learn's two wrappers of it
         )
 
 

@@ -148,7 +148,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         The map of the data to where the flow lives: ``transform``, ``inverse_transform`` and ``log_det``.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, if they all are strings.
     n_iter_ : int
         Epochs run.
@@ -398,7 +398,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
         """Flow matching before training by likelihood."""
         settings = self._settings(n, auto, alpha=None, max_grad_norm=MAX_GRAD_NORM)
-        settings = dataclasses.replace(settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine")
+        settings = dataclasses.replace(
+            settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine", phase="Flow matching"
+        )
         return train(matching, n, settings, rng)
 
     def _kinetic_energy(self, n_samples: float) -> float:

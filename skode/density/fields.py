@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
-from skode.dynamics import ConcatSquashField, GatedPlanarField, MLPField
+from skode.dynamics import fields
 
 #: By how much units vary over data in the plane, and over time.
 PLANE_SPREAD, TIME_SPREAD = 2.5, 0.75
@@ -44,25 +45,15 @@ def spread(first: nn.Linear, n_features: int, generator: torch.Generator) -> Non
         first.bias.uniform_(-2.0, 2.0, generator=generator).mul_(size)
 
 
-def _mlp(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
-    field = MLPField(n_features, hidden, activation, generator=generator)
-    if hidden:
-        spread(field.linear_layers()[0], n_features, generator)
+def new_field(
+    name: str, n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator
+) -> nn.Module:
+    """A field by its name; where it shows its first layer, as ``units``, this is spread over the data."""
+    field = fields.FIELDS[name](n_features, hidden, activation, generator=generator)
+    units = getattr(field, "units", None)
+    if units is not None:
+        spread(units, n_features, generator)
     return field
 
 
-def _gated_planar(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
-    field = GatedPlanarField(n_features, max(sum(hidden), 1), activation, generator=generator)
-    spread(field.units, n_features, generator)
-    return field
-
-
-def _concatsquash(n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator) -> nn.Module:
-    return ConcatSquashField(n_features, hidden, activation, generator=generator)
-
-
-FIELDS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": _mlp,
-    "gated_planar": _gated_planar,
-    "concatsquash": _concatsquash,
-}
+FIELDS: dict[str, Callable[..., nn.Module]] = {name: partial(new_field, name) for name in fields.FIELDS}

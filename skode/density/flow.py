@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from skode.dynamics import flow_field
-from skode.solvers import Solution, Statistics
-
-Solve = Callable[..., Solution]
+from skode.solvers import Statistics
+from skode.solvers.solution import Solve
 
 
 @dataclass(frozen=True)

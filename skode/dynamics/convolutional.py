@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from skode.dynamics.evolving import N_SETS, EvolvingLayer, WeightODE
 from skode.dynamics.mlp import affine
-from skode.dynamics.odenet import Solve
+from skode.dynamics.sizes import checked_size, checked_sizes
 from skode.solvers import Solution
+from skode.solvers.solution import Solve
 
 # Images are made smaller until no side is longer than this, before the first ODE.
 LARGEST_SIDE = 7
@@ -80,7 +81,8 @@ class ConvField(nn.Module):
     ) -> None:
         super().__init__()
         self.time_dependent = time_dependent
-        sizes = [n_channels, *hidden_layer_sizes, n_channels]
+        n_channels = checked_size("n_channels", n_channels)
+        sizes = [n_channels, *checked_sizes(hidden_layer_sizes), n_channels]
         self.norms = nn.ModuleList(normalisation(n, n_pixels) for n in sizes)
         n_sets = N_SETS if evolving_weights else 1
         self.coefficients = WeightODE(n_sets, generator) if evolving_weights else None

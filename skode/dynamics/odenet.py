@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skode.dynamics.evolving import EvolvingField
+from skode.dynamics.fields import FIELDS
 from skode.dynamics.mlp import MLPField, affine
 from skode.solvers import Solution
-
-Solve = Callable[..., Solution]
+from skode.solvers.solution import Solve
 
 
 class ODENet(nn.Module):
@@ -26,12 +26,13 @@ class ODENet(nn.Module):
         Size of the state that the inputs are mapped to; None for the features themselves, without a map.
     augment_dim : int
         How many zeros are appended to that state (Dupont, Doucet, Teh, "Augmented Neural ODEs", NeurIPS 2019).
-    field : nn.Module or None
-        The vector field, called as ``field(t, z)``; an :class:`skode.dynamics.MLPField` where None.
+    field : nn.Module, str or None
+        The vector field, called as ``field(t, z)``, or its name in :data:`skode.dynamics.fields.FIELDS`; an
+        :class:`skode.dynamics.MLPField` where None.
     evolving_weights : bool
         Whether that is an :class:`skode.dynamics.EvolvingField` instead.
     field_options : dict
-        Passed to either.
+        Passed to either; of a field with a name ``hidden_layer_sizes`` and ``activation`` are.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -48,7 +49,7 @@ class ODENet(nn.Module):
         *,
         state_size: int | None,
         augment_dim: int,
-        field: nn.Module | None,
+        field: nn.Module | str | None,
         evolving_weights: bool = False,
         field_options: dict[str, Any],
         generator: torch.Generator,
@@ -57,8 +58,13 @@ class ODENet(nn.Module):
         self.embedding = affine(n_features, state_size, generator) if state_size is not None else nn.Identity()
         self.augment_dim = augment_dim
         self.size = (n_features if state_size is None else state_size) + augment_dim
-        kind = EvolvingField if evolving_weights else MLPField
-        self.field = kind(self.size, generator=generator, **field_options) if field is None else field
+        if isinstance(field, str):
+            widths, activation = field_options["hidden_layer_sizes"], field_options["activation"]
+            field = FIELDS[field](self.size, widths, activation, generator=generator)
+        elif field is None:
+            kind = EvolvingField if evolving_weights else MLPField
+            field = kind(self.size, generator=generator, **field_options)
+        self.field = field
         self.head = affine(self.size, n_outputs, generator)
 
     def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:

@@ -69,7 +69,10 @@ def _check_eval_times(times: np.ndarray, span: np.ndarray, y0: Tensor) -> None:
     if times.ndim == 1:
         check_monotone("t_eval", times)
         if span.ndim == 1 and len(times) > 1 and (times[-1] - times[0]) * (span[1] - span[0]) < 0:
-            raise ValueError("t_eval must be sorted in the direction of t_span.")
+            raise ValueError(
+                f"t_eval must be sorted in the direction of t_span, but goes from {times[0]} to {times[-1]}, "
+                f"and t_span from {span[0]} to {span[1]}."
+            )
         times = times[:: max(len(times) - 1, 1)]  # as they are sorted, the ends tell of all
         if span.ndim == 1:
             low, high = sorted(span.tolist())

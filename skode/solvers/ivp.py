@@ -72,11 +72,11 @@ def solve_ivp(
     y0 : Tensor of shape (\\*state) or (batch, \\*state)
         The initial state, float32 or float64.
     method : str, default="dopri5"
-        A name in :data:`skode.solvers.METHODS`. Adaptive and explicit: ``adaptive_heun``, ``fehlberg2``, ``bosh3``,
-        ``dopri5``, ``tsit5``, ``dopri8``; adaptive and implicit, for stiff problems: ``kvaerno3``, ``kvaerno5``. With
-        steps of a fixed size: ``euler``, ``midpoint``, ``heun2``, ``heun3``, ``rk4``, ``explicit_adams``,
-        ``implicit_adams``, ``implicit_euler``, ``implicit_midpoint``, ``trapezoid``, ``radauIIA3``, ``radauIIA5``,
-        ``gl4``, ``gl6``, ``sdirk2``, ``trbdf2``.
+        A name in :data:`skode.solvers.METHODS`, where each method cites its source. Adaptive and explicit are
+        ``adaptive_heun``, ``fehlberg2``, ``bosh3``, ``dopri5``, ``tsit5``, ``dopri8``; adaptive and implicit, for
+        stiff problems, ``kvaerno3``, ``kvaerno5``; of steps of a fixed size are ``euler``, ``midpoint``, ``heun2``,
+        ``heun3``, ``rk4``, ``explicit_adams``, ``implicit_adams``, ``implicit_euler``, ``implicit_midpoint``,
+        ``trapezoid``, ``radauIIA3``, ``radauIIA5``, ``gl4``, ``gl6``, ``sdirk2``, ``trbdf2``.
     t_eval : array-like of shape (n_times,) or (batch, n_times), default=None
         Output times inside the time span. One-dimensional: strictly monotone in the direction of the span. Per
         sample: in any order, repeated if need be, padded with NaN. None: the end of every step.

@@ -28,6 +28,8 @@ from skode.solvers.stepping import NO_EDGES
 # As many steps may leave the field's domain while time goes on by less than a thousandth; then that is its end.
 MOST_LEAVES = 50
 
+MAX_STEPS_NAMES = "max_steps (odeint: options['max_num_steps'])"
+
 
 @dataclass(frozen=True)
 class StepControl:
@@ -46,6 +48,8 @@ class StepControl:
         Attempted steps (per sample where steps are) after which the solve is given up.
     grid : ndarray or None
         Step boundaries of a fixed-step method, first and last at the ends of the time span.
+    step_size : float or None
+        What the grid was made from, where it was.
     landings : ndarray
         Times inside the span that steps must end at, in the order of integration.
     jumps : frozenset of float
@@ -63,6 +67,7 @@ class StepControl:
     max_step: float | None = None
     max_steps: int = 10_000
     grid: np.ndarray | None = None
+    step_size: float | None = None
     landings: tuple[float, ...] = ()
     jumps: frozenset[float] = frozenset()
     nudged: bool = False
@@ -198,11 +203,14 @@ def _fixed(control: StepControl, stepper: Any, y: Tensor, clock: Clock) -> Itera
     assert control.grid is not None
     grid = control.grid.tolist()
     if len(grid) - 1 > control.max_steps:
+        # A grid made from a step size was not made longer than it takes to be refused here.
+        h = control.step_size or abs(grid[1] - grid[0])
+        n_steps = len(grid) - 1 if control.step_size is None else math.ceil(abs(grid[-1] - grid[0]) / h - 1e-9)
         raise MaxStepsError(
-            f"The grid has {len(grid) - 1} steps, more than max_steps={control.max_steps}; nothing was solved",
+            f"The grid has {n_steps} steps, more than max_steps={control.max_steps}; nothing was solved",
             time=grid[0],
-            step_size=grid[1] - grid[0],
-            advice="Raise max_steps or step_size.",
+            step_size=math.copysign(h, grid[1] - grid[0]),
+            advice=f"Raise {MAX_STEPS_NAMES} or step_size.",
         )
     edges = (True, True) if control.nudged else NO_EDGES
     opens = True
@@ -262,12 +270,22 @@ def too_small(t: float, h: float, ratio: float, sample: int | None = None) -> So
 
 def too_many(control: StepControl, t: float, t1: float, h: float, y: Tensor, sample: int | None = None) -> SolverError:
     """The error of a solve that used up its steps."""
+    if math.isinf(t1):
+        return MaxStepsError(
+            f"max_steps={control.max_steps} steps met no event; the solve stopped",
+            time=t,
+            step_size=h,
+            sample=sample,
+            advice="See that event_fn changes its sign along the solution, in this direction of time; where it does so "
+            "later, raise options['max_num_steps'].",
+        )
     too_tight = control.tolerances.rtol < 8 * torch.finfo(y.dtype).eps
     return MaxStepsError(
         f"max_steps={control.max_steps} steps did not reach t={t1:.6g}; the solve stopped",
         time=t,
         step_size=h,
         sample=sample,
-        advice="Raise max_steps, loosen rtol and atol, or try a method for stiff problems (kvaerno5), or see whether "
-        "the dynamics explode" + (" (float32 cannot meet an rtol below 1e-6: use float64)." if too_tight else "."),
+        advice=f"Raise {MAX_STEPS_NAMES}, loosen rtol and atol, or try a method for stiff problems (kvaerno5), or see "
+        "whether the dynamics explode"
+        + (" (float32 cannot meet an rtol below 1e-6: use float64)." if too_tight else "."),
     )

@@ -98,6 +98,8 @@ def odeint(
     >>> print([f"{v:.4f}" for v in y[:, 0].tolist()])
     ['1.0000', '0.6065', '0.3679']
     """
+    if not isinstance(options, Mapping | None):
+        raise TypeError(f'options must be a dict, such as {{"step_size": 0.1}}, or None; got {options!r}.')
     chosen = dict(options or {})
     unknown = sorted(set(chosen) - set(OPTIONS))
     if unknown:
@@ -198,9 +200,16 @@ def odeint_adjoint(
     ------
     ValueError
         Where ``adjoint_options`` asks for more than the seminorm.
-    SolverError, TypeError
+    TypeError
+        Where torchdiffeq's ``adjoint_rtol``, ``adjoint_atol`` or ``adjoint_method`` are given.
+    SolverError
         As :func:`odeint`.
     """
+    if idle := sorted(name for name in kwargs if name.startswith("adjoint")):
+        raise TypeError(
+            f"odeint_adjoint takes no {', '.join(idle)}: the adjoint equation is solved by the method and at the "
+            "tolerances of the solve itself; set these by method, rtol and atol."
+        )
     settings = dict(adjoint_options or {})
     seminorm = settings.pop("norm", None)
     if settings or seminorm not in (None, "seminorm"):
@@ -253,6 +262,8 @@ def odeint_event(
     >>> print(f"{t:.3f} {rate.grad:.3f}")  # log(2) / rate, -log(2) / rate^2
     1.386 -2.773
     """
+    if torch.as_tensor(t0).numel() != 1:
+        raise ValueError(f"t0 must be one number, the initial time; got {t0!r}.")
     if isinstance(t0, Tensor):
         t = torch.stack([t0.reshape(()), t0.reshape(()).detach() + (-1.0 if reverse_time else 1.0)])
     else:

@@ -23,17 +23,28 @@ DEFAULT_MEMORY_BUDGET = 2**28
 def check_state(y0: Any) -> Tensor:
     """``y0`` as a finite floating-point tensor."""
     if not isinstance(y0, Tensor):
-        raise TypeError(f"y0 must be a torch tensor, got {type(y0).__name__}.")
+        raise TypeError(f"y0 must be a torch tensor, got {type(y0).__name__}: pass torch.as_tensor(y0).")
     if y0.is_complex():
         raise TypeError(
             f"y0 must be float32 or float64, got {y0.dtype}: integrate torch.view_as_real(y0), whose last dimension "
             "holds real and imaginary parts."
         )
     if y0.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"y0 must be float32 or float64, got {y0.dtype}.")
+        raise TypeError(f"y0 must be float32 or float64, got {y0.dtype}: pass y0.float() or y0.double().")
+    if _is_transformed(y0):
+        raise TypeError(
+            "y0 is inside a transform of torch.func (vmap, grad, jacrev, ...), which a solve does not support: pass a "
+            "batch of states as one y0, and take gradients by backward() or torch.autograd.grad."
+        )
     if not all_finite(y0.detach()):
         raise ValueError("y0 contains NaN or infinity.")
     return y0
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Whether a tensor stands for others inside a transform of ``torch.func``."""
+    functorch = getattr(torch._C, "_functorch", None)
+    return functorch is not None and functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def check_tolerance(name: str, value: Any) -> float:
@@ -192,6 +203,7 @@ def step_control(
         max_step=longest,
         max_steps=max_steps,
         grid=grid,
+        step_size=step_size,
         landings=tuple(landings),
         jumps=frozenset(jumps),
         nudged=bool(perturb),

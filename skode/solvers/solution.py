@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -84,3 +85,7 @@ class Solution:
     def _count(self, i: int, whole: int) -> int | Tensor:
         by_sample = self.statistics.by_sample
         return whole if by_sample is None else torch.from_numpy(by_sample[i])
+
+
+#: A solver of which everything but the field, the span and the state may have been chosen before.
+Solve = Callable[..., Solution]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from skode.solvers import Statistics
-from skode.timeseries.latent_ode import LEAD, LatentODE, Rows, Solve
+from skode.solvers.solution import Solve
+from skode.timeseries.latent_ode import LEAD, LatentODE, Rows
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 

@@ -16,6 +16,9 @@ from skode.dynamics.activations import get_activation
 from skode.dynamics.mlp import BoundMLP
 from skode.timeseries.panel import Panel
 
+#: What a series' position is multiplied by in the state.
+TINY = 2.0**-60
+
 
 @dataclass(frozen=True)
 class CovariatePaths:
@@ -168,7 +171,3 @@ class DrivenBy:
 
     def _rates(self, rates: Tensor) -> Tensor:
         return torch.cat([rates, torch.zeros_like(rates[:, :1])], dim=1)
-
-
-#: What a series' position is multiplied by in the state.
-TINY = 2.0**-60

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skode.dynamics import MLPField
-from skode.solvers import Solution, Statistics
+from skode.solvers import Statistics
+from skode.solvers.solution import Solve
 from skode.timeseries.gru import GRU
 from skode.timeseries.tensors import PanelTensors
-
-Solve = Callable[..., Solution]
 
 
 class Encoder(nn.Module):

@@ -277,3 +277,29 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
     if np.isnan(y).all() and not maybe_nothing:
         raise ValueError("Input y contains NaN only: nothing was observed.")
     return y.reshape(n_rows, -1)
+
+
+def times_of_kind(times: np.ndarray, kind: str) -> pd.Series:
+    """Times as a column of the kind that :func:`read_times` read them from."""
+    if kind == "number":
+        return pd.Series(times)
+    # In microseconds, for nanoseconds reach to the year 2262 only.
+    differences = pd.Series(np.round(times * 1e6).astype("timedelta64[us]"))
+    if kind == "difference":
+        return differences
+    return pd.Timestamp(0, tz="UTC" if kind == "date with a time zone" else None).as_unit("us") + differences
+
+
+def output_names(y: Any) -> list[Any]:
+    """Names of the outputs, as columns of a frame that is made of them."""
+    if isinstance(y, pd.DataFrame):
+        return list(y.columns)
+    shape = np.asarray(y).shape
+    if len(shape) == 1:
+        return [getattr(y, "name", None) or "y"]
+    return [f"y{i}" for i in range(shape[1])]
+
+
+def column_label(column: Column | None, otherwise: str) -> str:
+    """A column's name in a frame that is made for the user."""
+    return column if isinstance(column, str) else otherwise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import MLPField, affine
-from skode.solvers import Solution, Statistics
+from skode.solvers import Statistics
+from skode.solvers.solution import Solve
 from skode.timeseries.driven import CovariatePaths, DrivenBy, DrivenField
 from skode.timeseries.encoders import Encoder
-from skode.timeseries.likelihoods import Likelihood
+from skode.timeseries.likelihoods import LARGEST_LOG, Likelihood
 from skode.timeseries.tensors import PanelTensors
-
-Solve = Callable[..., Solution]
 
 #: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
 HORIZON = 4.0
@@ -24,9 +22,6 @@ HORIZON = 4.0
 #: Series start this much of the latent dynamics' time before their first row, so that what is asked just before that
 #: row lies on a stretch that training has seen.
 LEAD = 0.1 * HORIZON
-
-#: Logarithms of rates are kept within this, lest one step of training that is too long leads to infinity.
-LARGEST_LOG = 30.0
 
 #: Nodes of the Gauss-Legendre rule for the integral of an intensity over a series.
 N_NODES = 24

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,17 +14,25 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
 
-from skode.solvers import Solution
 from skode.timeseries.bound import BoundSettings, NegativeBound
 from skode.timeseries.encoders import ENCODERS
-from skode.timeseries.frames import Column, LongRows, read_rows, read_targets, read_times
-from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE, Rows
+from skode.timeseries.frames import (
+    Column,
+    LongRows,
+    column_label,
+    output_names,
+    read_rows,
+    read_targets,
+    read_times,
+    times_of_kind,
+)
+from skode.timeseries.held_out import forecast_density, last_rows, log_mean_density, widen_noise
+from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, infer, normal_draws
@@ -32,14 +41,13 @@ from skode.timeseries.tensors import PanelTensors
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    fitted_scaler,
     new_generator,
     resolve_device,
     resolve_dtype,
     to_numpy,
     worthwhile_threads,
 )
-
-Solve = Callable[..., Solution]
 
 
 class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
@@ -169,7 +177,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Standard deviation of the observation noise, in the units of y; only with the Gaussian likelihood.
     n_features_in_ : int
         Number of columns seen in ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, if they all are strings.
     n_iter_ : int
         Epochs run.
@@ -346,12 +354,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if warm:
             self._check_as_built(wanted)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=not warm)
-        likelihood = LIKELIHOODS[self.likelihood]
         if warm:
             values = self._targets(y, rows)
         else:
             values = read_targets(y, len(rows))
-            likelihood.check(values)
+            LIKELIHOODS[self.likelihood].check(values)
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             raise ValueError(f"Input y contains NaN only in output {never[0]}: it was never observed. Drop it.")
@@ -359,45 +366,51 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
         dtype = next(self.module_.parameters()).dtype if warm else resolve_dtype(self.dtype, X, device)
-        if not warm:
-            self.time_kind_ = rows.time_kind
-            self.y_scaler_ = _fitted_scaler(values, "y") if likelihood.standardised else None
-            has_covariates = rows.covariates.shape[1] > 0
-            self.covariate_scaler_ = _fitted_scaler(rows.covariates, "covariates") if has_covariates else None
-            self._output_names = _names(y)
-            self._single_output = np.asarray(y).ndim == 1
-            self._outputs_are_named = isinstance(y, pd.DataFrame)
-        if not warm:
-            spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
-            self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
-        panel = self._panel(rows, values)
-        if not warm:
+        if warm:
+            panel = self._panel(rows, values)
+            # condition() shares weights between estimators: the others keep theirs.
+            self.module_ = copy.deepcopy(self.module_)
+        else:
+            self._learn_units(rows, values, y)
+            panel = self._panel(rows, values)
             self.module_ = self._new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.latent_size
-        else:
-            # condition() shares weights between estimators: the others keep theirs.
-            self.module_ = copy.deepcopy(self.module_)
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
-
-        training, aside, validate = panel, None, None
-        # The whole of it: what is set aside is known as well when it comes to predict.
         self.context_ = panel
-        rows_aside = self._set_aside(panel, rng) if self.early_stopping else np.zeros(len(panel.time), dtype=bool)
+        self._train(panel, rng, dtype, X, y)
+        self.posterior_ = self._inferred(panel, self.n_draws)
+        return self
+
+    def _learn_units(self, rows: LongRows, values: np.ndarray, y: Any) -> None:
+        """Scales of times, covariates and outputs, and what the outputs are called."""
+        self.time_kind_ = rows.time_kind
+        self.y_scaler_ = fitted_scaler(values, what="y") if LIKELIHOODS[self.likelihood].standardised else None
+        has_covariates = rows.covariates.shape[1] > 0
+        self.covariate_scaler_ = fitted_scaler(rows.covariates, what="covariates") if has_covariates else None
+        self._output_names = output_names(y)
+        self._single_output = np.asarray(y).ndim == 1
+        self._outputs_are_named = isinstance(y, pd.DataFrame)
+        spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
+        self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
+
+    def _train(self, panel: Panel, rng: np.random.RandomState, dtype: torch.dtype, X: Any, y: Any) -> None:
+        """Train on a panel; with early stopping on what is left of it after the last rows of some series."""
+        training, aside, validate = panel, None, None
+        rows_aside = last_rows(panel, self.validation_fraction, rng) if self.early_stopping else np.zeros(1, dtype=bool)
         if rows_aside.any():
             training, aside = panel.without(rows_aside), panel.without(~rows_aside)
             if self.observation_times == "poisson":
                 training = panel.until(rows_aside)  # nobody watched afterwards
-            validate = self._validation(training, aside)
+            validate = forecast_density(self.module_, training, aside, self._tensors_observed, self._solve)
         auto_batch_size = min(max(panel.n_series // 5, 1), 50)
         batch_size = self._batch_size(panel.n_series, auto_batch_size)
         n_batches = -(-panel.n_series // batch_size)
         passes = -(-LEAST_UPDATES // n_batches)
-        n_updates = self.max_iter * passes * n_batches
         settings = BoundSettings(
             importance_weighted=self.bound == "iwae",
             n_samples=self.n_samples,
-            annealing_updates=round(self.kl_annealing * n_updates),
+            annealing_updates=round(self.kl_annealing * self.max_iter * passes * n_batches),
             forecasting=self.forecasting,
             hindcasting=self.hindcasting,
         )
@@ -418,10 +431,15 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 dtype=dtype,
                 averaging=AVERAGING,
             )
-        if aside is not None and self.likelihood == "gaussian":
-            self._widen_noise(training, aside.observed())
-        self.posterior_ = self._inferred(panel, self.n_draws)
-        return self
+        if aside is not None and isinstance(self.module_.likelihood, Gaussian):
+            forecasts = self._forecasts(training, aside.observed())
+            widen_noise(self.module_.likelihood, aside.observed().y, forecasts)
+
+    def _forecasts(self, known: Panel, asked: Panel) -> list[Answer]:
+        """What the model says of rows of the same series of which others are known."""
+        posterior = self._inferred(known, self.n_draws)
+        noise = normal_draws(posterior.n_draws, self.module_.latent_size)
+        return list(self._predictive().answers(asked, known, np.arange(known.n_series), posterior, noise))
 
     @property
     def noise_std_(self) -> np.ndarray:
@@ -445,9 +463,15 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         LatentODERegressor
             A new fitted estimator that shares this one's weights; this one stays as it is.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X or y are not as in ``fit``; the message names the column.
         """
-        check_is_fitted(self)
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
         new = self._panel(rows, values)
         conditioned = copy.copy(self)
@@ -477,20 +501,18 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             Predictions, in the order and shape of the y of ``fit``.
         std : ndarray of the same shape
             Standard deviations; only with ``return_std``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        SolverError
+            Where no draw of a latent state could be followed as far as was asked.
         """
-        likelihood = self._fitted_module().likelihood
-
-        def moments(answer: Answer) -> Tensor:
-            means = likelihood.mean(answer.eta)
-            mean = answer.mean(means)
-            if not return_std:
-                return mean[None]
-            return torch.stack([mean, answer.mean(likelihood.variance(answer.eta) + (means - mean) ** 2)])
-
-        answers = self._gathered(X, moments)
-        scale, shift = self._units()
-        mean = self._in_users_shape(answers[0] * scale + shift)
-        return (mean, self._in_users_shape(np.sqrt(answers[1]) * scale)) if return_std else mean
+        mean, std = self._moments(self._read(X), with_std=return_std)
+        return (self._in_users_shape(mean), self._in_users_shape(std)) if return_std else self._in_users_shape(mean)
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Log predictive density of each row, given what the model is conditioned on.
@@ -510,20 +532,29 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         ndarray of shape (n_rows,)
             Nats, in the units of y; for binary and count outputs the logarithm of a probability. NaN for rows in
             which nothing was observed.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X or y are not as in ``fit``.
+        SolverError
+            Where no draw of a latent state could be followed as far as was asked.
         """
-        likelihood = self._fitted_module().likelihood
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        rows = self._read(X)
+        likelihood = self.module_.likelihood
         if y is None:
             return np.full(len(rows), np.nan)
         values = self._targets(y, rows, maybe_nothing=True)
         scale, shift = self._units()
         scaled = torch.from_numpy((values - shift) / scale)
 
-        def log_density(answer: Answer, order: np.ndarray) -> Tensor:
-            y = scaled[torch.from_numpy(order)].to(answer.eta)
-            return _log_mean_density(likelihood.log_prob(answer.eta, y), answer.weights)[None]
+        def log_density(answer: Answer) -> Tensor:
+            y = scaled[torch.from_numpy(answer.rows)].to(answer.eta)
+            return log_mean_density(likelihood.log_prob(answer.eta, y), answer.weights)[None]
 
-        density = self._gathered(rows, log_density, with_order=True)[0]
+        density = self._gathered(rows, log_density)[0]
         observed = ~np.isnan(values)
         density -= (observed * np.log(scale)).sum(1)
         return np.where(observed.any(1), density, np.nan)
@@ -544,11 +575,18 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         ndarray of shape (n_rows, n_samples) or (n_rows, n_outputs, n_samples)
             Observations, noise included (as ``GaussianProcessRegressor.sample_y`` has them).
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
         """
-        likelihood = self._fitted_module().likelihood
+        rows = self._read(X)
+        likelihood = self.module_.likelihood
         rng = check_random_state(random_state)
         generator = new_generator(rng)
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
         n_series = len(pd.unique(rows.series))
         noise = torch.from_numpy(rng.standard_normal((n_samples, n_series, self.module_.latent_size)))
         draws = self._gathered(rows, lambda answer: _drawn(likelihood, answer.eta, generator), noise=noise)
@@ -577,6 +615,13 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         DataFrame of shape (n_series * n_times, n_columns)
             A long frame: series (0, 1, ...), time, covariates and observations, noise included.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where a number or the times are not as described, or covariates are given to a model without any.
         """
         module = self._fitted_module()
         if not isinstance(n_series, Integral) or n_series < 1:
@@ -586,7 +631,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if times is None:
             offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
             start = float(np.median(self.context_.origins)) + LEAD * self.time_scale_
-            column = _times_of_kind(start + offsets, self.time_kind_)
+            column = times_of_kind(start + offsets, self.time_kind_)
         else:
             column = pd.Series(times)
         seconds, kind = read_times(column.reset_index(drop=True), "times")
@@ -616,8 +661,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         for answer in self._predictive().answers(panel, self.context_, nowhere, prior, noise):
             answers[answer.rows] = to_numpy(_drawn(module.likelihood, answer.eta, generator)[0])
         scale, shift = self._units()
-        frame = pd.DataFrame({_label(self.series, "series"): panel.codes})
-        frame[_label(self.time, "time")] = column.iloc[np.tile(order, n_series)].to_numpy()
+        frame = pd.DataFrame({column_label(self.series, "series"): panel.codes})
+        frame[column_label(self.time, "time")] = column.iloc[np.tile(order, n_series)].to_numpy()
         if n_covariates:
             assert self.covariate_scaler_ is not None
             names = self._covariate_names()
@@ -637,9 +682,15 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         ndarray of shape (n_rows, latent_size)
             The same in all rows of a series; ``latent_states`` has a row per series.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
         """
-        self._fitted_module()
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        rows = self._read(X)
         self._refuse_other_kind(rows)
         codes, ids = pd.factorize(rows.series)
         posterior = self.posterior_.take(self.context_.ids.get_indexer(pd.Index(ids)))
@@ -652,10 +703,15 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         DataFrame of shape (n_series, latent_size)
             Posterior means, indexed by series.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
         """
         self._fitted_module()
         columns = list(self.get_feature_names_out())
-        index = self.context_.ids.rename(_label(self.series, "series"))
+        index = self.context_.ids.rename(column_label(self.series, "series"))
         return pd.DataFrame(to_numpy(self.posterior_.mean), index=index, columns=columns)
 
     def latent_trajectory(self, X: Any) -> np.ndarray:
@@ -670,9 +726,17 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         ndarray of shape (n_rows, latent_size)
             States.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        SolverError
+            Where no draw of a latent state could be followed as far as was asked.
         """
-        self._fitted_module()
-        return self._gathered(X, lambda answer: answer.mean(answer.states)[None])[0]
+        return self._gathered(self._read(X), lambda answer: answer.mean(answer.states)[None])[0]
 
     def predict_intensity(self, X: Any) -> np.ndarray:
         """Rate at which observations come, with ``observation_times="poisson"``.
@@ -686,10 +750,26 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         ndarray of shape (n_rows,)
             Observations per unit of time (of dates and time differences: per second).
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        AttributeError
+            Where ``observation_times`` was not "poisson".
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        SolverError
+            Where no draw of a latent state could be followed as far as was asked.
         """
         if self._fitted_module().log_intensity is None:
             raise AttributeError('predict_intensity needs a model fitted with observation_times="poisson".')
-        return self._gathered(X, lambda answer: answer.mean(torch.exp(answer.log_rate))[None])[0] / self.time_scale_
+
+        def rate(answer: Answer) -> Tensor:
+            assert answer.log_rate is not None
+            return answer.mean(torch.exp(answer.log_rate))[None]
+
+        return self._gathered(self._read(X), rate)[0] / self.time_scale_
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination over the values that were observed.
@@ -707,14 +787,22 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         -------
         float
             :math:`R^2`, averaged over the outputs of which at least two values were observed; NaN without any.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X or y are not as in ``fit``.
+        SolverError
+            Where no draw of a latent state could be followed as far as was asked.
         """
-        self._fitted_module()
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=False)
+        rows = self._read(X)
         true = self._targets(y, rows, maybe_nothing=True)
-        predicted = self.predict(X)
+        predicted, _ = self._moments(rows)
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, true)
         scores = []
-        for column, guess in zip(true.T, predicted.reshape(true.shape).T, strict=True):
+        for column, guess in zip(true.T, predicted.T, strict=True):
             seen = ~np.isnan(column)
             if seen.sum() >= 2:
                 scores.append(
@@ -759,6 +847,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _fitted_module(self) -> LatentODE:
         check_is_fitted(self)
         return self.module_
+
+    def _read(self, X: Any) -> LongRows:
+        """The rows of X, which must have the columns of ``fit``."""
+        check_is_fitted(self)
+        return read_rows(self, X, series=self.series, time=self.time, reset=False)
 
     def _panel(self, rows: LongRows, values: np.ndarray) -> Panel:
         """Rows as a panel, standardised."""
@@ -829,23 +922,35 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _in_users_shape(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._single_output else values
 
+    def _moments(self, rows: LongRows, *, with_std: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Means, and standard deviations (else nothing), of shape (n_rows, n_outputs), in the units of y."""
+        likelihood = self.module_.likelihood
+
+        def moments(answer: Answer) -> Tensor:
+            means = likelihood.mean(answer.eta)
+            mean = answer.mean(means)
+            if not with_std:
+                return mean[None]
+            return torch.stack([mean, answer.mean(likelihood.variance(answer.eta) + (means - mean) ** 2)])
+
+        mean, *variance = self._gathered(rows, moments)
+        scale, shift = self._units()
+        return mean * scale + shift, np.sqrt(variance[0]) * scale if with_std else np.empty(0)
+
     def _gathered(
-        self, X: Any, quantity: Callable[..., Tensor], *, noise: Tensor | None = None, with_order: bool = False
+        self, rows: LongRows, quantity: Callable[[Answer], Tensor], *, noise: Tensor | None = None
     ) -> np.ndarray:
         """A quantity of all rows' answers, of shape (n, n_rows, ...), in the order of the rows.
 
         Parameters
         ----------
-        X : DataFrame, array-like or LongRows
+        rows : LongRows
             The rows.
         quantity : callable
-            Of an answer, a tensor of shape (n, rows of the answer, ...); with ``with_order`` it is also given these
-            rows' positions in X.
+            Of an answer, whose rows are positions in ``rows``, a tensor of shape (n, rows of the answer, ...).
         noise : Tensor, default=None
             What to draw latent states from; None: the draws that predictions are made from.
         """
-        self._fitted_module()
-        rows = X if isinstance(X, LongRows) else read_rows(self, X, series=self.series, time=self.time, reset=False)
         self._refuse_other_kind(rows)
         codes, ids = pd.factorize(rows.series)
         order = np.lexsort((rows.time, codes))
@@ -862,93 +967,14 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             posterior = Posterior(posterior.mean, posterior.factor, uniform)
         gathered: np.ndarray | None = None
         for answer in self._predictive().answers(asked, self.context_, positions, posterior, noise):
-            places = order[answer.rows]
-            part = to_numpy(quantity(answer, places) if with_order else quantity(answer)).astype(np.float64)
+            answer = replace(answer, rows=order[answer.rows])
+            part = to_numpy(quantity(answer)).astype(np.float64)
             if gathered is None:
                 gathered = np.empty((len(part), len(rows), *part.shape[2:]))
-            gathered[:, places] = part
+            gathered[:, answer.rows] = part
         assert gathered is not None
         return gathered
 
-    def _set_aside(self, panel: Panel, rng: np.random.RandomState) -> np.ndarray:
-        """Which rows are set aside: the last ones of some series, so that what is judged is a forecast.
-
-        A third of the rows of every series chosen; where there are few series, a smaller share of all of them. None
-        where there are few rows, or a series has no more than one.
-        """
-        observed = np.flatnonzero(~np.isnan(panel.y).all(axis=1))
-        if len(observed) < FEWEST_ROWS:
-            return np.zeros(len(panel.time), dtype=bool)
-        codes = panel.codes[observed]
-        lengths = np.bincount(codes, minlength=panel.n_series)
-        places = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        many = panel.n_series * self.validation_fraction >= 1.0
-        share = max(LONGEST_TAIL, self.validation_fraction) if many else self.validation_fraction
-        n_chosen = panel.n_series if not many else round(panel.n_series * self.validation_fraction / share)
-        chosen = np.zeros(panel.n_series, dtype=bool)
-        chosen[rng.permutation(panel.n_series)[: max(n_chosen, 1)]] = True
-        tails = np.minimum(np.ceil(share * lengths), np.maximum(lengths - 1, 0))
-        aside = np.zeros(len(panel.time), dtype=bool)
-        aside[observed[chosen[codes] & (places >= (lengths - tails)[codes])]] = True
-        return aside
-
-    def _validation(self, known: Panel, aside: Panel) -> Callable[[], float]:
-        """The mean log-density of the rows set aside, given the others, by the encoder's mean."""
-        some = np.unique(aside.observed().codes)
-        parts = []
-        for block in np.array_split(some, -(-len(some) // VALIDATED_AT_ONCE)):
-            context, asked = (self._tensors_observed(panel.take(block)) for panel in (known, aside))
-            parts.append((context, Rows(asked, process=False)))
-        n_values = (~np.isnan(aside.y)).sum()
-
-        @torch.no_grad()
-        def validate() -> float:
-            module, total = self.module_, 0.0
-            for context, rows in parts:
-                asked = rows.series
-                mean, _ = module.posterior(context, self._solve, [])
-                states = module.path(mean[None], asked.time, asked.reach, asked.paths, self._solve, [])
-                eta = module.readout(rows.taken(states)[0], rows.covariates)
-                total += float(module.likelihood.log_prob(eta, rows.y).sum())
-            return total / n_values
-
-        return validate
-
-    def _widen_noise(self, known: Panel, aside: Panel) -> None:
-        """Raise the noise to what the rows set aside call for, where that is more than was learned.
-
-        Weights that were fitted to the other rows make these look more certain than any row to come.
-        """
-        likelihood = self.module_.likelihood
-        assert isinstance(likelihood, Gaussian)
-        nowhere = np.arange(known.n_series)
-        posterior = self._inferred(known, self.n_draws)
-        noise = normal_draws(posterior.n_draws, self.module_.latent_size)
-        learned = likelihood.log_noise.detach().clone()
-        answers = list(self._predictive().answers(aside, known, nowhere, posterior, noise))
-        densities = []
-        with torch.no_grad():
-            for factor in WIDER:
-                likelihood.log_noise.copy_(learned + float(np.log(factor)))
-                total = 0.0
-                for answer in answers:
-                    y = torch.from_numpy(aside.y[answer.rows]).to(answer.eta)
-                    total += float(_log_mean_density(likelihood.log_prob(answer.eta, y), answer.weights).sum())
-                densities.append(total)
-            likelihood.log_noise.copy_(learned + float(np.log(WIDER[int(np.argmax(densities))])))
-
-
-#: Of a series of which rows are set aside, at least this share is, if there are many.
-LONGEST_TAIL = 1 / 3
-
-#: Fewer observed rows than this are all trained on.
-FEWEST_ROWS = 20
-
-#: Series validated at once, to bound memory.
-VALIDATED_AT_ONCE = 1000
-
-#: Factors by which the noise may be raised.
-WIDER = np.geomspace(1.0, 4.0, 29)
 
 #: Share of the past in the running mean of the weights that validation looks at.
 AVERAGING = 0.99
@@ -960,46 +986,6 @@ LEAST_UPDATES = 2
 MAX_GRAD_NORM = 10.0
 
 
-def _fitted_scaler(values: np.ndarray, what: str) -> StandardScaler:
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaler = StandardScaler().fit(values)
-    if not np.isfinite(scaler.scale_).all():
-        raise ValueError(f"{what} holds values too large to standardise; rescale it.")
-    return scaler
-
-
-def _names(y: Any) -> list[Any]:
-    """Names of the outputs."""
-    if isinstance(y, pd.DataFrame):
-        return list(y.columns)
-    shape = np.asarray(y).shape
-    if len(shape) == 1:
-        return [getattr(y, "name", None) or "y"]
-    return [f"y{i}" for i in range(shape[1])]
-
-
-def _log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:
-    """Logarithm of the rows' densities, averaged over draws; draws without weight may be NaN."""
-    by_draw = torch.where(weights > 0, log_prob.sum(-1), 0.0) + torch.log(weights)
-    return torch.logsumexp(by_draw, dim=0)
-
-
 def _drawn(likelihood: Likelihood, eta: Tensor, generator: torch.Generator) -> Tensor:
     """Draws of the outputs; NaN where the dynamics could not be solved."""
     return torch.where(torch.isnan(eta), torch.nan, likelihood.sample(torch.nan_to_num(eta), generator))
-
-
-def _label(column: Column | None, otherwise: str) -> str:
-    """A column's name in a frame that is made here."""
-    return column if isinstance(column, str) else otherwise
-
-
-def _times_of_kind(times: np.ndarray, kind: str) -> pd.Series:
-    """Times as a column of the kind that they were read from."""
-    if kind == "number":
-        return pd.Series(times)
-    # In microseconds, for nanoseconds reach to the year 2262 only.
-    differences = pd.Series(np.round(times * 1e6).astype("timedelta64[us]"))
-    if kind == "difference":
-        return differences
-    return pd.Timestamp(0, tz="UTC" if kind == "date with a time zone" else None).as_unit("us") + differences

@@ -12,6 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+#: Logarithms of rates are kept below this, lest one step of training that is too long leads to infinity.
+LARGEST_LOG = 30.0
+
+#: What can be counted; rates reach to ``exp(LARGEST_LOG)``, ten times as far.
+LARGEST_COUNT = 1e12
+
 
 class Likelihood(nn.Module):
     """The distribution of each output, independent given ``eta``; where y is NaN nothing was observed.
@@ -141,7 +147,7 @@ class Bernoulli(Likelihood):
 
 
 class Poisson(Likelihood):
-    """``y`` is a count of mean ``exp(eta)``, with ``eta`` kept below 30."""
+    """``y`` is a count of mean ``exp(eta)``, with ``eta`` kept below :data:`LARGEST_LOG`."""
 
     @staticmethod
     def check(y: np.ndarray) -> None:
@@ -157,7 +163,7 @@ class Poisson(Likelihood):
         return np.log(np.nanmean(y, axis=0) + 1e-3)
 
     def mean(self, eta: Tensor) -> Tensor:
-        return torch.exp(eta.clamp_max(30.0))
+        return torch.exp(eta.clamp_max(LARGEST_LOG))
 
     def variance(self, eta: Tensor) -> Tensor:
         return self.mean(eta)
@@ -172,8 +178,5 @@ class Poisson(Likelihood):
         rate = self.mean(eta)
         return y - rate, rate
 
-
-#: Rates are kept below ``exp(30)``, lest one step of training that is too long leads to infinity.
-LARGEST_COUNT = 1e12
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {"gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson}

@@ -3,6 +3,11 @@
 The encoder's answer is a start. From there the mode is found by Fisher scoring, the posterior's shape there by the
 information (Laplace's method), and what is left by importance weights of draws: with few latent dimensions all that
 is exact to a few percent and costs little, whatever the encoder missed.
+
+Scoring is Fisher's, damped after Levenberg (1944) and Marquardt (1963). Laplace's method for posteriors: Tierney and
+Kadane, "Accurate approximations for posterior moments and marginal densities", JASA 81, 1986. That a share of the
+draws is the prior's bounds the weights: Hesterberg, "Weighted average importance sampling and defensive mixture
+distributions", Technometrics 37, 1995.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ from scipy.stats import norm, qmc
 from torch import Tensor
 
 from skode.solvers import Solution, Statistics
-from skode.timeseries.latent_ode import Evidence, LatentODE, Rows, Solve
+from skode.solvers.solution import Solve
+from skode.timeseries.latent_ode import Evidence, LatentODE, Rows
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 

@@ -12,7 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skode.solvers import SolverError, Statistics
-from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE, Solve
+from skode.solvers.solution import Solve
+from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, blocks
 from skode.timeseries.tensors import PanelTensors

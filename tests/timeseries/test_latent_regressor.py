@@ -14,6 +14,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from skode import LatentODERegressor
 from skode.datasets import make_spirals
+from skode.timeseries import latent_regressor
+from skode.timeseries.held_out import forecast_density, last_rows
 from skode.timeseries.posterior import Posterior
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
@@ -1083,13 +1085,12 @@ def driven_panel():
 def test_rows_set_aside_are_judged_with_the_covariates_of_those_before(monkeypatch):
     X, y = driven_panel()
     seen = []
-    validation = LatentODERegressor._validation
 
-    def spy(self, known, aside):
-        seen.append(self._tensors_observed(aside).paths.values[..., 0])
-        return validation(self, known, aside)
+    def spy(module, known, aside, tensors, solve):
+        seen.append(tensors(aside).paths.values[..., 0])
+        return forecast_density(module, known, aside, tensors, solve)
 
-    monkeypatch.setattr(LatentODERegressor, "_validation", spy)
+    monkeypatch.setattr(latent_regressor, "forecast_density", spy)
     LatentODERegressor(**TINY).fit(X, y)
     assert ((seen[0][:, :6] > 0) & (seen[0][:, 6:] < 0)).all()
 
@@ -1098,7 +1099,7 @@ def test_times_set_aside_are_not_taken_for_silence():
     X, y = driven_panel()
     X = X.drop(columns="u")
     model = LatentODERegressor(**TINY, observation_times="poisson").fit(X, y)
-    aside = model._set_aside(model.context_, np.random.RandomState(0))
+    aside = last_rows(model.context_, 0.1, np.random.RandomState(0))
     training = model.context_.until(aside)
     assert aside.any()
     for code in range(training.n_series):

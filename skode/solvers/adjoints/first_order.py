@@ -39,6 +39,6 @@ class _NoFurther(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor):
         raise RuntimeError(
-            "Only adjoint='backprop' gives derivatives of second order; the other adjoints can't be differentiated "
-            "again."
+            "This gradient can't be differentiated again. Only adjoint='backprop' gives derivatives of second order of "
+            "a solve; the encoders of time series have none."
         )

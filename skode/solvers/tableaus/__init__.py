@@ -1,19 +1,60 @@
-"""The methods as data: a frozen Butcher tableau for each Runge-Kutta method, a formula for each of Adams' methods."""
+"""The methods as data: a frozen Butcher tableau for each Runge-Kutta method, a formula for each of Adams' methods.
+
+To import a method here is to register it: users then have it by its ``name``.
+"""
+# ruff: noqa: F401
 
 from skode.solvers.tableaus.adams import EXPLICIT_ADAMS, IMPLICIT_ADAMS, AdamsMethod
-from skode.solvers.tableaus.explicit import EXPLICIT
-from skode.solvers.tableaus.implicit import IMPLICIT
+from skode.solvers.tableaus.explicit import (
+    ADAPTIVE_HEUN,
+    BOSH3,
+    DOPRI5,
+    DOPRI8,
+    EULER,
+    FEHLBERG2,
+    HEUN2,
+    HEUN3,
+    MIDPOINT,
+    RK4,
+    TSIT5,
+)
+from skode.solvers.tableaus.implicit import (
+    GL4,
+    GL6,
+    IMPLICIT_EULER,
+    IMPLICIT_MIDPOINT,
+    KVAERNO3,
+    KVAERNO5,
+    RADAU3,
+    RADAU5,
+    SDIRK2,
+    TRAPEZOID,
+    TRBDF2,
+)
 from skode.solvers.tableaus.tableau import ButcherTableau
 
 Method = ButcherTableau | AdamsMethod
 
-METHODS: dict[str, Method] = {method.name: method for method in (*EXPLICIT, *IMPLICIT, EXPLICIT_ADAMS, IMPLICIT_ADAMS)}
+METHODS: dict[str, Method] = {
+    imported.name: imported for imported in tuple(globals().values()) if isinstance(imported, Method)
+}
+
+#: For those who come from ``scipy.integrate.solve_ivp``: a method of the same kind.
+LIKE_SCIPY = {
+    "RK45": "dopri5",
+    "RK23": "bosh3",
+    "DOP853": "dopri8",
+    "Radau": "kvaerno5",
+    "BDF": "kvaerno5",
+    "LSODA": "kvaerno5",
+}
 
 
 def get_method(name: str) -> Method:
     """The method of a name; ValueError with the names known where it is not one of them."""
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"method={name!r} is not known; choose one of {sorted(METHODS)}.")
+        counterpart = f" SciPy's {name} is nearest to {LIKE_SCIPY[name]!r}." if name in LIKE_SCIPY else ""
+        raise ValueError(f"method={name!r} is not known; choose one of {sorted(METHODS)}.{counterpart}")
     return METHODS[name]
 
 

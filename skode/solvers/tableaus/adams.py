@@ -42,6 +42,11 @@ class AdamsMethod:
     adaptive: bool = False
 
     @property
+    def interpolant_order(self) -> int:
+        """The formula is its own interpolant."""
+        return self.formula.interpolant_order
+
+    @property
     def n_past(self) -> int:
         """How many derivatives of earlier steps the formula uses."""
         return self.order - 1 - self.implicit
@@ -52,7 +57,16 @@ def _adams(name: str, c: tuple[float, ...], source: str) -> AdamsMethod:
     b = tuple(sum(row) for row in interpolant)
     implicit = c[-1] == 1.0
     a = ((0.0,) * len(c),) * (len(c) - 1) + (b if implicit else (0.0,) * len(c),)
-    formula = ButcherTableau(name=name, order=len(c), c=c, a=a, b=b, interpolant=interpolant, source=source)
+    formula = ButcherTableau(
+        name=name,
+        order=len(c),
+        interpolant_order=len(c),
+        c=c,
+        a=a,
+        b=b,
+        interpolant=interpolant,
+        source=source,
+    )
     return AdamsMethod(name, len(c), formula, RK4, implicit, source)
 
 

@@ -20,6 +20,7 @@ def _product(scale: float, *factors: Sequence[float]) -> Row:
 EULER = ButcherTableau(
     name="euler",
     order=1,
+    interpolant_order=1,
     c=(0.0,),
     a=((),),
     b=(1.0,),
@@ -30,6 +31,7 @@ EULER = ButcherTableau(
 MIDPOINT = ButcherTableau(
     name="midpoint",
     order=2,
+    interpolant_order=2,
     c=(0.0, 1 / 2),
     a=((), (1 / 2,)),
     b=(0.0, 1.0),
@@ -45,6 +47,7 @@ _HEUN2_INTERPOLANT = continuous_extension(_HEUN2_A, _HEUN2_B, order=2, degree=2)
 HEUN2 = ButcherTableau(
     name="heun2",
     order=2,
+    interpolant_order=2,
     c=(0.0, 1.0),
     a=_HEUN2_A,
     b=_HEUN2_B,
@@ -56,6 +59,7 @@ ADAPTIVE_HEUN = ButcherTableau(
     name="adaptive_heun",
     order=2,
     error_order=1,
+    interpolant_order=2,
     c=(0.0, 1.0),
     a=_HEUN2_A,
     b=_HEUN2_B,
@@ -71,6 +75,7 @@ _HEUN3_B = (1 / 4, 0.0, 3 / 4)
 HEUN3 = ButcherTableau(
     name="heun3",
     order=3,
+    interpolant_order=2,
     c=(0.0, 1 / 3, 2 / 3),
     a=_HEUN3_A,
     b=_HEUN3_B,
@@ -88,6 +93,7 @@ FEHLBERG2 = ButcherTableau(
     name="fehlberg2",
     order=2,
     error_order=1,
+    interpolant_order=2,
     c=(0.0, 1 / 2, 1.0),
     a=_FEHLBERG2_A,
     b=_FEHLBERG2_B,
@@ -101,6 +107,7 @@ FEHLBERG2 = ButcherTableau(
 RK4 = ButcherTableau(
     name="rk4",
     order=4,
+    interpolant_order=3,
     c=(0.0, 1 / 3, 2 / 3, 1.0),
     a=((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0)),
     b=(1 / 8, 3 / 8, 3 / 8, 1 / 8),
@@ -114,6 +121,7 @@ BOSH3 = ButcherTableau(
     name="bosh3",
     order=3,
     error_order=2,
+    interpolant_order=3,
     c=(0.0, 1 / 2, 3 / 4, 1.0),
     a=((), (1 / 2,), (0.0, 3 / 4), _BOSH3_B[:-1]),
     b=_BOSH3_B,
@@ -126,6 +134,7 @@ DOPRI5 = ButcherTableau(
     name="dopri5",
     order=5,
     error_order=4,
+    interpolant_order=4,
     c=(0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
     a=(
         (),
@@ -164,6 +173,7 @@ TSIT5 = ButcherTableau(
     name="tsit5",
     order=5,
     error_order=4,
+    interpolant_order=4,
     c=(0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0, 1.0),
     a=(
         (),
@@ -332,6 +342,7 @@ DOPRI8 = ButcherTableau(
     name="dopri8",
     order=8,
     error_order=7,
+    interpolant_order=5,
     c=(
         0.0,
         1 / 18,
@@ -354,5 +365,3 @@ DOPRI8 = ButcherTableau(
     interpolant=continuous_extension(_DOPRI8_A, (*_DOPRI8_B, 0.0), order=5, degree=6),
     source="P. J. Prince, J. R. Dormand, J. Comput. Appl. Math. 7(1), 1981, RK8(7)13M",
 )
-
-EXPLICIT = (EULER, MIDPOINT, HEUN2, HEUN3, RK4, ADAPTIVE_HEUN, FEHLBERG2, BOSH3, TSIT5, DOPRI5, DOPRI8)

@@ -14,6 +14,7 @@ from skode.solvers.tableaus.tableau import ButcherTableau, Row
 IMPLICIT_EULER = ButcherTableau(
     name="implicit_euler",
     order=1,
+    interpolant_order=1,
     c=(1.0,),
     a=((1.0,),),
     b=(1.0,),
@@ -24,6 +25,7 @@ IMPLICIT_EULER = ButcherTableau(
 IMPLICIT_MIDPOINT = ButcherTableau(
     name="implicit_midpoint",
     order=2,
+    interpolant_order=1,
     c=(1 / 2,),
     a=((1 / 2,),),
     b=(1.0,),
@@ -36,6 +38,7 @@ _TRAPEZOID_B = (1 / 2, 1 / 2)
 TRAPEZOID = ButcherTableau(
     name="trapezoid",
     order=2,
+    interpolant_order=2,
     c=(0.0, 1.0),
     a=((0.0, 0.0), _TRAPEZOID_B),
     b=_TRAPEZOID_B,
@@ -48,6 +51,7 @@ _GL4_C = (1 / 2 - sqrt(3) / 6, 1 / 2 + sqrt(3) / 6)
 GL4 = ButcherTableau(
     name="gl4",
     order=4,
+    interpolant_order=2,
     c=_GL4_C,
     a=(
         (1 / 4, 1 / 4 - sqrt(3) / 6),
@@ -63,6 +67,7 @@ _GL6_C = (1 / 2 - sqrt(15) / 10, 1 / 2, 1 / 2 + sqrt(15) / 10)
 GL6 = ButcherTableau(
     name="gl6",
     order=6,
+    interpolant_order=3,
     c=_GL6_C,
     a=(
         (5 / 36, 2 / 9 - sqrt(15) / 15, 5 / 36 - sqrt(15) / 30),
@@ -80,6 +85,7 @@ _RADAU3_B = (3 / 4, 1 / 4)
 RADAU3 = ButcherTableau(
     name="radauIIA3",
     order=3,
+    interpolant_order=2,
     c=_RADAU3_C,
     a=((5 / 12, -1 / 12), _RADAU3_B),
     b=_RADAU3_B,
@@ -93,6 +99,7 @@ _RADAU5_B = ((16 - sqrt(6)) / 36, (16 + sqrt(6)) / 36, 1 / 9)
 RADAU5 = ButcherTableau(
     name="radauIIA5",
     order=5,
+    interpolant_order=3,
     c=_RADAU5_C,
     a=(
         ((88 - 7 * sqrt(6)) / 360, (296 - 169 * sqrt(6)) / 1800, (-2 + 3 * sqrt(6)) / 225),
@@ -112,6 +119,7 @@ _SDIRK2_A: tuple[Row, ...] = ((_SDIRK2_GAMMA, 0.0), _SDIRK2_B)
 SDIRK2 = ButcherTableau(
     name="sdirk2",
     order=2,
+    interpolant_order=2,
     c=(_SDIRK2_GAMMA, 1.0),
     a=_SDIRK2_A,
     b=_SDIRK2_B,
@@ -125,6 +133,7 @@ _TRBDF2_B = (sqrt(2) / 4, sqrt(2) / 4, _TRBDF2_GAMMA)
 TRBDF2 = ButcherTableau(
     name="trbdf2",
     order=2,
+    interpolant_order=2,
     c=(0.0, 2 * _TRBDF2_GAMMA, 1.0),
     a=((0.0, 0.0, 0.0), (_TRBDF2_GAMMA, _TRBDF2_GAMMA, 0.0), _TRBDF2_B),
     b=_TRBDF2_B,
@@ -158,6 +167,7 @@ KVAERNO3 = ButcherTableau(
     name="kvaerno3",
     order=3,
     error_order=2,
+    interpolant_order=3,
     c=(0.0, 2 * _KVAERNO3_GAMMA, 1.0, 1.0),
     a=(
         (0.0, 0.0, 0.0, 0.0),
@@ -206,24 +216,11 @@ KVAERNO5 = ButcherTableau(
     name="kvaerno5",
     order=5,
     error_order=4,
+    interpolant_order=4,
     c=(0.0, 0.52, 1.23033320996790809, 0.89576598435007589, 0.43639360985864758, 1.0, 1.0),
     a=_KVAERNO5_A,
     b=_KVAERNO5_B,
     e=_difference(_KVAERNO5_B, _KVAERNO5_EMBEDDED_B),
     interpolant=continuous_extension(_KVAERNO5_A, _KVAERNO5_B, order=4, degree=4),
     source="A. Kvaerno, BIT 44, 2004 (ESDIRK 5/4)",
-)
-
-IMPLICIT = (
-    IMPLICIT_EULER,
-    IMPLICIT_MIDPOINT,
-    TRAPEZOID,
-    RADAU3,
-    RADAU5,
-    GL4,
-    GL6,
-    SDIRK2,
-    TRBDF2,
-    KVAERNO3,
-    KVAERNO5,
 )

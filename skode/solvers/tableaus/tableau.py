@@ -37,6 +37,8 @@ class ButcherTableau:
         Weights of the solution.
     interpolant : tuple of s tuples
         Row i holds the coefficients of ``theta, theta^2, ...`` in ``b_i(theta)``; ``b_i(1) = b_i``.
+    interpolant_order : int
+        The highest order whose conditions the interpolant meets inside the step.
     source : str
         Where the method was published.
     e : tuple of float of length s, or None
@@ -62,6 +64,7 @@ class ButcherTableau:
     a: tuple[Row, ...]
     b: Row
     interpolant: tuple[Row, ...]
+    interpolant_order: int
     source: str
     e: Row | None = None
     error_order: int = 0
