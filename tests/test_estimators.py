@@ -185,14 +185,16 @@ def test_frames_and_arrays_give_the_same(estimator):
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator(),
-        # Smaller than by default for time: covariates drawn anew for each row make dynamics that are slow to solve.
+        # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.
         LatentODERegressor(
             latent_size=2,
             hidden_layer_sizes=(8,),
             encoder_size=8,
             n_draws=8,
-            max_iter=15,
+            max_iter=10,
             learning_rate_init=5e-2,
+            rtol=1e-2,
+            atol=1e-2,
             random_state=0,
         ),
     ],

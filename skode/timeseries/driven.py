@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -73,16 +74,32 @@ class CovariatePaths:
         """
         if self.times.shape[1] == 1:
             return self.values[series, 0]
-        times = self.times[series]
-        after = torch.searchsorted(times, t.to(times).contiguous(), right=True).clamp_max(times.shape[1] - 1)
-        before = (after - 1).clamp_min(0)
-        start, end = times.gather(1, before), times.gather(1, after)
-        # Between rows at one time, and where there is no row after, there is no way to go: the later one holds.
-        share = torch.where(torch.isfinite(end) & (end > start), (t - start) / (end - start), (t >= end).to(end))
-        share = share.clamp(0.0, 1.0)
-        low, high = self.values[series, before[:, 0]], self.values[series, after[:, 0]]
-        low = torch.where(torch.isfinite(start), low, high)
-        return torch.lerp(low, high, share.to(low))
+        ends, values = self._stretches
+        stretch = torch.searchsorted(self.times[series], t.to(self.times).contiguous(), right=True)[:, 0]
+        stretch = stretch + series * (self.times.shape[1] + 1)
+        start, rate = ends[stretch].unbind(1)
+        low, rise = values[stretch].chunk(2, dim=1)
+        share = ((t[:, 0] - start) * rate).clamp_(0.0, 1.0).to(low)
+        return torch.addcmul(low, rise, share[:, None])
+
+    @cached_property
+    def _stretches(self) -> tuple[Tensor, Tensor]:
+        """Of all series' stretches before, between and after rows: ``[start, 1 / length]`` and ``[first value, rise]``.
+
+        Before the first row and after the last one nothing rises. Between rows at one time no time lies, for the later
+        one holds at it.
+        """
+        n_series = len(self.times)
+        inside = torch.isfinite(self.times)
+        rises = torch.zeros_like(self.values[:, :1]).repeat(1, self.times.shape[1] + 1, 1)
+        rises[:, 1:-1] = self.values.diff(dim=1) * inside[:, 1:, None]
+        lows = torch.cat([self.values[:, :1], self.values], dim=1)
+        start = torch.where(inside, self.times, 0.0)
+        lengths = torch.where(inside[:, 1:], start.diff(dim=1), torch.inf).clamp_min(torch.finfo(start.dtype).tiny)
+        rates = torch.zeros(n_series, self.times.shape[1] + 1).to(start)
+        rates[:, 1:-1] = 1.0 / lengths
+        start = torch.cat([torch.zeros_like(start[:, :1]), start], dim=1)
+        return torch.stack([start, rates], dim=-1).flatten(0, 1), torch.cat([lows, rises], dim=-1).flatten(0, 1)
 
 
 class DrivenField(nn.Module):
@@ -170,4 +187,4 @@ class DrivenBy:
         return torch.cat([z, self.paths.at(series, t)], dim=1)
 
     def _rates(self, rates: Tensor) -> Tensor:
-        return torch.cat([rates, torch.zeros_like(rates[:, :1])], dim=1)
+        return nn.functional.pad(rates, (0, 1))

@@ -88,7 +88,11 @@ def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with
     when = _Key.of(frame, time, "time")
     who = None if series is None else _Key.of(frame, series, "series")
     if who is not None and who.place == when.place:
-        raise ValueError(f"series={series!r} and time={time!r} name the same column.")
+        raise ValueError(
+            f"series={series!r} and time={time!r} name the same column; pass the other one as time=... "
+            f"The columns of X are {list(frame.columns)}."
+        )
+    _refuse_forgotten_level(frame, time, when)
     ids = np.full(len(frame), ONLY_SERIES) if who is None else _read_ids(who.column, who.label)
     times, kind = read_times(when.column, when.label)
     keys = {when.place, who.place if who is not None else None}
@@ -128,6 +132,12 @@ def column_position(frame: pd.DataFrame, column: Column, parameter: str) -> int:
         if len(positions) > 1:
             raise ValueError(f"{parameter}={column!r} names {len(positions)} columns of X.")
         levels = [name for name in frame.index.names if name is not None]
+        if not levels and not any(isinstance(name, str) for name in frame.columns):
+            raise ValueError(
+                f"{parameter}={column!r} names a column, but X has no column names. Pass a DataFrame; after a "
+                'transformer in a pipeline, call its set_output(transform="pandas"); or pass '
+                f"{parameter} as a position."
+            )
         raise ValueError(
             f"{parameter}={column!r} is not a column of X; its columns are {list(frame.columns)}"
             f"{f', the levels of its index {levels}' if levels else ''}."
@@ -151,11 +161,31 @@ class _Key:
             level = pd.Series(frame.index.get_level_values(column))
             return cls(level, column, f"{parameter} index level {column!r}")
         position = column_position(frame, column, parameter)
-        return cls(frame.iloc[:, position], position, f"{parameter} column {frame.columns[position]!r}")
+        label = f"{parameter} column {frame.columns[position]!r}"
+        if isinstance(column, int):
+            label += f" ({parameter}={column})"
+        return cls(frame.iloc[:, position], position, label)
 
 
 def _is_level(frame: pd.DataFrame, column: Any) -> bool:
     return isinstance(column, str) and column in frame.index.names and not (frame.columns == column).any()
+
+
+def _refuse_forgotten_level(frame: pd.DataFrame, time: Column, when: _Key) -> None:
+    """Refuse a column of numbers that is the times by position while a level of the index holds dates."""
+    if isinstance(time, str) or _is_dated(when.column):
+        return
+    names: list[Any] = list(frame.index.names)
+    for name in names:
+        if name is not None and _is_dated(frame.index.get_level_values(name)):
+            raise ValueError(
+                f"The {when.label} is taken for the times, but the index of X has a level {name!r} of dates. Pass "
+                f"time={name!r}, or drop the level by reset_index({name!r}, drop=True)."
+            )
+
+
+def _is_dated(values: pd.Series | pd.Index) -> bool:
+    return isinstance(values.dtype, pd.PeriodDtype | pd.DatetimeTZDtype) or values.dtype.kind in "mM"
 
 
 def _header(
@@ -176,7 +206,7 @@ def _header(
 def _read_ids(column: pd.Series, label: str) -> np.ndarray:
     """Ids as the user wrote them."""
     if column.isna().any():
-        raise ValueError(f"The {label} has missing values.")
+        raise ValueError(f"The {label} has missing values in {_missing(column)}. Drop these rows, or fill in an id.")
     return column.to_numpy(dtype=object) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
 
 
@@ -199,8 +229,12 @@ def _read_covariate(column: pd.Series, label: str) -> np.ndarray:
         raise ValueError(f"The {label} holds {_kind_of(column)}; covariates must be numbers. {advice}.")
     values = column.to_numpy(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(f"The {label} contains infinity.")
+        raise ValueError(f"The {label} contains infinity; replace or drop it.")
     return values
+
+
+def _missing(column: pd.Series) -> str:
+    return f"{int(column.isna().sum())} of {len(column)} rows"
 
 
 def _is_numeric(column: pd.Series) -> bool:
@@ -230,10 +264,15 @@ def _distinct(column: pd.Series) -> pd.Series | pd.Index:
 
 def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     """Times as float64, and their kind."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     if column.dtype == object:
         column = column.infer_objects()
     if column.isna().any():
-        raise ValueError(f"The {label} has missing values (NaN).")
+        raise ValueError(
+            f"The {label} has missing values (NaN) in {_missing(column)}. Drop these rows: an observation without a "
+            "time can't be used."
+        )
     if column.dtype == object and pd.api.types.infer_dtype(column) == "date":
         column = pd.to_datetime(column)
     if isinstance(column.dtype, pd.PeriodDtype):
@@ -250,12 +289,13 @@ def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     is_number = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
     if not is_number or pd.api.types.is_complex_dtype(column.dtype):
         raise ValueError(
-            f"The {label} holds {column.dtype}; it must hold numbers, dates, periods or time differences "
-            "(pd.to_datetime turns strings into dates)."
+            f"The {label} holds {_kind_of(column)}; it must hold numbers, dates, periods or time differences "
+            "(pd.to_datetime turns strings into dates, and with utc=True dates of several time zones into one). If it "
+            "holds ids, pass series=... and time=..."
         )
     times = column.to_numpy(np.float64)
     if not np.isfinite(times).all():
-        raise ValueError(f"The {label} contains infinity.")
+        raise ValueError(f"The {label} contains infinity; drop these rows.")
     return times, "number"
 
 
@@ -269,11 +309,21 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
     """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None.")
-    y = check_array(y, ensure_2d=False, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
+    try:
+        y = check_array(
+            y, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+        )
+    except ValueError as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise ValueError(
+            f"y holds text ({str(error).rpartition(': ')[2]}); it must hold numbers. Of two classes make 0 and 1, for "
+            'likelihood="bernoulli"; text that holds numbers becomes numbers by pd.to_numeric.'
+        ) from error
     if len(y) != n_rows:
         raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {n_rows}, y has {len(y)}.")
     if y.ndim > 2:
-        raise ValueError(f"y must have one or two dimensions, got shape {y.shape}.")
+        raise ValueError(f"y must be of shape (n_rows,) or (n_rows, n_outputs), got {y.shape}.")
     if np.isnan(y).all() and not maybe_nothing:
         raise ValueError("Input y contains NaN only: nothing was observed.")
     return y.reshape(n_rows, -1)

@@ -13,8 +13,9 @@ import pandas as pd
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
@@ -46,6 +47,7 @@ from skode.training import (
     resolve_device,
     resolve_dtype,
     to_numpy,
+    warn_caller,
     worthwhile_threads,
 )
 
@@ -361,7 +363,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             LIKELIHOODS[self.likelihood].check(values)
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
-            raise ValueError(f"Input y contains NaN only in output {never[0]}: it was never observed. Drop it.")
+            output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
+            raise ValueError(f"Input y contains NaN only in output {output}: it was never observed. Drop it.")
         self._refined = self.posterior == "laplace"
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
@@ -525,7 +528,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         X : DataFrame or array-like of shape (n_rows, n_columns)
             As in ``fit``.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
-            Values; NaN where nothing was observed. None: nothing was observed at all.
+            Values; NaN where nothing was observed. None: nothing was observed at all, and all answers are NaN.
 
         Returns
         -------
@@ -583,6 +586,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         ValueError
             Where X does not have the columns, or times not the kind, that they had in ``fit``.
         """
+        _check_count("n_samples", n_samples)
         rows = self._read(X)
         likelihood = self.module_.likelihood
         rng = check_random_state(random_state)
@@ -624,9 +628,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             Where a number or the times are not as described, or covariates are given to a model without any.
         """
         module = self._fitted_module()
-        if not isinstance(n_series, Integral) or n_series < 1:
-            raise ValueError(f"n_series must be an integer, 1 or more; got {n_series!r}.")
-        if np.ndim(times) not in (0, 1) or (times is not None and len(times) == 0):
+        _check_count("n_series", n_series)
+        if times is not None and (np.ndim(times) != 1 or len(times) == 0):
             raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
         if times is None:
             offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
@@ -634,7 +637,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             column = times_of_kind(start + offsets, self.time_kind_)
         else:
             column = pd.Series(times)
-        seconds, kind = read_times(column.reset_index(drop=True), "times")
+        seconds, kind = read_times(column.reset_index(drop=True), "array times")
         if kind != self.time_kind_:
             raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
         order = np.argsort(seconds, kind="stable")
@@ -643,8 +646,17 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         given = np.zeros((n_series, n_times, n_covariates))
         if covariates is not None:
             if not n_covariates:
-                raise ValueError("The model was fitted without covariates, but some were given.")
-            given[:] = np.asarray(covariates, dtype=np.float64)
+                raise ValueError("covariates were given, but the model was fitted without any; leave covariates=None.")
+            covariates = check_array(
+                covariates, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="covariates"
+            )
+            try:
+                given[:] = covariates
+            except ValueError as error:
+                raise ValueError(
+                    f"covariates must broadcast to (n_series, n_times, n_covariates) = {given.shape}; got shape "
+                    f"{covariates.shape}."
+                ) from error
             if self.covariate_scaler_ is not None:
                 given = self.covariate_scaler_.transform(given.reshape(-1, n_covariates)).reshape(given.shape)
         panel = Panel(
@@ -671,7 +683,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return frame
 
     def transform(self, X: Any) -> np.ndarray:
-        """Mean latent initial state of each row's series.
+        """Latent initial state of each row's series: the posterior's mean, or its mode where it was refined.
 
         Parameters
         ----------
@@ -702,7 +714,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Returns
         -------
         DataFrame of shape (n_series, latent_size)
-            Posterior means, indexed by series.
+            Posterior means (with ``posterior="laplace"`` modes), indexed by series.
 
         Raises
         ------
@@ -889,7 +901,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if values.shape[1] != n_outputs:
             raise ValueError(f"y has {values.shape[1]} outputs, but the model was fitted to {n_outputs}.")
         if self._outputs_are_named and isinstance(y, pd.DataFrame) and list(y.columns) != self._output_names:
-            raise ValueError(f"y has the columns {list(y.columns)}, but in fit they were {self._output_names}.")
+            raise ValueError(
+                f"y has the columns {list(y.columns)}, but in fit they were {self._output_names}; pass these."
+            )
         self.module_.likelihood.check(values)
         return values
 
@@ -934,6 +948,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             return torch.stack([mean, answer.mean(likelihood.variance(answer.eta) + (means - mean) ** 2)])
 
         mean, *variance = self._gathered(rows, moments)
+        if self.y_scaler_ is not None and (np.abs(mean) > FAR).any():
+            warn_caller(
+                f"Some predictions are more than {FAR:g} standard deviations of y from its mean: the dynamics explode "
+                "so far from the data. Ask for times closer to the data, or train on longer series.",
+                ConvergenceWarning,
+            )
         scale, shift = self._units()
         return mean * scale + shift, np.sqrt(variance[0]) * scale if with_std else np.empty(0)
 
@@ -955,6 +975,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         codes, ids = pd.factorize(rows.series)
         order = np.lexsort((rows.time, codes))
         positions = self.context_.ids.get_indexer(pd.Index(ids))
+        if (positions < 0).all():
+            _warn_of_other_ids(pd.Index(ids), self.context_.ids)
         origins = np.where(positions >= 0, self.context_.origins[positions], np.median(self.context_.origins))
         nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
         covariates = self._scaled_covariates(rows)
@@ -976,6 +998,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return gathered
 
 
+#: Standardised predictions beyond this are warned of.
+FAR = 1e6
+
 #: Share of the past in the running mean of the weights that validation looks at.
 AVERAGING = 0.99
 
@@ -984,6 +1009,22 @@ LEAST_UPDATES = 2
 
 #: Longer gradients are shortened to this.
 MAX_GRAD_NORM = 10.0
+
+
+def _warn_of_other_ids(asked: pd.Index, known: pd.Index) -> None:
+    """Say so where no series is known for want of the same type of ids."""
+    kinds = [pd.api.types.infer_dtype(ids) for ids in (asked, known)]
+    if kinds[0] != kinds[1]:
+        warn_caller(
+            f"None of the series in X is known: ids are {kinds[0]} here, but were {kinds[1]} in fit. They are answered "
+            "from the prior; give ids the same type.",
+            UserWarning,
+        )
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be an integer, 1 or more; got {value!r}.")
 
 
 def _drawn(likelihood: Likelihood, eta: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, blocks
 from skode.timeseries.tensors import PanelTensors
+from skode.training import warn_caller
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,10 @@ class Predictive:
             n_lost += lost
             yield Answer(asked.rows_of(block), *answer)
         if n_lost:
-            warnings.warn(
+            warn_caller(
                 f"The dynamics of {n_lost} draws of latent states could not be solved as far as was asked; these draws "
                 "were left out. Ask for times closer to the data, or train on longer series.",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     @torch.no_grad()

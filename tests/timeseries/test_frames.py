@@ -481,10 +481,62 @@ def test_nullable_targets_are_read():
         ([1.0, 2.0], r"inconsistent numbers of samples: X has 3, y has 2"),
         ([1.0, np.inf, 2.0], "Input y contains infinity"),
         ([np.nan] * 3, "Input y contains NaN only: nothing was observed"),
-        (np.zeros((3, 2, 2)), "dim"),
-        (["a", "b", "c"], "could not convert string to float"),
+        (np.zeros((3, 2, 2)), "must be of shape"),
+        (["a", "b", "c"], "holds text"),
     ],
 )
 def test_bad_targets_are_refused(y, message):
     with pytest.raises(ValueError, match=message):
         read_targets(y, 3)
+
+
+# What a newcomer runs into
+
+
+def test_a_name_for_a_column_of_an_array_points_to_data_frames():
+    with pytest.raises(ValueError, match=r"time='t' names a column, but X has no column names.*set_output"):
+        take_apart(pd.DataFrame(np.zeros((3, 2))), series=None, time="t")
+
+
+def test_a_forgotten_time_is_told_of_with_the_columns_there_are():
+    frame = pd.DataFrame({"id": [1, 1], "t": [0.0, 1.0]})
+    with pytest.raises(ValueError, match=r"series='id' and time=0 name the same column.*\['id', 't'\]"):
+        take_apart(frame, series="id", time=0)
+    with pytest.raises(ValueError, match=r"time column 'id' \(time=0\) holds .*If it holds ids, pass series="):
+        take_apart(frame.astype({"id": str}), series=None, time=0)
+
+
+def test_dates_in_the_index_are_not_passed_over_for_a_column_of_numbers():
+    dates = pd.date_range("2020-01-01", periods=3, name="when")
+    frame = pd.DataFrame({"dose": [1.0, 2.0, 3.0]}, index=dates)
+    with pytest.raises(ValueError, match=r"'dose' \(time=0\) is taken for the times, but .* level 'when' of dates"):
+        take_apart(frame, series=None, time=0)
+    assert take_apart(frame, series=None, time="when").time_kind == "date"
+    assert take_apart(frame, series=None, time="dose").time.tolist() == [1.0, 2.0, 3.0]
+    assert take_apart(frame.reset_index("when", drop=True), series=None, time=0).time_kind == "number"
+
+
+@pytest.mark.parametrize("times", [[3.0, 1.0, 3.0], pd.to_datetime(["2020-01-03", "2020-01-01", "2020-01-03"])])
+def test_categories_of_times_are_times(times):
+    plain = take_apart(pd.DataFrame({"t": times}), series=None, time="t")
+    categories = take_apart(pd.DataFrame({"t": pd.Categorical(times)}), series=None, time="t")
+    assert categories.time.tolist() == plain.time.tolist()
+    assert categories.time_kind == plain.time_kind
+
+
+def test_missing_times_and_ids_are_counted():
+    frame = pd.DataFrame({"id": ["a", None, "b"], "t": [0.0, 1.0, np.nan]})
+    with pytest.raises(ValueError, match=r"time column 't' has missing values .* in 1 of 3 rows\. Drop these rows"):
+        take_apart(frame, series=None, time="t", with_covariates=False)
+    with pytest.raises(ValueError, match="series column 'id' has missing values in 1 of 3 rows"):
+        take_apart(frame, series="id", time="t")
+
+
+def test_text_in_y_is_told_how_to_become_numbers():
+    with pytest.raises(ValueError, match=r"y holds text \('no'\).*likelihood=\"bernoulli\""):
+        read_targets(np.array(["no", "yes"], dtype=object), 2)
+
+
+def test_y_of_three_dimensions_is_refused_with_its_shape():
+    with pytest.raises(ValueError, match=r"\(n_rows,\) or \(n_rows, n_outputs\), got \(4, 2, 2\)"):
+        read_targets(np.zeros((4, 2, 2)), 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
@@ -1154,7 +1154,7 @@ def test_samples_long_ago(waves):
         ({"n_series": 2.5}, "n_series must be an integer"),
         ({"times": []}, "one time at least"),
         ({"times": [[0.0, 1.0]]}, "one dimension"),
-        ({"covariates": np.ones((1, 50, 1))}, "without covariates"),
+        ({"covariates": np.ones((1, 50, 1))}, "fitted without any"),
     ],
 )
 def test_bad_samples_are_refused(brief, asked, message):
@@ -1172,3 +1172,58 @@ def test_what_is_asked_too_far_away_says_so(brief, waves):
     X, _ = waves
     with pytest.raises(RuntimeError, match="Ask for times closer to the data"):
         brief.predict(X[:1].assign(t=-1e7))
+
+
+# What a newcomer runs into
+
+
+@pytest.fixture(scope="module")
+def tiny_waves():
+    X, y = make_waves(n_series=4)
+    return LatentODERegressor(**TINY).fit(X, y), X, y
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, "a"])
+def test_numbers_of_draws_are_checked(tiny_waves, n):
+    model, X, _ = tiny_waves
+    with pytest.raises(ValueError, match=f"n_samples must be an integer, 1 or more; got {n!r}"):
+        model.sample_y(X, n)
+    with pytest.raises(ValueError, match=f"n_series must be an integer, 1 or more; got {n!r}"):
+        model.sample(n)
+
+
+def test_times_to_sample_at_are_a_list():
+    X, y = make_waves(n_series=4)
+    X["u"] = 1.0 + X["t"]
+    model = LatentODERegressor(**TINY).fit(X, y)
+    with pytest.raises(ValueError, match=r"times must have one dimension .* got 3\.0"):
+        model.sample(2, times=3.0)
+    with pytest.raises(ValueError, match="The array times holds"):
+        model.sample(2, times=["a", "b"])
+    with pytest.raises(ValueError, match=r"covariates must broadcast to .* = \(2, 2, 1\); got shape \(5, 7\)"):
+        model.sample(2, times=[1.0, 2.0], covariates=np.zeros((5, 7)))
+    with pytest.raises(ValueError, match="covariates contains NaN"):
+        model.sample(2, times=[1.0, 2.0], covariates=np.nan)
+
+
+def test_ids_of_another_type_are_warned_of_and_others_are_the_priors_silently(tiny_waves):
+    model, X, _ = tiny_waves
+    with pytest.warns(UserWarning, match="ids are integer here, but were string in fit") as caught:
+        from_numbers = model.predict(X.assign(id=X["id"].str[1:].astype(int)))
+    assert caught[0].filename == __file__
+    np.testing.assert_allclose(from_numbers, model.predict(X.assign(id="new" + X["id"])))
+
+
+def test_an_explosion_far_from_the_data_is_warned_of(tiny_waves):
+    model, X, _ = tiny_waves
+    wild = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        wild.module_.readout.linear.weight.mul_(1e9)
+    with pytest.warns(ConvergenceWarning, match=r"more than 1e\+06 standard deviations"):
+        wild.predict(X)
+
+
+def test_an_output_that_was_never_observed_is_named():
+    X, y = make_waves(n_series=4)
+    with pytest.raises(ValueError, match="NaN only in output 'bili'"):
+        LatentODERegressor(**TINY).fit(X, pd.DataFrame({"weight": y, "bili": np.nan}))
