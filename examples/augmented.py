@@ -1,4 +1,7 @@
-"""What a neural ODE cannot represent, and an augmented one can: a sphere inside another.
+"""What a neural ODE cannot represent
+==================================
+
+An augmented one can: a sphere inside another.
 
 Dupont, Doucet, Teh, "Augmented Neural ODEs" (NeurIPS 2019): solutions of an ODE in d dimensions do not cross, so that
 no flow of the plane (or of space) takes the points inside a sphere out through those around it, to where an affine map
@@ -27,6 +30,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 
 from skode import ODENetClassifier
+from skode.inspection import TrajectoryDisplay
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "pictures")
 AUGMENT_DIMS = (0, 1, 5)
@@ -79,17 +83,12 @@ def draw_losses(fits: dict[tuple[int, int], list[ODENetClassifier]]) -> None:
 
 
 def draw_flows(fits: dict[tuple[int, int], list[ODENetClassifier]], X: np.ndarray, y: np.ndarray) -> None:
-    """Where points of the plane go in time, in the first two dimensions."""
-    times = np.linspace(0, 1, 4)
-    figure, axes = plt.subplots(2, 4, figsize=(11, 5.6))
-    for row, augment_dim in enumerate((0, 1)):
-        states = fits[2, augment_dim][0].trajectory(X[:600], times)
-        for ax, t, z in zip(axes[row], times, states.transpose(1, 0, 2), strict=True):
-            # The appended dimension is drawn as the height.
-            height = z[:, 1] if augment_dim == 0 else z[:, -1]
-            ax.scatter(z[:, 0], height, c=np.where(y[:600] == 0, "tab:blue", "tab:orange"), s=4)
-            ax.set(title=f"t = {t:.2f}")
-        axes[row, 0].set(ylabel="plain: second state" if augment_dim == 0 else "augmented: the state appended")
+    """Where points of the plane go: the first state across; upwards the second, or the one appended."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5))
+    for ax, augment_dim in zip(axes, (0, 1), strict=True):
+        model = fits[2, augment_dim][0]
+        TrajectoryDisplay.from_estimator(model, X[:300], c=y[:300], components=(0, -1), ax=ax, linewidth=0.4)
+        ax.set(title=f"augment_dim={augment_dim}" if augment_dim else "plain")
     figure.tight_layout()
     save(figure, "augmented_flow.png")
 

@@ -1,4 +1,7 @@
-"""From a clinical table to forecasts with bands: blood tests of patients with primary biliary cholangitis.
+"""From a clinical table to forecasts
+==================================
+
+Blood tests of patients with primary biliary cholangitis, from the table as it comes to forecasts with bands.
 
 The table is pbcseq of R's package survival: 312 patients of the Mayo Clinic, each at visits of his or her own, and not
 every test at every visit. The model learns from four fifths of the patients; of the others it is given the first half

@@ -1,4 +1,7 @@
-"""Densities by continuous flows: beside discrete ones, through time, where they are exact and where they fail.
+"""Densities by continuous flows
+=============================
+
+Beside discrete flows, through time, where they are exact and where they fail.
 
 The experiments of Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018),
 section 4, and what one asks next, on densities whose exact logarithm is known:
@@ -33,7 +36,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.animation import PillowWriter
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_breast_cancer
@@ -49,6 +52,7 @@ from torch.nn.functional import softplus
 
 from skode import CNFDensityEstimator
 from skode.datasets import make_toy_density, toy_log_density
+from skode.inspection import DensityEvolutionDisplay, TrajectoryDisplay
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "pictures")
 
@@ -213,48 +217,29 @@ def planar_and_continuous() -> str:
 
 def evolution(target: str = "two_circles") -> str:
     """The density, and the paths of samples, from the base at t = 0 to the data at t = 1."""
-    extent, n, n_paths = (-2.2, 2.2, -2.2, 2.2), 120, 40
-    model = CNFDensityEstimator(max_iter=30, random_state=0).fit(make_toy_density(target, 3000, random_state=0))
-    points, samples = grid(extent, n), model.sample(600, random_state=0)
-    cell = (extent[1] - extent[0]) * (extent[3] - extent[2]) / n**2
-
-    times = np.linspace(0, 1, 21)
-    paths = model.trajectory(samples, times)
-    log_densities = np.array([model.log_prob(points, t) for t in times])
-    densities = np.exp(log_densities)
-
-    figure, axes = plt.subplots(2, 5, figsize=(12, 5.2), sharex=True, sharey=True)
-    for (above, below), k in zip(axes.T, range(0, 21, 5), strict=True):
-        show(above, densities[k], extent)
-        above.set_title(f"t = {times[k]:.2f}")
-        below.plot(*paths[:n_paths, : k + 1].transpose(2, 1, 0), color="tab:orange", linewidth=0.8)
-        below.scatter(*paths[:, k].T, s=2)
-        below.set_aspect("equal")
-    figure.tight_layout()
+    X = make_toy_density(target, 3000, random_state=0)
+    model = CNFDensityEstimator(max_iter=30, random_state=0).fit(X)
+    times, quarters = np.linspace(0, 1, 21), slice(None, None, 5)
+    figure, axes = plt.subplots(2, 5, figsize=(12, 5.2), sharex=True, sharey=True, layout="constrained")
+    own = {"n_samples": 600, "random_state": 0, "grid_resolution": 120, "eps": 1.0}
+    dots = {"s": 2, "facecolor": "white", "linewidth": 0}
+    display = DensityEvolutionDisplay.from_estimator(model, X, times=times, axes=axes[0], scatter_kw=dots, **own)
+    for ax, k in zip(axes[1], range(21)[quarters], strict=True):
+        so_far = {"states": display.paths[:40, : k + 1], "times": times[: k + 1]}
+        TrajectoryDisplay(**so_far, state_names=("x0", "x1")).plot(ax, marker_kw={"s": 6})
     save(figure, "densities_evolution.png")
 
-    figure, ax = plt.subplots(figsize=(3.2, 3.2))
-    image = show(ax, densities[0], extent)
-    dots = ax.scatter(*paths[:200, 0].T, s=3, color="white")
-    ax.set(xlim=extent[:2], ylim=extent[2:])
-
-    def draw(k: int) -> tuple[mpl.image.AxesImage, mpl.collections.PathCollection]:
-        image.set_data(densities[k].reshape(n, n))
-        image.set_clim(0.0, densities[k].max())
-        dots.set_offsets(paths[:200, k])
-        ax.set_title(f"t = {times[k]:.2f}")
-        return image, dots
-
-    frames = [*range(21), *[20] * 5]  # a while at the end before it starts again
-    FuncAnimation(figure, draw, frames=frames).save(FOLDER / "densities_evolution.gif", PillowWriter(10), dpi=80)
+    figure, ax = plt.subplots(figsize=(3.2, 3.2), layout="constrained")
+    display.animate(ax, scatter_kw=dots).save(FOLDER / "densities_evolution.gif", PillowWriter(10), dpi=80)
     plt.close(figure)
 
-    table = pd.DataFrame({"t": times, "mass": densities.sum(1) * cell})
+    cell = np.diff(display.xx0[0])[0] * np.diff(display.xx1[:, 0])[0]
+    table = pd.DataFrame({"t": times, "mass": np.exp(display.log_density).sum((1, 2)) * cell})
     # The samples are the flow's own, so that minus their mean log-density at a time is the entropy at that time.
-    table["entropy, nats"] = [-np.mean(model.log_prob(paths[:, k], t)) for k, t in enumerate(times)]
+    table["entropy, nats"] = [-np.mean(model.log_prob(display.paths[:, k], t)) for k, t in enumerate(times)]
     require(table["mass"].between(0.98, 1.02).all(), "a density on the way does not integrate to 1")
     title = f"The density of {target} on its way (exact entropy {exact_entropy(target):.2f}):\n"
-    return title + table[::5].to_string(index=False, float_format="{:.3f}".format)
+    return title + table[quarters].to_string(index=False, float_format="{:.3f}".format)
 
 
 def exact_entropy(target: str) -> float:

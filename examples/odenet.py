@@ -1,4 +1,7 @@
-"""ODE-Nets beside residual networks: error, parameters, memory, time, and what the solver did.
+"""ODE-Nets beside residual networks
+=================================
+
+Error, parameters, memory, time, and what the solver did.
 
 The experiments of Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations" (NeurIPS 2018),
 section 3, on handwritten digits:
@@ -43,7 +46,7 @@ from torch import Tensor, nn
 
 from skode import ODENetClassifier
 from skode.dynamics import ConvField
-from skode.inspection import tolerance_curve
+from skode.inspection import ToleranceDisplay, TrainingCurveDisplay, tolerance_curve
 
 N_LAYERS = 6
 TOLERANCES = np.logspace(-1, -8, 8)
@@ -180,26 +183,18 @@ def tight_and_loose(settings: dict, data: list[np.ndarray]) -> pd.DataFrame:
 
 
 def draw(folder: Path, curve: pd.DataFrame, models: dict[str, ODENetClassifier]) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.6))
     axes[0].loglog(curve["nfe"], curve["error"], "o-")
     axes[0].set(xlabel="evaluations per sample", ylabel="numerical error of the state")
     axes[0].xaxis.set_minor_formatter(NullFormatter())
-    axes[1].plot(curve["nfe"], curve["seconds"], "o-")
-    axes[1].set(xlabel="evaluations per sample", ylabel="seconds to predict")
-    axes[2].semilogx(curve["tolerance"], curve["score"], "o-")
-    axes[2].set(xlabel="rtol = atol", ylabel="test accuracy")
+    ToleranceDisplay(curve, score_name="test accuracy").plot(axes[1:])
     figure.tight_layout()
     save(figure, folder / "odenet_tolerance.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for name, model in models.items():
-        epochs = 1 + np.arange(model.n_iter_)
-        (line,) = axes[0].plot(epochs, model.nfe_forward_, label=name)
-        axes[0].plot(epochs, model.nfe_backward_, ":", color=line.get_color())
-        axes[1].semilogy(epochs, model.loss_curve_, label=name)
-    axes[0].set(xlabel="epoch", ylabel="evaluations: forward (line), backward (dots)")
-    axes[1].set(xlabel="epoch", ylabel="training loss")
-    axes[1].legend(fontsize="small")
+        TrainingCurveDisplay.from_estimator(model, panels=["loss", "nfe"], log=True, name=name, axes=axes)
+    axes[0].legend(fontsize="small")
     figure.tight_layout()
     save(figure, folder / "odenet_training.png")
 

@@ -1,4 +1,7 @@
-"""Irregular series by latent ODEs: spirals beside a recurrent network, what the latent states hold, times as data.
+"""Irregular series by latent ODEs
+===============================
+
+Spirals beside a recurrent network, what the latent states hold, times as data.
 
 The sources' experiments (Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations", NeurIPS 2018,
 section 5; Rubanova, Chen, Duvenaud, "Latent ODEs for irregularly-sampled time series", NeurIPS 2019), on series whose

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
+from sklearn.exceptions import DataConversionWarning
 from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skode.supervised import SUPERVISED_CONSTRAINTS, ODENetEstimator
-from skode.training import to_numpy
+from skode.training import to_numpy, warn_caller
 
 
 class ODENetClassifier(ClassifierMixin, ODENetEstimator):
@@ -132,7 +134,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         The standardisation of the features.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, if they all are strings.
     n_iter_ : int
         Epochs run.
@@ -315,12 +317,23 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return self.target_type_ == "multilabel-indicator"
 
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
+        refuse_missing_labels(y)
         check_classification_targets(y)
         target_type = type_of_target(y, input_name="y")
         if target_type not in ("binary", "multiclass", "multilabel-indicator"):
-            raise ValueError(f"Classification of targets of the type {target_type!r} is not supported.")
+            raise ValueError(
+                f"Classification of targets of the type {target_type!r} is not supported: y may have one column of "
+                "labels, or a column of 0 and 1 for each label. For several columns of labels fit one classifier each "
+                "(sklearn.multioutput.MultiOutputClassifier)."
+            )
         several = target_type == "multilabel-indicator"
-        labels = y if several else column_or_1d(y, warn=True)
+        if y.ndim == 2 and not several:
+            warn_caller(
+                "A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
+                "(n_samples, ), for example using ravel().",
+                DataConversionWarning,
+            )
+        labels = y if several else column_or_1d(y)
         found = np.arange(y.shape[1]) if several else np.unique(labels)
         known = (found if classes is None else np.unique(np.asarray(classes))) if first else self.classes_
         if not first and several != self._multilabel:
@@ -329,12 +342,14 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         if len(unknown) or (several and len(found) != len(known)):
             raise ValueError(
                 f"y has labels {found.tolist()}, not among those of the first fit or of classes, {known.tolist()}: "
-                f"{unknown.tolist()}."
+                f"{unknown.tolist()}. Pass all labels as classes at the first call of partial_fit, or fit anew with "
+                "warm_start=False."
             )
         if len(known) < 2 and not several:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in y, but the data contains only one class: "
-                f"{known.tolist()[0]!r}."
+                f"{known.tolist()[0]!r}. See that y holds the labels and that splits are stratified; partial_fit takes "
+                "all labels as classes."
             )
         if first:
             self.target_type_, self.classes_, self.n_outputs_ = target_type, known, len(known)
@@ -431,3 +446,10 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def refuse_missing_labels(y: np.ndarray) -> None:
+    """Refuse labels of which some are None or NaN, which can't be compared with the others."""
+    missing = int(np.count_nonzero(pd.isna(y)))
+    if missing:
+        raise ValueError(f"y has missing labels (None or NaN), {missing} of {y.size}: drop those samples.")

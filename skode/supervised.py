@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
 from skode.dynamics.convolutional import ConvODENet
@@ -27,8 +28,10 @@ from skode.training import (
     NeuralODEEstimator,
     Regularisation,
     RegularisedSolve,
+    checked_data,
     checked_times,
     distinct,
+    field_is_theirs,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -41,6 +44,9 @@ from skode.training import (
 
 #: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
 CLIP = 3.0
+
+#: What to do where no samples can be set aside.
+INSTEAD = "Set early_stopping=False, or raise validation_fraction."
 
 SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     **COMMON_CONSTRAINTS,
@@ -127,7 +133,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         built_from = self._architecture(hidden)
         if not first:
             self._check_as_built(built_from)
-        X, y = validate_data(
+        self._refuse_stacked_images(X)
+        X, y = checked_data(
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=self._y_is_numeric, reset=first
         )
         y = y.toarray() if issparse(y) else y
@@ -181,7 +188,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
         try:
-            with self._own_random_state(rng, needed=self.field is not None):
+            with self._own_random_state(rng, needed=self.field is not None), self._field_explained():
                 self.module_.train()
                 if partial:
                     self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
@@ -196,6 +203,14 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 del self.module_
             raise
         return self
+
+    def _field_explained(self) -> AbstractContextManager[None]:
+        """Errors from inside a field of the user's own say how it is called."""
+        if self.field is None:
+            return nullcontext()
+        size = (self.state_size or self.n_features_in_) + self.augment_dim
+        images = ", height, width" if self.image_shape is not None else ""
+        return field_is_theirs(self.field, f"(n, {size}{images})")
 
     def _for_merged(self, weights: np.ndarray, n_given: int, *, partial: bool) -> tuple[float, int]:
         """Strength of the L2 penalty, and passes over the distinct samples in an epoch.
@@ -277,6 +292,16 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             raise ValueError("image_shape needs a state_size, the number of channels.")
         return shape
 
+    def _refuse_stacked_images(self, X: Any) -> None:
+        """Refuse images that are not rows of pixels."""
+        shape = getattr(X, "shape", ())
+        if len(shape) > 2:
+            raise ValueError(
+                f"X has shape {tuple(shape)}, but {type(self).__name__} takes one row per sample: dim {len(shape)} "
+                "while dim <= 2 is required. Pass images as rows of pixels, X.reshape(len(X), -1), and their shape by "
+                "image_shape=(channels, height, width)."
+            )
+
     def _split(
         self, rows: np.ndarray, targets: np.ndarray, rng: np.random.RandomState
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -287,9 +312,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 rows, test_size=self.validation_fraction, random_state=rng, stratify=self._strata(targets[rows])
             )
         except ValueError as error:
-            raise ValueError(f"{problem} samples: {error}") from error
+            raise ValueError(f"{problem} samples: {error.args[0].rstrip('.')}. {INSTEAD}") from error
         if len(held_out) < 2:
-            raise ValueError(f"{problem} samples: a score needs two at least.")
+            raise ValueError(f"{problem} samples: a score needs two at least. {INSTEAD}")
         return kept, held_out
 
     def _to_scale(self, X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -316,7 +341,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     def _checked(self, X: Any) -> Tensor:
         """Features as the fitted network takes them."""
         check_is_fitted(self, "module_")
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        self._refuse_stacked_images(X)
+        X = checked_data(self, X, dtype=[np.float64, np.float32], reset=False)
         device = resolve_device(self.device)
         self.module_.to(device)  # it may have been fitted on another
         return to_tensor(self._scaled(X), self.module_.head.weight.dtype, device)

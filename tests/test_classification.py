@@ -9,7 +9,7 @@ from joblib import Parallel, cpu_count, delayed
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification, make_moons
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -622,3 +622,34 @@ def test_sample_weights_are_routed_through_pipelines_and_searches(moons):
 def test_workers_of_a_search_share_the_cores():
     counts = Parallel(n_jobs=2, backend="loky")(delayed(torch.get_num_threads)() for _ in range(4))
     assert max(counts) <= max(1, cpu_count() // 2)
+
+
+# What newcomers do
+
+
+def test_labels_of_which_some_are_missing_are_counted(small):
+    X, _ = small
+    with pytest.raises(ValueError, match=rf"y has missing labels \(None or NaN\), 1 of {len(X)}: drop those samples"):
+        ODENetClassifier(**TINY).fit(X, np.array([None, *["a", "b"] * len(X)][: len(X)], dtype=object))
+
+
+@pytest.mark.parametrize("method", ["fit", "predict"])
+def test_images_in_four_dimensions_are_shown_how_to_be_rows(fitted, method):
+    images = np.zeros((6, 1, 4, 4))
+    call = fitted.predict if method == "predict" else lambda X: ODENetClassifier(**TINY).fit(X, [0, 1] * 3)
+    with pytest.raises(ValueError, match=r"X has shape \(6, 1, 4, 4\).*X\.reshape\(len\(X\), -1\).*image_shape="):
+        call(images)
+
+
+def test_a_column_of_labels_is_warned_of_at_the_callers_line(small):
+    X, y = small
+    with pytest.warns(DataConversionWarning, match="column-vector y") as caught:
+        ODENetClassifier(**TINY).fit(X, y[:, None])
+    assert caught[0].filename == __file__
+
+
+def test_text_among_the_features_is_named(small):
+    X, y = small
+    frame = pd.DataFrame(X).assign(colour="red").rename(columns=str)
+    with pytest.raises(ValueError, match=r"X has columns that hold no numbers: {'colour': '.*ODENetClassifier"):
+        ODENetClassifier(**TINY).fit(frame, y)

@@ -477,3 +477,25 @@ def test_another_number_of_outputs_is_refused_when_going_on(data):
     reg = ODENetRegressor(**TINY, warm_start=True).fit(X, y)
     with pytest.raises(ValueError, match="y has 2 outputs, but the last fit had 1"):
         reg.fit(X, np.column_stack([y, y]))
+
+
+# What newcomers do
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (["a", "b"] * 30, r"y holds text \(such as 'a'\), but ODENetRegressor"),
+        (pd.Series(["a", "b"] * 30, dtype="category"), r"y holds text \(such as 'a'\), but ODENetRegressor"),
+        (pd.Series(pd.date_range("2020-01-01", periods=60)), r"y holds datetime64.*, but ODENetRegressor"),
+    ],
+)
+def test_targets_that_are_no_numbers_are_said_to_be(data, y, message):
+    with pytest.raises(ValueError, match=message):
+        ODENetRegressor(**TINY).fit(data[0], y)
+
+
+def test_where_nothing_can_be_set_aside_it_is_said_what_to_do(data):
+    X, y = data
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 5 samples.* Set early_stopping=False"):
+        ODENetRegressor(**TINY, early_stopping=True).fit(X[:5], y[:5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -16,7 +17,7 @@ from sklearn.callback import with_callbacks
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
 from skode.density.columns import refuse_columns_without_density
@@ -29,8 +30,10 @@ from skode.training import (
     INTERRUPTED,
     NeuralODEEstimator,
     TrainingRecord,
+    checked_data,
     checked_times,
     distinct,
+    field_is_theirs,
     new_generator,
     resolve_device,
     resolve_dtype,
@@ -308,7 +311,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             self.__dict__.pop("module_", None)  # a fit that fails is not to leave the flow of one before
         else:
             self._check_as_built(built_from)
-        given = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
+        given = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
         weights = _check_sample_weight(sample_weight, given, dtype=np.float64, ensure_non_negative=True)
         rows, weights = distinct(given, np.zeros(len(given)), weights)
         # As given, where nothing tells samples apart; else by their values, so that a sample given twice and one of
@@ -329,7 +332,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 self.module_ = Flow(field, X.shape[1])
                 self._built_from = built_from
             self.module_.to(device=device, dtype=self._training_dtype(dtype))
-            with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)):
+            theirs = isinstance(self.field, nn.Module)
+            explained = field_is_theirs(self.field, f"(n, {X.shape[1]})") if theirs else contextlib.nullcontext()
+            with self._own_random_state(rng, needed=theirs), explained:
                 self.module_.train()
                 self._train(X, weights, rng, dtype, {"X": given, "y": y})
         except BaseException:
@@ -433,7 +438,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         self.module_.to(resolve_device(self.device))
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return checked_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _answer(self, points: np.ndarray, function: Callable[[Tensor], Tensor], axis: int = 0) -> np.ndarray:
         """What a function of the flow makes of points, some of them at a time."""

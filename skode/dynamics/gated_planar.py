@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from skode.dynamics.activations import Activation, get_activation
 from skode.dynamics.mlp import affine
+from skode.dynamics.sizes import checked_size
 from skode.dynamics.times import as_column
 
 
@@ -43,8 +46,8 @@ class GatedPlanarField(nn.Module):
     ----------
     n_features : int
         Size of the state.
-    n_units : int, default=64
-        Number of units.
+    n_units : int or sequence of int, default=64
+        Number of units; of a sequence the sum, so that it may be given the widths of other fields' hidden layers.
     activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
         The activation ``h``.
     hidden : int, default=16
@@ -76,13 +79,15 @@ class GatedPlanarField(nn.Module):
     (torch.Size([10, 2]), torch.Size([10]))
     """
 
+    name = "gated_planar"
+
     #: Whether ``value_and_divergence`` works.
     has_analytic_divergence = True
 
     def __init__(
         self,
         n_features: int,
-        n_units: int = 64,
+        n_units: int | Sequence[int] = 64,
         activation: str = "tanh",
         *,
         hidden: int = 16,
@@ -91,6 +96,10 @@ class GatedPlanarField(nn.Module):
         super().__init__()
         get_activation(activation)
         self.activation = activation
+        n_units = n_units if isinstance(n_units, int) else max(sum(n_units), 1)
+        checked_size("n_features", n_features)
+        checked_size("n_units", n_units)
+        checked_size("hidden", hidden)
         self.units = affine(n_features, n_units, generator)
         self.directions = affine(n_units, n_features, generator).weight
         self.gates = TimeGates(n_units, hidden, generator)

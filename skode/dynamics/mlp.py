@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape
 from skode.dynamics.products import as_right_factor, outer
+from skode.dynamics.sizes import checked_size, checked_sizes
 
 
 def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
@@ -27,7 +28,7 @@ def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linea
 
 
 class MLPField(nn.Module):
-    r"""Vector field ``dz/dt = W_L h(... h(W_1 [z, t] + b_1) ...) + b_L``.
+    r"""A perceptron as a vector field, ``dz/dt = W_L h(...h(W_1 [z, t] + b_1)...) + b_L``.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ class MLPField(nn.Module):
     torch.Size([10, 2])
     """
 
+    name = "mlp"
+
     def __init__(
         self,
         n_features: int,
@@ -77,8 +80,8 @@ class MLPField(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.n_features = n_features
-        self.hidden_layer_sizes = tuple(hidden_layer_sizes)
+        self.n_features = checked_size("n_features", n_features)
+        self.hidden_layer_sizes = checked_sizes(hidden_layer_sizes)
         self.activation = activation
         self.time_dependent = time_dependent
         self.fold_tanh = fold_tanh
@@ -127,6 +130,11 @@ class MLPField(nn.Module):
     def linear_layers(self) -> list[nn.Linear]:
         """The layers, first to last."""
         return list(self.layers)  # type: ignore[arg-type]
+
+    @property
+    def units(self) -> nn.Linear | None:
+        """The affine map before the first activation; None without a hidden layer."""
+        return self.linear_layers()[0] if self.hidden_layer_sizes else None
 
 
 class BoundMLP:

@@ -37,7 +37,7 @@ class DenseOutput:
 
         Returns
         -------
-        Tensor of shape (\\*state) or (m, \\*state)
+        Tensor of shape (\*state) or (m, \*state)
             The states.
 
         Raises

@@ -136,7 +136,7 @@ class Path:
     Attributes
     ----------
     outputs : Tensor
-        States at the output times, of shape (m, \\*state) or, for single samples, (m, \\*state[1:]). After those asked
+        States at the output times, of shape (m, \*state) or, for single samples, (m, \*state[1:]). After those asked
         for come those at events and, where none were asked for, at the ends of steps.
     times : ndarray of shape (m,)
         Where those are.

@@ -69,7 +69,7 @@ def solve_ivp(
         it must treat samples independently, and receives those that are still on their way.
     t_span : pair of float, or array-like of shape (2,) or (batch, 2)
         Initial and final time, in either order; per sample where it has two dimensions.
-    y0 : Tensor of shape (\\*state) or (batch, \\*state)
+    y0 : Tensor of shape (\*state) or (batch, \*state)
         The initial state, float32 or float64.
     method : str, default="dopri5"
         A name in :data:`skode.solvers.METHODS`, where each method cites its source. Adaptive and explicit are

@@ -80,7 +80,7 @@ def odeint(
 
     Returns
     -------
-    Tensor of shape (n_times, \\*y0.shape), or a tuple of them
+    Tensor of shape (n_times, \*y0.shape), or a tuple of them
         The states.
 
     Raises
@@ -192,7 +192,7 @@ def odeint_adjoint(
 
     Returns
     -------
-    Tensor of shape (n_times, \\*y0.shape), or a tuple of them
+    Tensor of shape (n_times, \*y0.shape), or a tuple of them
         The states; their gradients are those of Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential
         Equations", NeurIPS 2018, appendix C.
 
@@ -249,7 +249,7 @@ def odeint_event(
     -------
     event_t : Tensor
         The time of the event; differentiable.
-    y : Tensor of shape (2, \\*y0.shape), or a tuple of them
+    y : Tensor of shape (2, \*y0.shape), or a tuple of them
         The states at ``t0`` and at the event.
 
     Examples

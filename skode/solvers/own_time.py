@@ -28,7 +28,7 @@ def on_unit_time(
         Each sample's initial and final time.
     times : Tensor of shape (batch, n_times), float64
         Output times.
-    y0 : Tensor of shape (batch, \\*state)
+    y0 : Tensor of shape (batch, \*state)
         The initial states.
 
     Returns

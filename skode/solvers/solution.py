@@ -28,7 +28,7 @@ class Solution:
     t : Tensor of shape (n_times,) or (batch, n_times)
         The output times, float64: ``t_eval``, or the ends of all steps (where steps are per sample, of each sample's).
         Padding stays NaN.
-    y : Tensor of shape (n_times, \\*y0.shape) or (batch, n_times, \\*y0.shape[1:])
+    y : Tensor of shape (n_times, \*y0.shape) or (batch, n_times, \*y0.shape[1:])
         The states there, NaN where ``t`` is, and where the solve ended before. Differentiable as ``adjoint`` says.
     sol : DenseOutput or None
         The solution as a function of time, if ``dense_output`` was asked for.
@@ -38,7 +38,7 @@ class Solution:
         For each event, the times of its occurrences, of shape (n,), or (batch, n) padded with NaN where it is one of
         samples. Differentiable.
     y_events : list of Tensor, or None
-        The states there, of shape (n, \\*y0.shape) or (batch, n, \\*y0.shape[1:]).
+        The states there, of shape (n, \*y0.shape) or (batch, n, \*y0.shape[1:]).
     status : int, or Tensor of shape (batch,)
         0: the end of the time span was reached, 1: a terminal event was met, -1: the solve failed (only with
         ``on_failure="nan"``). Per sample where steps or events are.

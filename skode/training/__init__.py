@@ -1,5 +1,7 @@
 """One training loop for all estimators."""
 
+from skode.training.caller import warn_caller
+from skode.training.checked import checked_data, field_is_theirs, numeric_targets
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
@@ -28,10 +30,13 @@ __all__ = [
     "RegularisedSolve",
     "TrainingRecord",
     "TrainingSettings",
+    "checked_data",
     "checked_times",
     "distinct",
+    "field_is_theirs",
     "fitted_scaler",
     "new_generator",
+    "numeric_targets",
     "resolve_device",
     "resolve_dtype",
     "shifted",
@@ -39,5 +44,6 @@ __all__ = [
     "to_numpy",
     "to_tensor",
     "train",
+    "warn_caller",
     "worthwhile_threads",
 ]

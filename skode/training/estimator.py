@@ -15,7 +15,8 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
-from skode.solvers import METHODS, Solution, solve_ivp
+from skode.solvers import Solution, SolverError, get_method, solve_ivp
+from skode.training.failures import in_terms_of_parameters
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 
@@ -133,29 +134,31 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         if step_control is None:
             step_control = "shared" if torch.is_grad_enabled() else "per_sample"
         step_size = self.step_size
-        if self.method not in METHODS:  # it may have been set after fit, which checks it
-            raise ValueError(f"method={self.method!r} is not known; choose one of {sorted(METHODS)}.")
-        if METHODS[self.method].adaptive:
+        adaptive = get_method(self.method).adaptive  # it may have been set after fit, which checks it
+        if adaptive:
             step_size = None
         else:
             first_step = None
             if step_size is None:
                 step_size = 1.0 / DEFAULT_FIXED_STEPS
-        return solve_ivp(
-            field,
-            t_span,
-            y0,
-            t_eval=t_eval,
-            method=self.method,
-            rtol=self.rtol,
-            atol=self.atol,
-            adjoint=self.adjoint,
-            step_size=step_size,
-            first_step=first_step,
-            max_steps=MAX_STEPS,
-            step_control=step_control,
-            on_failure=on_failure,
-        )
+        try:
+            return solve_ivp(
+                field,
+                t_span,
+                y0,
+                t_eval=t_eval,
+                method=self.method,
+                rtol=self.rtol,
+                atol=self.atol,
+                adjoint=self.adjoint,
+                step_size=step_size,
+                first_step=first_step,
+                max_steps=MAX_STEPS,
+                step_control=step_control,
+                on_failure=on_failure,
+            )
+        except SolverError as error:
+            raise in_terms_of_parameters(error, adaptive=adaptive) from None
 
     def _settings(
         self,

@@ -8,7 +8,7 @@ loss (or, with a validation score, that score) is not better than the best so fa
 from __future__ import annotations
 
 import math
-import warnings
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,6 +19,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skode.solvers import SolverError, Statistics
+from skode.training.caller import warn_caller
+from skode.training.progress import epoch_line
 from skode.training.settings import TrainingSettings
 
 #: Why training ended where a user interrupted it.
@@ -162,6 +164,8 @@ class _Training:
         # The running mean of the weights, where validation is to look at that.
         self.averaged = self._snapshot() if settings.averaging and validate is not None else None
         self.n_no_change = 0
+        self.began = time.perf_counter()  # the epoch
+        self.complete = True
 
     def go_on_from(self, record: TrainingRecord) -> None:
         """Take over the curves, the optimiser's moments and, where it had to be lowered, the learning rate."""
@@ -174,10 +178,11 @@ class _Training:
 
     def run(self, *, complete: bool = True) -> TrainingRecord:
         """All epochs; a warning that ``max_iter`` came first only where they were to be ``complete``."""
-        record, settings = self.record, self.settings
+        record, settings, self.complete = self.record, self.settings, complete
         try:
             for epoch in range(settings.max_iter):
                 start = self._snapshot()
+                self.began = time.perf_counter()
                 try:
                     self._epoch(epoch)
                 except _DivergedError as diverged:
@@ -193,12 +198,16 @@ class _Training:
                     record.stopped_because, record.converged = "the learning rate has come down to 0", True
         except KeyboardInterrupt:
             record.stopped_because = INTERRUPTED
-            warnings.warn("Training interrupted by user; the estimator keeps what it has learned.", stacklevel=3)
+            warn_caller("Training interrupted by user; the estimator keeps what it has learned.", UserWarning)
         if self.validate is not None and math.isfinite(self.best):
             self._restore(self.best_weights)
         else:
             self._see_that_it_is_usable()
-        self._warn(complete=complete)
+        self._warn()
+        if settings.verbose and complete:
+            print(
+                f"{settings.phase or 'Training'} ended after {len(record.loss_curve)} epochs: {record.stopped_because}."
+            )
         record.optimizer_state = self.optimizer.state_dict()["state"]
         record.learning_rate = self.learning_rate if self.recoveries else record.learning_rate
         return record
@@ -237,7 +246,7 @@ class _Training:
         except SolverError as error:
             if self.n_updates == 0 and not self.record.loss_curve:
                 raise  # the model can't be evaluated as it was built: training is not to blame
-            raise _DivergedError(str(error)) from error
+            raise _DivergedError(_brief(error)) from error
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if not math.isfinite(value):
             raise _DivergedError(f"the loss became {value}")
@@ -272,11 +281,7 @@ class _Training:
             if self.validate is not None:
                 self.best_weights = self._snapshot() if self.averaged is None else [w.clone() for w in self.averaged]
         if settings.verbose:
-            held_out = f", validation score = {score:.6f}" if self.validate is not None else ""
-            print(
-                f"Iteration {len(record.loss_curve)}, loss = {record.loss_curve[-1]:.6f}{held_out}, "
-                f"NFE = {record.nfe_forward[-1]:.1f} forward, {record.nfe_backward[-1]:.1f} backward"
-            )
+            print(self._line(score if self.validate is not None else None))
         if self.on_epoch is not None and self.on_epoch(record):
             record.stopped_because, record.converged = "a callback asked for it", True
             return True
@@ -287,10 +292,21 @@ class _Training:
                 f"{settings.n_iter_no_change} consecutive epochs"
             )
             record.converged = True
-            if settings.verbose:
-                print(f"Stopping: {record.stopped_because}.")
             return True
         return False
+
+    def _line(self, score: float | None) -> str:
+        """What is printed of the epoch that has just ended."""
+        record, settings = self.record, self.settings
+        return epoch_line(
+            len(record.loss_curve),
+            settings.max_iter if self.complete else None,
+            record.loss_curve[-1],
+            score=score,
+            nfe=(record.nfe_forward[-1], record.nfe_backward[-1]) if self.objective.solves else None,
+            seconds=time.perf_counter() - self.began,
+            phase=settings.phase,
+        )
 
     def _validated(self) -> float:
         """The held-out score, of the weights' running mean where there is one."""
@@ -319,7 +335,7 @@ class _Training:
                 losses = [self.objective.loss(rows[i : i + size]).item() for i in range(0, self.n_samples, size)]
             reason = None if math.isfinite(sum(losses)) else "the loss of the last weights is not finite"
         except SolverError as error:
-            reason = str(error)
+            reason = _brief(error)
         if reason is not None:
             self._restore(self.sound)
             self.learning_rate *= RECOVERY_FACTOR
@@ -332,6 +348,8 @@ class _Training:
             self.averaged = self._snapshot()
         self.are_sound = True
         self.recoveries.append(f"iteration {epoch + 1}: {reason}")
+        if self.settings.verbose:
+            print(f"Epoch {epoch + 1} diverged ({reason}); going back to the weights of before.")
         if len(self.recoveries) > MAX_RECOVERIES:
             self.record.stopped_because = "training diverged again and again"
             return False
@@ -339,22 +357,21 @@ class _Training:
         self.optimizer = self._new_optimizer()
         return True
 
-    def _warn(self, *, complete: bool) -> None:
+    def _warn(self) -> None:
         if self.recoveries:
-            warnings.warn(
+            learned = "estimator is usable" if self.record.loss_curve else "estimator has learned nothing"
+            warn_caller(
                 f"Training diverged {len(self.recoveries)} time(s) ({self.recoveries[-1]}). The best weights of "
-                f"before were restored and learning_rate_init was lowered to {self.learning_rate:.3g}; the "
-                + ("estimator is usable." if self.record.loss_curve else "estimator has learned nothing.")
-                + " Lower learning_rate_init.",
+                f"before were restored and learning_rate_init was lowered to {self.learning_rate:.3g}; the {learned}. "
+                f"Lower learning_rate_init (it was {self.settings.learning_rate:.3g}).",
                 ConvergenceWarning,
-                stacklevel=5,
             )
-        elif complete and self.record.stopped_because == "max_iter was reached":
-            warnings.warn(
+        elif self.complete and self.record.stopped_because == "max_iter was reached":
+            advice = "Raise max_iter or tol" + (", or set early_stopping=True." if self.validate is None else ".")
+            warn_caller(
                 f"Maximum iterations ({self.settings.max_iter}) reached and the optimization hasn't converged yet. "
-                "Raise max_iter or tol, or set early_stopping=True.",
+                + advice,
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     def _new_optimizer(self) -> torch.optim.Adam:
@@ -372,3 +389,8 @@ class _Training:
     def _restore(self, weights: list[Tensor]) -> None:
         for parameter, value in zip(self.parameters, weights, strict=True):
             parameter.copy_(value)
+
+
+def _brief(error: SolverError) -> str:
+    """What went wrong in a solve, without what to do about it: here that is the learning rate."""
+    return f"{error.reason} at t={error.time:.6g}"

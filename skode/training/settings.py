@@ -61,4 +61,5 @@ class TrainingSettings:
     verbose: bool = False
     max_grad_norm: float | None = None
     passes: int = 1  # over the samples, in an epoch
+    phase: str = ""  # what these epochs are called where there are others, when verbose
     averaging: float = 0.0  # share of the past in the running mean of the weights that validation looks at; 0: none

@@ -24,8 +24,16 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device!r} can't be used here: {str(error).splitlines()[0]}") from error
+        there = ", ".join(repr(name) for name in usable_devices())
+        raise ValueError(
+            f"device={device!r} can't be used here: {str(error).splitlines()[0]}. There are {there} and 'auto'."
+        ) from error
     return resolved
+
+
+def usable_devices() -> list[str]:
+    """Names of the devices that are here."""
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
 
 
 def resolve_dtype(dtype: str | None, X: Any, device: torch.device) -> torch.dtype:
@@ -73,7 +81,10 @@ def new_generator(rng: np.random.RandomState) -> torch.Generator:
 
 def checked_times(t: Any) -> np.ndarray:
     """Times along the depth of a flow, as floats; ValueError where they don't rise strictly from 0 or later to 1."""
-    times = np.asarray(t, dtype=np.float64)
+    try:
+        times = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError):
+        times = np.empty(0)
     if times.ndim != 1 or not len(times) or not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] <= 1:
         raise ValueError(f"t must be depths from 0 to 1, one at least, strictly increasing; got {t!r}.")
     return times

@@ -19,6 +19,7 @@ from skode import CNFDensityEstimator
 from skode.datasets import make_toy_density, toy_log_density
 from skode.density import estimator
 from skode.density.estimator import auto_batch_size
+from skode.density.fields import FIELDS
 from skode.density.objectives import FlowMatching
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
@@ -454,7 +455,7 @@ class Swirl(nn.Module):
         return self.layers(z)
 
 
-@pytest.mark.parametrize("field", ["mlp", "gated_planar", "concatsquash", Swirl()], ids=str)
+@pytest.mark.parametrize("field", [*FIELDS, Swirl()], ids=str)
 def test_every_field_learns_and_integrates_to_one(moons, field):
     flow = CNFDensityEstimator(**{**TINY, "max_iter": 15, "rtol": 1e-4, "atol": 1e-4}, field=field).fit(moons)
     assert flow.score(moons) > GaussianMixture(1).fit(moons).score(moons) + 0.02

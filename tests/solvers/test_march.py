@@ -135,9 +135,10 @@ def test_each_attempt_counts_towards_max_steps():
 
 def test_a_fixed_grid_beyond_max_steps_is_refused_at_once(fixed_method, counted):
     func = counted(decay)
-    with pytest.raises(MaxStepsError, match="more than max_steps=10000") as caught:
+    with pytest.raises(MaxStepsError, match="1000000000000 steps, more than max_steps=10000") as caught:
         solve_ivp(func, (2.0, 3.0), ones(), method=fixed_method, step_size=1e-12)
     assert caught.value.time == 2.0
+    assert caught.value.step_size == 1e-12
     assert func.n_calls <= 1
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.integrate
 import torch
 
-from skode.solvers import MaxStepsError, odeint, solve_ivp
+from skode.solvers import MaxStepsError, odeint, odeint_adjoint, odeint_event, solve_ivp
 
 
 @dataclass(frozen=True)
@@ -360,6 +360,9 @@ def test_without_anything_to_differentiate_nothing_is_recorded(method, adjoint):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"method": "RK45"}, ValueError, r"method='RK45' is not known.*SciPy's RK45 is nearest to 'dopri5'"),
+        ({"options": 0.1}, TypeError, r"options must be a dict.* got 0.1"),
+        ({"options": [0.1]}, TypeError, r"options must be a dict.* got \[0.1\]"),
         ({"method": "rk45"}, ValueError, r"method='rk45' is not known.*dopri5"),
         ({"adjoint": "adjoint"}, ValueError, r"adjoint='adjoint' is not known.*backprop.*continuous.*discrete"),
         ({"adjoint": None}, ValueError, r"adjoint=None is not known"),
@@ -396,7 +399,7 @@ def test_without_anything_to_differentiate_nothing_is_recorded(method, adjoint):
             r"y0 must be float32 or float64, got torch.complex64",
         ),
         ({"y0": torch.ones(2, dtype=torch.float16)}, TypeError, r"y0 must be float32 or float64, got torch.float16"),
-        ({"y0": [1.0, 2.0]}, TypeError, r"y0 must be a torch tensor, got list"),
+        ({"y0": [1.0, 2.0]}, TypeError, r"y0 must be a torch tensor, got list: pass torch.as_tensor\(y0\)"),
         ({"y0": np.ones(2)}, TypeError, r"y0 must be a torch tensor, got ndarray"),
         ({"y0": torch.tensor([1.0, float("nan")])}, ValueError, r"y0 contains NaN or infinity"),
         ({"y0": torch.tensor([1.0, float("inf")])}, ValueError, r"y0 contains NaN or infinity"),
@@ -406,3 +409,28 @@ def test_what_is_wrong_is_named_with_its_value(arguments, error, message):
     arguments = {"y0": torch.ones(2), "t": [0.0, 1.0], **arguments}
     with pytest.raises(error, match=message):
         odeint(lambda t, y: -y, **arguments)
+
+
+@pytest.mark.parametrize("name", ["adjoint_rtol", "adjoint_atol", "adjoint_method"])
+def test_the_adjoint_takes_its_settings_from_the_solve(name):
+    with pytest.raises(TypeError, match=rf"odeint_adjoint takes no {name}: .* rtol and atol"):
+        odeint_adjoint(lambda t, y: -y, torch.ones(2), [0.0, 1.0], **{name: None})
+
+
+@pytest.mark.parametrize("t0", [[0.0, 1.0], torch.zeros(2)])
+def test_an_event_is_looked_for_from_one_time(t0):
+    with pytest.raises(ValueError, match="t0 must be one number, the initial time"):
+        odeint_event(lambda t, y: -y, torch.ones(2), t0, event_fn=lambda t, y: y[0] - 0.5)
+
+
+def test_an_event_that_never_comes_is_said_not_to():
+    with pytest.raises(MaxStepsError, match=r"steps met no event; .* See that event_fn changes its sign"):
+        odeint_event(
+            lambda t, y: -y, torch.ones(1), 0.0, event_fn=lambda t, y: y[0] + 1.0, options={"max_num_steps": 20}
+        )
+
+
+@pytest.mark.parametrize("transform", [lambda f: torch.func.vmap(f), lambda f: torch.func.grad(lambda y: f(y).sum())])
+def test_transforms_of_torch_func_are_refused_by_name(transform):
+    with pytest.raises(TypeError, match=r"torch\.func .* does not support"):
+        transform(lambda y: odeint(lambda t, y: -y, y, [0.0, 1.0])[-1])(torch.ones(2, 3))

@@ -276,3 +276,25 @@ def test_a_constant_field(method, adjoint):
 def test_what_func_returns_is_checked(value, error, message, adjoint):
     with pytest.raises(error, match=rf"func\(t, y\) {message}"):
         odeint(lambda t, y: value(y), torch.ones(2, dtype=torch.float64), [0.0, 1.0], adjoint=adjoint)
+
+
+# What a user's function does wrong
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
+@pytest.mark.parametrize(
+    "func",
+    [lambda y: -y, lambda t, y: y @ torch.ones(5, 5), lambda t, y: -y.detach().numpy()[7], lambda t, y: y.mul_(-1.0)],
+    ids=["takes no time", "of another size", "numpy", "in place"],
+)
+def test_an_error_inside_func_says_what_it_was_called_with(func, adjoint):
+    y0 = torch.ones(4, 3, requires_grad=True)
+    with pytest.raises(Exception) as caught:
+        odeint(func, y0, TIMES, adjoint=adjoint)
+    (note,) = caught.value.__notes__
+    assert "func(t, y), with a time t and a state y of shape (4, 3), torch.float32" in note
+
+
+def test_what_is_not_callable_is_refused():
+    with pytest.raises(TypeError, match=r"func must be a callable func\(t, y\), got Tensor"):
+        odeint(torch.ones(3), torch.ones(3), TIMES)

@@ -1,11 +1,14 @@
 """scikit-learn's callbacks on the estimators."""
 
+import re
+
 import numpy as np
 import pytest
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import make_moons
+from sklearn.model_selection import GridSearchCV
 
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier
+from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -19,6 +22,10 @@ def classifier(**changed):
 
 ESTIMATORS = {
     "ODENetClassifier": (classifier, LABELS),
+    "ODENetRegressor": (
+        lambda **changed: ODENetRegressor((4,), state_size=3, random_state=0, **{"max_iter": 4, **changed}),
+        X[:, 0],
+    ),
     "CNFDensityEstimator": (
         lambda **changed: CNFDensityEstimator((4,), random_state=0, **{"max_iter": 4, **changed}),
         None,
@@ -104,8 +111,55 @@ def test_a_scoring_monitor_logs_a_score_per_epoch(name):
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_progress_bar_runs(name, capsys):
+def test_a_progress_bar_shows_every_epoch(name, capsys):
     pytest.importorskip("rich")
     make, y = ESTIMATORS[name]
     make().set_callbacks(ProgressBar()).fit(X, y)
-    assert name in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(rf"{name}\b.*100%", out)
+    assert not re.search(r"^Epoch", out, flags=re.MULTILINE)
+
+
+def test_a_progress_bar_runs_through_a_search(capsys):
+    pytest.importorskip("rich")
+    search = GridSearchCV(classifier(), {"alpha": [0.1, 1.0]}, cv=2)
+    search.set_callbacks(ProgressBar()).fit(X, LABELS)
+    assert re.search(r"GridSearchCV\b.*100%", capsys.readouterr().out)
+
+
+# Printing
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_verbose_prints_the_curves_of_the_fit(name, early_stopping, capsys):
+    make, y = ESTIMATORS[name]
+    estimator = make(verbose=1, early_stopping=early_stopping).fit(X, y)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Epoch ")]
+    assert [line.split(":")[0] for line in lines] == [f"Epoch {i}/4" for i in range(1, 5)]
+
+    def column(pattern):
+        return [float(found.group(1)) for line in lines if (found := re.search(pattern, line))]
+
+    assert column(r"loss (\S+),") == pytest.approx(estimator.loss_curve_, abs=5e-7)
+    assert column(r"validation score (\S+),") == pytest.approx(estimator.validation_scores_ or [], abs=5e-7)
+    assert bool(estimator.validation_scores_) == early_stopping
+    assert column(r"evaluations (\S+) forward") == pytest.approx(estimator.nfe_forward_, abs=0.05)
+    assert column(r"\+ (\S+) backward") == pytest.approx(estimator.nfe_backward_, abs=0.05)
+    assert len(column(r", (\d+\.\d\d) s$")) == 4
+
+
+def test_partial_fit_counts_on(capsys):
+    estimator = classifier(verbose=1)
+    for _ in range(2):
+        estimator.partial_fit(X, LABELS)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["Epoch 1", "Epoch 2"]
+
+
+def test_flow_matching_before_likelihood_is_told_apart(capsys):
+    estimator = ESTIMATORS["CNFDensityEstimator"][0](verbose=1, matching_iter=2).fit(X)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": loss")[0] for line in lines[:2]] == ["Flow matching: epoch 1/2", "Flow matching: epoch 2/2"]
+    assert float(re.search(r"loss (\S+),", lines[1]).group(1)) == pytest.approx(estimator.matching_curve_[1], abs=5e-7)
+    assert lines[3].startswith("Epoch 1/4: loss ")

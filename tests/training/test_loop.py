@@ -1,4 +1,5 @@
 import math
+import re
 import warnings
 
 import numpy as np
@@ -130,8 +131,13 @@ def test_without_n_iter_no_change_it_goes_on_to_max_iter():
 
 
 def test_max_iter_warns():
-    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached.*set early_stopping=True"):
         run(Quadratic(), max_iter=3)
+
+
+def test_early_stopping_is_not_advised_where_there_is_a_validation_score():
+    with pytest.warns(ConvergenceWarning, match=r"Raise max_iter or tol\.$"):
+        run(Quadratic(), max_iter=3, validate=iter(range(9)).__next__)
 
 
 def test_a_callback_can_stop_it():
@@ -315,18 +321,64 @@ def test_gradients_are_clipped_to_the_norm_given():
 # Output
 
 
-def test_verbose_prints_a_line_per_epoch(capsys):
-    quietly(Quadratic(), max_iter=3, verbose=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["Iteration 1", "Iteration 2", "Iteration 3"]
-    assert all("loss = " in line and "NFE = " in line for line in lines)
+def printed(capsys):
+    """The numbers of each epoch's line, by name; the last line."""
+    *lines, last = capsys.readouterr().out.splitlines()
+    pattern = re.compile(
+        r"Epoch +(?P<epoch>\d+)/(?P<of>\d+): loss (?P<loss>\S+)(?:, validation score (?P<score>\S+))?"
+        r"(?:, evaluations (?P<forward>\S+) forward \+ (?P<backward>\S+) backward)?, (?P<seconds>\d+\.\d\d) s"
+    )
+    return [pattern.fullmatch(line).groupdict() for line in lines], last
+
+
+def test_verbose_prints_a_line_per_epoch_with_the_numbers_of_the_curves(capsys):
+    scores = iter([0.25, 0.5, 0.75])
+    record = quietly(Quadratic(), max_iter=3, verbose=True, validate=lambda: next(scores))
+    lines, last = printed(capsys)
+    assert [(line["epoch"], line["of"]) for line in lines] == [("1", "3"), ("2", "3"), ("3", "3")]
+    assert [float(line["loss"]) for line in lines] == pytest.approx(record.loss_curve, abs=5e-7)
+    assert [float(line["score"]) for line in lines] == record.validation_scores == [0.25, 0.5, 0.75]
+    assert [float(line["forward"]) for line in lines] == record.nfe_forward
+    assert [float(line["backward"]) for line in lines] == record.nfe_backward
+    assert last == "Training ended after 3 epochs: max_iter was reached."
+
+
+def test_verbose_leaves_out_what_there_is_not(capsys):
+    class Unsolved(Quadratic):
+        def loss(self, rows):
+            loss = super().loss(rows)
+            self.solves.clear()
+            return loss
+
+    quietly(Unsolved(), max_iter=1, verbose=True)
+    (line,), _ = printed(capsys)
+    assert line["score"] is line["forward"] is line["backward"] is None
 
 
 def test_verbose_says_why_it_stopped(capsys):
     run(Quadratic(), tol=1e9, n_iter_no_change=1, verbose=True, validate=lambda: 0.25)
-    out = capsys.readouterr().out
-    assert "validation score = 0.25" in out
-    assert out.splitlines()[-1].startswith("Stopping: the validation score did not improve")
+    lines, last = printed(capsys)
+    assert last.startswith(f"Training ended after {len(lines)} epochs: the validation score did not improve")
+
+
+def test_verbose_tells_of_an_epoch_that_diverged(capsys):
+    class Failing(Quadratic):
+        def loss(self, rows):
+            if len(self.batches) == 3:
+                self.batches.append(rows)
+                raise solver_error()
+            return super().loss(rows)
+
+    quietly(Failing(), max_iter=3, verbose=True)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line == ("Epoch 2 diverged (step size underflow at t=0.5); going back to the weights of before.")
+
+
+def test_a_phase_of_training_is_named(capsys):
+    quietly(Quadratic(), max_iter=1, verbose=True, phase="Flow matching")
+    line, last = capsys.readouterr().out.splitlines()
+    assert line.startswith("Flow matching: epoch 1/1: loss ")
+    assert last.startswith("Flow matching ended after 1 epochs")
 
 
 def test_it_is_silent_otherwise(capsys):

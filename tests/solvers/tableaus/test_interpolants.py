@@ -9,30 +9,6 @@ from skode.solvers.tableaus import METHODS, ButcherTableau
 from skode.solvers.tableaus.interpolants import collocation_polynomial, continuous_extension, cubic_hermite
 from skode.solvers.tableaus.interpolants import rooted_trees as trees_of_interpolants
 
-ORDER = {
-    "euler": 1,
-    "midpoint": 2,
-    "heun2": 2,
-    "heun3": 2,
-    "rk4": 3,
-    "adaptive_heun": 2,
-    "fehlberg2": 2,
-    "bosh3": 3,
-    "tsit5": 4,
-    "dopri5": 4,
-    "dopri8": 5,
-    "implicit_euler": 1,
-    "implicit_midpoint": 1,
-    "trapezoid": 2,
-    "radauIIA3": 2,
-    "radauIIA5": 3,
-    "gl4": 2,
-    "gl6": 3,
-    "sdirk2": 2,
-    "trbdf2": 2,
-    "kvaerno3": 3,
-    "kvaerno5": 4,
-}
 COLLOCATION = ["implicit_euler", "implicit_midpoint", "radauIIA3", "radauIIA5", "gl4", "gl6"]
 # The interpolant of dopri8 has coefficients beyond 100.
 ROUNDING = 1e-12
@@ -47,20 +23,21 @@ def weights_on_grid(interpolant, theta):
 
 def test_interpolant_satisfies_all_conditions_to_its_order(tableau, full_matrix, residuals):
     for theta, weights in zip(THETA, tableau.interpolation_weights(THETA), strict=True):
-        for n in range(1, ORDER[tableau.name] + 1):
+        for n in range(1, tableau.interpolant_order + 1):
             np.testing.assert_allclose(residuals(weights, full_matrix(tableau), n, theta), 0.0, atol=ROUNDING)
 
 
 def test_interpolant_misses_a_condition_of_the_next_order(tableau, full_matrix, residuals):
     weights = tableau.interpolation_weights(np.array([0.7]))[0]
     # The least among the tableaus is 2e-6, of dopri8.
-    assert np.abs(residuals(weights, full_matrix(tableau), ORDER[tableau.name] + 1, 0.7)).max() > 1e-7
+    assert np.abs(residuals(weights, full_matrix(tableau), tableau.interpolant_order + 1, 0.7)).max() > 1e-7
 
 
 @pytest.mark.parametrize("name", ["heun3", "rk4", "dopri5", "dopri8", "kvaerno5", *COLLOCATION])
 def test_stages_allow_no_interpolant_of_higher_order(name, full_matrix, elementary_weights):
     # Those of the order n ask that the coefficients of theta^n give 1 / density, for every degree of the polynomial.
-    tableau, n = METHODS[name], ORDER[name] + 1
+    tableau = METHODS[name]
+    n = tableau.interpolant_order + 1
     by_order = [elementary_weights(m, full_matrix(tableau)) for m in range(1, n + 1)]
     phi = np.concatenate([weights for weights, _ in by_order])
     values = np.concatenate([(m == n) / densities for m, (_, densities) in enumerate(by_order, start=1)])

@@ -1,0 +1,121 @@
+"""Rows to ask a latent ODE at: series of a frame, at other times than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skode.timeseries.frames import Column, LongRows, column_position, read_times
+
+#: Times on the grid of a series, and how much of its span the grid goes on beyond its last row.
+N_TIMES, BEYOND = 200, 0.25
+
+
+class Grid:
+    """The rows of a long frame, to be taken over to other times.
+
+    Parameters
+    ----------
+    X : DataFrame or array-like of shape (n_rows, n_columns)
+        The long frame.
+    rows : LongRows
+        The same, read.
+    series, time : str, int or None
+        Its columns, or levels of its index.
+    """
+
+    def __init__(self, X: Any, rows: LongRows, *, series: Column | None, time: Column) -> None:
+        self.frame = X if isinstance(X, pd.DataFrame) else pd.DataFrame(X).infer_objects()
+        self.rows = rows
+        self.time = _place(self.frame, time, "time")
+        self.series = None if series is None else _place(self.frame, series, "series")
+        self.covariates = [k for k in range(self.frame.shape[1]) if k not in (self.time, self.series)]
+        if isinstance(self.time, str):
+            column = pd.Series(self.frame.index.get_level_values(self.time))
+        else:
+            column = self.frame.iloc[:, self.time]
+        self._zone = getattr(column.infer_objects().dtype, "tz", None)
+
+    @property
+    def time_name(self) -> str:
+        """What the times are called."""
+        return self._name(self.time, "time")
+
+    @property
+    def series_name(self) -> str | None:
+        """What the series are called; None where there is but one."""
+        return None if self.series is None else self._name(self.series, "series")
+
+    def _name(self, place: Column, otherwise: str) -> str:
+        name = place if isinstance(place, str) else self.frame.columns[place]
+        return name if isinstance(name, str) else otherwise
+
+    def seconds(self, times: Any) -> np.ndarray:
+        """Times of the frame's kind as numbers, in order; ValueError where they are of another."""
+        if np.ndim(times) != 1 or len(times) == 0:
+            raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
+        seconds, kind = read_times(pd.Series(times).reset_index(drop=True), "times")
+        if kind != self.rows.time_kind:
+            raise ValueError(f"times holds a {kind}, but the time column of X a {self.rows.time_kind}.")
+        return np.sort(seconds)
+
+    def written(self, seconds: np.ndarray) -> Any:
+        """Numbers as times of the frame's kind: as they are, or dates in its time zone, or time differences."""
+        if self.rows.time_kind == "number":
+            return seconds
+        differences = pd.TimedeltaIndex(np.round(seconds * 1e6).astype("timedelta64[us]"))
+        if self.rows.time_kind == "difference":
+            return differences
+        return pd.Timestamp(0, tz=self._zone).as_unit("us") + differences
+
+    def at(self, own: np.ndarray, seconds: np.ndarray) -> pd.DataFrame:
+        """The rows of a series, which a mask names, at other times.
+
+        Its covariates follow these rows as the model has it: linearly from one to the next, and constant before the
+        first and after the last.
+        """
+        places = np.flatnonzero(own)
+        places = places[np.argsort(self.rows.time[places], kind="stable")]
+        asked = self.frame.iloc[np.repeat(places[0], len(seconds))].copy()
+        for k, position in enumerate(self.covariates):
+            asked.isetitem(position, np.interp(seconds, self.rows.time[places], self.rows.covariates[places, k]))
+        if isinstance(self.time, str):
+            levels = asked.index.to_frame(index=False)
+            levels[self.time] = self.written(seconds)
+            asked.index = pd.MultiIndex.from_frame(levels)
+        else:
+            asked.isetitem(self.time, self.written(seconds))
+        return asked
+
+
+def _place(frame: pd.DataFrame, column: Column, parameter: str) -> Column:
+    """The position of a column, or the name of a level of the index; a column goes before a level."""
+    if isinstance(column, str) and column not in frame.columns and column in frame.index.names:
+        return column
+    return column_position(frame, column, parameter)
+
+
+def grid_over(times: np.ndarray, typical: float) -> np.ndarray:
+    """A grid over the times of a series' rows, and somewhat beyond; over a typical span where it has but one."""
+    first, last = times.min(), times.max()
+    return np.linspace(first, last + (BEYOND * (last - first) if last > first else typical), N_TIMES)
+
+
+def unit_of(grids: Sequence[Any]) -> tuple[str, pd.Timedelta | None]:
+    """What time differences are drawn in, and how the label says so; nothing for other times."""
+    if not isinstance(grids[0], pd.TimedeltaIndex):
+        return "", None
+    longest = max(grid.max() - grid.min() for grid in grids)
+    for unit in ("days", "hours", "minutes"):
+        one = pd.Timedelta(1, unit)
+        if longest >= 2 * one:
+            return f" ({unit})", one
+    return " (seconds)", pd.Timedelta(1, "seconds")
+
+
+def drawn_times(times: Any, per_unit: pd.Timedelta | None) -> np.ndarray:
+    """Times as matplotlib draws them: numbers, or dates (with a time zone: as objects that know it)."""
+    return np.asarray(times if per_unit is None else times / per_unit)

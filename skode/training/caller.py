@@ -1,0 +1,27 @@
+"""Warnings that point at the user's line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+#: Packages that stand between a user's line and a warning: this one, and those that call estimators for the user.
+BETWEEN = frozenset({"skode", "sklearn", "joblib"})
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line that called into the library, however many of its functions and wrappers lie between.
+
+    Where estimators are fitted in another process there is no such line, and the outermost one is named.
+
+    Parameters
+    ----------
+    message : str
+        The warning.
+    category : type
+        Its class.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)

@@ -1,0 +1,87 @@
+"""Imports point one way: estimators -> training -> dynamics -> solvers. Read off the source, without importing it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "skode"
+
+#: From the bottom up. A part imports from the lines above its own, and from itself.
+LAYERS = (
+    {"solvers", "datasets"},
+    {"dynamics"},
+    {"training"},
+    {"supervised"},
+    {"classification", "regression", "density", "timeseries"},
+    {"model_selection"},
+    {"inspection"},
+    {"__init__", "__main__"},
+)
+HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+#: What the solvers and the fields know nothing of.
+FOR_ESTIMATORS = {"sklearn", "pandas", "joblib", "matplotlib"}
+
+
+def part_of(path):
+    """The folder of ``skode/`` that a file is in, or the file's own name."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(source):
+    """Names of the modules that source imports, wherever in the file it does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            # ``from skode import solvers`` names a part just as ``from skode.solvers import ...`` does.
+            yield from ([f"skode.{alias.name}" for alias in node.names] if node.module == "skode" else [node.module])
+
+
+def parts_imported(source):
+    """The parts of skode among them; ``__init__`` for the names of the package itself."""
+    for name in imported(source):
+        root, *rest = name.split(".")
+        if root == "skode":
+            yield rest[0] if rest and rest[0] in HEIGHT else "__init__"
+
+
+SOURCES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def test_every_part_of_the_package_has_a_place():
+    assert {part_of(path) for path in SOURCES.values()} <= HEIGHT.keys()
+
+
+@pytest.mark.parametrize("file", SOURCES)
+def test_a_file_imports_only_from_below(file):
+    own = part_of(SOURCES[file])
+    above = {part for part in parts_imported(SOURCES[file].read_text()) if HEIGHT[part] >= HEIGHT[own]}
+    assert above <= {own}
+
+
+@pytest.mark.parametrize("file", [file for file in SOURCES if file.startswith(("solvers/", "dynamics/"))])
+def test_solvers_and_fields_know_nothing_of_estimators(file):
+    libraries = {name.split(".")[0] for name in imported(SOURCES[file].read_text())}
+    assert not libraries & FOR_ESTIMATORS
+
+
+def test_no_part_needs_the_data_sets():
+    users = {part_of(path) for path in SOURCES.values() if "datasets" in set(parts_imported(path.read_text()))}
+    assert users <= {"datasets", "__init__", "__main__"}
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("import torch", []),
+        ("import skode", ["__init__"]),
+        ("from skode import ODENetClassifier", ["__init__"]),
+        ("from skode import solvers, training", ["solvers", "training"]),
+        ("def f():\n    from skode.density.flow import Flow", ["density"]),
+        ("import skode.timeseries.frames as frames", ["timeseries"]),
+    ],
+)
+def test_imports_are_read_wherever_they_stand(source, parts):
+    assert list(parts_imported(source)) == parts
