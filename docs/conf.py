@@ -43,7 +43,7 @@ html_show_sourcelink = False
 html_math_renderer = "mathml"
 html_theme_options = {
     "logo": {"text": "skode"},
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 6,
     "navigation_with_keys": False,
     "show_toc_level": 2,
     "footer_start": ["copyright"],
@@ -93,5 +93,6 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "min_reported_time": 1,
     "remove_config_comments": True,
+    "capture_repr": (),  # what scripts print, and no more
     "show_signature": False,
 }

@@ -8,6 +8,8 @@ and writes three pictures.
 Run ``python examples/quickstart.py [FOLDER]``; the pictures go to FOLDER, ``pictures`` by default.
 """
 
+# sphinx_gallery_thumbnail_path = "images/series.png"
+
 from __future__ import annotations
 
 import sys

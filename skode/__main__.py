@@ -131,7 +131,9 @@ def check_classifier() -> None:
 def check_regressor() -> None:
     """A sum of features."""
     y = X.sum(axis=1)
-    regressor = skode.ODENetRegressor((8,), state_size=4, max_iter=40, learning_rate_init=1e-2, random_state=0)
+    regressor = skode.ODENetRegressor(
+        (8,), state_size=4, learning_rate_init=1e-2, max_iter=40, learning_rate="cosine", random_state=0
+    )
     all_finite(regressor.fit(X, y).predict(X))
     if (score := regressor.score(X, y)) < 0.5:
         raise CheckError(f"R2 {score:.2f} on a sum of the features")

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,8 +64,7 @@ def test_a_solver_that_is_off_is_found_out(name, monkeypatch):
 
     def off(*args, **kwargs):
         solution = solve_ivp(*args, **kwargs)
-        solution.y = solution.y * 1.05
-        return solution
+        return replace(solution, y=solution.y * 1.05)
 
     monkeypatch.setattr(report, "solve_ivp", off)
     with pytest.raises(report.CheckError, match="off by"):

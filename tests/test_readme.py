@@ -9,16 +9,30 @@ from pathlib import Path
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_there_is_a_snippet_for_each_estimator_and_the_solver():
-    for name in ("ODENetClassifier", "CNFDensityEstimator", "LatentODERegressor", "odeint"):
+def test_there_are_three_snippets_one_for_each_kind_of_model():
+    assert len(SNIPPETS) == 3
+    for name in ("ODENetClassifier", "CNFDensityEstimator", "LatentODERegressor"):
         assert sum(f"import {name}" in snippet for snippet in SNIPPETS) == 1
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: re.findall(r"import (\w+)", s)[-1])
+def test_links_and_pictures_lead_somewhere():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).is_file()] == []
+
+
+def test_commands_of_the_benchmarks_exist():
+    modules = set(re.findall(r"`(tests\.benchmarks\.\w+)`", README))
+    assert modules
+    assert [module for module in modules if not (ROOT / (module.replace(".", "/") + ".py")).is_file()] == []
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda s: re.search(r"from skode import (\w+)", s)[1])
 def test_snippet_runs_and_prints(snippet):
     printed = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(printed):

@@ -17,14 +17,18 @@ from sphinx.util.math import get_node_equation_number
 
 logger = logging.getLogger(__name__)
 
-#: LaTeX that docutils knows by another name only.
-SYNONYMS = {r"\\dots(?![a-zA-Z])": r"\\ldots", r"\\([bB]igg?)(?![a-zA-Z])": r"\\\1l"}
+#: What docutils knows by another name only, and the thin space that it leaves out between a function and its argument.
+REWRITES = {
+    r"\\dots(?![a-zA-Z])": r"\\ldots",
+    r"\\([bB]igg?)(?![a-zA-Z])": r"\\\1l",
+    r"(\\(?:log|exp|det|operatorname\{\w+\}))\s*(?=[a-zA-Z]|\\(?!left|[bB]ig|,|quad|qquad))": r"\1\\,",
+}
 
 
 def translated(node: nodes.Element, as_block: bool) -> str:
     """The MathML of a formula; nothing where docutils can't tell."""
     source = node.astext()
-    for name, known in SYNONYMS.items():
+    for name, known in REWRITES.items():
         source = re.sub(name, known, source)
     try:
         return tex2mathml(source, as_block)

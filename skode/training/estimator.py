@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -72,6 +72,12 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
             state["module_"] = copy.deepcopy(module).cpu()
         return state
+
+    def __copy__(self) -> Self:
+        """A shallow copy, whose module is this one's, on whatever device (pickles have it on the CPU)."""
+        new = type(self).__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
 
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints, checked element by element."""
