@@ -52,7 +52,6 @@ html_theme_options = {
     "icon_links": [],
 }
 html_sidebars = {"index": []}
-pygments_style = "tango"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -65,7 +64,6 @@ autodoc_member_order = "groupwise"
 # What a class has from scikit-learn is shown, what it has from torch and Python is not.
 autodoc_default_options = {"inherited-members": "Module, BaseException, tuple, dict, object"}
 numpydoc_show_class_members = False  # the template of classes lists them
-numpydoc_use_plots = False
 
 # Gallery
 

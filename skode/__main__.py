@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def check_methods() -> None:
             raise CheckError(f"{name} is {error}") from None
 
 
-def gradients(adjoint: str, field: Callable[[Tensor, Tensor], Tensor], parameters: list[Tensor]) -> Tensor:
+def gradients(adjoint: str, field: Callable[[Tensor, Tensor], Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """The gradient of a solve's sum by the parameters and by the initial state, as one vector."""
     y0 = torch.linspace(-1.0, 1.0, 8, dtype=torch.float64).view(4, 2).requires_grad_()
     y = solve_ivp(field, (0.0, 1.0), y0, adjoint=adjoint, rtol=1e-9, atol=1e-9).y[-1]
@@ -132,7 +132,7 @@ def check_regressor() -> None:
     """A sum of features."""
     y = X.sum(axis=1)
     regressor = skode.ODENetRegressor(
-        (8,), state_size=4, learning_rate_init=1e-2, max_iter=40, learning_rate="cosine", random_state=0
+        (8,), state_size=4, learning_rate_init=3e-2, max_iter=40, learning_rate="cosine", random_state=0
     )
     all_finite(regressor.fit(X, y).predict(X))
     if (score := regressor.score(X, y)) < 0.5:

@@ -31,7 +31,8 @@ def estimators():
         ODENetClassifier(state_size=3, **common),
         ODENetRegressor(state_size=3, **common),
         CNFDensityEstimator(**common),
-        LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, **common),
+        # Loose, because rows are solved along covariates of their own, which is slow.
+        LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, rtol=1e-2, atol=1e-2, **common),
     ]
 
 
@@ -156,7 +157,7 @@ def test_curves_have_a_value_per_epoch(estimator):
 
 
 def test_a_tighter_tolerance_costs_more_evaluations(estimator):
-    loose, tight = (fit(clone(estimator).set_params(rtol=tol, atol=tol)) for tol in (1e-2, 1e-9))
+    loose, tight = (fit(clone(estimator).set_params(rtol=tol, atol=tol)) for tol in (1e-1, 1e-4))
     assert np.mean(tight.nfe_forward_) > np.mean(loose.nfe_forward_)
 
 
@@ -184,7 +185,7 @@ def test_frames_and_arrays_give_the_same(estimator):
     [
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
-        CNFDensityEstimator(),
+        CNFDensityEstimator((8,), max_iter=25, learning_rate_init=3e-2, random_state=0),
         # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.
         LatentODERegressor(
             latent_size=2,

@@ -16,7 +16,8 @@ LAYERS = (
     {"classification", "regression", "density", "timeseries"},
     {"model_selection"},
     {"inspection"},
-    {"__init__", "__main__"},
+    {"__init__"},
+    {"__main__"},
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 #: What the solvers and the fields know nothing of.

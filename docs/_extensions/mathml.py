@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 REWRITES = {
     r"\\dots(?![a-zA-Z])": r"\\ldots",
     r"\\([bB]igg?)(?![a-zA-Z])": r"\\\1l",
-    r"(\\(?:log|exp|det|operatorname\{\w+\}))\s*(?=[a-zA-Z]|\\(?!left|[bB]ig|,|quad|qquad))": r"\1\\,",
+    r"(\\(?:log|ln|exp|det|(?:operatorname|mathrm)\{\w{2,}\}))\s*(?=[a-zA-Z]|\\(?!left|[bB]ig|,|quad|qquad))": r"\1\\,",
 }
 
 

@@ -71,9 +71,10 @@ def odeint(
         ``odeint_adjoint``, ``"backprop"`` its ``odeint``.
     options : dict, default=None
         torchdiffeq's ``first_step``, ``min_step``, ``max_step``, ``max_num_steps`` (default 10,000), ``step_t``,
-        ``jump_t``, ``norm`` (a callable; over a tuple of tensors where the state is one), ``dtype`` (accepted: times
-        are float64 always), ``step_size``, ``grid_constructor``, ``perturb``, ``solver``; and ``controller``,
-        ``memory_budget``, ``seminorm``, ``compile`` as the parameters of :func:`skode.solvers.solve_ivp`.
+        ``jump_t``, ``norm`` ("rms", "max", "mixed", or a callable over the state; of a tuple of tensors "mixed", its
+        default, is the largest of their root mean squares), ``dtype`` (accepted: times are float64 always),
+        ``step_size``, ``grid_constructor``, ``perturb``, ``solver``; and ``controller``, ``memory_budget``,
+        ``seminorm``, ``compile`` as the parameters of :func:`skode.solvers.solve_ivp`.
     event_fn : callable, default=None
         ``event_fn(t, y)``; the solve goes on until one of its elements changes sign, whatever ``t[1]``, which only
         gives the direction. Returns ``(event_t, y)`` then; see :func:`skode.solvers.odeint_event`.
@@ -106,8 +107,7 @@ def odeint(
         raise ValueError(f"options has unknown keys {unknown}; the known ones are {sorted(OPTIONS)}.")
     if isinstance(y0, tuple):
         flat, shapes = pack(y0)
-        if "norm" in chosen:
-            chosen["norm"] = norm_of_parts(chosen["norm"], shapes)
+        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), shapes)
         y = odeint(
             unpacking(func, shapes),
             flat,

@@ -1,5 +1,7 @@
 """A tuple of tensors is solved as the one flat state that holds them."""
 
+import math
+
 import pytest
 import torch
 
@@ -24,7 +26,8 @@ def flat_newton(t, y):
 
 
 def test_each_part_keeps_its_shape_and_gets_the_flat_solution(method, y0, adjoint):
-    y = odeint(newton, y0, torch.linspace(0, 1, 5), method=method, adjoint=adjoint)
+    options = {"norm": "rms"}  # over everything, as that of the flat state
+    y = odeint(newton, y0, torch.linspace(0, 1, 5), method=method, adjoint=adjoint, options=options)
     assert isinstance(y, tuple)
     assert [part.shape for part in y] == [(5, 2, 3), (5, 2, 3), (5,)]
     flat = odeint(flat_newton, torch.cat([part.reshape(-1) for part in y0]), torch.linspace(0, 1, 5), method=method)
@@ -94,3 +97,22 @@ def test_what_func_returns_is_checked(rates, error, message):
 def test_what_is_wrong_with_y0_is_named(y0, error, message):
     with pytest.raises(error, match=message):
         odeint(lambda t, y: y, y0, [0.0, 1.0])
+
+
+def test_no_part_is_solved_less_exactly_for_standing_beside_a_large_and_easy_one():
+    # A fast oscillation of two numbers beside a thousand that stand still: each part has its own error norm.
+    fast, still = torch.tensor([1.0, 0.0], dtype=torch.float64), torch.zeros(1000, dtype=torch.float64)
+
+    def func(t, state):
+        x, rest = state
+        return torch.stack([10 * x[1], -10 * x[0]]), torch.zeros_like(rest)
+
+    def alone(t, x):
+        return torch.stack([10 * x[1], -10 * x[0]])
+
+    t = torch.tensor([0.0, 2.0])
+    beside, _ = odeint(func, (fast, still), t, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(beside, odeint(alone, fast, t, rtol=1e-6, atol=1e-6), rtol=0, atol=1e-12)
+    diluted, _ = odeint(func, (fast, still), t, rtol=1e-6, atol=1e-6, options={"norm": "rms"})
+    exact = torch.tensor([math.cos(20.0), -math.sin(20.0)], dtype=torch.float64)
+    assert (diluted[1] - exact).abs().max() > 3 * (beside[1] - exact).abs().max()

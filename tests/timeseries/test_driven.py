@@ -295,7 +295,7 @@ def test_every_method_tells_the_series_apart(method, dtype):
     z0 = torch.randn(6, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
     span = torch.tensor([[0.0, 1.0]] * 6, dtype=torch.float64)
     dynamics = field.along(paths)
-    options = {} if METHODS[method].adaptive else {"step_size": 0.01}
+    options = {} if METHODS[method].adaptive else {"step_size": 0.04}
     with torch.no_grad():
         y, expected = (
             solve_ivp(dynamics, span, dynamics.states(z0), t_eval=span[:, 1:], rtol=1e-4, atol=1e-5, method=m, **o).y

@@ -29,7 +29,12 @@ TINY = {
     "n_draws": 8,
     "max_iter": 2,
     "random_state": 0,
+    # Loose, for speed; where the solver's error matters, tests set their own.
+    "rtol": 1e-2,
+    "atol": 1e-2,
 }
+#: The default tolerances.
+USUAL = {"rtol": 1e-3, "atol": 1e-3}
 
 
 def make_waves(n_series=8, n_rows=10, seed=0):
@@ -50,7 +55,7 @@ def waves():
 @pytest.fixture(scope="module")
 def fitted(waves):
     """A model that has learned something; tests must not change it."""
-    settings = {**TINY, "hidden_layer_sizes": (16,), "encoder_size": 16, "latent_size": 4, "max_iter": 150}
+    settings = {**TINY, **USUAL, "hidden_layer_sizes": (16,), "encoder_size": 16, "latent_size": 4, "max_iter": 150}
     return LatentODERegressor(**settings, early_stopping=False).fit(*waves)
 
 

@@ -32,7 +32,14 @@ ESTIMATORS = {
     ),
     "LatentODERegressor": (
         lambda **changed: LatentODERegressor(
-            latent_size=2, hidden_layer_sizes=(4,), encoder_size=4, random_state=0, **{"max_iter": 4, **changed}
+            latent_size=2,
+            hidden_layer_sizes=(4,),
+            encoder_size=4,
+            n_draws=4,
+            rtol=1e-2,
+            atol=1e-2,
+            random_state=0,
+            **{"max_iter": 4, **changed},
         ),
         X[:, 1],
     ),

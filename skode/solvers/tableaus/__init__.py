@@ -53,7 +53,11 @@ LIKE_SCIPY = {
 def get_method(name: str) -> Method:
     """The method of a name; ValueError with the names known where it is not one of them."""
     if not isinstance(name, str) or name not in METHODS:
-        counterpart = f" SciPy's {name} is nearest to {LIKE_SCIPY[name]!r}." if name in LIKE_SCIPY else ""
+        counterpart = (
+            f" SciPy's {name} is nearest to {LIKE_SCIPY[name]!r}."
+            if isinstance(name, str) and name in LIKE_SCIPY
+            else ""
+        )
         raise ValueError(f"method={name!r} is not known; choose one of {sorted(METHODS)}.{counterpart}")
     return METHODS[name]
 

@@ -1,6 +1,7 @@
 """Implicit steps solve the equations of their stages, and pull back through them."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -170,17 +171,26 @@ def test_only_the_samples_that_are_not_solved_are_tried_again(name, started, def
     torch.testing.assert_close(stepper.error(taken)[1:], alone.error, rtol=0, atol=1e-13)
 
 
+def wild_but_held(t, y):
+    return wild(t, y) - 1e3 * y
+
+
+@cache
+def end_of_wild_but_held(start):
+    """At t = 1, by SciPy."""
+    return scipy.integrate.solve_ivp(
+        lambda t, x: wild_but_held(t, torch.from_numpy(x)).numpy(), (0, 1), [start], method="Radau", rtol=1e-9, atol=1e-11
+    ).y[0, -1]
+
+
 @pytest.mark.parametrize("name", ADAPTIVE)
 @pytest.mark.parametrize("adjoint", ["discrete", "backprop"])
 @pytest.mark.parametrize("step_control", ["shared", "per_sample"])
 def test_a_first_step_far_too_large_shrinks_until_it_is_solved(name, adjoint, step_control):
-    def func(t, y):
-        return wild(t, y) - 1e3 * y
-
     y0 = torch.tensor([[0.03], [0.9]], dtype=torch.float64)
-    options = {"method": name, "rtol": 1e-7, "atol": 1e-9, "first_step": 1.0}
+    options = {"method": name, "rtol": 1e-5, "atol": 1e-7, "first_step": 1.0}
     found = solve_ivp(
-        func,
+        wild_but_held,
         (0.0, 1.0),
         y0.clone().requires_grad_(),
         t_eval=[1.0],
@@ -190,10 +200,8 @@ def test_a_first_step_far_too_large_shrinks_until_it_is_solved(name, adjoint, st
     )
     assert np.sum(np.asarray(found.n_rejected)) > 0
     for i in range(2):
-        expected = scipy.integrate.solve_ivp(
-            lambda t, x: func(t, torch.from_numpy(x)).numpy(), (0, 1), y0[i], method="Radau", rtol=1e-9, atol=1e-11
-        )
-        np.testing.assert_allclose(found.y.detach().reshape(2)[i], expected.y[0, -1], rtol=1e-6)
+        expected = end_of_wild_but_held(float(y0[i]))
+        np.testing.assert_allclose(found.y.detach().reshape(2)[i], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
