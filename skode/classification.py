@@ -41,11 +41,12 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     augment_dim : int, default=0
         How many zeros are appended to the state [3]_: an ODE in more dimensions can represent what no ODE in those of
         the features can.
-    field : torch.nn.Module or None, default=None
+    field : str, torch.nn.Module or None, default=None
         The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
         (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random one
-        (dropout) may need ``adjoint="backprop"``. None: a perceptron, or convolutions, as ``hidden_layer_sizes``,
-        ``activation`` and ``time_dependent`` say.
+        (dropout) may need ``adjoint="backprop"``. Or the name of one in :data:`skode.dynamics.fields.FIELDS`, made of
+        ``hidden_layer_sizes`` and ``activation``. None: a perceptron, or convolutions, as these and
+        ``time_dependent`` say.
     image_shape : tuple of (channels, height, width) or None, default=None
         Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
         convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
@@ -196,7 +197,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         *,
         state_size: int | None = 64,
         augment_dim: int = 0,
-        field: nn.Module | None = None,
+        field: nn.Module | str | None = None,
         image_shape: Any = None,
         image_shift: float = 0.0,
         n_blocks: int = 1,

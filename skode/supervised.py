@@ -14,11 +14,12 @@ from scipy.sparse import issparse
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
 from skode.dynamics.convolutional import ConvODENet
+from skode.dynamics.fields import FIELDS
 from skode.dynamics.odenet import ODENet
 from skode.solvers import ButcherTableau, Solution, Statistics, get_method
 from skode.solvers.solution import Solve
@@ -52,7 +53,7 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     **COMMON_CONSTRAINTS,
     "state_size": [Interval(Integral, 1, None, closed="left"), None],
     "augment_dim": [Interval(Integral, 0, None, closed="left")],
-    "field": [nn.Module, None],
+    "field": [StrOptions(set(FIELDS)), nn.Module, None],
     "image_shape": [tuple, list, None],
     "image_shift": [Interval(Real, 0, None, closed="left")],
     "n_blocks": [Interval(Integral, 1, None, closed="left")],
@@ -80,7 +81,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     activation: str
     state_size: int | None
     augment_dim: int
-    field: nn.Module | None
+    field: nn.Module | str | None
     image_shape: Any
     image_shift: float
     n_blocks: int
@@ -188,7 +189,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
         try:
-            with self._own_random_state(rng, needed=self.field is not None), self._field_explained():
+            with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)), self._field_explained():
                 self.module_.train()
                 if partial:
                     self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
@@ -206,7 +207,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _field_explained(self) -> AbstractContextManager[None]:
         """Errors from inside a field of the user's own say how it is called."""
-        if self.field is None:
+        if not isinstance(self.field, nn.Module):
             return nullcontext()
         size = (self.state_size or self.n_features_in_) + self.augment_dim
         images = ", height, width" if self.image_shape is not None else ""
@@ -225,7 +226,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _architecture(self, hidden: tuple[int, ...]) -> dict[str, Any]:
         """What the network is built from, or is to be."""
-        own = {name: getattr(self, name) for name in FIELD_ARCHITECTURE} if self.field is None else {}
+        built_in = not isinstance(self.field, nn.Module)
+        own = {name: getattr(self, name) for name in FIELD_ARCHITECTURE} if built_in else {}
         if own:
             own["hidden_layer_sizes"] = hidden
         if self.image_shape is not None:
@@ -247,7 +249,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     def _network(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> ODENet | ConvODENet:
         if self.field is not None and self.evolving_weights:
             raise ValueError("evolving_weights=True is for the built-in fields; a field of your own may do it itself.")
+        if isinstance(self.field, str) and not self.time_dependent:
+            raise ValueError(f"time_dependent=False needs field=None: field={self.field!r} depends on time.")
         if self.image_shape is not None:
+            if isinstance(self.field, str):
+                raise ValueError(f"field={self.field!r} is not for images; pass a module, or None for convolutions.")
             return ConvODENet(
                 self._checked_image_shape(n_features),
                 self.n_outputs_,

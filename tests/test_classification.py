@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skode import ODENetClassifier
+from skode.dynamics.fields import FIELDS
 from skode.dynamics.products import onednn_is_faster
 from skode.solvers import SolverError
 
@@ -283,6 +284,24 @@ def test_training_does_not_go_on_with_another_network_than_asked_for(moons, name
     with pytest.raises(ValueError, match=rf"{name}=.*was built with .*warm_start=False"):
         getattr(clf, go_on)(*moons)
     clf.set_params(warm_start=False).fit(*moons)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_named_field_learns_and_may_go_on(moons, field):
+    X, y = moons
+    clf = ODENetClassifier(**{**TINY, "max_iter": 20}, field=field, warm_start=True).fit(X, y)
+    assert clf.module_.field.name == field
+    assert clf.score(X, y) > 0.8
+    assert clone(clf).fit(X, y).score(X, y) == clf.score(X, y)
+    clf.fit(X, y)
+    with pytest.raises(ValueError, match="hidden_layer_sizes="):
+        clf.set_params(hidden_layer_sizes=(99,)).fit(X, y)
+
+
+@pytest.mark.parametrize("unfit", [{"time_dependent": False}, {"evolving_weights": True}, {"image_shape": (1, 1, 2)}])
+def test_a_named_field_is_refused_what_it_does_not_do(moons, unfit):
+    with pytest.raises(ValueError, match="field"):
+        ODENetClassifier(**TINY, field="concatsquash", **unfit).fit(*moons)
 
 
 def test_training_does_not_go_on_with_another_field_and_goes_on_in_another_dtype(moons):

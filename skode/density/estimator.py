@@ -72,12 +72,12 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         another layer; with more, one vector-Jacobian product per dimension.
     activation : {"tanh", "logistic", "softplus", "silu"}, default="tanh"
         Activation of the vector field; it must be smooth.
-    field : {"mlp", "gated_planar", "concatsquash"} or torch.nn.Module, default="mlp"
-        The vector field: a perceptron of state and time; the continuous planar flow with gates of [1]_, with as many
-        units as ``hidden_layer_sizes`` adds up to; the perceptron of [2]_, scaled and shifted by time in every layer;
-        or a module with ``forward(t, z)``, of which a copy is trained. A module with a method
-        ``value_and_divergence(t, z)`` is asked for its divergence; others' costs one vector-Jacobian product per
-        dimension.
+    field : str or torch.nn.Module, default="mlp"
+        The vector field. By name, of :data:`skode.dynamics.fields.FIELDS`: "mlp", a perceptron of state and time;
+        "gated_planar", the continuous planar flow with gates of [1]_, with as many units as ``hidden_layer_sizes`` adds
+        up to; "concatsquash", the perceptron of [2]_, scaled and shifted by time in every layer. Or a module with
+        ``forward(t, z)``, of which a copy is trained. A field with a method ``value_and_divergence(t, z)`` is asked for
+        its divergence; others' costs one vector-Jacobian product per dimension.
     objective : {"likelihood", "flow_matching"}, default="likelihood"
         What is trained: the likelihood, by gradients through the solver, or the field alone, to match the velocities
         of straight paths from noise to data [3]_. Its updates need no solver, but are more for the same likelihood,

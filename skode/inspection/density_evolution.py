@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DensityEvolutionDisplay:
-    """The density of a continuous normalizing flow from its base at ``t = 0`` to the data at ``t = 1``.
+    r"""The density of a continuous normalizing flow from its base at ``t = 0`` to the data at ``t = 1``.
 
     Use :meth:`from_estimator`, then :meth:`animate`: what the former computes is kept.
 
@@ -31,7 +31,7 @@ class DensityEvolutionDisplay:
         Values of the first column on the grid, as ``numpy.meshgrid`` gives them.
     xx1 : ndarray of shape (resolution, resolution), or None for lines
         Values of the second.
-    log_density : ndarray of shape (n_times, \\*xx0.shape)
+    log_density : ndarray of shape (n_times, \*xx0.shape)
         The logarithms of the densities there, in nats.
     paths : ndarray of shape (n_samples, n_times, 2), or (n_samples, n_times, 1) for lines, default=None
         Samples that are carried along, in the columns drawn.

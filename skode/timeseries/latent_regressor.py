@@ -91,9 +91,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Widths of the hidden layers of the latent vector field; the read-outs have one hidden layer of the widest.
     activation : {"silu", "tanh", "logistic", "softplus", "relu"}, default="silu"
         Activation of the vector field. Beyond the data the bounded ones level off; "silu" and "softplus" go on.
-    encoder : {"gru", "rnn", "ode_rnn"}, default="gru"
-        A gated recurrent unit, a plain recurrent network [1]_, or a GRU whose state follows an ODE between
-        observations [2]_, which costs a solve for each.
+    encoder : str, default="gru"
+        A name in ``skode.timeseries.encoders.ENCODERS``: "gru", a gated recurrent unit; "rnn", a plain recurrent
+        network [1]_; "ode_rnn", a GRU whose state follows an ODE between observations [2]_, which costs a solve for
+        each.
     encoder_size : int, default=32
         Size of the encoder's state.
     bound : {"elbo", "iwae"}, default="elbo"

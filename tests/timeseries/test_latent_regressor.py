@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from skode import LatentODERegressor
 from skode.datasets import make_spirals
 from skode.timeseries import latent_regressor
+from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.held_out import forecast_density, last_rows
 from skode.timeseries.posterior import Posterior
 
@@ -590,8 +591,7 @@ def test_alpha_shrinks_the_weights(waves):
     [
         {"likelihood": "bernoulli"},
         {"likelihood": "poisson"},
-        {"encoder": "rnn"},
-        {"encoder": "ode_rnn"},
+        *({"encoder": name} for name in ENCODERS),
         {"bound": "iwae", "n_samples": 3},
         {"n_samples": 2},
         {"kl_annealing": 0.5},

@@ -179,7 +179,12 @@ def wild_but_held(t, y):
 def end_of_wild_but_held(start):
     """At t = 1, by SciPy."""
     return scipy.integrate.solve_ivp(
-        lambda t, x: wild_but_held(t, torch.from_numpy(x)).numpy(), (0, 1), [start], method="Radau", rtol=1e-9, atol=1e-11
+        lambda t, x: wild_but_held(t, torch.from_numpy(x)).numpy(),
+        (0, 1),
+        [start],
+        method="Radau",
+        rtol=1e-9,
+        atol=1e-11,
     ).y[0, -1]
 
 

@@ -1,17 +1,15 @@
-"""From a series' own observations to a distribution of its latent initial state."""
+"""What every encoder does: from a series' own observations to a distribution of its latent initial state."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from skode.dynamics import MLPField
 from skode.solvers import Statistics
 from skode.solvers.solution import Solve
-from skode.timeseries.gru import GRU
 from skode.timeseries.tensors import PanelTensors
 
 
@@ -31,7 +29,14 @@ class Encoder(nn.Module):
         Size of the latent state.
     generator : torch.Generator
         Source of the initial weights.
+
+    Attributes
+    ----------
+    name : str
+        What users pass as ``encoder=``; of those that are registered.
     """
+
+    name: ClassVar[str]
 
     def __init__(
         self, n_outputs: int, n_covariates: int, hidden_size: int, latent_size: int, generator: torch.Generator
@@ -70,10 +75,10 @@ class Encoder(nn.Module):
         slots = slots.clamp_min(0)
         time = series.time[some].gather(1, slots)
         gap = torch.diff(time, dim=1, prepend=time[:, :1]).neg().clamp_min(0)
-        y = _taken(series.y[some], slots)
+        y = taken(series.y[some], slots)
         observed = ~torch.isnan(y)
         times = torch.asinh(torch.stack([time, gap], dim=2)).to(y.dtype)
-        parts = [torch.nan_to_num(y), observed.to(y.dtype), times, _taken(series.covariates[some], slots)]
+        parts = [torch.nan_to_num(y), observed.to(y.dtype), times, taken(series.covariates[some], slots)]
         last = self._read(torch.cat(parts, dim=2), gap, lengths, solve, solves)
         own_mean, log_std = self.head(last).chunk(2, dim=1)
         # Never wider than the prior by more than e, never so narrow that its logarithm overflows.
@@ -88,68 +93,6 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
 
-class RecurrentEncoder(Encoder):
-    """A recurrent network that reads backward (Chen et al. 2018, section 5)."""
-
-    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solve: Solve, solves: list[Statistics]) -> Tensor:
-        # Reading on through the idle slots and going back takes two thirds of the time of packed sequences.
-        return _taken(self._states(inputs), lengths[:, None] - 1)[:, 0]
-
-    def _states(self, inputs: Tensor) -> Tensor:
-        """The states after each slot, of shape (n_series, n_slots, hidden_size)."""
-        raise NotImplementedError
-
-
-class GRUEncoder(RecurrentEncoder):
-    """A gated recurrent unit."""
-
-    def _new_cell(self, n_inputs: int) -> nn.Module:
-        return GRU(n_inputs, self.hidden_size)
-
-    def _states(self, inputs: Tensor) -> Tensor:
-        return self.cell(inputs)
-
-
-class RNNEncoder(RecurrentEncoder):
-    """A plain recurrent network, ``h <- tanh(W x + b + U h + c)``, as in the paper."""
-
-    def _new_cell(self, n_inputs: int) -> nn.Module:
-        # Made on the meta device, so that torch's global random state is left alone.
-        return nn.RNN(n_inputs, self.hidden_size, batch_first=True, device="meta").to_empty(device="cpu")
-
-    def _states(self, inputs: Tensor) -> Tensor:
-        return self.cell(inputs)[0]
-
-
-class ODERNNEncoder(Encoder):
-    """A GRU whose state follows an ODE from one observation to the next (Rubanova, Chen, Duvenaud 2019, section 3)."""
-
-    def __init__(
-        self, n_outputs: int, n_covariates: int, hidden_size: int, latent_size: int, generator: torch.Generator
-    ) -> None:
-        super().__init__(n_outputs, n_covariates, hidden_size, latent_size, generator)
-        self.field = MLPField(hidden_size, (hidden_size,), "tanh", time_dependent=False, generator=generator)
-
-    def _new_cell(self, n_inputs: int) -> nn.Module:
-        return nn.GRUCell(n_inputs, self.hidden_size, device="meta").to_empty(device="cpu")
-
-    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solve: Solve, solves: list[Statistics]) -> Tensor:
-        state = inputs.new_zeros(len(inputs), self.hidden_size)
-        for i in range(inputs.shape[1]):
-            going = i < lengths
-            if i > 0 and bool((gap[:, i] > 0).any()):
-                # Backward in time, as the observations are read. Idle slots have no gap.
-                spans = torch.stack([torch.zeros_like(gap[:, i]), gap[:, i]], dim=1)
-                solution = solve(self.field, spans, state, t_eval=spans[:, 1:])
-                solves.append(solution.statistics)
-                state = solution.y[:, 0]
-            state = torch.where(going[:, None], self.cell(inputs[:, i], state), state)
-        return state
-
-
-def _taken(values: Tensor, slots: Tensor) -> Tensor:
+def taken(values: Tensor, slots: Tensor) -> Tensor:
     """Values of shape (n_series, n_slots, size) at other slots."""
     return values.gather(1, slots[..., None].expand(-1, -1, values.shape[2]))
-
-
-ENCODERS: dict[str, Any] = {"gru": GRUEncoder, "rnn": RNNEncoder, "ode_rnn": ODERNNEncoder}
