@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -19,13 +20,22 @@ SCHEDULES = {"constant", "cosine"}
 
 ADJOINTS = {"discrete", "continuous", "backprop"}
 
+
+class Choices(StrOptions):
+    """Some strings, which the message of an error lists in order."""
+
+    def __init__(self, options: Iterable[str]) -> None:
+        super().__init__(set(options))
+        self.options = dict.fromkeys(sorted(options))
+
+
 #: Constraints on the parameters that every estimator has; names and meaning are those of ``MLPClassifier``.
 COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-    "activation": [StrOptions(set(ACTIVATIONS))],
+    "activation": [Choices(ACTIVATIONS)],
     "alpha": [Interval(Real, 0, None, closed="left")],
     "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-    "learning_rate": [StrOptions(SCHEDULES)],
+    "learning_rate": [Choices(SCHEDULES)],
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
     "shuffle": ["boolean"],
@@ -38,11 +48,11 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
     "rtol": [Interval(Real, 0, None, closed="left")],
     "atol": [Interval(Real, 0, None, closed="neither")],
-    "method": [StrOptions(set(METHODS))],
+    "method": [Choices(METHODS)],
     "step_size": [Interval(Real, 0, None, closed="neither"), None],
-    "adjoint": [StrOptions(ADJOINTS)],
+    "adjoint": [Choices(ADJOINTS)],
     "device": [str],
-    "dtype": [StrOptions({"float32", "float64"}), None],
+    "dtype": [Choices({"float32", "float64"}), None],
 }
 
 

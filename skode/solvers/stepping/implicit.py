@@ -160,7 +160,9 @@ class ImplicitStepper(ExplicitStepper):
         known = self._known_part(group, h, y)
         eps = torch.finfo(y.dtype).eps
         scale = self.tolerances.atol + self.tolerances.rtol * y.reshape(n, 1, size).abs()
-        a = self.coefficients.full[group][:, group]
+        rows = slice(group[0], group[-1] + 1)
+        a = self.coefficients.full[rows, rows]
+        factors = self._factors(group, h)
         done = self.failed.clone()
         before = None
         states, largest = known, torch.maximum(known.abs(), y.reshape(n, 1, size).abs())
@@ -171,14 +173,15 @@ class ImplicitStepper(ExplicitStepper):
                     self.failed = self.failed.any()[None]
                     self._solve(group, t, h, y, edges)
                     return
-            k = self.stages[group].view(len(group), n, size).transpose(0, 1)
-            states = known + h_block * torch.einsum("ij,bjd->bid", a, k)
+                factors = self._factors(group, h)
+            k = self.stages[rows].view(len(group), n, size).transpose(0, 1)
+            states = known + h_block * (a @ k)
             rates = self._rates(group, t, h, states, edges)
             residual = (h_block * (rates - k)).reshape(n, -1, 1)
-            step = torch.linalg.lu_solve(*self._factors(group, h), residual).view_as(k)
+            step = torch.linalg.lu_solve(*factors, residual).view_as(k)
             step = torch.where(done.view(-1, 1, 1), 0.0, step)
-            self.stages[group] = (k + step / h_block).transpose(0, 1).reshape(len(group), -1)
-            moved = torch.einsum("ij,bjd->bid", a, step)
+            self.stages[rows] = (k + step / h_block).transpose(0, 1).reshape(len(group), -1)
+            moved = a @ step
             # Rounding is as small as increments can get.
             size_now = torch.maximum(states.abs(), largest).amax(dim=(1, 2), keepdim=True)
             allowed = 4 * eps * size_now + torch.finfo(y.dtype).tiny
@@ -208,10 +211,8 @@ class ImplicitStepper(ExplicitStepper):
         first = group[0]
         if first == 0:
             return known
-        earlier = self.stages[:first].view(first, n, size)
-        return known + self.blocks.column(h) * torch.einsum(
-            "ij,jbd->bid", self.coefficients.full[group, :first], earlier
-        )
+        moved = self.coefficients.full[first : group[-1] + 1, :first] @ self.stages[:first]
+        return known + self.blocks.column(h) * moved.view(len(group), n, size).transpose(0, 1)
 
     def _rates(self, group: list[int], t: Any, h: StepSize, states: Tensor, edges: Edges) -> Tensor:
         """The field at a group's stages, of shape (n, stages of the group, size)."""
