@@ -79,7 +79,7 @@ def test_a_field_that_stops_being_finite(method, step_control):
 @pytest.mark.parametrize("method", ALL)
 def test_a_solution_that_explodes(method):
     with pytest.raises(SolverError) as caught:
-        solve_ivp(explode, (0.0, 3.0), ones(2, 1), **settings_of(method), rtol=1e-5)
+        solve_ivp(explode, (0.0, 3.0), ones(2, 1), **settings_of(method), rtol=1e-4)
     if method in ADAPTIVE:
         assert caught.value.time == pytest.approx(1.0, abs=0.05)
     assert math.isfinite(caught.value.step_size)
@@ -90,7 +90,7 @@ def test_a_solution_that_explodes(method):
 def test_a_solution_that_explodes_in_one_sample_of_many(method):
     y0 = torch.tensor([[0.1], [1.0], [0.2]], dtype=torch.float64)
     with pytest.raises(SolverError) as caught:
-        solve_ivp(explode, (0.0, 3.0), y0, method=method, step_control="per_sample", rtol=1e-5)
+        solve_ivp(explode, (0.0, 3.0), y0, method=method, step_control="per_sample", rtol=1e-4)
     assert caught.value.sample == 1
     assert caught.value.time == pytest.approx(1.0, abs=0.05)
 

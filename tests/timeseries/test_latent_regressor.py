@@ -1041,7 +1041,7 @@ def test_predictions_and_densities_are_those_of_a_grid_of_initial_states(likelih
     model = LatentODERegressor(**settings, likelihood=likelihood).set_params(n_draws=512).fit(X, y)
     scale, shift = (model.y_scaler_.scale_[0], model.y_scaler_.mean_[0]) if likelihood == "gaussian" else (1.0, 0.0)
     hand = by_hand(model.module_)
-    axis = np.linspace(-5.5, 5.5, 1001 if latent_size == 1 else 111)
+    axis = np.linspace(-5.5, 5.5, 401 if latent_size == 1 else 81)
     z0 = np.stack(np.meshgrid(*[axis] * latent_size), axis=-1).reshape(-1, latent_size)
     for name in X["id"].unique()[:2]:
         rows = (X["id"] == name).to_numpy()

@@ -164,7 +164,7 @@ def test_discrete_is_backprop_as_far_as_the_equations_are_solved(name, rtol):
 
 def test_continuous_agrees_to_the_tolerance(name, y0, w):
     method = METHODS[name]
-    rtol = 1e-5 if method.order == 2 else 1e-7  # the former take a thousand steps for the latter
+    rtol = 1e-7
     settings = {"method": name, "rtol": rtol, "atol": rtol}
     if not method.adaptive:  # steps whose error is about the tolerance
         rtol = {1: 3e-3, 2: 1e-5, 3: 1e-7, 4: 1e-7, 5: 1e-9, 6: 1e-9}[method.order]
