@@ -102,7 +102,7 @@ def networks(n_channels: int) -> dict[str, dict]:
 
 def load(mnist: Path | None) -> tuple[dict, list[np.ndarray]]:
     """Settings of all networks, and the data: X_train, X_test, y_train, y_test."""
-    settings = {"image_shift": 0.5, "batch_size": 50, "max_iter": 20, "state_size": 32, "image_shape": (1, 8, 8)}
+    settings = {"image_shift": 0.5, "batch_size": 50, "max_iter": 10, "state_size": 32, "image_shape": (1, 8, 8)}
     if mnist is None:
         X, y = load_digits(return_X_y=True)
         return settings, train_test_split(X.astype(np.float32), y, test_size=1 / 3, random_state=0, stratify=y)

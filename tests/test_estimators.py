@@ -185,7 +185,7 @@ def test_frames_and_arrays_give_the_same(estimator):
     [
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
-        CNFDensityEstimator((8,), max_iter=25, learning_rate_init=3e-2, random_state=0),
+        CNFDensityEstimator(),
         # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.
         LatentODERegressor(
             latent_size=2,
