@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import math
 import platform
@@ -172,8 +173,9 @@ CHECKS: dict[str, Callable[[], None]] = {
 ON_CUDA: dict[str, Callable[[], None]] = {"dopri5 meets the closed form of decay on every CUDA device": check_devices}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Print the report; the exit code is 1 where a check failed."""
+    argparse.ArgumentParser("python -m skode", description=__doc__).parse_args(arguments)
     print("\n".join(versions()), end="\n\n")
     print("\n".join(devices()), end="\n\n")
     n_failed, began = 0, time.perf_counter()
@@ -194,4 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -126,3 +126,10 @@ def test_cuda_is_checked_where_there_is_one(monkeypatch, capsys):
     code, out = run(capsys)
     assert code == 0
     assert "ok      cuda works" in out
+
+
+def test_help_says_what_it_does_and_nothing_is_run(capsys):
+    with pytest.raises(SystemExit) as ended:
+        report.main(["--help"])
+    assert ended.value.code == 0
+    assert "whether everything works here" in capsys.readouterr().out

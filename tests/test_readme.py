@@ -27,7 +27,7 @@ def test_links_and_pictures_lead_somewhere():
 
 
 def test_commands_of_the_benchmarks_exist():
-    modules = set(re.findall(r"`(tests\.benchmarks\.\w+)`", README))
+    modules = set(re.findall(r"`(tests\.benchmarks\.\w+)", README))
     assert modules
     assert [module for module in modules if not (ROOT / (module.replace(".", "/") + ".py")).is_file()] == []
 

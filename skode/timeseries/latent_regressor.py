@@ -979,6 +979,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if (positions < 0).all():
             _warn_of_other_ids(pd.Index(ids), self.context_.ids)
         origins = np.where(positions >= 0, self.context_.origins[positions], np.median(self.context_.origins))
+        # Before its first row, by a scale of time.
+        early = rows.time < (origins + (LEAD - 1.0) * self.time_scale_)[codes]
+        if (strange := early & (positions < 0)[codes]).any():
+            _warn_of_early_times(rows.series[strange][0])
         nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
         covariates = self._scaled_covariates(rows)
         asked = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)
@@ -1021,6 +1025,16 @@ def _warn_of_other_ids(asked: pd.Index, known: pd.Index) -> None:
             "from the prior; give ids the same type.",
             UserWarning,
         )
+
+
+def _warn_of_early_times(series: Any) -> None:
+    """Say so where the dynamics of a series of which nothing is known are solved far backward."""
+    warn_caller(
+        "Series not known are taken to start at the median start of those in fit, and "
+        f"{series!r} is asked long before that: what the dynamics say there was never trained. Tell the model of its "
+        "observations by condition, or let times count from the start of each series.",
+        UserWarning,
+    )
 
 
 def _check_count(name: str, value: Any) -> None:

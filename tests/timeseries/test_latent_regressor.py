@@ -1223,6 +1223,18 @@ def test_ids_of_another_type_are_warned_of_and_others_are_the_priors_silently(ti
     np.testing.assert_allclose(from_numbers, model.predict(X.assign(id="new" + X["id"])))
 
 
+def test_an_unknown_series_asked_long_before_it_is_taken_to_start_is_warned_of(tiny_waves):
+    model, X, _ = tiny_waves
+    start = X.groupby("id")["t"].min().median()
+    asked = pd.DataFrame({"id": ["s0", "typo", "typo"], "t": [start - 9.0, start, start - 0.9 * model.time_scale_]})
+    model.predict(asked)  # 's0' is known
+    with pytest.warns(
+        UserWarning, match="Series not known are taken to start .* 'typo' is asked long before"
+    ) as caught:
+        model.predict(asked.assign(t=start - 1.1 * model.time_scale_))
+    assert caught[0].filename == __file__
+
+
 def test_an_explosion_far_from_the_data_is_warned_of(tiny_waves):
     model, X, _ = tiny_waves
     wild = pickle.loads(pickle.dumps(model))
