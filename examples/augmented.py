@@ -12,6 +12,14 @@ Run ``python examples/augmented.py [FOLDER]``: prints a table and writes two pic
 default, in less than two minutes.
 """
 
+# %%
+# ``.ci/run`` runs this script; the build of this site only shows it. One of its pictures:
+#
+# .. image:: /images/thumb_augmented.png
+#    :alt: Paths of points of two classes, which an appended dimension takes apart
+
+# sphinx_gallery_thumbnail_path = "images/thumb_augmented.png"
+
 from __future__ import annotations
 
 import sys

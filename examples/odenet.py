@@ -18,6 +18,14 @@ With ``--mnist FILE``, an ``.npz`` with ``x_train, y_train, x_test, y_test``, on
 printed and written to FOLDER (``pictures`` by default) with two pictures.
 """
 
+# %%
+# ``.ci/run`` runs this script; the build of this site only shows it. One of its pictures:
+#
+# .. image:: /images/thumb_odenet.png
+#    :alt: Training loss of five networks over epochs
+
+# sphinx_gallery_thumbnail_path = "images/thumb_odenet.png"
+
 from __future__ import annotations
 
 import argparse

@@ -9,6 +9,8 @@ searched for: the score is the held-out log-likelihood.
 # Measurements of breast tumours (Wisconsin), some with heavy tails. Where scores do not differ, the loosest tolerance
 # will do.
 
+# sphinx_gallery_thumbnail_path = "images/thumb_plot_density_search.png"
+
 import pandas as pd
 from matplotlib import pyplot as plt
 from sklearn.datasets import load_breast_cancer

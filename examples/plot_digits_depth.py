@@ -8,6 +8,8 @@ tolerance asks for, at some samples more often than at others: that number is th
 # %%
 # Handwritten digits, with scikit-learn's usual calls, and a tolerance that is tight enough to see the depth change.
 
+# sphinx_gallery_thumbnail_number = 2
+
 from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split

@@ -9,6 +9,8 @@ of the plane (Dupont, Doucet, Teh, "Augmented Neural ODEs", NeurIPS 2019).
 # %%
 # A disc inside a ring. ``state_size=None`` makes the features themselves the state; ``augment_dim`` appends zeros.
 
+# sphinx_gallery_thumbnail_path = "images/thumb_plot_rings.png"
+
 import numpy as np
 from matplotlib import pyplot as plt
 from sklearn.datasets import make_circles

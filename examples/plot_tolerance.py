@@ -8,6 +8,8 @@ exactly, and how much either costs can be measured.
 # %%
 # Fit as usual.
 
+# sphinx_gallery_thumbnail_path = "images/thumb_plot_tolerance.png"
+
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 

@@ -1,12 +1,14 @@
-"""Forecasts of tumours that were measured on days of their own
-============================================================
+"""Forecasts of tumours, with bands
+================================
 
-Thirty mice, four doses of erlotinib, two or three measurements a week and no common grid. One row is one measurement,
-and goes into the model as it is.
+Thirty mice, four doses of erlotinib, two or three measurements a week; some mice were measured for 30 days, others for
+less. One row is one measurement, and goes into the model as it is.
 """
 
 # %%
 # Of all mice but one, the last week is held out: :class:`skode.model_selection.ForecastSplit` marks its rows.
+
+# sphinx_gallery_thumbnail_number = 2
 
 import numpy as np
 

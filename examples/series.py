@@ -19,6 +19,14 @@ default, with three pictures, in about a minute and a half on one core. It then 
 observations, for 100 epochs; with ``--full`` from 600 spirals of 30, 50 and 100, by the model's defaults, for minutes.
 """
 
+# %%
+# ``.ci/run`` runs this script; the build of this site only shows it. One of its pictures:
+#
+# .. image:: /images/thumb_series.png
+#    :alt: A noisy piece of a spiral, its continuation by a latent ODE, and the region of nine of ten draws
+
+# sphinx_gallery_thumbnail_path = "images/thumb_series.png"
+
 from __future__ import annotations
 
 import argparse

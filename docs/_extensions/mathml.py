@@ -17,11 +17,20 @@ from sphinx.util.math import get_node_equation_number
 
 logger = logging.getLogger(__name__)
 
-#: What docutils knows by another name only, and the thin space that it leaves out between a function and its argument.
+#: What docutils knows by another name only, the double bar of a divergence, which it would stretch as that of a norm, and
+#: the thin space that it leaves out between a function and its argument.
 REWRITES = {
+    r"(?<!\\left)(?<!\\right)(?:\\,)?\\\|(?:\\,)?": r"\\parallel ",
     r"\\dots(?![a-zA-Z])": r"\\ldots",
     r"\\([bB]igg?)(?![a-zA-Z])": r"\\\1l",
     r"(\\(?:log|ln|exp|det|(?:operatorname|mathrm)\{\w{2,}\}))\s*(?=[a-zA-Z]|\\(?!left|[bB]ig|,|quad|qquad))": r"\1\\,",
+}
+
+#: What LaTeX sets otherwise than MathML does by itself: rows of aligned equations like displayed ones, and bars without
+#: space around them.
+MENDED = {
+    '<mtable class="ams-align"': '<mtable class="ams-align" displaystyle="true"',
+    '<mo stretchy="false">|': '<mo stretchy="false" lspace="0" rspace="0">|',
 }
 
 
@@ -31,10 +40,13 @@ def translated(node: nodes.Element, as_block: bool) -> str:
     for name, known in REWRITES.items():
         source = re.sub(name, known, source)
     try:
-        return tex2mathml(source, as_block)
+        mathml = tex2mathml(source, as_block)
     except MathError as error:
         logger.warning("no MathML for %r: %s", source, error, location=node, type="mathml")
         return ""
+    for by_itself, as_latex in MENDED.items():
+        mathml = mathml.replace(by_itself, as_latex)
+    return mathml
 
 
 def visit_inline(writer: Any, node: nodes.math) -> None:

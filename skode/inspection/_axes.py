@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +32,11 @@ def one_axes(ax: Axes | None, caller: str) -> Axes:
     return ax
 
 
-def several_axes(axes: Any, n: int, caller: str, **figure: Any) -> np.ndarray:
-    """``axes`` as a flat array of n, or those of a new figure's row, which ``figure`` describes, where it is None."""
+def several_axes(axes: Any, n: int, caller: str, *, panels: Sequence[str] | None = None, **figure: Any) -> np.ndarray:
+    """``axes`` as a flat array of n, or those of a new figure's row, which ``figure`` describes, where it is None.
+
+    Where the panels have names to be chosen by, ``panels``, the error for more or fewer axes tells them.
+    """
     require_matplotlib(caller)
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
@@ -45,5 +49,6 @@ def several_axes(axes: Any, n: int, caller: str, **figure: Any) -> np.ndarray:
         if not isinstance(ax, Axes):
             raise TypeError(f"axes must be matplotlib axes; got {ax!r} among them.")
     if len(given) != n:
-        raise ValueError(f"axes must be {n}, one for each panel; got {len(given)}.")
+        choice = f" The panels are {list(panels)}: pass as many axes, or choose by panels=." if panels else ""
+        raise ValueError(f"axes must be {n}, one for each panel; got {len(given)}.{choice}")
     return given

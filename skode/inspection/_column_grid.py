@@ -31,6 +31,8 @@ class ColumnGrid:
         Their positions.
     labels : list of str
         Their names; "x0", "x1", ... where X has none.
+    held : str or None
+        What the other columns are held at, in words; None where there are no others.
     """
 
     coordinates: list[np.ndarray]
@@ -38,6 +40,7 @@ class ColumnGrid:
     shown: np.ndarray
     columns: np.ndarray
     labels: list[str]
+    held: str | None
 
     @classmethod
     def over(
@@ -75,7 +78,8 @@ class ColumnGrid:
             raise ValueError(f"Column {column!r} of X has one value only: eps must be above 0; got {eps!r}.")
         coordinates = list(np.meshgrid(*np.linspace(low, high, int(resolution)).T))
         points = np.tile(np.median(values, axis=0), (coordinates[0].size, 1))
-        for position, value in _held(frame, fixed, chosen).items():
+        held = _held(frame, fixed, chosen)
+        for position, value in held.items():
             points[:, position] = value
         points[:, chosen] = np.column_stack([c.ravel() for c in coordinates])
         return cls(
@@ -84,6 +88,7 @@ class ColumnGrid:
             shown,
             chosen,
             [str(frame.columns[k]) if named else f"x{k}" for k in chosen],
+            _held_at(len(held), frame.shape[1] - len(chosen)),
         )
 
     def described(self) -> dict[str, Any]:
@@ -94,6 +99,7 @@ class ColumnGrid:
             "xx1": self.coordinates[1] if of_two else None,
             "xlabel": self.labels[0],
             "ylabel": self.labels[1] if of_two else None,
+            "held": self.held,
         }
 
 
@@ -126,3 +132,12 @@ def _held(frame: pd.DataFrame, fixed: Mapping[str | int, float] | None, chosen: 
             raise ValueError(f"fixed={fixed!r} must have a finite number for each column; got {value!r}.")
         held[position] = float(value)
     return held
+
+
+def _held_at(n_fixed: int, n_others: int) -> str | None:
+    """What columns that are not drawn are held at, in words."""
+    if not n_others:
+        return None
+    if not n_fixed:
+        return "their medians"
+    return "fixed values" if n_fixed == n_others else "fixed values or medians"

@@ -33,6 +33,8 @@ class DensityDisplay:
         Samples, for ``scatter=True``.
     xlabel, ylabel : str, default=None
         Labels of the axes; a line has no use for ``ylabel``.
+    held : str, default=None
+        What columns that are not drawn are held at, in words; None: there are none.
 
     Attributes
     ----------
@@ -80,6 +82,7 @@ class DensityDisplay:
         points: np.ndarray | None = None,
         xlabel: str | None = None,
         ylabel: str | None = None,
+        held: str | None = None,
     ) -> None:
         self.xx0 = xx0
         self.xx1 = xx1
@@ -87,6 +90,7 @@ class DensityDisplay:
         self.points = points
         self.xlabel = xlabel
         self.ylabel = ylabel
+        self.held = held
 
     @classmethod
     def from_estimator(
@@ -121,7 +125,7 @@ class DensityDisplay:
         fixed : mapping of str or int to float, default=None
             Values at which the other columns are held, by name or position; those without one are held at their
             medians in X. What is drawn is then a slice through the density, not a marginal density: it does not
-            integrate to 1.
+            integrate to 1. The title says so, unless the axes have one.
         grid_resolution : int, default=100
             Points of the grid along each column.
         eps : float, default=None
@@ -181,6 +185,8 @@ class DensityDisplay:
     ) -> DensityDisplay:
         """Draw the density.
 
+        Where columns are held, the title says that this is a slice, unless the axes have one already.
+
         Parameters
         ----------
         plot_method : {"contourf", "contour", "pcolormesh"}, default="contourf"
@@ -220,13 +226,21 @@ class DensityDisplay:
             self.surface_ = getattr(ax, plot_method)(self.xx0, self.xx1, values, **kwargs)
         if scatter:
             self.points_ = self._scatter(ax, dict(scatter_kw or {}))
-        ylabel = ("log density, nats" if log else "density") if self.xx1 is None else self.ylabel
+        ylabel = self._height(log) if self.xx1 is None else self.ylabel
         if self.xlabel is not None and not ax.get_xlabel():
             ax.set_xlabel(self.xlabel)
         if ylabel is not None and not ax.get_ylabel():
             ax.set_ylabel(ylabel)
+        if self.held is not None and not ax.get_title():
+            points = "; points: all samples" if scatter else ""
+            ax.set_title(f"slice, others at {self.held}{points}", fontsize="small")
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _height(self, log: bool) -> str:
+        """What the height of a line is; that of a slice has no area of 1."""
+        of = "" if self.held is None else " of the slice"
+        return f"log density{of}, nats" if log else f"density{of}"
 
     def _scatter(self, ax: Axes, style: dict[str, Any]) -> Any:
         assert self.points is not None

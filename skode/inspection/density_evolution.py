@@ -10,6 +10,7 @@ import numpy as np
 
 from skode.inspection._axes import one_axes, require_matplotlib, several_axes
 from skode.inspection._column_grid import ColumnGrid
+from skode.inspection._estimators import refusal
 from skode.inspection.density import DensityDisplay, _check_plot_method
 from skode.training import checked_times
 
@@ -37,6 +38,8 @@ class DensityEvolutionDisplay:
         Samples that are carried along, in the columns drawn.
     xlabel, ylabel : str, default=None
         Labels of the axes; lines have no use for ``ylabel``.
+    held : str, default=None
+        What columns that are not drawn are held at, in words; None: there are none.
 
     Attributes
     ----------
@@ -88,6 +91,7 @@ class DensityEvolutionDisplay:
         paths: np.ndarray | None = None,
         xlabel: str | None = None,
         ylabel: str | None = None,
+        held: str | None = None,
     ) -> None:
         self.times = times
         self.xx0 = xx0
@@ -96,6 +100,7 @@ class DensityEvolutionDisplay:
         self.paths = paths
         self.xlabel = xlabel
         self.ylabel = ylabel
+        self.held = held
 
     @classmethod
     def from_estimator(
@@ -137,8 +142,8 @@ class DensityEvolutionDisplay:
             The columns to draw, by name or position. None: all, where there are no more than two.
         fixed : mapping of str or int to float, default=None
             Values at which the other columns are held, by name or position; those without one are held at their
-            medians in X. What is drawn is then a slice through the densities, not a marginal density; samples are
-            drawn wherever they are.
+            medians in X. What is drawn is then a slice through the densities, not a marginal density, as the titles
+            say; samples are drawn wherever they are.
         grid_resolution : int, default=100
             Points of the grid along each column.
         eps : float, default=None
@@ -176,7 +181,7 @@ class DensityEvolutionDisplay:
         """
         require_matplotlib(f"{cls.__name__}.from_estimator")
         if not all(hasattr(estimator, name) for name in ("log_prob", "sample", "trajectory")):
-            raise TypeError(f"estimator must be a CNFDensityEstimator; got {estimator!r}.")
+            raise refusal("estimator must be a CNFDensityEstimator", estimator)
         _check_plot_method(plot_method)
         if not isinstance(n_samples, Integral) or n_samples < 0:
             raise ValueError(f"n_samples must be a whole number, 0 or more; got {n_samples!r}.")
@@ -341,8 +346,14 @@ class DensityEvolutionDisplay:
             points=None if self.paths is None else self.paths[:, k],
             xlabel=self.xlabel,
             ylabel=self.ylabel,
+            held=self.held,
         ).plot(ax=ax, log=log, scatter=self.paths is not None, **style)
-        ax.set(title=f"t = {self.times[k]:.2f}", xlim=(self.xx0.min(), self.xx0.max()))
+        title = f"t = {self.times[k]:.2f}"
+        if self.held is None:
+            ax.set_title(title)
+        else:
+            ax.set_title(f"{title}\nslice, others at {self.held}", fontsize="small")
+        ax.set_xlim(self.xx0.min(), self.xx0.max())
         if self.xx1 is not None:
             ax.set_ylim(self.xx1.min(), self.xx1.max())
         elif not log:  # one scale, so that heights at different times can be compared

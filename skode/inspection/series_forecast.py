@@ -13,6 +13,7 @@ from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import require_matplotlib, several_axes
+from skode.inspection._estimators import refusal
 from skode.inspection._series_grid import Grid, drawn_times, grid_over, unit_of
 from skode.timeseries import LatentODERegressor
 from skode.timeseries.frames import read_rows
@@ -74,7 +75,8 @@ class SeriesForecastDisplay:
     output_names : sequence of str
         Names of the outputs.
     series_name : str, default=None
-        What the series are called in titles; None: there is but one, which needs no title.
+        What the series are called in titles, before ids that are no text; None: there is but one, which needs no
+        title.
     time_name : str, default="time"
         What the times are called.
 
@@ -85,6 +87,8 @@ class SeriesForecastDisplay:
     lines_, bands_, points_, held_out_points_ : ndarray of the same shape
         In each panel the mean (Line2D), the band (its polygon), the observations and those held out (PathCollection);
         None where there is nothing to draw.
+    legend_ : matplotlib Legend or None
+        The legend: below the panels of a figure of its own, else in the first of the given axes.
     figure_ : matplotlib Figure
         The figure that holds them.
 
@@ -192,7 +196,7 @@ class SeriesForecastDisplay:
         """
         require_matplotlib(f"{cls.__name__}.from_estimator")
         if not isinstance(estimator, LatentODERegressor):
-            raise TypeError(f"estimator must be a LatentODERegressor; got {estimator!r}.")
+            raise refusal("estimator must be a LatentODERegressor", estimator)
         check_is_fitted(estimator)
         if not isinstance(level, Real) or not 0.0 < level < 1.0:
             raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
@@ -309,13 +313,30 @@ class SeriesForecastDisplay:
                 ax.set_xlabel("")
             if i == 0:
                 ax.set_title(self._title(forecast))
-        self.axes_[0, 0].legend(fontsize="small")
+        self.legend_ = self._legend(own_figure)
         return self
 
     def _title(self, forecast: SeriesForecast) -> str:
         if self.series_name is None:
             return ""
-        return f"{self.series_name} {forecast.series}" + ("" if forecast.known else ", never seen: prior")
+        # Text speaks for itself, "site 03"; a number does not.
+        name = forecast.series if isinstance(forecast.series, str) else f"{self.series_name} {forecast.series}"
+        return name + ("" if forecast.known else ", never seen: prior")
+
+    def _legend(self, own_figure: bool) -> Any:
+        """A legend of all panels, as the first may lack some of what they hold."""
+        found: dict[str, Any] = {}
+        for ax in self.axes_.flat:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                found.setdefault(label, handle)
+        if not found:
+            return None
+        entries = {"handles": list(found.values()), "labels": list(found), "fontsize": "small"}
+        if own_figure:
+            # One row, as wide as a single panel.
+            row = {"loc": "outside lower center", "ncols": len(found), "handlelength": 1.5, "columnspacing": 1.0}
+            return self.figure_.legend(**row, **entries)
+        return self.axes_[0, 0].legend(**entries)
 
 
 def _write_dates(ax: Any, zone: Any) -> None:

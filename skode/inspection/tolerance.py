@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.metrics import check_scoring
+from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import require_matplotlib, several_axes
+from skode.inspection._estimators import refusal
 from skode.supervised import ODENetEstimator
 from skode.training import NeuralODEEstimator
 
@@ -37,7 +39,7 @@ def tolerance_curve(
     X : array-like
         Samples, or rows of a panel.
     y : array-like, default=None
-        Their targets; None for a density.
+        Their targets, or observed values; a density needs none.
     tolerances : sequence of float
         Values of ``rtol`` and ``atol``, above 0.
     scoring : str or callable, default=None
@@ -58,7 +60,7 @@ def tolerance_curve(
     NotFittedError
         Where it has not been fitted.
     ValueError
-        Where a tolerance is not above 0, or there is none.
+        Where a tolerance is not above 0, or there is none; where y is missing and the score needs it.
     SolverError
         Where it can't be solved at one of the tolerances.
 
@@ -73,11 +75,15 @@ def tolerance_curve(
     True
     """
     if not isinstance(estimator, NeuralODEEstimator):
-        raise TypeError(f"estimator must be one of skode's, which are solved to a tolerance; got {estimator!r}.")
+        raise refusal("estimator must be one of skode's, which are solved to a tolerance", estimator)
     check_is_fitted(estimator)
     values = np.asarray(tolerances, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not (values > 0).all():
         raise ValueError(f"tolerances must be one number above 0 or several; got {tolerances!r}.")
+    if y is None and get_tags(estimator).target_tags.required and not callable(scoring):
+        raise ValueError(
+            f"y is needed: the score of {type(estimator).__name__} compares predictions with it; got None."
+        )
     score = check_scoring(estimator, scoring=scoring)
     rows = []
     for tolerance in values.tolist():
@@ -232,7 +238,7 @@ class ToleranceDisplay:
         if unknown or not len(panels):
             raise ValueError(f"panels must be some of {list(LABELS)}; got {panels!r}.")
         n = len(panels)
-        self.axes_ = several_axes(axes, n, f"{type(self).__name__}.plot", figsize=(4.0 * n, 3.2))
+        self.axes_ = several_axes(axes, n, f"{type(self).__name__}.plot", panels=panels, figsize=(4.0 * n, 3.2))
         self.figure_ = self.axes_[0].figure
         self.lines_ = {}
         labels = LABELS | ({"score": self.score_name} if self.score_name else {})

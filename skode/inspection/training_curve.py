@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import require_matplotlib, several_axes
+from skode.inspection._estimators import refusal
 
 #: What each panel's axis says.
 LABELS = {
@@ -57,6 +58,12 @@ class TrainingCurveDisplay:
     >>> display = TrainingCurveDisplay.from_estimator(clf, log=True)
     >>> bool((display.loss_line_.get_ydata() == clf.loss_curve_).all())
     True
+
+    Another fit on the same panels; to draw some of them, choose panels and their axes:
+
+    >>> other = ODENetClassifier(max_iter=20, random_state=1).fit(X, y)
+    >>> both = TrainingCurveDisplay.from_estimator(other, log=True, axes=display.axes_)
+    >>> only_loss = TrainingCurveDisplay.from_estimator(other, panels=["loss"], axes=display.axes_[0])
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class TrainingCurveDisplay:
         require_matplotlib(f"{cls.__name__}.from_estimator")
         check_is_fitted(estimator)
         if not hasattr(estimator, "loss_curve_"):
-            raise TypeError(f"estimator must keep its loss_curve_, as skode's do; got {estimator!r}.")
+            raise refusal("estimator must keep its loss_curve_, as skode's do", estimator, with_rows=False)
         scores = getattr(estimator, "validation_scores_", None)
         # Without a solve in training, as flow matching has it, there is nothing to count.
         counts = [getattr(estimator, name, None) for name in ("nfe_forward_", "nfe_backward_")]
@@ -148,7 +155,8 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         axes : matplotlib Axes or array-like of them, default=None
-            One for each panel; None: those of a new figure.
+            One for each panel, such as ``axes_`` of another display; None: those of a new figure. A model without
+            validation scores has no such panel: ``axes=display.axes_[[0, 2]]`` draws it beside one that has.
         panels : sequence of {"loss", "validation", "nfe"}, default=None
             What to draw, in this order; None: all that there is.
         log : bool, default=False
@@ -174,7 +182,7 @@ class TrainingCurveDisplay:
         if log and min(self.loss_curve, default=1.0) <= 0:
             raise ValueError(f"log=True needs a loss above 0; it fell to {min(self.loss_curve):.3g}. Leave log=False.")
         n = len(panels)
-        self.axes_ = several_axes(axes, n, f"{type(self).__name__}.plot", figsize=(4.0 * n, 3.2))
+        self.axes_ = several_axes(axes, n, f"{type(self).__name__}.plot", panels=panels, figsize=(4.0 * n, 3.2))
         self.figure_ = self.axes_[0].figure
         self.loss_line_ = self.validation_line_ = self.nfe_forward_line_ = self.nfe_backward_line_ = None
         self.kept_marks_: list[Any] = []

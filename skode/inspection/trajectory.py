@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import one_axes, require_matplotlib
+from skode.inspection._estimators import refusal
 from skode.timeseries.frames import read_rows
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Whole numbers of up to so many values, and other values of any number, are taken for classes.
 MOST_CLASSES = 10
+
+#: A legend of more classes stands beside the axes, in columns of so many, where it covers no path.
+MOST_WITHIN, COLUMN = 6, 16
 
 
 class TrajectoryDisplay:
@@ -36,6 +40,8 @@ class TrajectoryDisplay:
         Depths or times, those of all paths or of each: numbers, or dates as ``datetime64``.
     c : array-like of shape (n_paths,), default=None
         Classes, or numbers to colour by.
+    c_name : str, default=None
+        What these numbers are called, beside their colour bar.
     state_names : sequence of str, default=None
         Names of the states; None: "state 0", "state 1", ...
     time_label : str, default="t"
@@ -44,11 +50,13 @@ class TrajectoryDisplay:
     Attributes
     ----------
     lines_ : LineCollection
-        A line for each path. Where ``c`` holds numbers, ``figure_.colorbar(lines_)`` shows their scale.
+        A line for each path.
     starts_, ends_ : PathCollection
         The circles and the dots where paths start and end.
     legend_ : Legend or None
-        The legend, if there is one.
+        The legend of classes, if there is one.
+    colorbar_ : Colorbar or None
+        The colour bar of numbers, if there is one.
     explained_variance_ratio_ : ndarray of shape (2,) or None
         The shares of the points' variance in the two principal components, where these were drawn.
     ax_ : Axes
@@ -82,6 +90,7 @@ class TrajectoryDisplay:
     starts_: Any
     ends_: Any
     legend_: Any
+    colorbar_: Any
     explained_variance_ratio_: Any
     ax_: Any
     figure_: Any
@@ -92,12 +101,14 @@ class TrajectoryDisplay:
         states: Any,
         times: Any,
         c: Any = None,
+        c_name: str | None = None,
         state_names: Sequence[str] | None = None,
         time_label: str = "t",
     ) -> None:
         self.states = states
         self.times = times
         self.c = c
+        self.c_name = c_name
         self.state_names = state_names
         self.time_label = time_label
 
@@ -129,12 +140,14 @@ class TrajectoryDisplay:
             Depths from 0 to 1, strictly increasing; an int stands for so many, at equal distances, None for 50. For
             ``LatentODERegressor`` None: the times are those of X.
         c : array-like of shape (n_samples,), default=None
-            A class or a number for each row of X, to colour paths by; for ``LatentODERegressor`` the same in all rows
-            of a series. Whole numbers of up to 10 values, strings, booleans and categories are classes.
+            A class or a number for each row of X, to colour paths by, such as ``X["dose"]``; for
+            ``LatentODERegressor`` the same in all rows of a series. Whole numbers of up to 10 values, strings,
+            booleans and categories are classes.
         components : int, str, pair of these, "pca" or None, default=None
             See :meth:`plot`.
         legend : bool, default=True
-            Whether to draw a legend of classes, where there are some.
+            Whether to draw a legend where ``c`` holds classes, beside the axes where they are more than six, and a
+            colour bar where it holds numbers.
         marker_kw : dict, default=None
             Arguments of ``Axes.scatter`` for starts and ends.
         ax : Axes, default=None
@@ -164,7 +177,9 @@ class TrajectoryDisplay:
         elif hasattr(estimator, "trajectory"):
             display = cls._of_samples(estimator, X, t, c)
         else:
-            raise TypeError(f"estimator must have trajectory or latent_trajectory; got {estimator!r}.")
+            raise refusal("estimator must have trajectory or latent_trajectory", estimator)
+        name = getattr(c, "name", None)
+        display.c_name = None if name is None else str(name)
         return display.plot(ax, components=components, legend=legend, marker_kw=marker_kw, **kwargs)
 
     @classmethod
@@ -175,7 +190,7 @@ class TrajectoryDisplay:
         t = np.linspace(0, 1, 50 if t is None else int(t)) if t is None or isinstance(t, Integral) else t
         states = estimator.trajectory(X, t)
         states = states.reshape(*states.shape[:2], -1)
-        c = _checked_colours(c, len(states))
+        c = _checked_colours(c, len(states), "row of X")
         names, label = None, "depth t"
         if hasattr(estimator, "log_prob"):  # a flow, of the columns themselves
             names = list(getattr(estimator, "feature_names_in_", [f"x{k}" for k in range(states.shape[2])]))
@@ -189,7 +204,7 @@ class TrajectoryDisplay:
             raise ValueError(f"t must be None with a {type(estimator).__name__}, as X holds the times; got {t!r}.")
         rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
         values = estimator.latent_trajectory(X)
-        c = _checked_colours(c, len(rows))
+        c = _checked_colours(c, len(rows), "row of X")
         of_series = pd.factorize(rows.series)[0]
         paths = [np.flatnonzero(of_series == code) for code in range(of_series.max() + 1)]
         paths = [path[np.argsort(rows.time[path], kind="stable")] for path in paths]
@@ -233,7 +248,8 @@ class TrajectoryDisplay:
             depth or time; two in the plane; or with "pca" the two principal components of all points of all paths.
             None: the only component, both of two, or the principal ones of more.
         legend : bool, default=True
-            Whether to draw a legend of classes, where there are some.
+            Whether to draw a legend where ``c`` holds classes, beside the axes where they are more than six, and a
+            colour bar where it holds numbers.
         marker_kw : dict, default=None
             Arguments of ``Axes.scatter`` for starts and ends.
         **kwargs : dict
@@ -256,7 +272,7 @@ class TrajectoryDisplay:
         from matplotlib.dates import ConciseDateFormatter, date2num
         from matplotlib.lines import Line2D
 
-        c = _checked_colours(self.c, len(self.states))
+        c = _checked_colours(self.c, len(self.states), "path")
         xs, ys, xlabel, ylabel = self._projected(components)
         if np.issubdtype(xs[0].dtype, np.datetime64):
             xs = [date2num(x) for x in xs]
@@ -280,10 +296,15 @@ class TrajectoryDisplay:
         self.starts_ = ax.scatter(*starts.T, **{"facecolor": "white", **marker})
         self.ends_ = ax.scatter(*ends.T, **{"facecolor": colours, **marker})
 
-        self.legend_ = None
+        self.legend_ = self.colorbar_ = None
         if legend and classes is not None:
             handles = [Line2D([], [], color=colour, label=str(of)) for of, colour in zip(classes, palette, strict=True)]
-            self.legend_ = ax.legend(handles=handles)
+            place: dict[str, Any] = {"loc": "best"}
+            if len(classes) > MOST_WITHIN:
+                place = {"loc": "upper left", "bbox_to_anchor": (1, 1), "ncols": -(-len(classes) // COLUMN)}
+            self.legend_ = ax.legend(handles=handles, **place)
+        elif legend and c is not None:
+            self.colorbar_ = ax.figure.colorbar(self.lines_, ax=ax, label=self.c_name or "")
         if not ax.get_xlabel():
             ax.set_xlabel(xlabel)
         if not ax.get_ylabel():
@@ -327,12 +348,14 @@ def _number(component: Any, names: Sequence[str]) -> int:
     raise ValueError(f"components has {component!r}, which is not among the {len(names)} states: {list(names)}.")
 
 
-def _checked_colours(c: Any, n: int) -> np.ndarray | None:
+def _checked_colours(c: Any, n: int, each: str) -> np.ndarray | None:
     if c is None:
         return None
+    if isinstance(c, str):
+        raise ValueError(f"c takes values, one for each {each}, such as c=X[{c!r}]; got the name {c!r}.")
     c = np.asarray(c)
     if c.shape != (n,):
-        raise ValueError(f"c must have the shape ({n},), one value for each; got {c.shape}.")
+        raise ValueError(f"c must have the shape ({n},), one value for each {each}; got {c.shape}.")
     return c
 
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.integrate import trapezoid
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_iris, make_moons
 from sklearn.exceptions import NotFittedError
@@ -197,3 +198,32 @@ def test_without_matplotlib_the_extra_is_named(flow, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'DensityDisplay.from_estimator draws .*: pip install "skode\[plot\]"'):
         DensityDisplay.from_estimator(flow, MOONS)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "held"),
+    [
+        (None, "their medians"),
+        ({2: 1.0}, "fixed values or medians"),
+        ({2: 1.0, 3: 0.2}, "fixed values"),
+    ],
+)
+def test_the_title_of_a_slice_says_what_it_is(mixture, fixed, held):
+    display = DensityDisplay.from_estimator(mixture, IRIS, columns=[0, 1], fixed=fixed, grid_resolution=3)
+    assert display.ax_.get_title() == f"slice, others at {held}"
+    assert display.plot(scatter=True).ax_.get_title() == f"slice, others at {held}; points: all samples"
+    ax = plt.subplots()[1]
+    ax.set_title("mine")
+    assert display.plot(ax=ax).ax_.get_title() == "mine"
+
+
+def test_the_height_of_a_slice_over_one_column_is_no_density_of_it(mixture):
+    """Its area is not 1."""
+    display = DensityDisplay.from_estimator(mixture, IRIS, columns=2, grid_resolution=200, eps=5.0)
+    assert trapezoid(display.line_.get_ydata(), display.line_.get_xdata()) < 0.5
+    assert display.ax_.get_ylabel() == "density of the slice"
+    assert display.plot(log=True).ax_.get_ylabel() == "log density of the slice, nats"
+
+
+def test_where_all_columns_are_drawn_there_is_no_slice(flow):
+    assert DensityDisplay.from_estimator(flow, MOONS, grid_resolution=3, scatter=True).ax_.get_title() == ""

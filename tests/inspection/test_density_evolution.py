@@ -142,6 +142,8 @@ def test_a_slice_holds_the_other_columns():
     samples = flow.sample(5, random_state=0)
     np.testing.assert_allclose(display.panels_[1].points_.get_offsets(), samples[:, [2, 0]], atol=1e-3)
     assert display.axes_[0].get_xlabel() == "up"
+    titles = [ax.get_title() for ax in display.axes_]
+    assert titles == ["t = 0.00\nslice, others at fixed values", "t = 1.00\nslice, others at fixed values"]
 
 
 def test_some_of_many_times_are_panels(flow):

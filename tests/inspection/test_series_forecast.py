@@ -71,7 +71,7 @@ def test_panels_are_outputs_by_series_and_hold_mean_and_band_of_predict(fitted):
             assert_array_equal(lower[:, 0], times)
             assert_allclose(lower[:, 1], mean[:, i] - norm.ppf(0.9) * std[:, i])
             assert_allclose(upper[:, 1], mean[:, i] + norm.ppf(0.9) * std[:, i])
-    assert [ax.get_title() for ax in display.axes_[0]] == ["who eve", "who ann"]
+    assert [ax.get_title() for ax in display.axes_[0]] == ["eve", "ann"]
     assert [ax.get_ylabel() for ax in display.axes_[:, 0]] == ["a", "b"]
 
 
@@ -166,7 +166,7 @@ def test_rows_may_carry_series_and_times_in_their_index(fitted_to_dates):
         display = SeriesForecastDisplay.from_estimator(fitted_to_dates, rows.set_index(index), Y["a"], series="eve")
         assert_array_equal(display.lines_[0, 0].get_ydata(), flat.lines_[0, 0].get_ydata())
         assert display.axes_[0, 0].get_xlabel() == "when"
-        assert display.axes_[0, 0].get_title() == "who eve"
+        assert display.axes_[0, 0].get_title() == "eve"
 
 
 def test_time_differences_are_drawn_in_a_unit_that_the_label_names():
@@ -202,7 +202,7 @@ def test_a_single_series_needs_no_title():
 def test_a_series_never_seen_is_answered_from_the_prior_and_says_so(fitted):
     rows = X.assign(who=X["who"].replace("eve", "zoe"))
     display = SeriesForecastDisplay.from_estimator(fitted, rows, Y, series=["zoe", "ann"])
-    assert [ax.get_title() for ax in display.axes_[0]] == ["who zoe, never seen: prior", "who ann"]
+    assert [ax.get_title() for ax in display.axes_[0]] == ["zoe, never seen: prior", "ann"]
 
 
 def test_or_from_those_of_its_rows_that_are_not_held_out(fitted):
@@ -212,7 +212,7 @@ def test_or_from_those_of_its_rows_that_are_not_held_out(fitted):
     display = SeriesForecastDisplay.from_estimator(
         fitted, rows, Y, series=["zoe", "ann"], times=[2.0, 8.0], held_out=held_out, condition=True
     )
-    assert [ax.get_title() for ax in display.axes_[0]] == ["who zoe", "who ann"]
+    assert [ax.get_title() for ax in display.axes_[0]] == ["zoe", "ann"]
     told = (rows["who"] == "zoe") & ~held_out
     own = rows[rows["who"] == "zoe"].sort_values("when")
     asked = own.head(2).assign(when=[2.0, 8.0], dose=np.interp([2.0, 8.0], own["when"], own["dose"]))
@@ -295,3 +295,37 @@ def test_other_estimators_are_refused():
         SeriesForecastDisplay.from_estimator(LinearRegression(), X, Y)
     with pytest.raises(NotFittedError):
         SeriesForecastDisplay.from_estimator(LatentODERegressor("who", "when"), X, Y)
+
+
+def test_numbers_are_titled_by_what_they_number():
+    rows = X.assign(who=X["who"].map(NAMES.index))
+    display = SeriesForecastDisplay.from_estimator(latent(rows, Y["a"]), rows, Y["a"], series=[2, 4])
+    assert [ax.get_title() for ax in display.axes_[0]] == ["who 2", "who 4"]
+
+
+def test_the_legend_is_below_the_panels_and_names_what_any_of_them_holds(fitted):
+    held_out = (X["who"] == "ann").to_numpy()
+    display = SeriesForecastDisplay.from_estimator(fitted, X, Y, series=["eve", "ann"], held_out=held_out)
+    assert [text.get_text() for text in display.legend_.get_texts()] == ["mean", "90 % band", "observed", "held out"]
+    display.figure_.canvas.draw()
+    legend = display.legend_.get_window_extent()
+    assert all(ax.get_tightbbox().y0 > legend.y1 for ax in display.axes_.flat)
+    assert display.figure_.bbox.x0 <= legend.x0 < legend.x1 <= display.figure_.bbox.x1
+    _, axes = plt.subplots(2, 2)
+    assert display.plot(axes).legend_ is axes[0, 0].get_legend()
+    assert len(display.legend_.get_texts()) == 4
+
+
+def test_the_legend_of_a_single_panel_fits_its_figure(fitted):
+    display = SeriesForecastDisplay.from_estimator(fitted, X, Y, series="eve", outputs="a", held_out=X["when"] > 5)
+    display.figure_.canvas.draw()
+    legend = display.legend_.get_window_extent()
+    assert display.figure_.bbox.x0 <= legend.x0 < legend.x1 <= display.figure_.bbox.x1
+
+
+def test_ids_of_another_type_are_warned_of_but_where_they_are_taken_in(fitted):
+    rows = X.assign(who=X["who"].map(NAMES.index))
+    with pytest.warns(UserWarning, match="ids are integer here, but were string in fit"):
+        SeriesForecastDisplay.from_estimator(fitted, rows, Y, series=2)
+    display = SeriesForecastDisplay.from_estimator(fitted, rows, Y, series=2, condition=True)  # warnings are errors
+    assert display.axes_[0, 0].get_title() == "who 2"

@@ -149,5 +149,18 @@ def test_what_cannot_be_drawn_is_refused(fitted):
     display = ToleranceDisplay.from_estimator(fitted, X, Y, tolerances=[1e-1])
     with pytest.raises(ValueError, match=r"panels must be some of .*got \['depth'\]"):
         display.plot(panels=["depth"])
-    with pytest.raises(ValueError, match="axes must be 3, one for each panel; got 1"):
+    with pytest.raises(ValueError, match=r"axes must be 3, one for each panel; got 1\. The panels are .*'seconds'"):
         display.plot(plt.subplots()[1])
+
+
+@pytest.mark.parametrize("name", ["fitted", "latent"])
+@pytest.mark.parametrize("scoring", [None, "max_error"])
+def test_a_score_of_predictions_needs_targets(name, scoring, panel, request):
+    rows = panel[0] if name == "latent" else X
+    with pytest.raises(ValueError, match=r"y is needed: the score of (ODENetClassifier|LatentODERegressor) compares"):
+        tolerance_curve(request.getfixturevalue(name), rows, scoring=scoring)
+
+
+def test_a_score_of_ones_own_may_do_without_targets(fitted):
+    curve = tolerance_curve(fitted, X, tolerances=[1e-3], scoring=lambda estimator, X, y: estimator.predict(X).mean())
+    assert curve["score"].iloc[0] == fitted.set_params(rtol=1e-3, atol=1e-3).predict(X).mean()

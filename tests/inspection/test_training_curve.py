@@ -147,7 +147,19 @@ def test_what_cannot_be_drawn_is_refused(fitted):
         display.plot(panels=["validation"])
     with pytest.raises(ValueError, match=r"panels must be some of .*got \[\]"):
         display.plot(panels=[])
-    with pytest.raises(ValueError, match="axes must be 2, one for each panel; got 1"):
-        display.plot(plt.subplots()[1])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'ax'"):
+        display.plot(ax=plt.subplots()[1])
     with pytest.raises(ValueError, match=r"log=True needs a loss above 0; it fell to -0.5"):
         TrainingCurveDisplay([1.0, -0.5]).plot(log=True)
+
+
+def test_a_fit_without_validation_scores_is_drawn_beside_one_that_has_them(fitted):
+    display = TrainingCurveDisplay.from_estimator(fitted["classifier"])
+    message = (
+        r"axes must be 2, one for each panel; got 3. The panels are \['loss', 'nfe'\]: pass as many axes, or choose"
+    )
+    with pytest.raises(ValueError, match=message):
+        TrainingCurveDisplay.from_estimator(fitted["regressor"], axes=display.axes_)
+    beside = TrainingCurveDisplay.from_estimator(fitted["regressor"], axes=display.axes_[[0, 2]])
+    assert beside.loss_line_.axes is display.loss_line_.axes
+    assert beside.nfe_forward_line_.axes is display.nfe_forward_line_.axes

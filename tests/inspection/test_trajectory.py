@@ -161,6 +161,19 @@ def test_many_classes_have_colours_of_their_own(flow):
     assert len(np.unique(display.lines_.get_color(), axis=0)) == 15
 
 
+@pytest.mark.parametrize(("n_classes", "beside"), [(6, False), (7, True), (40, True)])
+def test_a_legend_of_many_classes_is_beside_the_axes(flow, n_classes, beside):
+    frame = pd.DataFrame(X[:40], columns=["east", "north"])
+    c = [f"series {k % n_classes:02d}" for k in range(40)]
+    display = TrajectoryDisplay.from_estimator(flow, frame, t=2, c=c)
+    display.figure_.canvas.draw()
+    legend, axes = display.legend_.get_window_extent(), display.ax_.get_window_extent()
+    assert (legend.x0 >= axes.x1) == beside
+    assert (legend.x1 <= axes.x1) != beside
+    assert display.figure_.bbox.x0 <= legend.x0 < legend.x1 <= display.figure_.bbox.x1
+    assert display.figure_.bbox.y0 <= legend.y0
+
+
 def test_numbers_are_coloured_by_a_scale(flow):
     frame = pd.DataFrame(X, columns=["east", "north"])
     display = TrajectoryDisplay.from_estimator(flow, frame, t=2, c=X[:, 0], cmap="plasma", alpha=None)
@@ -169,6 +182,19 @@ def test_numbers_are_coloured_by_a_scale(flow):
     scale = (X[:, 0] - X[:, 0].min()) / np.ptp(X[:, 0])
     np.testing.assert_allclose(display.ends_.get_facecolor(), plt.colormaps["plasma"](scale), atol=0.01)
     assert display.legend_ is None
+
+
+def test_the_scale_of_numbers_has_a_colour_bar(flow):
+    frame = pd.DataFrame(X, columns=["east", "north"])
+    display = TrajectoryDisplay.from_estimator(flow, frame, t=2, c=frame["east"])
+    bar = display.colorbar_
+    assert bar.mappable is display.lines_
+    assert (bar.vmin, bar.vmax) == (X[:, 0].min(), X[:, 0].max())
+    assert bar.ax.get_ylabel() == "east"
+    assert display.plot(legend=False).colorbar_ is None
+    assert len(display.figure_.axes) == 1
+    assert TrajectoryDisplay.from_estimator(flow, frame, t=2, c=X[:, 0]).colorbar_.ax.get_ylabel() == ""
+    assert TrajectoryDisplay.from_estimator(flow, frame, t=2, c=Y).colorbar_ is None
 
 
 def test_series_have_a_class_each(latent):
@@ -224,7 +250,8 @@ def test_what_an_estimator_has_to_be(flow):
         ({"components": (0, 1, 2)}, r"components must be one, a pair or 'pca'; got \(0, 1, 2\)"),
         ({"t": 1}, "t must be 2 depths or more, or the depths themselves; got 1"),
         ({"t": [0.0, 2.0]}, "t must be depths from 0 to 1"),
-        ({"c": Y[:3]}, r"c must have the shape \(60,\), one value for each; got \(3,\)"),
+        ({"c": "width"}, r"c takes values, one for each row of X, such as c=X\['width'\]; got the name 'width'"),
+        ({"c": Y[:3]}, r"c must have the shape \(60,\), one value for each row of X; got \(3,\)"),
     ],
 )
 def test_wrong_parameters_are_named(classifier, parameters, message):
