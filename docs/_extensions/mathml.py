@@ -17,8 +17,8 @@ from sphinx.util.math import get_node_equation_number
 
 logger = logging.getLogger(__name__)
 
-#: What docutils knows by another name only, the double bar of a divergence, which it would stretch as that of a norm, and
-#: the thin space that it leaves out between a function and its argument.
+#: What docutils knows by another name only, the double bar of a divergence, which would be stretched as that of a norm
+#: is, and the thin space that is left out between a function and its argument.
 REWRITES = {
     r"(?<!\\left)(?<!\\right)(?:\\,)?\\\|(?:\\,)?": r"\\parallel ",
     r"\\dots(?![a-zA-Z])": r"\\ldots",

@@ -1019,7 +1019,7 @@ MAX_GRAD_NORM = 10.0
 def _warn_of_other_ids(asked: pd.Index, known: pd.Index) -> None:
     """Say so where no series is known for want of the same type of ids."""
     kinds = [pd.api.types.infer_dtype(ids) for ids in (asked, known)]
-    if kinds[0] != kinds[1]:
+    if kinds[0] != kinds[1] and not kinds[1].startswith("mixed"):
         warn_caller(
             f"None of the series in X is known: ids are {kinds[0]} here, but were {kinds[1]} in fit. They are answered "
             "from the prior; give ids the same type.",
