@@ -13,7 +13,7 @@ Run ``python examples/quickstart.py [FOLDER]``; the pictures go to FOLDER, ``pic
 # .. image:: /images/series.png
 #    :alt: Tumour volumes of six mice: observations, mean and a 90 % band
 
-# sphinx_gallery_thumbnail_path = "images/series.png"
+# sphinx_gallery_thumbnail_path = "images/thumb_quickstart.png"
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def draw_density(flow: CNFDensityEstimator, X: pd.DataFrame) -> None:
 
 
 def forecast() -> None:
-    """Tumour volumes of 30 mice, each weighed and measured on days of its own: the last week of each held out."""
+    """Tumour volumes of 30 mice, two or three measurements a week: the last week of each held out."""
     frame = load_tumour_growth().frame
     X, y = frame[["mouse", "day", "dose"]], np.log(frame["volume"].clip(lower=0.005)).rename("log volume")
     held_out = frame["day"] > frame.groupby("mouse")["day"].transform("max") - 7
