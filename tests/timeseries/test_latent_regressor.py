@@ -947,8 +947,8 @@ def test_covariates_over_time_drive_the_dynamics():
     model.fit(data[["id", "t", "u"]], data["y"])
     t = np.linspace(0, 4, 9)
     ups, downs = (np.where(t < 1.9, sign * 0.8, 0.0) for sign in (1, -1))
-    static = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in (("flat up", 0.8), ("flat down", -0.8))]
-    driven = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in (("up", ups), ("down", downs))]
+    static = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in ((-1, 0.8), (-2, -0.8))]
+    driven = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in ((-3, ups), (-4, downs))]
     up, down = (model.predict(asked) for asked in driven)
     expected = np.append(0.0, np.cumsum(np.diff(t) * (ups[1:] + ups[:-1]) / 2))
     assert up[-1] - down[-1] == pytest.approx(2 * expected[-1], rel=0.25)  # though u is 0 in both
@@ -985,7 +985,7 @@ def test_intensities_are_learned():
     settings = {**TINY, "latent_size": 1, "max_iter": 40, "batch_size": 20, "learning_rate_init": 2e-2}
     model = LatentODERegressor(**settings, observation_times="poisson", n_iter_no_change=None).fit(X, y)
     for u in (-1.0, 1.0):
-        asked = pd.DataFrame({"id": "new", "t": [1.0, 2.5, 4.0], "u": u})
+        asked = pd.DataFrame({"id": -1, "t": [1.0, 2.5, 4.0], "u": u})
         np.testing.assert_allclose(model.predict_intensity(asked), np.exp(0.8 + 0.8 * u), rtol=0.25)
 
 
