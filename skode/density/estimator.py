@@ -21,10 +21,11 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
 from skode.density.columns import refuse_columns_without_density
-from skode.density.fields import FIELDS
+from skode.density.fields import new_field
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.objectives import FlowMatching, Likelihood
+from skode.dynamics.fields import FIELDS
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
@@ -425,7 +426,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             raise ValueError(
                 "activation='relu' has no continuous divergence; choose 'tanh', 'logistic', 'softplus' or 'silu'."
             )
-        return FIELDS[self.field](n_features, hidden, self.activation, generator)
+        return new_field(self.field, n_features, hidden, self.activation, generator)
 
     def _to_flow(self, X: np.ndarray) -> np.ndarray:
         """X where the flow lives; ValueError where that overflows."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import nn
 
-from skode.dynamics import fields
+from skode.dynamics.fields import FIELDS
 
 #: By how much units vary over data in the plane, and over time.
 PLANE_SPREAD, TIME_SPREAD = 2.5, 0.75
@@ -49,11 +47,8 @@ def new_field(
     name: str, n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator
 ) -> nn.Module:
     """A field by its name; where it shows its first layer, as ``units``, this is spread over the data."""
-    field = fields.FIELDS[name](n_features, hidden, activation, generator=generator)
+    field = FIELDS[name](n_features, hidden, activation, generator=generator)
     units = getattr(field, "units", None)
     if units is not None:
         spread(units, n_features, generator)
     return field
-
-
-FIELDS: dict[str, Callable[..., nn.Module]] = {name: partial(new_field, name) for name in fields.FIELDS}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -465,23 +464,16 @@ def as_field(
     """
     if not callable(func):
         raise TypeError(f"func must be a callable func(t, y), got {type(func).__name__}.")
-    with _told_how_it_was_called(y):
-        field, value, tape = _first_evaluation(func, t, y, differentiate, with_time, keep_graph)
-    check_value(value, y)
-    return field, value, tape
-
-
-@contextmanager
-def _told_how_it_was_called(y: Tensor) -> Iterator[None]:
-    """Add to an error of the user's function what it was called with."""
     try:
-        yield
+        field, value, tape = _first_evaluation(func, t, y, differentiate, with_time, keep_graph)
     except (TypeError, RuntimeError, IndexError, ValueError) as error:
         error.add_note(
             f"This is from the first evaluation of func(t, y), with a time t and a state y of shape {tuple(y.shape)}, "
             f"{y.dtype}. It must return dy/dt as a tensor of that shape and dtype, without changing y in place."
         )
         raise
+    check_value(value, y)
+    return field, value, tape
 
 
 def _first_evaluation(

@@ -979,9 +979,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if (positions < 0).all():
             _warn_of_other_ids(pd.Index(ids), self.context_.ids)
         origins = np.where(positions >= 0, self.context_.origins[positions], np.median(self.context_.origins))
-        # Before its first row, by a scale of time.
-        early = rows.time < (origins + (LEAD - 1.0) * self.time_scale_)[codes]
-        if (strange := early & (positions < 0)[codes]).any():
+        # A scale of time before the first row, for those not known.
+        too_early = np.where(positions < 0, origins + (LEAD - 1.0) * self.time_scale_, -np.inf)
+        if (strange := rows.time < too_early[codes]).any():
             _warn_of_early_times(rows.series[strange][0])
         nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
         covariates = self._scaled_covariates(rows)

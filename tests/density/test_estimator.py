@@ -19,8 +19,8 @@ from skode import CNFDensityEstimator
 from skode.datasets import make_toy_density, toy_log_density
 from skode.density import estimator
 from skode.density.estimator import auto_batch_size
-from skode.density.fields import FIELDS
 from skode.density.objectives import FlowMatching
+from skode.dynamics.fields import FIELDS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
