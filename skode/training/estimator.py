@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
+from skode.dynamics.sizes import checked_sizes
 from skode.solvers import Solution, SolverError, get_method, solve_ivp
 from skode.training.failures import in_terms_of_parameters
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
@@ -80,13 +81,8 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return new
 
     def _hidden_layers(self) -> tuple[int, ...]:
-        """``hidden_layer_sizes`` as a tuple of ints, checked element by element."""
-        sizes = np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist()
-        if not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in sizes):
-            raise ValueError(
-                f"hidden_layer_sizes must be integers > 0, in one dimension; got {self.hidden_layer_sizes!r}."
-            )
-        return tuple(int(n) for n in sizes)
+        """``hidden_layer_sizes`` as a tuple of ints; one number stands for one layer."""
+        return checked_sizes(np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist())
 
     def _check_as_built(self, wanted: dict[str, Any]) -> None:
         """Refuse to go on with a network that is not the one asked for."""
