@@ -100,13 +100,18 @@ class Chromium:
         return answer["result"]
 
     def open(self, url: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """What a page says of itself once it is loaded, and the events until then."""
+        """What a page says of itself once it is loaded, and the events until then.
+
+        What scripts have asked for by then may be answered after the page's load, so these answers are awaited too.
+        """
         self._events.clear()
-        self.call("Page.navigate", url=url)
+        page = self.call("Page.navigate", url=url)["loaderId"]
         deadline = time.monotonic() + SECONDS_A_PAGE
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._events.append(self._next(deadline))
         answer = self.call("Runtime.evaluate", expression=DRAWN, awaitPromise=True, returnByValue=True)
+        while unanswered(self._events, page):
+            self._events.append(self._next(deadline))
         return answer["result"]["value"], list(self._events)
 
     def _next(self, deadline: float) -> dict[str, Any]:
@@ -118,6 +123,28 @@ class Chromium:
             self._buffer += received
         message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)
+
+
+def unanswered(events: list[dict[str, Any]], page: str) -> set[str]:
+    """Requests of a page, by their ids, that have neither an answer nor an error yet.
+
+    An answer is one as soon as its header is there: the end of a body that no script reads may never be told. Nor may
+    that of a request that went out for the page before, or of the browser's own.
+    """
+    sent, answered = set(), set()
+    for event in events:
+        params = event["params"]
+        if event["method"] == "Network.requestWillBeSent":
+            if params["loaderId"] == page and not is_browsers_own(params["request"]["url"]):
+                sent.add(params["requestId"])
+        elif event["method"] in ("Network.responseReceived", "Network.loadingFailed"):
+            answered.add(params["requestId"])
+    return sent - answered
+
+
+def is_browsers_own(url: str) -> bool:
+    """Whether the browser asks by itself, whatever the page says."""
+    return url.endswith("/favicon.ico")
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -138,7 +165,7 @@ def faults_of_page(answer: Mapping[str, Any], events: list[dict[str, Any]], titl
     for event in events:
         params = event["params"]
         if event["method"] == "Network.responseReceived" and params["response"]["status"] >= 400:
-            if not params["response"]["url"].endswith("/favicon.ico"):  # the browser's own question
+            if not is_browsers_own(params["response"]["url"]):
                 yield f"answer {params['response']['status']}: {params['response']['url']}"
         elif event["method"] == "Network.loadingFailed" and not params.get("canceled"):
             yield f"not loaded: {params['errorText']}"
