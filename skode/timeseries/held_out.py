@@ -103,16 +103,17 @@ def widen_noise(likelihood: Gaussian, y: np.ndarray, answers: Sequence[Answer]) 
     answers : sequence of Answer
         What the model says of them, given the others.
     """
-    learned = likelihood.log_noise.clone()
+    variance = torch.exp(2.0 * likelihood.log_noise)
     densities = []
     for factor in WIDER:
-        likelihood.log_noise.copy_(learned + float(np.log(factor)))
         total = 0.0
         for answer in answers:
             values = torch.from_numpy(y[answer.rows]).to(answer.eta)
-            total += float(log_mean_density(likelihood.log_prob(answer.eta, values), answer.weights).sum())
+            coloured = 0.0 if answer.coloured is None else answer.coloured
+            added = factor**2 * (variance + coloured) - variance
+            total += float(log_mean_density(likelihood.log_prob(answer.eta, values, added), answer.weights).sum())
         densities.append(total)
-    likelihood.log_noise.copy_(learned + float(np.log(WIDER[int(np.argmax(densities))])))
+    likelihood.widen(float(WIDER[int(np.argmax(densities))]))
 
 
 def log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:

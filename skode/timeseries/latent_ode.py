@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from skode.dynamics import MLPField, affine
 from skode.solvers import Statistics
 from skode.solvers.solution import Solve
+from skode.timeseries.coloured_noise import ColouredNoise
 from skode.timeseries.driven import CovariatePaths, DrivenBy, DrivenField
 from skode.timeseries.encoders import Encoder
 from skode.timeseries.likelihoods import LARGEST_LOG, Likelihood
@@ -129,6 +130,12 @@ class Rows:
         places = self.places[None, :, :, None].expand(len(states), -1, -1, states.shape[3])
         states = states.gather(2, places)
         return states[:, self.filled[0], self.filled[1]], states[:, :, self.n_slots :]
+
+    def slotted(self, values: Tensor) -> Tensor:
+        """Values of shape (n_copies, n_rows, ...) in their slots, (n_copies, n_series, n_slots, ...); else 0."""
+        slots = values.new_zeros(len(values), self.n_series, self.n_slots, *values.shape[2:])
+        slots[:, self.filled[0], self.filled[1]] = values
+        return slots
 
     def summed(self, values: Tensor) -> Tensor:
         """Sums over each series' rows, of shape (n_copies, n_series, ...), of values of (n_copies, n_rows, ...)."""
@@ -254,11 +261,14 @@ class LatentODE(nn.Module):
         assert self.log_intensity is not None
         return self.log_intensity(states, covariates)[..., 0].clamp(-LARGEST_LOG, LARGEST_LOG)
 
-    def log_likelihood(self, evidence: Evidence, rows: Rows) -> Tensor:
-        """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series)."""
-        by_row = self.likelihood.log_prob(evidence.eta, rows.y).sum(-1)
+    def log_likelihood(self, evidence: Evidence, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
+        """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series); with white noise by default."""
+        if noise is None:
+            by_series = rows.summed(self.likelihood.log_prob(evidence.eta, rows.y).sum(-1))
+        else:
+            by_series = noise.log_prob(rows.slotted(rows.y - evidence.eta))
         if evidence.log_rate is None:
-            return rows.summed(by_row)
+            return by_series
         assert evidence.node_log_rate is not None
         integral = (rows.node_weights * torch.exp(evidence.node_log_rate)).sum(-1)
-        return rows.summed(by_row + rows.timed * evidence.log_rate) - integral
+        return by_series + rows.summed(rows.timed * evidence.log_rate) - integral

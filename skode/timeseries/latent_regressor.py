@@ -36,7 +36,7 @@ from skode.timeseries.held_out import forecast_density, last_rows, log_mean_dens
 from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, infer, normal_draws
+from skode.timeseries.posterior import Posterior, infer, linearised_rows, normal_draws
 from skode.timeseries.predictive import Answer, Predictive
 from skode.timeseries.tensors import PanelTensors
 from skode.training import (
@@ -81,6 +81,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     likelihood : {"gaussian", "bernoulli", "poisson"}, default="gaussian"
         Distribution of the outputs, independent given the latent state: normal with one standard deviation for each
         output, 0 or 1, or counts.
+    noise : {"coloured", "white"}, default="coloured"
+        What the dynamics may leave of a normal output: white noise, or beside it noise with a memory, an
+        Ornstein-Uhlenbeck process [4]_. Then a forecast starts from what the last observations were off by. It is
+        estimated after training, by the likelihood of the rows linear about the posterior's modes, and left out
+        where white noise does as well (by the Bayesian information criterion), where there are fewer than five
+        series, and with ``posterior="encoder"``.
     observation_times : {"given", "poisson"}, default="given"
         Whether times are data themselves: "poisson" makes them a Poisson process from a series' first row to its
         last, whose intensity depends on the latent state [1]_; see ``predict_intensity``. Where watching began before
@@ -178,6 +184,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         What the time column holds.
     noise_std_ : ndarray of shape (n_outputs,)
         Standard deviation of the observation noise, in the units of y; only with the Gaussian likelihood.
+    noise_share_ : ndarray of shape (n_outputs,)
+        Share of its variance that has a memory; 0 where all noise is white.
+    noise_memory_ : ndarray of shape (n_outputs,)
+        Time in which the correlation of that part falls by a factor of e, in the units of X (dates: seconds); NaN
+        where all noise is white.
     n_features_in_ : int
         Number of columns seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -201,6 +212,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
        NeurIPS 2018, section 5.
     .. [2] Y. Rubanova, R. T. Q. Chen, D. Duvenaud, "Latent ODEs for Irregularly-Sampled Time Series", NeurIPS 2019.
     .. [3] Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
+    .. [4] R. H. Jones, F. Boadi-Boateng, "Unequally spaced longitudinal data with AR(1) serial correlation",
+       Biometrics 47, 1991.
 
     Examples
     --------
@@ -225,6 +238,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         "series": [str, Integral, None],
         "time": [str, Integral],
         "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "noise": [StrOptions({"coloured", "white"})],
         "observation_times": [StrOptions({"given", "poisson"})],
         "latent_size": [Interval(Integral, 1, None, closed="left")],
         "encoder": [StrOptions(set(ENCODERS))],
@@ -244,6 +258,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         time: Column = 0,
         *,
         likelihood: str = "gaussian",
+        noise: str = "coloured",
         observation_times: str = "given",
         latent_size: int = 4,
         hidden_layer_sizes: Any = (32, 32),
@@ -281,6 +296,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self.series = series
         self.time = time
         self.likelihood = likelihood
+        self.noise = noise
         self.observation_times = observation_times
         self.latent_size = latent_size
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -374,6 +390,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             panel = self._panel(rows, values)
             # condition() shares weights between estimators: the others keep theirs.
             self.module_ = copy.deepcopy(self.module_)
+            if isinstance(self.module_.likelihood, Gaussian):
+                self.module_.likelihood.whiten()
         else:
             self._learn_units(rows, values, y)
             panel = self._panel(rows, values)
@@ -435,9 +453,20 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 dtype=dtype,
                 averaging=AVERAGING,
             )
-        if aside is not None and isinstance(self.module_.likelihood, Gaussian):
-            forecasts = self._forecasts(training, aside.observed())
-            widen_noise(self.module_.likelihood, aside.observed().y, forecasts)
+        likelihood = self.module_.likelihood
+        if not isinstance(likelihood, Gaussian):
+            return
+        if self.noise == "coloured" and self._refined:
+            self._learn_noise(likelihood, panel)
+        if aside is not None:
+            widen_noise(likelihood, aside.observed().y, self._forecasts(training, aside.observed()))
+
+    def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
+        """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
+        rows = linearised_rows(self._module_in_double(), panel, self._tensors_in_double, self._solve)
+        found = rows.most_likely_noise(to_numpy(torch.exp(likelihood.log_noise)).astype(np.float64))
+        if found is not None:
+            likelihood.set_noise(*found)
 
     def _forecasts(self, known: Panel, asked: Panel) -> list[Answer]:
         """What the model says of rows of the same series of which others are known."""
@@ -448,10 +477,30 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     @property
     def noise_std_(self) -> np.ndarray:
         """Standard deviation of the observation noise, in the units of y."""
+        white, coloured, _ = self._noise()
+        return np.hypot(white, coloured) * self._units()[0]
+
+    @property
+    def noise_share_(self) -> np.ndarray:
+        """Share of the noise's variance that has a memory."""
+        white, coloured, _ = self._noise()
+        return coloured**2 / (white**2 + coloured**2)
+
+    @property
+    def noise_memory_(self) -> np.ndarray:
+        """Time in which the correlation of the noise with a memory falls by a factor of e; NaN where there is none."""
+        _, coloured, memory = self._noise()
+        return np.where(coloured > 0.0, memory * self.time_scale_, np.nan)
+
+    def _noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Standard deviations of white and coloured noise, and memory, in the model's units."""
         check_is_fitted(self)
-        if not isinstance(self.module_.likelihood, Gaussian):
+        likelihood = self.module_.likelihood
+        if not isinstance(likelihood, Gaussian):
             raise AttributeError(f"likelihood={self.likelihood!r} has no noise of its own; predict(return_std=True).")
-        return to_numpy(torch.exp(self.module_.likelihood.log_noise)).astype(np.float64) * self._units()[0]
+        parts = torch.exp(likelihood.log_noise.detach()), likelihood.coloured, likelihood.memory
+        white, coloured, memory = (to_numpy(part).astype(np.float64) for part in parts)
+        return white, coloured, memory
 
     def condition(self, X: Any, y: Any) -> LatentODERegressor:
         """Take in more observations, of known or of new series, without training.
@@ -556,7 +605,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
         def log_density(answer: Answer) -> Tensor:
             y = scaled[torch.from_numpy(answer.rows)].to(answer.eta)
-            return log_mean_density(likelihood.log_prob(answer.eta, y), answer.weights)[None]
+            return log_mean_density(likelihood.log_prob(answer.eta, y, answer.coloured), answer.weights)[None]
 
         density = self._gathered(rows, log_density)[0]
         observed = ~np.isnan(values)
@@ -594,7 +643,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         generator = new_generator(rng)
         n_series = len(pd.unique(rows.series))
         noise = torch.from_numpy(rng.standard_normal((n_samples, n_series, self.module_.latent_size)))
-        draws = self._gathered(rows, lambda answer: _drawn(likelihood, answer.eta, generator), noise=noise)
+        draws = self._gathered(
+            rows, lambda answer: _drawn(likelihood, answer.eta, generator), noise=noise, generator=generator
+        )
         scale, shift = self._units()
         draws = np.moveaxis(draws * scale + shift, 0, -1)
         return draws[:, 0] if self._single_output else draws
@@ -671,7 +722,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         noise = torch.from_numpy(rng.standard_normal((1, n_series, module.latent_size)))
         generator, answers = new_generator(rng), np.empty(panel.y.shape)
         nowhere, prior = np.full(n_series, -1), Posterior.prior(n_series, module.latent_size, 1)
-        for answer in self._predictive().answers(panel, self.context_, nowhere, prior, noise):
+        for answer in self._predictive().answers(panel, self.context_, nowhere, prior, noise, generator):
             answers[answer.rows] = to_numpy(_drawn(module.likelihood, answer.eta, generator)[0])
         scale, shift = self._units()
         frame = pd.DataFrame({column_label(self.series, "series"): panel.codes})
@@ -922,14 +973,15 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     def _inferred(self, panel: Panel, n_draws: int, module: LatentODE | None = None) -> Posterior:
         """The posteriors of a panel's series, in float64 whatever the model was trained in."""
+        module = self._module_in_double(module)
+        return infer(module, panel, self._tensors_in_double, self._solve, n_draws, refined=self._refined)
+
+    def _module_in_double(self, module: LatentODE | None = None) -> LatentODE:
         module = module or self.module_
-        if next(module.parameters()).dtype != torch.float64:
-            module = copy.deepcopy(module).double()
+        return module if next(module.parameters()).dtype == torch.float64 else copy.deepcopy(module).double()
 
-        def tensors(part: Panel) -> PanelTensors:
-            return self._tensors_observed(part, double=True)
-
-        return infer(module, panel, tensors, self._solve, n_draws, refined=self._refined)
+    def _tensors_in_double(self, panel: Panel) -> PanelTensors:
+        return self._tensors_observed(panel, double=True)
 
     def _predictive(self) -> Predictive:
         return Predictive(self.module_, self._tensors, self._solve)
@@ -946,7 +998,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             mean = answer.mean(means)
             if not with_std:
                 return mean[None]
-            return torch.stack([mean, answer.mean(likelihood.variance(answer.eta) + (means - mean) ** 2)])
+            variance = answer.mean(likelihood.variance(answer.eta) + (means - mean) ** 2)
+            return torch.stack([mean, variance if answer.coloured is None else variance + answer.coloured])
 
         mean, *variance = self._gathered(rows, moments)
         if self.y_scaler_ is not None and (np.abs(mean) > FAR).any():
@@ -959,7 +1012,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return mean * scale + shift, np.sqrt(variance[0]) * scale if with_std else np.empty(0)
 
     def _gathered(
-        self, rows: LongRows, quantity: Callable[[Answer], Tensor], *, noise: Tensor | None = None
+        self,
+        rows: LongRows,
+        quantity: Callable[[Answer], Tensor],
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> np.ndarray:
         """A quantity of all rows' answers, of shape (n, n_rows, ...), in the order of the rows.
 
@@ -971,6 +1029,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             Of an answer, whose rows are positions in ``rows``, a tensor of shape (n, rows of the answer, ...).
         noise : Tensor, default=None
             What to draw latent states from; None: the draws that predictions are made from.
+        generator : torch.Generator, default=None
+            Source of paths of the noise that has a memory; None: its mean and variance.
         """
         self._refuse_other_kind(rows)
         codes, ids = pd.factorize(rows.series)
@@ -993,7 +1053,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             uniform = torch.full((len(noise), len(ids)), -np.log(len(noise)), dtype=torch.float64)
             posterior = Posterior(posterior.mean, posterior.factor, uniform)
         gathered: np.ndarray | None = None
-        for answer in self._predictive().answers(asked, self.context_, positions, posterior, noise):
+        for answer in self._predictive().answers(asked, self.context_, positions, posterior, noise, generator):
             answer = replace(answer, rows=order[answer.rows])
             part = to_numpy(quantity(answer)).astype(np.float64)
             if gathered is None:

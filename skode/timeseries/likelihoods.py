@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skode.timeseries.coloured_noise import ColouredNoise
+
 #: Logarithms of rates are kept below this, lest one step of training that is too long leads to infinity.
 LARGEST_LOG = 30.0
 
@@ -43,10 +45,13 @@ class Likelihood(nn.Module):
         """The ``eta`` that suits the mean of each output, of shape (n_outputs,)."""
         return np.nanmean(y, axis=0)
 
-    def log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
-        """Log-density of each value; 0 where nothing was observed."""
+    def log_prob(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
+        """Log-density of each value; 0 where nothing was observed.
+
+        ``added`` is a variance beside that of the distribution itself; only normal ones have such.
+        """
         observed = ~torch.isnan(y)
-        return self._log_prob(eta, torch.where(observed, y, self._usual(eta))) * observed
+        return self._log_prob(eta, torch.where(observed, y, self._usual(eta)), added) * observed
 
     def score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Score and Fisher information of each value; 0 where nothing was observed."""
@@ -62,11 +67,20 @@ class Likelihood(nn.Module):
         """Variance of each output about its mean."""
         raise NotImplementedError
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether part of the noise has a memory."""
+        return False
+
+    def coloured_noise(self, time: Tensor, observed: Tensor) -> ColouredNoise | None:
+        """The noise at given times, if part of it has a memory; see :class:`ColouredNoise`."""
+        return None
+
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
         """Draws of the outputs."""
         raise NotImplementedError
 
-    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+    def _log_prob(self, eta: Tensor, y: Tensor, added: Tensor | None) -> Tensor:
         raise NotImplementedError
 
     def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,17 +94,48 @@ class Likelihood(nn.Module):
 class Gaussian(Likelihood):
     """``y ~ N(eta, sigma^2)``, with one ``sigma`` for each output.
 
+    In training the noise is white. Part of what predictions are made with may have a memory.
+
     Attributes
     ----------
     log_noise : nn.Parameter of shape (n_outputs,)
-        ``log sigma``; outputs are standardised, and it starts at their spread.
+        ``log sigma`` of the white noise; outputs are standardised, and it starts at their spread.
+    coloured, memory : Tensor of shape (n_outputs,)
+        Standard deviation of the noise with a memory, 0 if there is none, and that memory.
     """
 
     standardised = True
+    coloured: Tensor
+    memory: Tensor
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__(n_outputs)
         self.log_noise = nn.Parameter(torch.zeros(n_outputs))
+        self.register_buffer("coloured", torch.zeros(n_outputs))
+        self.register_buffer("memory", torch.ones(n_outputs))
+
+    @torch.no_grad()
+    def set_noise(self, white: np.ndarray, coloured: np.ndarray, memory: np.ndarray) -> None:
+        """Take on standard deviations and memory of the noise."""
+        self.log_noise.copy_(torch.from_numpy(np.log(white)))
+        self.coloured.copy_(torch.from_numpy(coloured))
+        self.memory.copy_(torch.from_numpy(memory))
+
+    @torch.no_grad()
+    def whiten(self) -> None:
+        """Take all noise for white."""
+        self.log_noise.copy_(0.5 * torch.log(torch.exp(2.0 * self.log_noise) + self.coloured**2))
+        self.coloured.zero_()
+
+    @torch.no_grad()
+    def widen(self, factor: float) -> None:
+        """Multiply the standard deviations of all noise."""
+        self.log_noise.add_(math.log(factor))
+        self.coloured.mul_(factor)
+
+    @property
+    def has_memory(self) -> bool:
+        return bool((self.coloured > 0.0).any())
 
     def mean(self, eta: Tensor) -> Tensor:
         return eta
@@ -98,13 +143,19 @@ class Gaussian(Likelihood):
     def variance(self, eta: Tensor) -> Tensor:
         return torch.exp(2.0 * self.log_noise).expand_as(eta)
 
+    def coloured_noise(self, time: Tensor, observed: Tensor) -> ColouredNoise | None:
+        if not self.has_memory:
+            return None
+        return ColouredNoise(time, observed, torch.exp(self.log_noise.detach()), self.coloured, self.memory)
+
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(eta.shape, generator=generator, dtype=eta.dtype).to(eta.device)
         return eta + torch.exp(self.log_noise) * noise
 
-    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
-        residual = (y - eta) * torch.exp(-self.log_noise)
-        return -0.5 * residual**2 - self.log_noise - 0.5 * math.log(2 * math.pi)
+    def _log_prob(self, eta: Tensor, y: Tensor, added: Tensor | None) -> Tensor:
+        log_std = self.log_noise if added is None else 0.5 * torch.log(torch.exp(2.0 * self.log_noise) + added)
+        residual = (y - eta) * torch.exp(-log_std)
+        return -0.5 * residual**2 - log_std - 0.5 * math.log(2 * math.pi)
 
     def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         precision = torch.exp(-2.0 * self.log_noise)
@@ -138,7 +189,7 @@ class Bernoulli(Likelihood):
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(torch.sigmoid(eta).cpu(), generator=generator).to(eta.device)
 
-    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+    def _log_prob(self, eta: Tensor, y: Tensor, added: Tensor | None) -> Tensor:
         return y * eta - nn.functional.softplus(eta)
 
     def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +222,7 @@ class Poisson(Likelihood):
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(eta).cpu(), generator=generator).to(eta.device)
 
-    def _log_prob(self, eta: Tensor, y: Tensor) -> Tensor:
+    def _log_prob(self, eta: Tensor, y: Tensor, added: Tensor | None) -> Tensor:
         return y * eta - self.mean(eta) - torch.lgamma(y + 1.0)
 
     def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

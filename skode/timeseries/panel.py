@@ -104,6 +104,22 @@ class Panel:
             np.concatenate([self.y, other.y])[order],
         )
 
+    def beside(self, other: Panel) -> tuple[Panel, np.ndarray]:
+        """These rows and those of the same series in another panel, and which rows are these, as a mask."""
+        shared = self.ids.get_indexer(other.ids)[other.codes]
+        rows = np.flatnonzero(shared >= 0)
+        codes = np.concatenate([self.codes, shared[rows]])
+        time = np.concatenate([self.time, other.time[rows]])
+        order = np.lexsort((time, codes))
+        both = replace(
+            self,
+            codes=codes[order],
+            time=time[order],
+            covariates=np.concatenate([self.covariates, other.covariates[rows]])[order],
+            y=np.concatenate([self.y, other.y[rows]])[order],
+        )
+        return both, order < len(self.codes)
+
     def observed(self) -> Panel:
         """The rows at which anything was observed; series without any stay, empty."""
         rows = ~np.isnan(self.y).all(axis=1)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from skode.solvers import Solution, Statistics
 from skode.solvers.solution import Solve
+from skode.timeseries.coloured_noise import LinearisedRows
 from skode.timeseries.latent_ode import Evidence, LatentODE, Rows
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
@@ -37,6 +38,9 @@ DIFFERENCE = 1e-4
 
 #: Share of the draws that are the prior's.
 PRIOR_SHARE = 0.25
+
+#: A noise with a memory is looked for in so many series at most.
+MOST_SERIES = 500
 
 #: Series are worked on in blocks that hold about this many latent states, padding included, to bound memory.
 BLOCK = 200_000
@@ -174,12 +178,31 @@ def infer(
     return found
 
 
+def linearised_rows(
+    module: LatentODE, panel: Panel, tensors: Callable[[Panel], PanelTensors], solve: Solve
+) -> LinearisedRows:
+    """The rows of a panel, or of :data:`MOST_SERIES` of its series, linear about the modes of the initial states.
+
+    Parameters are those of :func:`infer`.
+    """
+    lengths = np.bincount(panel.codes, minlength=panel.n_series)
+    some = np.flatnonzero(lengths > 0)
+    panel = panel.take(some[np.unique(np.linspace(0, len(some) - 1, min(len(some), MOST_SERIES)).astype(int))])
+    parts = []
+    for block in blocks(panel.codes, panel.n_series, module.latent_size + 1):
+        inference = _Inference(module, tensors(panel.take(block)), solve)
+        time, residual, slopes = inference.linearised()
+        parts.append((time.cpu(), residual.cpu(), slopes.cpu()))
+    return LinearisedRows.joined(parts)
+
+
 class _Inference:
     """The posteriors of a block of series."""
 
     def __init__(self, module: LatentODE, series: PanelTensors, solve: Solve) -> None:
         self.module, self.series, self.plain_solve = module, series, solve
         self.rows = Rows(series, process=module.process)
+        self.noise = module.likelihood.coloured_noise(series.time, ~torch.isnan(series.y))
         self.solves: list[Statistics] = []
 
     @torch.no_grad()
@@ -245,22 +268,21 @@ class _Inference:
         return z, information, value
 
     def _local(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-density, its gradient and information at ``z``, by difference quotients of what z says of the rows.
-
-        A series' state and its neighbours, one for each latent dimension, are one sample to the solver: they take
-        the same steps, so that the differences are those of one smooth function.
-        """
-        steps = DIFFERENCE * torch.eye(z.shape[1]).to(z)
-        z0 = torch.cat([z[None], z + steps[:, None]])
-        evidence = self._evidence(z0, jointly=True)
-        rows, likelihood = self.rows, self.module.likelihood
+        """Log-density, its gradient and information at ``z``, by difference quotients of what z says of the rows."""
+        evidence, slopes = self._slopes(z)
+        rows, likelihood, eta = self.rows, self.module.likelihood, evidence.eta
         value = self._log_joint(z[None], evidence.of_first())[0]
-        eta = evidence.eta
-        slopes = torch.nan_to_num((eta[1:] - eta[0]) / DIFFERENCE)  # (latent_size, n_rows, n_outputs)
-        score, information = likelihood.score(eta[0], rows.y)
-        products = torch.einsum("ird,jrd,rd->rij", slopes, slopes, information)
-        gradient = rows.summed(torch.einsum("ird,rd->ri", slopes, score)[None])[0] - z
-        total = rows.summed(products[None])[0] + torch.eye(z.shape[1]).to(z)
+        if self.noise is None:
+            score, information = likelihood.score(eta[0], rows.y)
+            products = torch.einsum("ird,jrd,rd->rij", slopes, slopes, information)
+            gradient = rows.summed(torch.einsum("ird,rd->ri", slopes, score)[None])[0]
+            total = rows.summed(products[None])[0]
+        else:
+            residual = self.noise.whitened(rows.slotted(rows.y - eta[:1]))[0]
+            slopes = self.noise.whitened(rows.slotted(slopes))
+            gradient = torch.einsum("insd,nsd->ni", slopes, residual)
+            total = torch.einsum("insd,jnsd->nij", slopes, slopes)
+        gradient, total = gradient - z, total + torch.eye(z.shape[1]).to(z)
         if evidence.log_rate is not None and evidence.node_log_rate is not None:
             at_rows = torch.nan_to_num((evidence.log_rate[1:] - evidence.log_rate[0]) / DIFFERENCE)
             gradient = gradient + rows.summed((at_rows * rows.timed).T[None])[0]
@@ -275,9 +297,33 @@ class _Inference:
             torch.where(sound[:, None, None], total, 0.0),
         )
 
+    def _slopes(self, z: Tensor) -> tuple[Evidence, Tensor]:
+        """What ``z`` and its neighbours say of the rows, and slopes of shape (latent_size, n_rows, n_outputs).
+
+        A series' state and its neighbours, one for each latent dimension, are one sample to the solver: they take
+        the same steps, so that the differences are those of one smooth function.
+        """
+        steps = DIFFERENCE * torch.eye(z.shape[1]).to(z)
+        evidence = self._evidence(torch.cat([z[None], z + steps[:, None]]), jointly=True)
+        return evidence, torch.nan_to_num((evidence.eta[1:] - evidence.eta[0]) / DIFFERENCE)
+
+    @torch.no_grad()
+    def linearised(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Times, residuals and slopes of the rows in their slots, as :class:`LinearisedRows` takes them.
+
+        About the modes of the initial states; series that can't be solved have no residuals.
+        """
+        mode, _, value = self._mode(self.module.posterior(self.series, self.plain_solve, self.solves)[0])
+        evidence, slopes = self._slopes(mode)
+        rows = self.rows
+        slopes = rows.slotted(slopes)
+        residual = rows.slotted(rows.y - evidence.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)
+        known = self.series.filled & torch.isfinite(value)[:, None]
+        return self.series.time, torch.where(known[..., None], residual, torch.nan), slopes
+
     def _log_joint(self, z0: Tensor, evidence: Evidence) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""
-        return self.module.log_likelihood(evidence, self.rows) - 0.5 * (z0**2).sum(-1)
+        return self.module.log_likelihood(evidence, self.rows, self.noise) - 0.5 * (z0**2).sum(-1)
 
     def _evidence(self, z0: Tensor, *, jointly: bool = False) -> Evidence:
         solve = _jointly(self.plain_solve, len(z0)) if jointly else self.plain_solve

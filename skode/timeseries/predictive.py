@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class Answer:
         Logarithm of the intensity of times, per unit of scaled time.
     weights : Tensor of shape (n_draws, n_rows)
         Of the draws; they sum to 1.
+    coloured : Tensor of shape (n_rows, n_outputs) or None
+        Variance of the noise with a memory, given what is known; its mean is in ``eta``.
     """
 
     rows: np.ndarray
@@ -42,6 +44,7 @@ class Answer:
     eta: Tensor
     log_rate: Tensor | None
     weights: Tensor
+    coloured: Tensor | None = None
 
     def mean(self, values: Tensor) -> Tensor:
         """Over draws, of values of shape (n_draws, n_rows, ...)."""
@@ -66,7 +69,13 @@ class Predictive:
         self.module, self.tensors, self.solve = module, tensors, solve
 
     def answers(
-        self, asked: Panel, known: Panel, positions: np.ndarray, posterior: Posterior, noise: Tensor
+        self,
+        asked: Panel,
+        known: Panel,
+        positions: np.ndarray,
+        posterior: Posterior,
+        noise: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Iterator[Answer]:
         """Answers, in blocks of series.
 
@@ -75,24 +84,28 @@ class Predictive:
         asked : Panel
             What is asked, its rows sorted by series, then time.
         known : Panel
-            All rows of which covariates are known.
+            All rows of which covariates or outputs are known.
         positions : ndarray of int, of shape (asked.n_series,)
             Each series' position in ``known``; -1 where it is not there.
         posterior : Posterior
             Of the series asked.
         noise : Tensor
             What the draws are made from; see :meth:`Posterior.draws`.
+        generator : torch.Generator, default=None
+            Source of paths of the noise that has a memory; None: its mean, and its variance beside.
         """
         n_lost = 0
-        for block in blocks(asked.codes, asked.n_series, len(noise)):
+        rows = asked.beside(known)[0] if self.module.likelihood.has_memory else asked
+        for block in blocks(rows.codes, asked.n_series, len(noise)):
             answer, lost = self._answer(
                 asked.take(block),
                 known.take(positions[block][positions[block] >= 0]),
                 posterior.take(block),
                 noise if noise.ndim == 2 else noise[:, torch.from_numpy(block)],
+                generator,
             )
             n_lost += lost
-            yield Answer(asked.rows_of(block), *answer)
+            yield replace(answer, rows=asked.rows_of(block))
         if n_lost:
             warn_caller(
                 f"The dynamics of {n_lost} draws of latent states could not be solved as far as was asked; these draws "
@@ -101,27 +114,55 @@ class Predictive:
             )
 
     @torch.no_grad()
-    def _answer(self, asked: Panel, known: Panel, posterior: Posterior, noise: Tensor) -> tuple[tuple, int]:
-        if asked.covariates.shape[1]:
+    def _answer(
+        self, asked: Panel, known: Panel, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
+    ) -> tuple[Answer, int]:
+        likelihood = self.module.likelihood
+        panel, is_asked = asked, np.ones(len(asked.time), dtype=bool)
+        if likelihood.has_memory:
+            panel, is_asked = asked.beside(known.observed())
+        if panel.covariates.shape[1]:
             known = known.joined(asked)
-            series = self.tensors(asked, known.take(known.ids.get_indexer(asked.ids)))
+            series = self.tensors(panel, known.take(known.ids.get_indexer(asked.ids)))
         else:
-            series = self.tensors(asked, asked)
+            series = self.tensors(panel, panel)
         z0 = posterior.draws(noise).to(series.y)
         states = self._states(z0, series, on_failure="nan")
-        codes, places = (torch.from_numpy(x).to(states.device) for x in (asked.codes, asked.slots()[1]))
+        codes, places = (torch.from_numpy(x).to(states.device) for x in (panel.codes, panel.slots()[1]))
         states, covariates = states[:, codes, places], series.covariates[codes, places]
-        eta = self.module.readout(states, covariates)
+        eta, coloured = self.module.readout(states, covariates), None
+        if likelihood.has_memory:
+            rest, coloured = self._coloured(series, codes, places, eta, generator)
+            eta = eta + rest
         log_rate = None
         if self.module.log_intensity is not None:
             log_rate = self.module.log_rate(states, covariates)
         log_weights = posterior.log_weights.to(states.device)[:, codes]
-        sound = torch.isfinite(states).all(-1)
+        # A draw counts where it could be followed, and its noise be told.
+        sound = torch.isfinite(states).all(-1) & torch.isfinite(eta).all(-1)
+        rows = torch.from_numpy(np.flatnonzero(is_asked)).to(states.device)
+        states, eta, log_weights, sound = (x[:, rows] for x in (states, eta, log_weights, sound))
         if not bool(sound.any(0).all()):
             self._say_why(z0, series)
         weights = torch.softmax(torch.where(sound, log_weights, -torch.inf), dim=0)
         n_lost = int((~sound).any(1).sum())
-        return (states, eta, log_rate, weights), n_lost
+        log_rate = None if log_rate is None else log_rate[:, rows]
+        coloured = None if coloured is None else coloured[rows]
+        return Answer(np.flatnonzero(is_asked), states, eta, log_rate, weights, coloured), n_lost
+
+    def _coloured(
+        self, series: PanelTensors, codes: Tensor, places: Tensor, eta: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mean and variance of the noise that has a memory at all rows; or draws of it, without a variance."""
+        observed = ~torch.isnan(series.y)
+        noise = self.module.likelihood.coloured_noise(series.time, observed)
+        assert noise is not None
+        residual = torch.zeros(len(eta), *series.y.shape, dtype=torch.float64, device=eta.device)
+        residual[:, codes, places] = (series.y[codes, places] - eta).double()
+        if generator is not None:
+            return noise.drawn(residual, generator)[:, codes, places].to(eta), None
+        variance = noise.smoothed_variance[codes, places].to(eta)
+        return noise.smoothed(residual)[:, codes, places].to(eta), variance
 
     def _say_why(self, z0: Tensor, series: PanelTensors) -> None:
         """Raise what keeps all draws from being solved."""

@@ -30,6 +30,7 @@ TINY = {
     "n_draws": 8,
     "max_iter": 2,
     "random_state": 0,
+    "noise": "white",  # which spares a search; where a memory matters, tests ask for it
     # Loose, for speed; where the solver's error matters, tests set their own.
     "rtol": 1e-2,
     "atol": 1e-2,
@@ -57,7 +58,7 @@ def waves():
 def fitted(waves):
     """A model that has learned something; tests must not change it."""
     settings = {**TINY, **USUAL, "hidden_layer_sizes": (16,), "encoder_size": 16, "latent_size": 4, "max_iter": 150}
-    return LatentODERegressor(**settings, early_stopping=False).fit(*waves)
+    return LatentODERegressor(**{**settings, "noise": "coloured"}, early_stopping=False).fit(*waves)
 
 
 @pytest.fixture(scope="module")
@@ -283,9 +284,103 @@ def test_predictions_have_the_shape_of_y(waves, shape):
 # Uncertainty and the prior
 
 
-def test_the_prediction_is_less_certain_than_the_noise(fitted, waves):
+def test_the_prediction_is_less_certain_than_the_white_noise(fitted, waves):
     _, std = fitted.predict(waves[0], return_std=True)
-    assert (std > fitted.noise_std_).all()
+    assert (std > fitted.noise_std_ * np.sqrt(1.0 - fitted.noise_share_)).all()
+
+
+# Noise with a memory
+
+
+def wandering(n_series=24, n_rows=12, seed=0):
+    """Constants and Ornstein-Uhlenbeck processes of memory 2 and variance 1, seen with noise of 0.1."""
+    rng = np.random.default_rng(seed)
+    t = np.sort(rng.uniform(0.0, 10.0, (n_series, n_rows)), axis=1)
+    dense = np.exp(-np.abs(t[:, None] - t[:, :, None]) / 2.0) + 0.01 * np.eye(n_rows)
+    y = np.einsum("nij,nj->ni", np.linalg.cholesky(dense), rng.standard_normal(t.shape)) + 7.0
+    return pd.DataFrame({"id": np.repeat(np.arange(n_series), n_rows), "t": t.ravel()}), y.ravel()
+
+
+@pytest.fixture(scope="module")
+def wanderers():
+    """A model of wandering series, less the last three rows of each; these rows; and the same with white noise."""
+    X, y = wandering()
+    later = X.groupby("id").cumcount() >= 9
+    settings = {**TINY, "max_iter": 10, "n_draws": 16}
+    models = [
+        LatentODERegressor(**{**settings, "noise": noise}).fit(X[~later], y[~later]) for noise in ("coloured", "white")
+    ]
+    return (*models, X[later], y[later])
+
+
+def test_a_memory_of_the_noise_is_found_and_its_forecasts_are_better(wanderers):
+    coloured, white, X, y = wanderers
+    assert coloured.noise_share_[0] > 0.7
+    assert 1.0 < coloured.noise_memory_[0] < 4.0
+    assert coloured.score_samples(X, y).mean() > white.score_samples(X, y).mean() + 0.1
+    assert np.mean((coloured.predict(X) - y) ** 2) < 0.9 * np.mean((white.predict(X) - y) ** 2)
+    assert coloured.noise_std_[0] == pytest.approx(1.0, rel=0.3)
+
+
+def test_white_noise_has_no_memory(wanderers):
+    white = wanderers[1]
+    assert white.noise_share_.tolist() == [0.0]
+    assert np.isnan(white.noise_memory_).all()
+
+
+def test_what_is_known_wears_off(wanderers):
+    coloured, _, _, _ = wanderers
+    last = coloured.context_.time[coloured.context_.codes == 0].max()
+    asked = pd.DataFrame({"id": 0, "t": last + np.array([0.0, 0.3, 1.0])})
+    _, std = coloured.predict(asked, return_std=True)
+    assert (np.diff(std) > 0).all()
+    assert std[0] < 0.7 * std[-1]
+
+
+def test_densities_with_coloured_noise_integrate_to_one(wanderers):
+    coloured, _, X, _ = wanderers
+    grid = np.linspace(-5.0, 19.0, 1201)
+    asked = X.iloc[[1] * len(grid)]
+    assert np.exp(coloured.score_samples(asked, grid)).sum() * 0.02 == pytest.approx(1.0, abs=1e-4)
+
+
+def test_paths_with_coloured_noise_are_those_that_predictions_average(wanderers):
+    coloured, _, X, _ = wanderers
+    asked = pd.DataFrame({"id": 3, "t": X["t"][X["id"] == 3].iloc[0] + np.array([0.0, 0.05, 4.0])})
+    drawn = coloured.sample_y(asked, 3000)
+    mean, std = coloured.predict(asked, return_std=True)
+    np.testing.assert_allclose(drawn.mean(1), mean, atol=0.15)
+    np.testing.assert_allclose(drawn.std(1), std, rtol=0.2)
+    near, far = np.corrcoef(drawn)[0, 1:]
+    assert near > far + 0.1  # of two close rows the noise is the same in part
+    new = coloured.sample(200, [0.0, 0.05], random_state=0).pivot(index="id", columns="t", values="y")
+    assert np.corrcoef(new.T.to_numpy())[0, 1] > 0.5
+
+
+def test_new_series_are_conditioned_on_with_coloured_noise(wanderers):
+    coloured, _, X, y = wanderers
+    new = X[X["id"] < 2].assign(id=lambda frame: frame["id"] + 100)
+    assert coloured.predict(new).std() < 0.5  # the prior's
+    known = coloured.condition(new, y[X["id"] < 2])
+    assert np.abs(known.predict(new) - y[X["id"] < 2]).max() < 0.5
+    assert known.noise_share_ == coloured.noise_share_
+
+
+def test_training_goes_on_with_white_noise(wanderers):
+    coloured = pickle.loads(pickle.dumps(wanderers[0])).set_params(warm_start=True, noise="white", early_stopping=False)
+    total = coloured.noise_std_
+    X, y = wandering()
+    coloured.set_params(max_iter=1, learning_rate_init=1e-9).fit(X, y)
+    assert coloured.noise_share_[0] == 0.0
+    np.testing.assert_allclose(coloured.noise_std_, total, rtol=1e-4)
+
+
+def test_without_normal_outputs_there_is_no_noise_to_speak_of():
+    X, _ = make_waves()
+    model = LatentODERegressor(**TINY, likelihood="poisson").fit(X, np.arange(len(X)) % 5)
+    for name in ("noise_std_", "noise_share_", "noise_memory_"):
+        with pytest.raises(AttributeError, match="has no noise of its own"):
+            getattr(model, name)
 
 
 def test_asking_for_the_spread_does_not_change_the_mean(fitted, waves):
@@ -613,18 +708,24 @@ def test_alpha_shrinks_the_weights(waves):
         {"learning_rate": "constant"},
         {"dtype": "float64"},
         {"dtype": "float32"},
+        {"noise": "coloured"},
+        {"noise": "coloured", "observation_times": "poisson", "early_stopping": False},
+        {"noise": "coloured", "dtype": "float32", "n_draws": 1},
     ],
     ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()),
 )
 @pytest.mark.parametrize("with_covariates", [False, True], ids=["bare", "driven"])
 def test_each_way_to_fit_answers_everything(waves, options, with_covariates):
     X, y = waves
-    X, y = X[:30], y[:30]
+    if "noise" not in options:  # a memory takes some series
+        X, y = X[:30], y[:30]
     kind = options.get("likelihood")
     y = {"bernoulli": (y > 5).astype(float), "poisson": np.round(y)}.get(kind, y)
     if with_covariates:
         X = X.assign(u=np.cos(X["t"]))
     model = LatentODERegressor(**{**TINY, **options}).fit(X, y)
+    if "noise" in options:
+        assert model.noise_share_[0] > 0.1
     asked = pd.concat([X, X[:5].assign(id="new"), X[:5].assign(t=9.0)])
     mean, std = model.predict(asked, return_std=True)
     assert np.isfinite(mean).all()
@@ -684,7 +785,7 @@ def test_score_samples_is_the_density_of_the_predictive_mixture(fitted, waves):
     model = pickle.loads(pickle.dumps(fitted))
     model.posterior_ = replace(model.posterior_, factor=torch.zeros_like(model.posterior_.factor), n_of_prior=0)
     mean, std = model.predict(X, return_std=True)
-    np.testing.assert_allclose(std, model.noise_std_[0], rtol=1e-6)
+    assert (std < model.noise_std_).all()  # of its noise the part with a memory is known in part
     np.testing.assert_allclose(model.score_samples(X, y), norm.logpdf(y, mean, std), rtol=1e-6, atol=1e-8)
 
 
@@ -721,7 +822,8 @@ def test_outputs_of_a_row_are_judged_together(waves):
     model = LatentODERegressor(**TINY).fit(X, Y)
     half = np.where(np.array([True, False]), Y, np.nan)
     other = np.where(np.array([False, True]), Y, np.nan)
-    model.posterior_.factor.zero_()  # then outputs are independent
+    # A latent state that is certain: then outputs are independent.
+    model.posterior_ = replace(model.posterior_, factor=torch.zeros_like(model.posterior_.factor), n_of_prior=0)
     np.testing.assert_allclose(
         model.score_samples(X, Y), model.score_samples(X, half) + model.score_samples(X, other), rtol=1e-7
     )
@@ -763,7 +865,8 @@ def test_rows_of_a_series_share_a_path(fitted):
     asked = pd.DataFrame({"id": ["new", "new", "newer"], "t": [1.0, 1.001, 1.0]})
     drawn = fitted.sample_y(asked, 2000)
     correlation = np.corrcoef(drawn)
-    expected = 1 - (fitted.noise_std_[0] / drawn.std()) ** 2
+    white = fitted.noise_std_[0] ** 2 * (1.0 - fitted.noise_share_[0])
+    expected = 1 - white / drawn.std() ** 2
     assert expected > 0.3
     assert correlation[0, 1] == pytest.approx(expected, abs=0.08)
     assert abs(correlation[0, 2]) < 0.1

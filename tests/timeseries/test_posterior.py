@@ -10,7 +10,7 @@ from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, _truncated, blocks, infer, normal_draws
+from skode.timeseries.posterior import Posterior, _truncated, blocks, infer, linearised_rows, normal_draws
 from skode.timeseries.tensors import PanelTensors
 
 #: Values at these times, and questions between and after them.
@@ -69,15 +69,9 @@ def random_panel(n=5, n_outputs=1, seed=0):
 
 def closed_form(module, times, y):
     """Mean and covariance of z(0) for a linear model: ``z(t) = E(t) z0 + s(t)``, ``y = A z + b + noise``."""
-    k = module.latent_size
-    weight, bias = (p.detach().numpy() for p in module.field.parameters())
-    readout, shift = module.readout.linear.weight.detach().numpy(), module.readout.linear.bias.detach().numpy()
-    shift = shift + module.readout.bent.bias.detach().numpy()
     noise = np.exp(module.likelihood.log_noise.detach().numpy())
-    precision, linear = np.eye(k), np.zeros(k)
-    for t, value in zip(times, y, strict=True):
-        whole = expm(np.block([[weight, bias[:, None]], [np.zeros((1, k + 1))]]) * t)
-        slope, offset = readout @ whole[:k, :k], readout @ whole[:k, k] + shift
+    precision, linear = np.eye(module.latent_size), np.zeros(module.latent_size)
+    for slope, offset, value in zip(*linear_outputs(module, times), y, strict=True):
         seen = ~np.isnan(value)
         scaled = slope[seen] / noise[seen, None] ** 2
         precision += scaled.T @ slope[seen]
@@ -109,6 +103,44 @@ def test_of_a_linear_model_the_posterior_is_exact(still, tight_solve):
         prior = multivariate_normal(np.zeros_like(mean)).logpdf(z0[:, i])
         weights = np.exp(exact - np.logaddexp(np.log(0.75) + exact, np.log(0.25) + prior))
         np.testing.assert_allclose(np.exp(found.log_weights[:, i].numpy()), weights / weights.sum(), atol=1e-3)
+
+
+def test_of_a_linear_model_with_coloured_noise_the_posterior_is_exact(tight_solve):
+    module = linear_model()
+    white, coloured, memory = np.array([0.3, 0.8]), np.array([0.7, 0.0]), np.array([0.5, 1.0])
+    module.likelihood.set_noise(white, coloured, memory)
+    panel = random_panel(6, 2)
+    panel.y[::4, 1] = np.nan
+    found = infer(module, panel, tensors, tight_solve, 16, refined=True)
+    rows = linearised_rows(module, panel, tensors, tight_solve)
+    evidence = 0.0
+    for i in range(6):
+        times, y = panel.since_origin()[panel.codes == i], panel.y[panel.codes == i]
+        slopes, offset = linear_outputs(module, times)
+        distance = np.abs(times[:, None] - times)
+        noise = np.zeros((*y.shape, *y.shape))
+        for j in range(2):
+            noise[:, j, :, j] = coloured[j] ** 2 * np.exp(-distance / memory[j]) + white[j] ** 2 * np.eye(len(times))
+        seen = ~np.isnan(y)
+        noise = noise[seen][:, seen]
+        scaled = slopes[seen].T @ np.linalg.inv(noise)
+        covariance = np.linalg.inv(np.eye(3) + scaled @ slopes[seen])
+        np.testing.assert_allclose(found.mean[i], covariance @ scaled @ (y - offset)[seen], atol=1e-4)
+        np.testing.assert_allclose(found.factor[i] @ found.factor[i].T, covariance, atol=1e-4)
+        dense = noise + slopes[seen] @ slopes[seen].T
+        evidence += multivariate_normal.logpdf(y[seen], offset[seen], dense)
+    parameters = (torch.from_numpy(x) for x in (white, coloured, memory))
+    assert float(rows.log_likelihood(*parameters)) == pytest.approx(evidence, abs=1e-3)
+
+
+def linear_outputs(module, times):
+    """Slopes, of shape (n_times, n_outputs, latent_size), and offsets of what a linear model says at times."""
+    k = module.latent_size
+    weight, bias = (p.detach().numpy() for p in module.field.parameters())
+    readout = module.readout.linear.weight.detach().numpy()
+    shift = module.readout.linear.bias.detach().numpy() + module.readout.bent.bias.detach().numpy()
+    whole = [expm(np.block([[weight, bias[:, None]], [np.zeros((1, k + 1))]]) * t) for t in times]
+    return np.stack([readout @ w[:k, :k] for w in whole]), np.stack([readout @ w[:k, k] + shift for w in whole])
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0])

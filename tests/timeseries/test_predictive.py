@@ -143,6 +143,55 @@ def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tigh
     np.testing.assert_allclose(states[:, 0], fresh.path(z0[:, 0], [1.0])[:, 0], rtol=1e-5, atol=1e-6)
 
 
+# Noise with a memory
+
+
+def coloured_noise_case():
+    """A model, what is asked, what is known, and the posterior; the second series is not known at all."""
+    module = model_of()
+    module.likelihood.set_noise(np.array([0.3, 0.5]), np.array([0.9, 0.0]), np.array([0.8, 1.0]))
+    known = panel_of(["z", "a", "a", "a"], [0.0, 0.2, 1.0, 3.0])
+    known.y[:] = [[5.0, 5.0], [1.0, -1.0], [np.nan, 0.5], [-0.7, 2.0]]
+    asked = panel_of(["b", "a", "a", "a", "a"], [1.0, 0.0, 1.0, 2.0, 4.0])
+    return module, asked, known, posterior_of(2)
+
+
+def test_noise_with_a_memory_is_conditioned_on_what_is_known(tight_solve):
+    module, asked, known, posterior = coloured_noise_case()
+    predictive = Predictive(module, tensors, tight_solve)
+    noise = normal_draws(N_DRAWS, LATENT)
+    (found,) = predictive.answers(asked, known, known.ids.get_indexer(asked.ids), posterior, noise)
+    module.likelihood.coloured.zero_()
+    white = answered(module, asked, tight_solve, posterior=posterior)[1]
+    at_known = answered(module, known.take(np.array([1])), tight_solve, posterior=posterior.take(np.array([1])))[1]
+    times, seen = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.2, 3.0])  # of the first output
+    across = 0.81 * np.exp(-np.abs(times[:, None] - seen) / 0.8)
+    dense = 0.81 * np.exp(-np.abs(seen[:, None] - seen) / 0.8) + 0.09 * np.eye(2)
+    gain = torch.from_numpy(across @ np.linalg.inv(dense))
+    residual = torch.tensor([1.0, -0.7]) - at_known[:, [0, 2], 0]
+    torch.testing.assert_close(found.eta[:, 1:, 0], white[:, 1:, 0] + residual @ gain.T, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.eta[..., 1], white[..., 1])
+    torch.testing.assert_close(found.eta[:, 0], white[:, 0])
+    expected = torch.tensor(0.81) - (gain * torch.from_numpy(across)).sum(1)
+    torch.testing.assert_close(found.coloured[1:, 0], expected, rtol=1e-6, atol=1e-6)
+    assert found.coloured[0].tolist() == pytest.approx([0.81, 0.0])
+    assert found.rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_paths_of_noise_with_a_memory_have_its_mean_and_variance(tight_solve):
+    module, asked, known, posterior = coloured_noise_case()
+    predictive = Predictive(module, tensors, tight_solve)
+    n = 4000
+    noise = torch.zeros(n, LATENT, dtype=torch.float64)
+    many = Posterior(posterior.mean, posterior.factor, torch.full((n, 2), -np.log(n), dtype=torch.float64))
+    positions = known.ids.get_indexer(asked.ids)
+    (mean,) = predictive.answers(asked, known, positions, many, noise)
+    (drawn,) = predictive.answers(asked, known, positions, many, noise, torch.Generator().manual_seed(0))
+    assert drawn.coloured is None
+    np.testing.assert_allclose(drawn.eta.mean(0), mean.eta[0], atol=0.06)
+    np.testing.assert_allclose(drawn.eta.var(0), mean.coloured, atol=0.06)
+
+
 # Draws that cannot be solved
 
 
