@@ -79,7 +79,8 @@ def test_the_band_is_one_of_observations_noise_included(fitted):
     display = SeriesForecastDisplay.from_estimator(fitted, X, Y, series="bob")
     for i in range(2):
         lower, upper = band_edges(display.bands_[i, 0])
-        assert (upper[:, 1] - lower[:, 1] >= 2 * norm.ppf(0.95) * fitted.noise_std_[i]).all()
+        white = fitted.noise_std_[i] * np.sqrt(1.0 - fitted.noise_share_[i])
+        assert (upper[:, 1] - lower[:, 1] >= 2 * norm.ppf(0.95) * white).all()
 
 
 @pytest.mark.parametrize("as_positions", [False, True])
