@@ -16,7 +16,7 @@ from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODE
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
-X, LABELS = make_moons(40, noise=0.1, random_state=0)
+X, LABELS = make_moons(20, noise=0.1, random_state=0)
 TARGETS = {
     "ODENetClassifier": LABELS,
     "CNFDensityEstimator": None,
@@ -157,7 +157,7 @@ def test_curves_have_a_value_per_epoch(estimator):
 
 
 def test_a_tighter_tolerance_costs_more_evaluations(estimator):
-    loose, tight = (fit(clone(estimator).set_params(rtol=tol, atol=tol, max_iter=1)) for tol in (1e-2, 1e-6))
+    loose, tight = (fit(clone(estimator).set_params(rtol=tol, atol=tol, max_iter=1)) for tol in (1e-2, 1e-4))
     assert np.mean(tight.nfe_forward_) > np.mean(loose.nfe_forward_)
 
 
@@ -185,17 +185,19 @@ def test_frames_and_arrays_give_the_same(estimator):
     [
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
-        CNFDensityEstimator(),
+        CNFDensityEstimator(max_iter=5),  # no check asks for a good fit
         # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.
+        # A score above 0.5 is asked for: six seeds gave 0.66 to 0.8.
         LatentODERegressor(
             latent_size=2,
             hidden_layer_sizes=(8,),
             encoder_size=8,
             n_draws=8,
-            max_iter=10,
+            max_iter=12,
             learning_rate_init=5e-2,
-            rtol=1e-2,
-            atol=1e-2,
+            rtol=1e-1,
+            atol=1e-1,
+            early_stopping=False,
             random_state=0,
         ),
     ],

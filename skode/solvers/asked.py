@@ -82,7 +82,8 @@ def _check_eval_times(times: np.ndarray, span: np.ndarray, y0: Tensor) -> None:
     elif times.ndim == 2 and y0.ndim and len(times) == len(y0):
         if np.isinf(times).any():
             raise ValueError("t_eval contains infinity (NaN marks padding).")
-        inside = np.isnan(times) | ((span.min(axis=-1) <= times.T) & (span.max(axis=-1) >= times.T)).T
+        low, high = span.min(axis=-1, keepdims=True), span.max(axis=-1, keepdims=True)
+        inside = ~((times < low) | (times > high))  # as NaN is neither
     else:
         raise ValueError(
             f"t_eval must be of shape (n_times,) or (batch, n_times), got {times.shape} for y0 of shape "
@@ -95,7 +96,9 @@ def _check_eval_times(times: np.ndarray, span: np.ndarray, y0: Tensor) -> None:
 
 def padded(values: Tensor, present: Tensor) -> Tensor:
     r"""Values of single samples as one tensor of shape (batch, n_times, \*rest), NaN where none is present."""
-    positions = torch.zeros(present.shape, dtype=torch.int64)
-    positions[present] = torch.arange(1, len(values) + 1)
-    nothing = values.new_full((1, *values.shape[1:]), torch.nan)
-    return torch.cat([nothing, values])[positions.to(values.device)]
+    shape = (*present.shape, *values.shape[1:])
+    if len(values) == present.numel():
+        return values.reshape(shape)
+    positions = present.reshape(-1).nonzero()[:, 0].to(values.device)
+    nothing = values.new_full((present.numel(), *values.shape[1:]), torch.nan)
+    return nothing.index_copy(0, positions, values).view(shape)

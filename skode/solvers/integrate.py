@@ -233,7 +233,7 @@ class Outputs:
         """Outputs that are the state itself."""
         rows = reading.rows
         if rows is not None:
-            piece = state[index(rows, state)]
+            piece = state.index_select(0, index(rows, state))
         else:
             state = state.clone() if copy else state
             piece = state.expand(len(reading.positions), *state.shape)
@@ -257,10 +257,10 @@ class Outputs:
             self.pieces.append(inside.view(len(weights), *y.shape))
         else:
             rows = index(reading.rows, y)
-            own = stages.view(len(stages), y.shape[0], -1)[:, rows]
-            inside = torch.einsum("qs,sqf->qf", weights, own).view(len(weights), *y.shape[1:])
+            own = stages.view(len(stages), y.shape[0], -1).index_select(1, rows)
+            inside = (own * weights.t()[..., None]).sum(0).view(len(weights), *y.shape[1:])
             per_sample = isinstance(h, torch.Tensor) and h.ndim > 0
-            self.pieces.append(y[rows] + (h[rows] if per_sample else h) * inside)
+            self.pieces.append(y.index_select(0, rows) + (h.index_select(0, rows) if per_sample else h) * inside)
         self.positions.append(reading.positions)
 
     def assemble(self, y0: Tensor, *, rowwise: bool, n_outputs: int) -> Tensor:
@@ -272,13 +272,14 @@ class Outputs:
             return y0.new_full((n_outputs, *shape), torch.nan)
         stacked = torch.cat(self.pieces)
         positions = np.concatenate(self.positions)
-        if len(positions) == n_outputs:
-            if np.array_equal(positions, np.arange(n_outputs)):
-                return stacked
-            return stacked[index(np.argsort(positions, kind="stable"), stacked)]
+        given = np.arange(len(positions))
+        if len(positions) == n_outputs and np.array_equal(positions, given):
+            return stacked
         place = np.full(n_outputs, len(positions))
-        place[positions] = np.arange(len(positions))
-        return torch.cat([stacked, stacked.new_full((1, *shape), torch.nan)])[index(place, stacked)]
+        place[positions] = given
+        if len(positions) < n_outputs:
+            stacked = torch.cat([stacked, stacked.new_full((1, *shape), torch.nan)])
+        return stacked.index_select(0, index(place, stacked))
 
 
 def index(positions: np.ndarray, like: Tensor) -> Tensor:
@@ -291,7 +292,7 @@ def entries(x: Tensor, positions: np.ndarray) -> Tensor:
     first, m = int(positions[0]), len(positions)
     if m == 1 or bool((positions[1:] - positions[:-1] == 1).all()):
         return x[first : first + m]
-    return x[index(positions, x)]
+    return x.index_select(0, index(positions, x))
 
 
 def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> Tensor:

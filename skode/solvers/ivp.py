@@ -227,9 +227,8 @@ def solve_ivp(
         compile=compile,
     )
     outputs = problem.unpacked(outputs)
-    times = problem.real_times(path)
-    t, y = reached(asked, problem, path, outputs, times)
-    found = problem.finder and occurrences(problem.finder, func, outputs, times, y0)
+    t, y = reached(asked, problem, path, outputs)
+    found = problem.finder and occurrences(problem.finder, func, outputs, problem.real_times(path), y0)
     return Solution(
         t=t,
         y=y,

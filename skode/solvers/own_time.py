@@ -36,17 +36,14 @@ def on_unit_time(
     func : callable
         The vector field over the unit interval.
     times : Tensor of shape (batch, n_times)
-        Output times in it. A sample whose span has no length is answered at its start.
+        Output times in it; what stands for padding is of no account. A sample whose span has no length is answered at
+        its start.
     """
     start, length = span[:, :1], span[:, 1:] - span[:, :1]
-    padding = torch.isnan(times.detach())
-    times = torch.where(padding, start, times)  # NaN would reach the span's gradient through 0 * NaN
-    empty = length.detach() == 0.0
-    unit = torch.where(empty, times * 0.0, (times - start) / torch.where(empty, torch.ones_like(length), length))
-    # Rounding must not put an output outside the unit interval, nor off its end if it lies there.
-    at_end = times.detach() == span.detach()[:, 1:]
-    unit = torch.where(at_end & ~empty, unit - unit.detach() + 1.0, unit)
-    unit = torch.where(padding, torch.nan, unit)
+    if span.requires_grad or times.requires_grad:  # NaN would reach the span's gradient through 0 * NaN
+        times = torch.where(torch.isnan(times.detach()), start, times)
+    # Rounding puts no output outside the unit interval, nor off its end if it lies there: that is x / x.
+    unit = (times - start) / torch.where(length.detach() == 0.0, 1.0, length)
     column = (len(y0), *[1] * (y0.ndim - 1))
     start, length = start.reshape(column).to(y0), length.reshape(column).to(y0)
     if has_own_pullback(func) and not span.requires_grad and not times.requires_grad:

@@ -81,12 +81,13 @@ def pose(
 ) -> PosedProblem:
     """The problem as it is to be solved."""
     n = len(y0) if y0.ndim else 1
-    start: Any = asked.span[..., 0]
-    if asked.own_time:
-        start = column(start, y0)
-    finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or asked.own_time) if events else None
+    finder = None
+    if events:
+        start: Any = column(asked.span[:, 0], y0) if asked.own_time else asked.span[0]
+        finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or asked.own_time)
     rowwise = per_sample or asked.own_time or (finder is not None and finder.rowwise)
     eval_t = asked.by_sample(n) if rowwise else asked.eval_t
+    present = None if eval_t is None or eval_t.ndim == 1 else ~torch.isnan(eval_t.detach())
     if finder is not None and not finder.rowwise and eval_t is not None and eval_t.ndim == 2:
         raise ValueError("events of the whole state need a t_eval of one dimension; return one number per sample.")
     if asked.moving and finder is not None and not finder.rowwise:
@@ -110,9 +111,8 @@ def pose(
         span = np.array([0.0, 1.0])
         if finder is not None:
             finder.on_unit_time(spans_t.detach(), unpack)
-    present = None if eval_t is None or eval_t.ndim == 1 else ~torch.isnan(eval_t.detach())
-    times = eval_t if present is None or eval_t is None else eval_t[present]
-    rows = None if present is None else np.nonzero(present.numpy())[0]
+    times = eval_t if present is None or eval_t is None else torch.masked_select(eval_t, present)
+    rows = None if present is None else np.repeat(np.arange(n), present.sum(1).numpy())
     moving = None
     if asked.moving:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64) if unit or carried else asked.span_t
@@ -145,9 +145,7 @@ def without_last(m: int, norm: Callable[[Tensor], Tensor]) -> Callable[[Tensor],
     return of_state
 
 
-def reached(
-    asked: AskedTimes, problem: PosedProblem, path: Path, outputs: Tensor, times: Tensor
-) -> tuple[Tensor, Tensor]:
+def reached(asked: AskedTimes, problem: PosedProblem, path: Path, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """Times and states that were asked for, up to terminal events."""
     finder = problem.finder
     if asked.eval_t is not None:
@@ -171,6 +169,7 @@ def reached(
         start = problem.span[0] if problem.spans is None or rows is None else problem.spans[rows, 0]
         inside = np.abs(path.times[positions] - start) < np.abs(stop - start)
         positions = np.concatenate([positions[inside], finder.stop_positions])
+    times = problem.real_times(path)
     if path.rows is None:
         return times[positions].detach(), outputs[positions]
     rows = path.rows[positions]

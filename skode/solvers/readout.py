@@ -9,12 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reading:
     """Outputs that one step answers.
 
@@ -42,7 +43,7 @@ class Reading:
             return None
         return Reading(self.positions[kept], self.theta[kept], None if self.rows is None else self.rows[kept])
 
-    @property
+    @cached_property
     def at_end(self) -> bool:
         """Whether all of them lie at the end of the step."""
         return bool((self.theta == 1.0).all())
@@ -69,7 +70,7 @@ class OutputTimes:
     def __init__(self, times: np.ndarray, rows: np.ndarray | None, direction: float) -> None:
         self.order = np.argsort(direction * times, kind="stable")
         self.sorted = direction * times[self.order]
-        self.ahead = self.sorted.tolist()  # as bisect reads them, which takes a fifth of searchsorted's time
+        self.ahead = self.sorted.data  # bisect reads memory in half of searchsorted's time
         self.rows = rows
         self.direction = direction
         self.n_outputs = len(times)

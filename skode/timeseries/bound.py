@@ -16,6 +16,9 @@ from skode.timeseries.latent_ode import LEAD, LatentODE, Rows
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 
+#: Tensors of all series are made once if their slots are at most so many times their rows, else batch by batch.
+MOST_PADDED = 4
+
 #: Where the encoder reads only a part of a series, it is at least this share of the rows.
 SHORTEST_PART = 1 / 3
 
@@ -83,12 +86,15 @@ class NegativeBound:
         self.n_updates = 0
         self._plain_solve = solve
         self._first_step: float | None = None
+        longest = np.bincount(panel.codes, minlength=panel.n_series).max(initial=0)
+        padded = panel.n_series * longest > MOST_PADDED * len(panel.codes)
+        self._all_series = None if padded else tensors(panel)
 
     def parameters(self) -> Iterable[Tensor]:
         return self.module.parameters()
 
     def loss(self, rows: np.ndarray) -> Tensor:
-        series = self.tensors(self.panel.take(rows))
+        series = self._series(rows)
         settings, module = self.settings, self.module
         read = series
         if self._happens(settings.forecasting):
@@ -116,6 +122,12 @@ class NegativeBound:
             bound = log_likelihood.mean(0) - weight * divergence
         n_values = (~torch.isnan(observed.y)).sum().clamp_min(1)
         return -bound.sum() / n_values
+
+    def _series(self, rows: np.ndarray) -> PanelTensors:
+        """Those of a batch."""
+        if self._all_series is None:
+            return self.tensors(self.panel.take(rows))
+        return self._all_series.take(torch.from_numpy(rows).to(self._all_series.time.device)).trimmed()
 
     def _solve(self, field, span, y0, t_eval=None):
         """Solve with the step size that the last solve ended up with as the first one."""

@@ -254,9 +254,8 @@ class Cotangents:
         of_s.addcmul_(of_s, z, value=-1.0)
         torch.mul(of_s, r, out=of_hidden)
         torch.mul(of_s, hidden, out=of_r)
-        _through_sigmoid(of_r, r)
         torch.sub(u, s, out=of_z)
-        _through_sigmoid(of_z, z)
+        _through_sigmoid(*(x[:n_steps, :, u.shape[2] : 3 * u.shape[2]] for x in (self.outputs, tape.gates)))
 
     def release(self) -> None:
         """Let others have the memory."""

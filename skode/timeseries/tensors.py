@@ -90,6 +90,13 @@ class PanelTensors:
             self.time[series], self.y[series], self.covariates[series], self.lengths[series], self.window[series], paths
         )
 
+    def trimmed(self) -> PanelTensors:
+        """The same without slots that no series uses, but one."""
+        n = max(int(self.lengths.max()), 1)
+        if n == self.time.shape[1]:
+            return self
+        return replace(self, time=self.time[:, :n], y=self.y[:, :n], covariates=self.covariates[:, :n])
+
     def beginning(self, share: Tensor) -> PanelTensors:
         """The first rows of each series: a share of them, at least one. The other slots stay, out of use.
 

@@ -251,10 +251,11 @@ class _Training:
         if not math.isfinite(value):
             raise _DivergedError(f"the loss became {value}")
         norm = torch.nn.utils.get_total_norm(gradients)
-        if not math.isfinite(norm.item()):
+        size, most = norm.item(), self.settings.max_grad_norm
+        if not math.isfinite(size):
             raise _DivergedError("the gradient became infinite or NaN")
-        if self.settings.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.max_grad_norm, norm)
+        if most is not None and size > most:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
         self.optimizer.step()
         if self.averaged is not None:
             # In the beginning over as many updates as there are, so that the first weights don't linger.

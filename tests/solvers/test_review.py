@@ -26,7 +26,7 @@ def tensor(*values, **options):
 def test_outputs_at_the_start_of_samples_whose_first_steps_are_taken_in_different_rounds(adjoint, method, times):
     y0, t = tensor([30.0], [1.0], requires_grad=True), tensor(*times, requires_grad=True)
     y = solve_ivp(
-        lambda t, y: -(y**3), (0, 1), y0, t_eval=t, step_control="per_sample", first_step=0.05, rtol=1e-7, atol=1e-9,
+        lambda t, y: -(y**3), (0, 1), y0, t_eval=t, step_control="per_sample", first_step=0.05, rtol=1e-6, atol=1e-8,
         adjoint=adjoint, method=method,
     ).y  # fmt: skip
     # y(t) = y0 / sqrt(1 + 2 y0^2 t)
@@ -86,11 +86,12 @@ def test_a_tensor_that_only_inner_stages_use_and_that_is_hidden_is_refused():
 @pytest.mark.parametrize("method", ["dopri5", "bosh3", "adaptive_heun", "kvaerno5"])
 def test_an_attempt_that_overflows_leaves_no_nan_in_the_gradient(method):
     found = []
+    rtol = 1e-5 if method == "adaptive_heun" else 1e-6  # of order 2: it takes many steps
     for adjoint in ("discrete", "backprop"):
         y0, k = tensor([30.0], [1.0], [2.0], requires_grad=True), tensor(1.0, requires_grad=True)
         y = solve_ivp(
             lambda t, y, k=k: -k * y**3, (0, 1), y0, t_eval=[0.5, 1.0], step_control="per_sample", first_step=0.05,
-            adjoint=adjoint, rtol=1e-6, method=method,
+            adjoint=adjoint, rtol=rtol, method=method,
         ).y  # fmt: skip
         found.append(torch.autograd.grad(y[-1].sum(), [y0, k]))
         exact = y0 / torch.sqrt(1 + 2 * k * y0**2)

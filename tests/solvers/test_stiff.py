@@ -48,7 +48,7 @@ def robertson_jacobian(t, y):
 
 # Function, Jacobian, end, initial state, and by how much smaller than rtol atol is.
 PROBLEMS = {
-    "van der Pol": (van_der_pol, van_der_pol_jacobian, 2000.0, [2.0, 0.0], 1.0),
+    "van der Pol": (van_der_pol, van_der_pol_jacobian, 1000.0, [2.0, 0.0], 1.0),  # beyond its first jump
     "Robertson to 1e5": (robertson, robertson_jacobian, 1e5, [1.0, 0.0, 0.0], 1e-4),
     "Robertson to 1e11": (robertson, robertson_jacobian, 1e11, [1.0, 0.0, 0.0], 1e-4),
 }
@@ -69,8 +69,8 @@ def radau(name, rtol, atol):
 
 @cache
 def reference(name):
-    atol = 1e-10 if name == "van der Pol" else 1e-14
-    return radau(name, 1e-10, atol)[0]
+    atol = 1e-9 if name == "van der Pol" else 1e-13
+    return radau(name, 1e-9, atol)[0]
 
 
 @cache
@@ -162,8 +162,8 @@ def test_gradients_through_a_stiff_solve_are_those_of_finite_differences(method,
         def func(t, y):
             return -5e4 * (y - w[0] * torch.cos(w[1] * t)) - y**3
 
-        settings = {"method": method, "rtol": 1e-7, "atol": 1e-7, "step_t": [0.4], "step_control": step_control}
-        solution = solve_ivp(func, (0.0, 1.0), y0, t_eval=[0.4, 1.0], **settings)
+        settings = {"method": method, "rtol": 1e-7, "atol": 1e-7, "step_t": [0.2], "step_control": step_control}
+        solution = solve_ivp(func, (0.0, 0.4), y0, t_eval=[0.2, 0.4], **settings)
         return (solution.y * torch.tensor([1.0, -0.5], dtype=torch.float64).view(2, 1, 1)).sum()
 
     y0 = torch.tensor([[0.3], [1.2]], dtype=torch.float64)

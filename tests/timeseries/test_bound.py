@@ -200,6 +200,15 @@ def test_a_batch_is_of_the_series_asked_for(model, panel, tight_solve):
     assert blocks_loss([2, 0]) != pytest.approx(blocks_loss([1, 0]), rel=1e-3)
 
 
+def test_tensors_made_batch_by_batch_give_the_same_bound(model, panel, tight_solve, monkeypatch):
+    at_once = bound_of(model, panel, tight_solve)
+    monkeypatch.setattr("skode.timeseries.bound.MOST_PADDED", 0)
+    by_batch = bound_of(model, panel, tight_solve)
+    for batch in ([2, 0], [1], [0, 1, 2]):
+        losses = [bound.loss(np.array(batch)).item() for bound in (at_once, by_batch)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
 def test_gradients_reach_every_weight_and_solves_are_counted(model, panel, tight_solve):
     bound = bound_of(model, panel, tight_solve, forecasting=0.5)
     bound.loss(ALL).backward()

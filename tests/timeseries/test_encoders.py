@@ -80,6 +80,14 @@ def test_an_empty_series_changes_nothing_for_the_others(encoder, tight_solve):
     torch.testing.assert_close((mean[2:], std[2:]), alone, rtol=1e-7, atol=1e-8)
 
 
+def test_an_empty_series_has_no_part_in_the_gradient(encoder, tight_solve):
+    def gradients(*members):
+        mean, std = encode(encoder, batch(*members), tight_solve)
+        return torch.autograd.grad((mean + std).sin().sum(), list(encoder.parameters()))
+
+    torch.testing.assert_close(gradients(series(4), series(0)), gradients(series(4)), rtol=1e-6, atol=1e-9)
+
+
 def test_a_series_has_one_posterior_alone_or_in_a_batch(encoder, tight_solve):
     members = [series(4), series(7, 1), series(1, 2)]
     mean, std = encode(encoder, batch(*members, slots=9), tight_solve)

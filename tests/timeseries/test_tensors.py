@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,15 @@ def test_take_gives_those_series(batch):
     t = torch.tensor([[0.3], [0.4]], dtype=torch.float64)
     both = torch.tensor([0, 1])
     assert torch.equal(taken.paths.at(both, t), batch.paths.at(torch.tensor([2, 0]), t))
+
+
+def test_trimmed_to_the_longest_series(batch):
+    assert batch.trimmed() is batch
+    last = batch.take(torch.tensor([2])).trimmed()
+    for name in ("time", "y", "covariates"):
+        assert torch.equal(getattr(last, name), getattr(batch, name)[2:, :1])
+    nothing = replace(batch, lengths=torch.zeros(3, dtype=torch.int64)).trimmed()
+    assert nothing.time.shape == (3, 1)
 
 
 @pytest.mark.parametrize(

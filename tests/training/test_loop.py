@@ -318,6 +318,13 @@ def test_gradients_are_clipped_to_the_norm_given():
     assert final == pytest.approx(0.5, rel=1e-4)
 
 
+def test_a_gradient_within_the_norm_is_left_as_it_is():
+    plain, bounded = Quadratic(), Quadratic()
+    quietly(plain, 4, max_iter=1)
+    quietly(bounded, 4, max_iter=1, max_grad_norm=1e3)
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(plain.parameters(), bounded.parameters(), strict=True))
+
+
 # Output
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skode.solvers.adjoints.first_order import first_order
 from skode.solvers.integrate import Path, Problem, RecordedStep, entries, index, integrate, start_time, weights_tensor
@@ -97,11 +97,9 @@ class ReverseSweep:
             for reading in step.readings:
                 if reading.at_end:
                     self._add(lam, reading)
-            pulled = self._pull(step, n, lam, kappa)
-            lam = pulled.y
-            for reading in step.readings:
-                if not reading.at_end:
-                    self._add(lam, reading)
+            given = self._given(step)
+            pulled = self._pull(step, n, lam, kappa, None if given is None else given[:-1])
+            lam = pulled.y if given is None else pulled.y + given[-1].view(pulled.y.shape)
             if rows is None:
                 cotangent, carried = lam, pulled.carried
             else:
@@ -120,10 +118,9 @@ class ReverseSweep:
             stepper.release()
         return cotangent
 
-    def _pull(self, step: RecordedStep, n: int, lam: Tensor, kappa: Tensor | None) -> PulledStep:
+    def _pull(self, step: RecordedStep, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None) -> PulledStep:
         problem, taken = self.problem, step.taken
         stepper = self._stepper(taken.y)
-        given = self._stage_cotangents(step)
         # The last stage of the last step is used by outputs inside the step alone.
         last_is_used = given is not None or kappa is not None or not stepper.keeps_first or stepper.needs_stages
         if taken.tape is None:
@@ -203,24 +200,27 @@ class ReverseSweep:
             )
         return self.steppers[y.shape]
 
-    def _stage_cotangents(self, step: RecordedStep) -> Tensor | None:
-        """``g_i = h sum_j b_i(theta_j) ybar_j`` of the outputs inside a step, of shape (s, n)."""
+    def _given(self, step: RecordedStep) -> Tensor | None:
+        """What the outputs inside a step give its stages and the state at its start, of shape (s + 1, n).
+
+        Of ``y(theta_j) = y + h sum_i b_i(theta_j) k_i`` these are ``h sum_j b_i(theta_j) ybar_j`` and ``sum_j ybar_j``.
+        """
         total, taken = None, step.taken
         for reading in step.readings:
             if reading.at_end:
                 continue
-            weights = weights_tensor(taken.tableau, reading.theta, self.grad_outputs)
-            given = entries(self.grad_outputs, reading.positions)[..., None].flatten(1)
-            if reading.rows is None:
-                part = weights.mul_(taken.h).t() @ given
+            h, rows = taken.h, None if reading.rows is None else index(reading.rows, self.grad_outputs)
+            if rows is not None and isinstance(h, Tensor):
+                h = h.reshape(-1)[rows, None]
+            weights = weights_tensor(taken.tableau, reading.theta, self.grad_outputs).mul_(h)
+            weights = nn.functional.pad(weights, (0, 1), value=1.0)
+            ybar = entries(self.grad_outputs, reading.positions)[..., None].flatten(1)
+            if rows is None:
+                part = weights.t() @ ybar
             else:
-                rows = index(reading.rows, given)
-                per_sample = isinstance(taken.h, Tensor)
-                given = given * (taken.h.reshape(-1)[rows, None] if per_sample else taken.h)
-                per_entry = torch.einsum("qs,qf->sqf", weights, given)
-                part = per_entry.new_zeros((per_entry.shape[0], taken.y.shape[0], given.shape[1]))
-                part.index_add_(1, rows, per_entry)
-                part = part.flatten(1)
+                per_entry = (weights[..., None] * ybar[:, None]).flatten(1)
+                part = per_entry.new_zeros((taken.y.shape[0], per_entry.shape[1])).index_add_(0, rows, per_entry)
+                part = part.view(len(part), weights.shape[1], ybar.shape[1]).transpose(0, 1).flatten(1)
             total = part if total is None else total + part
         return total
 

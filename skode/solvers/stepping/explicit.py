@@ -336,15 +336,17 @@ class ExplicitStepper:
             if i == s - 1 and n_carried and last_carried is None and given is None:
                 rows[i].zero_()
                 continue
-            slot = i - n_carried
+            slot, from_outputs = i - n_carried, None if given is None else given[i]
             kbar = session.place(tape, slot) if slot >= 0 else torch.empty_like(pulled[i])
             if isinstance(h, Tensor):
                 torch.mv(reverse.later[i], uses[i], out=kbar)
                 kbar.view(self.shape).mul_(h)
+                if from_outputs is not None:
+                    kbar += from_outputs
+            elif from_outputs is not None:
+                torch.addmv(from_outputs, reverse.later[i], uses[i], alpha=h, out=kbar)
             else:
                 torch.addmv(kbar, reverse.later[i], uses[i], beta=0, alpha=h, out=kbar)
-            if given is not None:
-                kbar += given[i]
             if i == s - 1 and last_carried is not None:
                 kbar += last_carried
             if slot < 0:

@@ -64,26 +64,22 @@ class Encoder(nn.Module):
         mean, std : Tensor of shape (n_series, latent_size)
             The approximate posterior; that of a series without observations is the prior, a standard normal.
         """
-        mean = series.y.new_zeros(len(series.y), self.latent_size)
-        std = torch.ones_like(mean)
-        some = torch.nonzero(series.lengths > 0).reshape(-1)
-        if len(some) == 0:
-            return mean, std
-        lengths = series.lengths[some]
+        lengths = series.lengths.clamp_min(1)  # a series without observations reads an empty slot, for nothing
         # Last observation first: slot i of a reversed series is slot length - 1 - i; what follows the first is idle.
         slots = lengths[:, None] - 1 - torch.arange(int(lengths.max()), device=lengths.device)
         slots = slots.clamp_min(0)
-        time = series.time[some].gather(1, slots)
+        time = torch.nan_to_num(series.time.gather(1, slots))
         gap = torch.diff(time, dim=1, prepend=time[:, :1]).neg().clamp_min(0)
-        y = taken(series.y[some], slots)
+        y = taken(series.y, slots)
         observed = ~torch.isnan(y)
         times = torch.asinh(torch.stack([time, gap], dim=2)).to(y.dtype)
-        parts = [torch.nan_to_num(y), observed.to(y.dtype), times, taken(series.covariates[some], slots)]
+        parts = [torch.nan_to_num(y), observed.to(y.dtype), times, taken(series.covariates, slots)]
         last = self._read(torch.cat(parts, dim=2), gap, lengths, solve, solves)
-        own_mean, log_std = self.head(last).chunk(2, dim=1)
+        mean, log_std = self.head(last).chunk(2, dim=1)
         # Never wider than the prior by more than e, never so narrow that its logarithm overflows.
-        own_std = torch.exp(torch.clamp(log_std, -8.0, 1.0))
-        return mean.index_copy(0, some, own_mean), std.index_copy(0, some, own_std)
+        std = torch.exp(torch.clamp(log_std, -8.0, 1.0))
+        some = series.lengths[:, None] > 0
+        return torch.where(some, mean, 0.0), torch.where(some, std, 1.0)
 
     def _new_cell(self, n_inputs: int) -> nn.Module:
         raise NotImplementedError
