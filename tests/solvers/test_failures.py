@@ -23,7 +23,7 @@ FIXED = [name for name in ALL if not METHODS[name].adaptive]
 EXPLICIT = [name for name in ALL if not getattr(METHODS[name], "implicit", False)]
 EXPLICIT_ADAPTIVE = [name for name in ADAPTIVE if name in EXPLICIT]
 
-soon = pytest.mark.timeout(20)
+soon = pytest.mark.timeout(60)  # far more than they need, also on a busy machine
 
 
 def settings_of(method):

@@ -100,6 +100,22 @@ def test_an_attempt_that_overflows_leaves_no_nan_in_the_gradient(method):
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
 
 
+def test_an_attempt_of_which_only_the_last_stage_overflows_leaves_no_nan_in_the_gradient():
+    found = []
+    for adjoint in ("discrete", "backprop"):
+        y0 = tensor([30.0], [1.0], requires_grad=True)
+        times = tensor([0.0, 0.5], [0.25, 0.5], requires_grad=True)
+        y = solve_ivp(
+            lambda t, y: -(y**3), (0, 0.5), y0, t_eval=times, step_control="per_sample", first_step=0.05,
+            adjoint=adjoint, rtol=1e-6, atol=1e-8,
+        ).y  # fmt: skip
+        found.append(torch.autograd.grad(y.sum(), [times, y0]))
+        exact = y0 / torch.sqrt(1 + 2 * times * y0**2)
+        for ours, truth in zip(found[-1], torch.autograd.grad(exact.sum(), [times, y0]), strict=True):
+            torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("span", [(0, 1), (0, 0)])
 @pytest.mark.parametrize("grad", [False, True])
 def test_dense_output_does_not_change_with_the_callers_state(span, grad):

@@ -79,7 +79,9 @@ class GraphStepper:
     def part(self, step: TakenStep, these: Tensor) -> TakenStep:
         """The step just tried, of some samples only."""
         self.again = None
-        if bool(torch.isfinite(step.y_next.detach()).all()):
+        assert step.stages is not None
+        # The last stage, which no state depends on yet, may overflow by itself.
+        if all(bool(torch.isfinite(x.detach()).all()) for x in (step.y_next, step.stages)):
             return ExplicitStepper.part(self, step, these)  # type: ignore[arg-type]
         # Autograd would multiply infinite derivatives in samples that try again by 0: leave them out of the graph.
         other = self.take(these)
