@@ -24,12 +24,11 @@ LARGEST_SHARE = 0.99
 #: Shortest and longest memory that is looked for, and where the search starts, in the latent dynamics' time.
 SHORTEST, LONGEST, STARTS = 0.01, 100.0, (0.3, 3.0)
 
-#: Fewer series than this can't tell a memory from dynamics.
-FEWEST_SERIES = 5
+#: Fewer series than this, or values of an output, can't tell a memory from dynamics.
+FEWEST_SERIES, FEWEST_VALUES = 5, 40
 
-#: The search looks at the first rows of each series, up to so many, and at series that together make covariances of
-#: no more than so many elements.
-MOST_ROWS, MOST_ELEMENTS = 64, 1_000_000
+#: The search looks at so many rows in a line of each series at most.
+MOST_ROWS = 64
 
 
 class ColouredNoise:
@@ -147,41 +146,67 @@ class LinearisedRows:
     """
 
     def __init__(self, time: Tensor, residual: Tensor, slopes: Tensor) -> None:
-        self.observed = ~torch.isnan(residual)
-        residual = torch.where(self.observed, residual, 0.0)[None]
-        slopes = torch.where(self.observed, slopes, 0.0)
-        #: Of shape (n_series, n_outputs, n_slots, 1 + latent_size): residuals beside slopes.
-        self.columns = torch.cat([residual, slopes]).permute(1, 3, 2, 0)
-        self.distance = torch.nan_to_num((time[:, None] - time[:, :, None]).abs())
-        self.mask = self.observed.permute(0, 2, 1)
+        self.time, self.residual, self.slopes = time, residual, slopes
 
     @classmethod
-    def joined(cls, parts: Iterable[tuple[Tensor, Tensor, Tensor]]) -> LinearisedRows:
-        """Of parts with different numbers of slots, of which the first ones are taken."""
+    def joined(cls, parts: Iterable[LinearisedRows]) -> LinearisedRows:
+        """Of parts with different numbers of slots."""
         parts = list(parts)
-        n_slots = min(max(time.shape[1] for time, _, _ in parts), MOST_ROWS)
+        n_slots = max(part.time.shape[1] for part in parts)
 
-        def cut(values: Tensor, axis: int) -> Tensor:
-            values = values.narrow(axis, 0, min(values.shape[axis], n_slots)).movedim(axis, -1)
-            filled = torch.nn.functional.pad(values, (0, n_slots - values.shape[-1]), value=math.nan)
-            return filled.movedim(-1, axis)
+        def filled(values: Tensor, axis: int) -> Tensor:
+            missing = (*values.shape[:axis], n_slots - values.shape[axis], *values.shape[axis + 1 :])
+            return torch.cat([values, values.new_full(missing, math.nan)], dim=axis)
 
-        times, residuals, slopes = zip(*parts, strict=True)
-        time = torch.cat([cut(part, 1) for part in times])
-        residual = torch.cat([cut(part, 1) for part in residuals])
-        slope = torch.cat([cut(part, 2) for part in slopes], dim=1)
-        most = max(MOST_ELEMENTS // (n_slots**2 * residual.shape[2]), FEWEST_SERIES)
-        some = torch.from_numpy(np.unique(np.linspace(0, len(time) - 1, min(most, len(time))).astype(int)))
-        return cls(time[some], residual[some], slope[:, some])
+        return cls(
+            torch.cat([filled(part.time, 1) for part in parts]),
+            torch.cat([filled(part.residual, 1) for part in parts]),
+            torch.cat([filled(part.slopes, 2) for part in parts], dim=1),
+        )
+
+    def shortened(self) -> LinearisedRows:
+        """At most :data:`MOST_ROWS` rows in a line of each series, from beginnings, middles and ends in turn."""
+        n_slots = self.time.shape[1]
+        if n_slots <= MOST_ROWS:
+            return self
+        spare = ((~torch.isnan(self.time)).sum(1) - MOST_ROWS).clamp_min(0)
+        # Multiples of the golden ratio, modulo 1, are spread evenly however many there are.
+        share = torch.arange(len(spare), device=spare.device) * 0.6180339887 % 1.0
+        slots = (spare * share).long()[:, None] + torch.arange(MOST_ROWS, device=spare.device)
+        series = torch.arange(len(spare), device=spare.device)[:, None]
+        return LinearisedRows(self.time[series, slots], self.residual[series, slots], self.slopes[:, series, slots])
+
+    def likeliest_noise(self) -> list[tuple[float, float] | None]:
+        """Share of the variance that has a memory, and that memory, of each output's noise; None where it is white.
+
+        They make the output's rows most likely. White it is where white noise does as well, by the Bayesian
+        information criterion (Schwarz 1978), and where there are too few values to tell.
+        """
+        return [_likeliest(self._of(output)) for output in range(self.residual.shape[2])]
+
+    def _of(self, output: int) -> _Rows:
+        return _Rows(self.time, self.residual[..., output], self.slopes[..., output])
+
+
+class _Rows:
+    """:class:`LinearisedRows` of one output; series without any are left out."""
+
+    def __init__(self, time: Tensor, residual: Tensor, slopes: Tensor) -> None:
+        some = (~torch.isnan(residual)).any(1)
+        time, residual, slopes = time[some], residual[some], slopes[:, some]
+        self.observed = ~torch.isnan(residual)
+        columns = torch.where(self.observed, torch.cat([residual[None], slopes]), 0.0)
+        #: Of shape (n_series, n_slots, 1 + latent_size): residuals beside slopes.
+        self.columns = columns.permute(1, 2, 0)
+        self.distance = torch.nan_to_num((time[:, None] - time[:, :, None]).abs())
 
     def log_likelihood(self, white: Tensor, coloured: Tensor, memory: Tensor) -> Tensor:
         """Of all rows, with initial states integrated out."""
-        covariance = coloured[:, None, None] ** 2 * torch.exp(-self.distance[:, None] / memory[:, None, None])
-        mask = self.mask.to(covariance)
-        covariance = covariance * mask[..., None] * mask[..., None, :]
-        covariance = covariance + torch.diag_embed(torch.where(self.mask, white[:, None] ** 2, 1.0))
+        mask = self.observed.to(self.distance)
+        covariance = coloured**2 * torch.exp(-self.distance / memory) * mask[..., None] * mask[..., None, :]
+        covariance = covariance + torch.diag_embed(torch.where(self.observed, white**2, 1.0))
         factor = torch.linalg.cholesky(covariance)
-        whitened = torch.linalg.solve_triangular(factor, self.columns, upper=False).flatten(1, 2)
+        whitened = torch.linalg.solve_triangular(factor, self.columns, upper=False)
         residual, slopes = whitened[..., :1], whitened[..., 1:]
         # By Woodbury's formula and the determinant lemma, with the states' information as the small matrix.
         information = slopes.mT @ slopes + torch.eye(slopes.shape[2], dtype=slopes.dtype)
@@ -191,52 +216,40 @@ class LinearisedRows:
         squares = (residual**2).sum() - (explained**2).sum()
         return -0.5 * squares - logs - 0.5 * math.log(2.0 * math.pi) * int(self.observed.sum())
 
-    def most_likely_noise(self, total: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Standard deviations and memory of the noise that make the rows most likely.
-
-        Parameters
-        ----------
-        total : ndarray of shape (n_outputs,)
-            Standard deviations to start the search from.
-
-        Returns
-        -------
-        tuple of ndarray of shape (n_outputs,) or None
-            White, coloured, memory; None where white noise alone does as well, by the Bayesian information criterion
-            (Schwarz 1978), or the series are too few to tell.
-        """
-        n_outputs, n_values = len(total), int(self.observed.sum())
-        if len(self.distance) < FEWEST_SERIES:
-            return None
-        starts = [np.concatenate([np.log(total), np.zeros(n_outputs), np.full(n_outputs, np.log(t))]) for t in STARTS]
-        white, _ = self._maximised(starts[0][:n_outputs])
-        coloured, found = max((self._maximised(start) for start in starts), key=lambda answer: answer[0])
-        if coloured - white <= n_outputs * math.log(max(n_values, 1)):
-            return None
-        sigma, share, memory = (x.numpy() for x in _unpacked(torch.from_numpy(found), n_outputs))
-        return sigma * np.sqrt(1.0 - share), sigma * np.sqrt(share), memory
-
-    def _maximised(self, start: np.ndarray) -> tuple[float, np.ndarray]:
+    def maximised(self, start: list[float]) -> tuple[float, np.ndarray]:
         """Greatest log-likelihood from a start, by L-BFGS, and where it is."""
-        n_outputs = self.mask.shape[1]
-        n_values = max(int(self.observed.sum()), 1)
+        n_values = int(self.observed.sum())
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             leaf = torch.from_numpy(x.copy()).requires_grad_()
-            sigma, share, memory = _unpacked(leaf, n_outputs)
+            sigma, share, memory = _unpacked(leaf)
             value = -self.log_likelihood(sigma * (1.0 - share).sqrt(), sigma * share.sqrt(), memory) / n_values
             (gradient,) = torch.autograd.grad(value, leaf)
             return float(value.detach()), gradient.numpy()
 
-        bounds = [(-7.0, 3.0), (-6.0, 6.0), (math.log(SHORTEST), math.log(LONGEST))]
-        by_value = [bounds[i // n_outputs] for i in range(len(start))]
-        answer = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=by_value, options={"maxiter": 50})
+        bounds = [(-7.0, 3.0), (-6.0, 6.0), (math.log(SHORTEST), math.log(LONGEST))][: len(start)]
+        answer = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 50})
         return -float(answer.fun) * n_values, answer.x
 
 
-def _unpacked(x: Tensor, n_outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Standard deviation, coloured share and memory from numbers without bounds; all white if there are no more."""
-    sigma = torch.exp(x[:n_outputs])
-    if len(x) == n_outputs:
+def _likeliest(rows: _Rows) -> tuple[float, float] | None:
+    n_values = int(rows.observed.sum())
+    if n_values < FEWEST_VALUES or len(rows.observed) < FEWEST_SERIES:
+        return None
+    try:
+        white, _ = rows.maximised([-0.5])
+        coloured, found = max((rows.maximised([-0.5, 0.0, math.log(t)]) for t in STARTS), key=lambda answer: answer[0])
+    except torch.linalg.LinAlgError:  # slopes of dynamics that explode
+        return None
+    if not coloured - white > math.log(n_values):  # two parameters more; nor where it is NaN
+        return None
+    _, share, memory = _unpacked(torch.from_numpy(found))
+    return float(share), float(memory)
+
+
+def _unpacked(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Standard deviation, coloured share and memory from numbers without bounds; all white if there is only one."""
+    sigma = torch.exp(x[0])
+    if len(x) == 1:
         return sigma, torch.zeros_like(sigma), torch.ones_like(sigma)
-    return sigma, LARGEST_SHARE * torch.sigmoid(x[n_outputs : 2 * n_outputs]), torch.exp(x[2 * n_outputs :])
+    return sigma, LARGEST_SHARE * torch.sigmoid(x[1]), torch.exp(x[2])

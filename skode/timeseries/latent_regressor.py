@@ -83,10 +83,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         output, 0 or 1, or counts.
     noise : {"coloured", "white"}, default="coloured"
         What the dynamics may leave of a normal output: white noise, or beside it noise with a memory, an
-        Ornstein-Uhlenbeck process [4]_. Then a forecast starts from what the last observations were off by. It is
-        estimated after training, by the likelihood of the rows linear about the posterior's modes, and left out
-        where white noise does as well (by the Bayesian information criterion), where there are fewer than five
-        series, and with ``posterior="encoder"``.
+        Ornstein-Uhlenbeck process [4]_. Then a forecast starts from what the last observations were off by. Its share
+        of the noise and its memory are estimated after training, in ``fit``, by the likelihood of up to 64 rows in a
+        line of up to 500 series, linear about the posterior's modes. All noise stays white where that does as well (by
+        the Bayesian information criterion), where an output was seen in fewer than five series or forty rows, and
+        with ``posterior="encoder"``.
     observation_times : {"given", "poisson"}, default="given"
         Whether times are data themselves: "poisson" makes them a Poisson process from a series' first row to its
         last, whose intensity depends on the latent state [1]_; see ``predict_intensity``. Where watching began before
@@ -464,9 +465,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
         """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
         rows = linearised_rows(self._module_in_double(), panel, self._tensors_in_double, self._solve)
-        found = rows.most_likely_noise(to_numpy(torch.exp(likelihood.log_noise)).astype(np.float64))
-        if found is not None:
-            likelihood.set_noise(*found)
+        for output, found in enumerate(rows.likeliest_noise()):
+            if found is not None:
+                likelihood.colour(output, *found)
 
     def _forecasts(self, known: Panel, asked: Panel) -> list[Answer]:
         """What the model says of rows of the same series of which others are known."""

@@ -115,11 +115,11 @@ class Gaussian(Likelihood):
         self.register_buffer("memory", torch.ones(n_outputs))
 
     @torch.no_grad()
-    def set_noise(self, white: np.ndarray, coloured: np.ndarray, memory: np.ndarray) -> None:
-        """Take on standard deviations and memory of the noise."""
-        self.log_noise.copy_(torch.from_numpy(np.log(white)))
-        self.coloured.copy_(torch.from_numpy(coloured))
-        self.memory.copy_(torch.from_numpy(memory))
+    def colour(self, output: int, share: float, memory: float) -> None:
+        """Give a share of the variance of one output's noise, so far white, a memory."""
+        sigma = torch.exp(self.log_noise[output])
+        self.coloured[output], self.memory[output] = sigma * math.sqrt(share), memory
+        self.log_noise[output] = torch.log(sigma * math.sqrt(1.0 - share))
 
     @torch.no_grad()
     def whiten(self) -> None:

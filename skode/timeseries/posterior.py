@@ -190,9 +190,7 @@ def linearised_rows(
     panel = panel.take(some[np.unique(np.linspace(0, len(some) - 1, min(len(some), MOST_SERIES)).astype(int))])
     parts = []
     for block in blocks(panel.codes, panel.n_series, module.latent_size + 1):
-        inference = _Inference(module, tensors(panel.take(block)), solve)
-        time, residual, slopes = inference.linearised()
-        parts.append((time.cpu(), residual.cpu(), slopes.cpu()))
+        parts.append(_Inference(module, tensors(panel.take(block)), solve).linearised().shortened())
     return LinearisedRows.joined(parts)
 
 
@@ -308,18 +306,16 @@ class _Inference:
         return evidence, torch.nan_to_num((evidence.eta[1:] - evidence.eta[0]) / DIFFERENCE)
 
     @torch.no_grad()
-    def linearised(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Times, residuals and slopes of the rows in their slots, as :class:`LinearisedRows` takes them.
-
-        About the modes of the initial states; series that can't be solved have no residuals.
-        """
+    def linearised(self) -> LinearisedRows:
+        """The rows, on the CPU, about the modes of the initial states; those that can't be solved have none."""
         mode, _, value = self._mode(self.module.posterior(self.series, self.plain_solve, self.solves)[0])
         evidence, slopes = self._slopes(mode)
         rows = self.rows
         slopes = rows.slotted(slopes)
         residual = rows.slotted(rows.y - evidence.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)
         known = self.series.filled & torch.isfinite(value)[:, None]
-        return self.series.time, torch.where(known[..., None], residual, torch.nan), slopes
+        residual = torch.where(known[..., None], residual, torch.nan)
+        return LinearisedRows(self.series.time.cpu(), residual.cpu(), slopes.cpu())
 
     def _log_joint(self, z0: Tensor, evidence: Evidence) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""

@@ -120,7 +120,8 @@ class Predictive:
         likelihood = self.module.likelihood
         panel, is_asked = asked, np.ones(len(asked.time), dtype=bool)
         if likelihood.has_memory:
-            panel, is_asked = asked.beside(known.observed())
+            # What is asked is not known, whatever its panel says.
+            panel, is_asked = asked.without(is_asked).beside(known.observed())
         if panel.covariates.shape[1]:
             known = known.joined(asked)
             series = self.tensors(panel, known.take(known.ids.get_indexer(asked.ids)))
@@ -138,8 +139,7 @@ class Predictive:
         if self.module.log_intensity is not None:
             log_rate = self.module.log_rate(states, covariates)
         log_weights = posterior.log_weights.to(states.device)[:, codes]
-        # A draw counts where it could be followed, and its noise be told.
-        sound = torch.isfinite(states).all(-1) & torch.isfinite(eta).all(-1)
+        sound = torch.isfinite(states).all(-1)
         rows = torch.from_numpy(np.flatnonzero(is_asked)).to(states.device)
         states, eta, log_weights, sound = (x[:, rows] for x in (states, eta, log_weights, sound))
         if not bool(sound.any(0).all()):
@@ -154,11 +154,13 @@ class Predictive:
         self, series: PanelTensors, codes: Tensor, places: Tensor, eta: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | None]:
         """Mean and variance of the noise that has a memory at all rows; or draws of it, without a variance."""
-        observed = ~torch.isnan(series.y)
+        residual = torch.full((len(eta), *series.y.shape), torch.nan, dtype=torch.float64, device=eta.device)
+        residual[:, codes, places] = (series.y[codes, places] - eta).double()
+        # Rows that can't be reached tell nothing. A draw that can't reach one that others can has hardly a weight.
+        observed = torch.isfinite(residual).any(0)
+        residual = torch.nan_to_num(residual, posinf=0.0, neginf=0.0)
         noise = self.module.likelihood.coloured_noise(series.time, observed)
         assert noise is not None
-        residual = torch.zeros(len(eta), *series.y.shape, dtype=torch.float64, device=eta.device)
-        residual[:, codes, places] = (series.y[codes, places] - eta).double()
         if generator is not None:
             return noise.drawn(residual, generator)[:, codes, places].to(eta), None
         variance = noise.smoothed_variance[codes, places].to(eta)

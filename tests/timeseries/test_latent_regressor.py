@@ -328,6 +328,16 @@ def test_white_noise_has_no_memory(wanderers):
     assert np.isnan(white.noise_memory_).all()
 
 
+def test_the_noise_is_widened_by_forecasts_that_have_not_seen_the_answers(monkeypatch):
+    seen = []
+    monkeypatch.setattr(latent_regressor, "widen_noise", lambda likelihood, y, answers: seen.extend(answers))
+    model = LatentODERegressor(**{**TINY, "max_iter": 10, "noise": "coloured"}).fit(*wandering())
+    prior = model.module_.likelihood.coloured**2
+    variance = torch.cat([answer.coloured for answer in seen])
+    assert (variance > 0.05 * prior).all()  # known values leave less than that
+    assert variance.mean() > 0.4 * prior
+
+
 def test_what_is_known_wears_off(wanderers):
     coloured, _, _, _ = wanderers
     last = coloured.context_.time[coloured.context_.codes == 0].max()

@@ -149,10 +149,14 @@ def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tigh
 def coloured_noise_case():
     """A model, what is asked, what is known, and the posterior; the second series is not known at all."""
     module = model_of()
-    module.likelihood.set_noise(np.array([0.3, 0.5]), np.array([0.9, 0.0]), np.array([0.8, 1.0]))
+    with torch.no_grad():
+        module.likelihood.log_noise.copy_(torch.tensor([0.3, 0.5]).log())
+        module.likelihood.coloured.copy_(torch.tensor([0.9, 0.0]))
+        module.likelihood.memory.fill_(0.8)
     known = panel_of(["z", "a", "a", "a"], [0.0, 0.2, 1.0, 3.0])
     known.y[:] = [[5.0, 5.0], [1.0, -1.0], [np.nan, 0.5], [-0.7, 2.0]]
     asked = panel_of(["b", "a", "a", "a", "a"], [1.0, 0.0, 1.0, 2.0, 4.0])
+    asked.y[:] = 9.0  # is not to be known
     return module, asked, known, posterior_of(2)
 
 
@@ -176,6 +180,22 @@ def test_noise_with_a_memory_is_conditioned_on_what_is_known(tight_solve):
     torch.testing.assert_close(found.coloured[1:, 0], expected, rtol=1e-6, atol=1e-6)
     assert found.coloured[0].tolist() == pytest.approx([0.81, 0.0])
     assert found.rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_known_rows_that_no_draw_reaches_tell_nothing():
+    module = growing()
+    with torch.no_grad():
+        module.likelihood.coloured.fill_(1.0)
+    known, asked = panel_of(["a", "a"], [0.0, 30.0]), panel_of(["a"], [0.001])
+    known.y[:] = 1.0
+    positions, noise = np.zeros(1, dtype=int), normal_draws(N_DRAWS, LATENT)
+    posterior, predictive = posterior_of(1), Predictive(module, tensors, quick_solve)
+    (found,) = predictive.answers(asked, known, positions, posterior, noise)
+    (expected,) = predictive.answers(
+        asked, known.take(np.array([0])).until(np.array([False, True])), positions, posterior, noise
+    )
+    torch.testing.assert_close(found.eta, expected.eta)
+    assert torch.isfinite(found.eta).all()
 
 
 def test_paths_of_noise_with_a_memory_have_its_mean_and_variance(tight_solve):
