@@ -48,11 +48,12 @@ prediction.
 
 LatentODERegressor has its defaults. Noise with a memory was added to it after a first run of this page, in which its
 forecasts were behind the last value on three panels and ahead of all rules on one; that was tried, and made the
-default, by the tuning panels. A second run showed errors as here and bands of which two held 67 and 72 %: the rows by
-which noise is widened had been known to it, which was mended. The line goes through the last two observations. The
-Gaussian process is one for each series and quantity (Matern 3/2 and noise, their parameters by marginal likelihood from
-three starts); it and the other rules by series know no other series. The mixed model has a random intercept and slope
-for each series and fixed effects of time and the covariates, by EM; it learns from all series, and is linear in time."""
+default, by the tuning panels. A second run showed errors as here and bands of which two held 67 and 72 %: the rows
+by which noise is widened had been known to it, which was mended. The line goes through the last two observations.
+The Gaussian process is one for each series and quantity (Matern 3/2 and noise, their parameters by marginal
+likelihood from three starts); it and the other rules by series know no other series. The mixed model has a random
+intercept and slope for each series and fixed effects of time and the covariates, by EM; it learns from all series,
+and is linear in time."""
 
 LARGEST, MOST_SERIES, LONG, OWN_TIMES = 20, 500, 6, 0.25
 SHORTEST, HELD_OUT_ROWS, HELD_OUT_SERIES = 4, 0.3, 0.2
