@@ -22,8 +22,8 @@ from torch import Tensor
 
 from skode.solvers import Solution, Statistics
 from skode.solvers.solution import Solve
-from skode.timeseries.coloured_noise import LinearisedRows
 from skode.timeseries.latent_ode import Evidence, LatentODE, Rows
+from skode.timeseries.linearised import LinearisedRows
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 
