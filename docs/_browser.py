@@ -11,6 +11,7 @@ import os
 import select
 import shlex
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -147,6 +148,15 @@ def is_browsers_own(url: str) -> bool:
     return url.endswith("/favicon.ico")
 
 
+class QuietServer(ThreadingHTTPServer):
+    """One that takes it for granted that a browser may hang up before the end of an answer."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print all other errors."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class QuietHandler(SimpleHTTPRequestHandler):
     """Files, without a line for each."""
 
@@ -182,7 +192,7 @@ def faults_of_page(answer: Mapping[str, Any], events: list[dict[str, Any]], titl
 
 def rendering_faults(command: str, root: Path, titles: Mapping[str, str]) -> list[str]:
     """A line for each fault of pages, given with their titles, that lie under a folder."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(root)))
+    server = QuietServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(root)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{server.server_port}/"
     faults = []
