@@ -3,8 +3,9 @@ r"""What the dynamics leave of a series: noise with a memory, beside noise witho
 The residual of each output is :math:`v(t) + e`, where :math:`v` is an Ornstein-Uhlenbeck process, of covariance
 :math:`s^2 \exp(-|t - t'| / \tau)`, and :math:`e` is white noise. Such errors are usual in mixed models of irregularly
 timed series: Jones, Boadi-Boateng, "Unequally spaced longitudinal data with AR(1) serial correlation", Biometrics 47,
-1991. As :math:`v` is a Markov process, what it says costs a pass over the rows: Kalman's filter (1960), and the
-smoother of Rauch, Tung, Striebel, "Maximum likelihood estimates of linear dynamic systems", AIAA Journal 3, 1965.
+1991. As :math:`v` is a Markov process, what it says costs a pass over the rows: Kalman's filter ("A new approach to
+linear filtering and prediction problems", Journal of Basic Engineering 82, 1960), and the smoother of Rauch, Tung,
+Striebel, "Maximum likelihood estimates of linear dynamic systems", AIAA Journal 3, 1965.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class ColouredNoise:
     def drawn(self, residual: Tensor, generator: torch.Generator) -> Tensor:
         """Draws of v in each slot, given all residuals, one for each copy.
 
-        A path without conditions is corrected by what its own residuals would have led to (Matheron's rule).
+        A path without conditions is corrected by what its own residuals would have led to (Matheron's rule:
+        Journel, Huijbregts, Mining Geostatistics, 1978).
         """
         shape = (2, *residual.shape)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(residual.device)

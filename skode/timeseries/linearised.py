@@ -1,7 +1,9 @@
 """How much of the noise has a memory: rows linear in the initial states, and the likelihood of what is left.
 
 About the posterior's mode a row is linear in its series' initial state, which is then integrated out in closed form
-(Lindstrom, Bates, "Nonlinear mixed effects models for repeated measures data", Biometrics 46, 1990).
+(Lindstrom, Bates, "Nonlinear mixed effects models for repeated measures data", Biometrics 46, 1990). Whether there is a
+memory at all is decided by the Bayesian information criterion (Schwarz, "Estimating the dimension of a model", Annals
+of Statistics 6, 1978).
 """
 
 from __future__ import annotations
@@ -74,8 +76,8 @@ class LinearisedRows:
     def likeliest_noise(self) -> list[tuple[float, float] | None]:
         """Share of the variance that has a memory, and that memory, of each output's noise; None where it is white.
 
-        They make the output's rows most likely. White it is where white noise does as well, by the Bayesian
-        information criterion (Schwarz 1978), and where there are too few values to tell.
+        They make the output's rows most likely. White it is where white noise does as well, by the criterion
+        above, and where there are too few values to tell.
         """
         return [_likeliest(self._of(output)) for output in range(self.residual.shape[2])]
 
