@@ -29,6 +29,7 @@ from skode.training import (
     NeuralODEEstimator,
     Regularisation,
     RegularisedSolve,
+    as_index,
     checked_data,
     checked_times,
     distinct,
@@ -42,6 +43,7 @@ from skode.training import (
     to_numpy,
     to_tensor,
 )
+from skode.training.settings import Choices
 
 #: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
 CLIP = 3.0
@@ -64,6 +66,7 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     "jacobian_norm": [Interval(Real, 0, None, closed="left")],
     "local_error": [Interval(Real, 0, None, closed="left")],
     "steer": [Interval(Real, 0, 1, closed="left")],
+    "dtype": [Choices({"bfloat16", "float32", "float64"}), None],
 }
 
 
@@ -128,8 +131,13 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return None
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
+        with self._within_memory():
+            return self._fitted(X, y, sample_weight, partial=partial, classes=classes)
+
+    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> Self:
         hidden = self._hidden_layers()
         self._check_penalties()
+        self._check_dtype()
         first = not ((self.warm_start or partial) and hasattr(self, "module_"))
         built_from = self._architecture(hidden)
         if not first:
@@ -169,6 +177,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         elif partial:
             to_scale, its_weights = self._to_scale(X[rows], own_weights)
             self.scaler_.partial_fit(to_scale, sample_weight=its_weights)
+        if as_asked and isinstance(self.module_, ConvODENet):
+            self.module_.set_autocast(self.dtype == "bfloat16")
         self.module_.to(device=device, dtype=train_in)
 
         def tensors(rows: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -242,6 +252,14 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         if self.local_error and (not isinstance(method, ButcherTableau) or not method.adaptive or method.implicit):
             raise ValueError(
                 f"local_error={self.local_error} needs an adaptive explicit method such as dopri5, not {self.method!r}."
+            )
+
+    def _check_dtype(self) -> None:
+        """Refuse bfloat16 for what is no image."""
+        if self.dtype == "bfloat16" and self.image_shape is None:
+            raise ValueError(
+                "dtype='bfloat16' is for images, given by image_shape=(channels, height, width): the states of tables "
+                "are small, and would lose precision for no speed. Set dtype='float32'."
             )
 
     _y_is_numeric = False
@@ -425,7 +443,7 @@ class _Objective:
         self, estimator: ODENetEstimator, X: Tensor, y: Tensor, weights: Tensor, rng: np.random.RandomState
     ) -> None:
         self.estimator, self.X, self.y, self.weights = estimator, X, y, weights
-        self.generator = new_generator(rng)
+        self.generator = new_generator(rng, X.device)
         self.regularisation = Regularisation(
             estimator.kinetic_energy, estimator.jacobian_norm, estimator.local_error, estimator.steer
         )
@@ -434,15 +452,15 @@ class _Objective:
     def parameters(self) -> Any:
         return self.estimator.module_.parameters()
 
-    def loss(self, rows: np.ndarray) -> Tensor:
-        chosen = torch.from_numpy(rows).to(self.X.device)
+    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
+        chosen = as_index(rows, self.X.device)
         x, dropout = self.X[chosen], self.estimator.input_dropout
         if self.estimator.image_shift:
             shape = tuple(self.estimator.image_shape)
             x = shifted(x.view(-1, *shape), self.estimator.image_shift, self.generator).flatten(1)
         if dropout:
-            kept = torch.empty(x.shape).bernoulli_(1.0 - dropout, generator=self.generator).div_(1.0 - dropout)
-            x = x * kept.to(x)
+            kept = torch.empty(x.shape, device=x.device).bernoulli_(1.0 - dropout, generator=self.generator)
+            x = x * kept.div_(1.0 - dropout).to(x)
         weights = self.weights[chosen]
         outputs, solutions, penalty = self._solved(x, weights)
         self.solves += [solution.statistics for solution in solutions]

@@ -305,6 +305,10 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         UserWarning
             Where a column looks discrete, so that its density is unbounded.
         """
+        with self._within_memory():
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> CNFDensityEstimator:
         hidden = self._hidden_layers()
         first = not (self.warm_start and hasattr(self, "module_"))
         built_from = self._architecture(hidden)
@@ -368,7 +372,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
         inputs, counts, n = inputs[torch.from_numpy(chosen).to(like.device)], weights[chosen], len(chosen)
         own = to_tensor(counts / counts.mean(), like.dtype, like.device)
-        matching = FlowMatching(module, inputs, own, new_generator(rng))
+        matching = FlowMatching(module, inputs, own, new_generator(rng, like.device))
         likelihood = Likelihood(
             module,
             inputs,
@@ -377,7 +381,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             kinetic_energy=self._kinetic_energy(max(counts.sum(), n)),
             jacobian_norm=self.jacobian_norm,
             estimate=self.divergence == "hutchinson",
-            generator=new_generator(rng),
+            generator=new_generator(rng, like.device),
         )
         auto = auto_batch_size(n)
         widest = max(X.shape[1], *self._hidden_layers(), 1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from skode.density.flow import Flow, Measured
 from skode.solvers import Solution, Statistics
+from skode.training import as_index
 
 
 class Likelihood:
@@ -57,11 +58,11 @@ class Likelihood:
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.parameters()
 
-    def loss(self, rows: np.ndarray) -> Tensor:
-        chosen = torch.from_numpy(rows).to(self.x.device)
+    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
+        chosen = as_index(rows, self.x.device)
         x, measured = self.x[chosen], self.measured
         if measured.estimate or measured.jacobian:
-            noise = torch.randint(0, 2, x.shape, generator=self.generator).to(x) * 2.0 - 1.0
+            noise = torch.randint(0, 2, x.shape, generator=self.generator, device=self.generator.device).to(x) * 2.0 - 1.0
             measured = replace(measured, noise=noise)
         log_prob, integrals = self.flow.log_prob(
             x, self.solve, measured=measured, solves=self.solves, first_step=self.first_step
@@ -91,8 +92,8 @@ class FlowMatching:
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.field.parameters()
 
-    def loss(self, rows: np.ndarray) -> Tensor:
-        chosen = torch.from_numpy(rows).to(self.x.device)
+    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
+        chosen = as_index(rows, self.x.device)
         x = self.x[chosen]
         z = self._random(torch.randn, x.shape, x) * self.flow.log_scale.detach().exp()
         t = self._random(torch.rand, (len(x), 1), x)
@@ -101,5 +102,5 @@ class FlowMatching:
         return (self.weights[chosen] * off.square().sum(1)).mean()
 
     def _random(self, source: Callable[..., Tensor], shape: Sequence[int], like: Tensor) -> Tensor:
-        """Random numbers that are the same whatever the dtype and the device."""
-        return source(shape, generator=self.generator, dtype=torch.float64).to(like)
+        """Random numbers that are the same whatever the dtype."""
+        return source(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device).to(like)

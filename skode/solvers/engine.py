@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
+from skode.solvers.device import marches_ahead, recordable, with_replay
+from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.events import EventFinder
 from skode.solvers.integrate import Path, Problem, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import all_finite
 from skode.solvers.tableaus import Method
-from skode.solvers.vector_field import AutogradField, as_field, column
+from skode.solvers.vector_field import AutogradField, Field, Tape, as_field, column
+
+
+#: Bytes that the discrete adjoint may keep where the user gives no number, and the device is no GPU.
+DEFAULT_MEMORY_BUDGET = 2**28
 
 
 def run(
@@ -26,7 +33,7 @@ def run(
     tableau: Method,
     control: StepControl,
     adjoint: str,
-    memory_budget: int,
+    memory_budget: int | None,
     seminorm: bool,
     times: np.ndarray | None,
     rows: np.ndarray | None = None,
@@ -50,7 +57,10 @@ def run(
         Looks for events on the way.
     compile : bool
         Whether a field without its own pullback is compiled by torch.
-    tableau, control, adjoint, memory_budget, seminorm, times, rows, grid_is_times, dense, spans, on_failure
+    memory_budget : int or None
+        As in :class:`skode.solvers.integrate.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a GPU's
+        memory.
+    tableau, control, adjoint, seminorm, times, rows, grid_is_times, dense, spans, on_failure
         As in :class:`skode.solvers.integrate.Problem`.
 
     Returns
@@ -62,42 +72,58 @@ def run(
     problem : Problem
         What was solved, with its statistics, events and failures.
     """
+    if memory_budget is None:
+        memory_budget = (total_memory(y0.device) or 4 * DEFAULT_MEMORY_BUDGET) // 4
     t0, t1 = span
-    differentiate = torch.is_grad_enabled()
-    start: Any = t0
-    if spans is not None:
-        start = column(spans[:, 0], y0)
-    field, f0, tape0 = as_field(
-        func,
-        start,
-        y0.detach(),
-        differentiate=differentiate,
-        with_time=moving_times is not None,
-        keep_graph=adjoint == "backprop",
-    )
-    if compile and isinstance(field, AutogradField):
-        func = field.func = torch.compile(func)  # torch itself remembers what it has compiled
-    moving = moving_times is not None
-    differentiate &= moving or y0.requires_grad or any(p.requires_grad for p in field.parameters)
-    problem = Problem(
-        field=field,
-        f0=f0,
-        tape0=tape0 if differentiate and adjoint == "discrete" else None,
-        t0=t0,
-        t1=t1,
-        tableau=tableau,
-        control=control,
-        times=times,
-        rows=rows,
-        statistics=Statistics(nfev=1),
-        memory_budget=memory_budget,
-        seminorm=seminorm,
-        grid_is_times=grid_is_times,
-        dense=dense,
-        spans=spans,
-        events=events,
-        on_failure=on_failure,
-    )
+    plain, differentiate = y0.detach(), torch.is_grad_enabled()
+
+    def problem_of(field: Field, f0: Tensor | None, tape0: Tape | None) -> Problem:
+        return Problem(
+            field=field,
+            f0=f0,
+            tape0=tape0,
+            t0=t0,
+            t1=t1,
+            tableau=tableau,
+            control=control,
+            times=times,
+            rows=rows,
+            statistics=Statistics(nfev=1),
+            memory_budget=memory_budget,
+            seminorm=seminorm,
+            grid_is_times=grid_is_times,
+            dense=dense,
+            spans=spans,
+            events=events,
+            on_failure=on_failure,
+        )
+
+    def to_differentiate(field: Field) -> bool:
+        moving = moving_times is not None
+        return differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))
+
+    problem = None
+    field = recordable(func, plain) if adjoint != "backprop" and moving_times is None else None
+    if field is not None:
+        pullable = adjoint == "discrete" and memory_budget > 0 and to_differentiate(field)
+        problem = with_replay(problem_of(field, None, None), field, plain, pullable=pullable)
+    if problem is None:
+        start: Any = t0 if spans is None else column(spans[:, 0], y0)
+        field, f0, tape0 = as_field(
+            func,
+            start,
+            plain,
+            differentiate=differentiate,
+            with_time=moving_times is not None,
+            keep_graph=adjoint == "backprop",
+        )
+        if compile and isinstance(field, AutogradField):
+            func = field.func = torch.compile(func)  # torch itself remembers what it has compiled
+        wanted = to_differentiate(field) and adjoint == "discrete"
+        problem = problem_of(field, f0, tape0 if wanted else None)
+    if is_asynchronous(plain.device) and not marches_ahead(problem, plain) and not all_finite(plain):
+        raise ValueError("y0 contains NaN or infinity.")
+    differentiate = to_differentiate(problem.field)
     if not differentiate:
         # Dense output holds on to the initial state, which the caller may change.
         path = integrate(problem, y0.detach().clone() if dense else y0.detach(), record=dense, keep_stages=dense)

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from skode.solvers.devices import capturing
+
 
 class IdleMemory:
     """A pool of objects by their key, up to a number of bytes; those given first make room for new ones.
@@ -36,7 +38,8 @@ class IdleMemory:
     def take(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """An idle object with this key, or a new one. Objects have a method ``nbytes()``."""
         with self.lock:
-            idle = self.idle.get(key)
+            # What a recording uses is its own.
+            idle = None if capturing() else self.idle.get(key)
             if idle:
                 taken = idle.pop()
                 if not idle:
@@ -49,6 +52,8 @@ class IdleMemory:
 
     def give(self, key: Hashable, memory: Any) -> None:
         """Let others have an object, to which nothing may refer any longer."""
+        if capturing():
+            return
         with self.lock:
             self.idle.setdefault(key, []).append(memory)
             self.bytes += memory.nbytes()

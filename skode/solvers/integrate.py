@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.device import AheadStepper, march_ahead, marches_ahead
 from skode.solvers.errors import SolverError
 from skode.solvers.march import FLOATS, Clock, Move, StepControl, march
 from skode.solvers.per_sample import march_each
@@ -61,10 +62,17 @@ class Problem:
         The time span of each sample, where they have their own and steps are per sample.
     failures : dict
         Why samples, by their index, could not go on, where steps are per sample.
+    replay : object or None
+        The recordings by which it is solved, see :class:`skode.solvers.device.replay.Replay`: the field has not been
+        evaluated then, and ``f0`` is None.
+    replay_key : hashable
+        What these are kept under.
+    opening : list
+        What keeps the first evaluation by a recording, once it was made and if it can be pulled back.
     """
 
     field: Field
-    f0: Tensor
+    f0: Any
     t0: float
     t1: float
     tableau: Method
@@ -81,6 +89,9 @@ class Problem:
     on_failure: str = "raise"
     spans: np.ndarray | None = None
     failures: dict[int, SolverError] = dataclasses.field(default_factory=dict)
+    replay: Any = None
+    replay_key: Any = None
+    opening: list[Any] = dataclasses.field(default_factory=list)
 
     def readout(self, n_samples: int, positions: Positions) -> Readout:
         """A fresh account of the outputs still to be answered."""
@@ -309,6 +320,8 @@ def start_time(problem: Problem, y0: Tensor) -> float | Tensor:
 
 def moves(problem: Problem, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Any:
     """The accepted steps, of the whole state or of each sample by itself."""
+    if isinstance(stepper, AheadStepper):
+        return march_ahead(problem, stepper, y0)
     if problem.control.per_sample:
         return march_each(problem, stepper, y0)
     return march(problem, stepper, y0, clock)
@@ -334,13 +347,14 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
         The outputs and, if recorded, the steps.
     """
     budget = problem.memory_budget
-    stepper = new_stepper(
+    new: Any = AheadStepper if marches_ahead(problem, y0) else new_stepper
+    stepper = new(
         problem.tableau,
         problem.field,
         y0,
         problem.statistics,
         tolerances=problem.control.tolerances,
-        keep=record and problem.tape0 is not None and budget > 0,
+        keep=record and (problem.tape0 is not None or problem.replay is not None) and budget > 0,
     )
     stepper.start(problem.f0)
     collector = Collector(problem, y0)
@@ -369,7 +383,8 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
                             budget -= nbytes
                     if not stepper.keep:
                         taken.tape = None
-                    if tape is not None and tape.reused:  # the state is wanted for longer than that memory is
+                    held = taken.lasting and stepper.keep  # until nothing refers to the step any longer
+                    if tape is not None and tape.reused and not held:  # the state is wanted longer than that memory
                         taken.y_next = taken.y_next.clone()
                     first = None
                     if keep_stages:
@@ -377,8 +392,11 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
                     else:
                         if stepper.keeps_first:
                             budget -= taken.y.numel() * taken.y.element_size()
-                            first = taken.stages[0].clone() if budget >= 0 else None
+                            if budget >= 0:
+                                first = taken.stages[0] if held else taken.stages[0].clone()
                         taken.stages = None
+                    if not held and taken.lasting:
+                        taken.y = taken.y.clone()
                     rows = None if move.rows is None else index(move.rows, y0)
                     path.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, first, rows))
                 if move.rows is None:

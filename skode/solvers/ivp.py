@@ -14,10 +14,9 @@ from skode.solvers.engine import run
 from skode.solvers.events import as_events, occurrences
 from skode.solvers.options import (
     DEFAULT_MAX_STEPS,
-    DEFAULT_MEMORY_BUDGET,
     check_adjoint,
     check_choice,
-    check_count,
+    check_memory_budget,
     check_state,
 )
 from skode.solvers.options import step_control as step_control_of
@@ -49,7 +48,7 @@ def solve_ivp(
     step_t: Any = None,
     jump_t: Any = None,
     on_failure: str = "raise",
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
     seminorm: bool = False,
     compile: bool = False,
 ) -> Solution:
@@ -119,9 +118,10 @@ def solve_ivp(
     on_failure : {"raise", "nan"}, default="raise"
         Whether a solve that can't go on raises, or answers NaN from there on (for that sample where steps are per
         sample) and says so in ``status`` and ``failures``.
-    memory_budget : int, default=2**28
+    memory_budget : int or None, default=None
         Bytes of stage activations, or of autograd graphs where ``func`` offers no pullback of its own, that
-        ``adjoint="discrete"`` may keep for the backward pass; beyond it they are recomputed.
+        ``adjoint="discrete"`` may keep for the backward pass; beyond it they are recomputed. None: 2**28, and on a
+        GPU a quarter of its memory.
     seminorm : bool, default=False
         Whether ``adjoint="continuous"`` leaves the parameters' gradients out of its error test, which saves steps
         (Kidger et al. 2021).
@@ -215,7 +215,7 @@ def solve_ivp(
         tableau=chosen,
         control=control,
         adjoint=adjoint,
-        memory_budget=check_count("memory_budget", memory_budget, least=0),
+        memory_budget=check_memory_budget("memory_budget", memory_budget),
         seminorm=seminorm,
         times=None if problem.times is None else problem.times.detach().numpy().copy(),
         rows=problem.rows,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import (
     MaxStepsError,
     NonFiniteDerivativeError,
@@ -27,6 +28,9 @@ from skode.solvers.stepping import NO_EDGES
 
 # As many steps may leave the field's domain while time goes on by less than a thousandth; then that is its end.
 MOST_LEAVES = 50
+
+# Elements of states that are looked at at once where the device is not to be waited for.
+MOST_WATCHED = 2**24
 
 MAX_STEPS_NAMES = "max_steps (odeint: options['max_num_steps'])"
 
@@ -126,7 +130,7 @@ def march(problem: Any, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Iter
     refuse_non_finite(problem.f0, problem.t0, 0.0)
     if problem.control.grid is None:
         return _adaptive(problem, stepper, y0, clock)
-    return _fixed(problem.control, stepper, y0, clock)
+    return _fixed(problem, stepper, y0, clock)
 
 
 def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
@@ -194,12 +198,13 @@ def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[M
             f"The solution overflowed {y.dtype}",
             time=t,
             step_size=0.0,
-            sample=_first_sample(y.detach()),
+            sample=first_sample(y.detach()),
             advice="It grows without bound: shorten the time span, scale the state, or use float64.",
         )
 
 
-def _fixed(control: StepControl, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
+def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
+    control: StepControl = problem.control
     assert control.grid is not None
     grid = control.grid.tolist()
     if len(grid) - 1 > control.max_steps:
@@ -213,20 +218,48 @@ def _fixed(control: StepControl, stepper: Any, y: Tensor, clock: Clock) -> Itera
             advice=f"Raise {MAX_STEPS_NAMES} or step_size.",
         )
     edges = (True, True) if control.nudged else NO_EDGES
-    opens = True
+    opens, watch = True, _Watch(problem, y)
     for t, t_next in itertools.pairwise(grid):
         h = clock.between(t, t_next, t_next - t)
         taken = stepper.attempt(clock.at(t), h, y, edges)
         y_next = taken.y_next
-        # One look at the result of each step: NaN and infinity spread through every combination of stages.
-        refuse_non_finite(y_next.detach(), t, t_next - t)
+        watch.see(y_next.detach(), t, t_next - t)
         stepper.statistics.n_accepted += 1
         yield Move(t, t_next, h, taken, opens)
         stepper.accept()
         y, opens = y_next, False
+    watch.look()
 
 
-def _first_sample(value: Tensor) -> int | None:
+class _Watch:
+    """Sees that the results of steps are finite: each, as NaN and infinity spread through every combination of stages.
+
+    Where the device is not to be waited for, and nobody asks where the states stop being so, many are looked at at once.
+    """
+
+    def __init__(self, problem: Any, y: Tensor) -> None:
+        waits = not is_asynchronous(y.device) or problem.on_failure != "raise" or problem.events is not None
+        self.most = 1 if waits else int(np.clip(MOST_WATCHED // max(y.numel(), 1), 1, 64))
+        self.seen: list[tuple[Tensor, float, float]] = []
+
+    def see(self, y: Tensor, t: float, h: float) -> None:
+        """Take note of the result of a step."""
+        if self.most == 1:
+            refuse_non_finite(y, t, h)
+            return
+        self.seen.append((y.clone(), t, h))
+        if len(self.seen) == self.most:
+            self.look()
+
+    def look(self) -> None:
+        """Refuse the first of the results noted that is not finite."""
+        if self.seen and not all_finite(torch.stack([y for y, _, _ in self.seen])):
+            for y, t, h in self.seen:
+                refuse_non_finite(y, t, h)
+        self.seen = []
+
+
+def first_sample(value: Tensor) -> int | None:
     """The first sample with an element that is not finite, where the state has samples."""
     if value.ndim < 2:
         return None
@@ -242,7 +275,7 @@ def refuse_non_finite(value: Tensor, t: float, h: float) -> None:
             f"func(t, y) gave NaN or infinity in {count} of {value.numel()} elements",
             time=t,
             step_size=h,
-            sample=_first_sample(value),
+            sample=first_sample(value),
             advice="See that func is finite at this time and state, that the inputs are scaled, and that the "
             "parameters are finite; for a fixed-step method take smaller steps.",
         )

@@ -15,9 +15,9 @@ from skode.solvers.events import Event, EventFinder, occurrences
 from skode.solvers.march import StepControl
 from skode.solvers.options import (
     DEFAULT_MAX_STEPS,
-    DEFAULT_MEMORY_BUDGET,
     check_adjoint,
     check_count,
+    check_memory_budget,
     check_monotone,
     check_state,
     check_times,
@@ -363,8 +363,8 @@ def _known_method(name: Any) -> Method:
     return get_method(name)
 
 
-def _memory_budget(options: dict) -> int:
-    return check_count("options['memory_budget']", options.get("memory_budget", DEFAULT_MEMORY_BUDGET), least=0)
+def _memory_budget(options: dict) -> int | None:
+    return check_memory_budget("options['memory_budget']", options.get("memory_budget"))
 
 
 def _constructed(constructor: Any, func: Any, y0: Tensor, times: np.ndarray) -> np.ndarray:

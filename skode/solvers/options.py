@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
+from skode.solvers.devices import is_asynchronous
 from skode.solvers.march import StepControl
 from skode.solvers.step_size import CONTROLLERS, NORMS, Norm, Tolerances, all_finite
 from skode.solvers.tableaus import Method
 
 DEFAULT_MAX_STEPS = 10_000
-DEFAULT_MEMORY_BUDGET = 2**28
 
 
 def check_state(y0: Any) -> Tensor:
@@ -36,8 +36,9 @@ def check_state(y0: Any) -> Tensor:
             "y0 is inside a transform of torch.func (vmap, grad, jacrev, ...), which a solve does not support: pass a "
             "batch of states as one y0, and take gradients by backward() or torch.autograd.grad."
         )
-    if not all_finite(y0.detach()):
-        raise ValueError("y0 contains NaN or infinity.")
+    if not is_asynchronous(y0.device):  # elsewhere the solve sees to it where it waits for the device anyway
+        if not all_finite(y0.detach()):
+            raise ValueError("y0 contains NaN or infinity.")
     return y0
 
 
@@ -68,6 +69,11 @@ def check_count(name: str, value: Any, *, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}.")
     return int(value)
+
+
+def check_memory_budget(name: str, value: Any) -> int | None:
+    """None, or an int that is not negative."""
+    return None if value is None else check_count(name, value, least=0)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ different times, and none is carried beyond its own end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -112,13 +112,38 @@ class OwnTimeField:
         self.start = start
         self.length = length
         self.parameters = (func if owner is None else owner).parameters
+        self.recordable = getattr(func, "recordable", False)
 
     def bind(self) -> OwnTimeField:
         """The same over what the field itself binds to, with tapes where that has them."""
         func: Any = self.func
         bound = func.bind() if hasattr(func, "bind") else func
         kind = TapedOwnTimeField if hasattr(bound, "tape") else OwnTimeField
-        return kind(bound, self.start, self.length, owner=bound if hasattr(bound, "parameters") else func)
+        return kind(bound, self.start, self.length, owner=bound if hasattr(bound, "parameters") else self)
+
+    def replay_key(self) -> Hashable | None:
+        """What recordings depend on, besides :meth:`inputs`."""
+        inner = getattr(self.func, "replay_key", None)
+        key = None if inner is None else inner()
+        return None if key is None else ("own time", key)
+
+    def over(self, parameters: Sequence[Tensor]) -> OwnTimeField:
+        """The same over the same field of other parameters."""
+        func: Any = self.func
+        return type(self)(func.over(parameters), self.start, self.length)
+
+    def inputs(self) -> list[Tensor]:
+        """What is another in each solve."""
+        return [self.start, self.length]
+
+    def with_inputs(self, start: Tensor, length: Tensor) -> OwnTimeField:
+        """The same over other spans."""
+        return type(self)(self.func, start, length)
+
+    def refresh(self) -> None:
+        """Compute anew what the field has computed from its parameters."""
+        if hasattr(self.func, "refresh"):
+            self.func.refresh()
 
     def __call__(self, s: float | Tensor, y: Tensor) -> Tensor:
         return self.func(self.start + s * self.length, y) * self.length

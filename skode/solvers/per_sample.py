@@ -29,7 +29,7 @@ def march_each(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
     SolverError
         One of its children, naming the sample, where one can't go on.
     """
-    crowd = _Crowd(problem, stepper, y0)
+    crowd = Crowd(problem, stepper, y0)
     crowd.leave()
     while len(crowd.samples):
         crowd.choose_steps()
@@ -39,7 +39,7 @@ def march_each(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
         crowd.leave()
 
 
-class _Crowd:
+class Crowd:
     """The samples that are still on their way: arrays with one entry for each, and their common stepper."""
 
     def __init__(self, problem: Any, stepper: Any, y0: Tensor) -> None:
@@ -93,13 +93,17 @@ class _Crowd:
 
     def choose_steps(self) -> None:
         """Where each sample's next step ends; samples that can't go on fail."""
-        control = self.control
-        shortest, longest = control.min_step or 0.0, control.max_step or math.inf
+        shortest, longest = self.control.min_step or 0.0, self.control.max_step or math.inf
         self.wanted = self.direction * np.clip(np.abs(self.h), shortest, longest)
         landing = self._next_landing()
         close = 1.01 * np.abs(self.wanted) >= np.abs(landing - self.t)
         self.t_next = np.where(close, landing, self.t + self.wanted)
         self.h = self.t_next - self.t
+        self.refuse_steps()
+
+    def refuse_steps(self) -> None:
+        """See that the steps that have been chosen lead on; samples that can't go on fail."""
+        control, shortest = self.control, self.control.min_step or 0.0
         hopeless = self.unsolved & (np.abs(self.wanted) <= shortest)
         self._drop_failed(hopeless, lambda i: newton_failed(float(self.t[i]), float(self.h[i]), int(self.samples[i])))
         stuck = (self.t_next != self.t1) & (np.abs(self.h) <= 10 * np.spacing(np.abs(self.t)))
@@ -142,9 +146,7 @@ class _Crowd:
         factor = self.controller.factor(np.where(good, np.minimum(self.ratio, 1.0), self.ratio))
         self.unsolved = np.zeros(len(good), dtype=bool) if taken.unsolved is None else taken.unsolved
         good &= ~self.unsolved
-        self.worst = np.where(good, 0.0, np.where(np.isfinite(self.worst), self.ratio, np.nan))
-        self.leaves = self.leaves + (~good & ~np.isfinite(self.ratio))
-        statistics.count_round(self.samples, good, statistics.nfev - before)
+        self.count(good, statistics.nfev - before)
         if good.all():
             yield Move(self.t, self.t_next, h, taken, self._opens(good), self.samples)
             self.y = taken.y_next
@@ -160,6 +162,12 @@ class _Crowd:
         grown = np.where(cut, np.minimum(np.abs(self.wanted), np.abs(self.wanted) * factor), 0.0)
         self.t = np.where(good, self.t_next, self.t)
         self.h = self.direction * np.maximum(np.abs(self.h) * factor, grown)
+
+    def count(self, good: np.ndarray, evaluations: int) -> None:
+        """Account for a round, in which some have taken a good step."""
+        self.worst = np.where(good, 0.0, np.where(np.isfinite(self.worst), self.ratio, np.nan))
+        self.leaves = self.leaves + (~good & ~np.isfinite(self.ratio))
+        self.statistics.count_round(self.samples, good, evaluations)
 
     def _opens(self, good: np.ndarray) -> np.ndarray | bool:
         """Which of the steps just taken have a first stage of their own."""
@@ -177,8 +185,11 @@ class _Crowd:
             finite = torch.isfinite(self.y.detach()).flatten(1).all(dim=1).cpu().numpy()
             overflowed = arrived & ~finite
             arrived &= finite
-            self._drop_failed(overflowed, lambda i: _overflow(float(self.t[i]), self.y.dtype, int(self.samples[i])))
-            self._keep(~arrived[~overflowed])
+            self._let_go(arrived, overflowed)
+
+    def _let_go(self, arrived: np.ndarray, overflowed: np.ndarray) -> None:
+        self._drop_failed(overflowed, lambda i: _overflow(float(self.t[i]), self.y.dtype, int(self.samples[i])))
+        self._keep(~arrived[~overflowed])
 
     def _drop_failed(self, failed: np.ndarray, error: Callable[[int], SolverError]) -> None:
         if not failed.any():
@@ -192,6 +203,14 @@ class _Crowd:
     def _keep(self, these: np.ndarray) -> None:
         if these.all():
             return
+        self._forget(these)
+        if len(self.samples):
+            rows = self._index(np.flatnonzero(these))
+            self.y = self.y[rows]
+            self.stepper = self.stepper.take(rows)
+
+    def _forget(self, these: np.ndarray) -> None:
+        """All numbers of samples that are not among these."""
         for name in (
             "samples",
             "t",
@@ -210,10 +229,6 @@ class _Crowd:
         ):
             setattr(self, name, getattr(self, name)[these])
         self.controller.keep(these)
-        if len(self.samples):
-            rows = self._index(np.flatnonzero(these))
-            self.y = self.y[rows]
-            self.stepper = self.stepper.take(rows)
 
     def _edges(self) -> tuple[Any, Any]:
         if self.control.nudged:

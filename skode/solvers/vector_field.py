@@ -406,9 +406,13 @@ def has_own_pullback(func: Any) -> bool:
         return False
     if not isinstance(func, nn.Module):
         return True
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or "parametrizations" in m._modules for m in _within(func))
     kind: Any = type(func)
-    return _pulls_back_its_forward(kind) and "forward" not in vars(func) and not hooked
+    return _pulls_back_its_forward(kind) and "forward" not in vars(func) and not is_hooked(func)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether hooks or parametrizations change what a module, or one inside it, computes."""
+    return any(m._forward_hooks or m._forward_pre_hooks or "parametrizations" in m._modules for m in _within(module))
 
 
 @functools.cache

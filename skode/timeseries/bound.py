@@ -15,6 +15,7 @@ from skode.solvers.solution import Solve
 from skode.timeseries.latent_ode import LEAD, LatentODE, Rows
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
+from skode.training import as_index
 
 #: Tensors of all series are made once if their slots are at most so many times their rows, else batch by batch.
 MOST_PADDED = 4
@@ -82,6 +83,9 @@ class NegativeBound:
     ) -> None:
         self.module, self.panel, self.tensors, self.settings = module, panel, tensors, settings
         self.generator = generator
+        # Source of what is to be known at once, which is not drawn on a device that would have to be waited for.
+        on_cpu = generator.device.type == "cpu"
+        self.coin = generator if on_cpu else torch.Generator().manual_seed(generator.initial_seed())
         self.solves: list[Statistics] = []
         self.n_updates = 0
         self._plain_solve = solve
@@ -93,7 +97,7 @@ class NegativeBound:
     def parameters(self) -> Iterable[Tensor]:
         return self.module.parameters()
 
-    def loss(self, rows: np.ndarray) -> Tensor:
+    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
         series = self._series(rows)
         settings, module = self.settings, self.module
         read = series
@@ -105,7 +109,7 @@ class NegativeBound:
             read, series = read.later(shift), series.later(shift)
         mean, std = module.posterior(read, self._plain_solve, self.solves)
         shape = (settings.n_samples, *mean.shape)
-        noise = torch.randn(shape, generator=self.generator, dtype=torch.float64).to(mean)
+        noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device=mean.device).to(mean)
         z0 = mean + std * noise
         observed = Rows(series, process=module.process)
         log_likelihood = module.log_likelihood(module.evidence(z0, observed, self._solve, self.solves), observed)
@@ -123,11 +127,11 @@ class NegativeBound:
         n_values = (~torch.isnan(observed.y)).sum().clamp_min(1)
         return -bound.sum() / n_values
 
-    def _series(self, rows: np.ndarray) -> PanelTensors:
+    def _series(self, rows: np.ndarray | Tensor) -> PanelTensors:
         """Those of a batch."""
         if self._all_series is None:
-            return self.tensors(self.panel.take(rows))
-        return self._all_series.take(torch.from_numpy(rows).to(self._all_series.time.device)).trimmed()
+            return self.tensors(self.panel.take(rows.cpu().numpy() if isinstance(rows, Tensor) else rows))
+        return self._all_series.take(as_index(rows, self._all_series.time.device)).trimmed()
 
     def _solve(self, field, span, y0, t_eval=None):
         """Solve with the step size that the last solve ended up with as the first one."""
@@ -136,11 +140,12 @@ class NegativeBound:
         return solution
 
     def _happens(self, probability: float) -> bool:
-        return probability > 0.0 and self._uniform(1).item() < probability
+        return probability > 0.0 and self._uniform(1, self.coin).item() < probability
 
     def _shares(self, n: int) -> Tensor:
         """How much of each series is read."""
         return SHORTEST_PART + (1.0 - SHORTEST_PART) * self._uniform(n)
 
-    def _uniform(self, n: int) -> Tensor:
-        return torch.rand(n, generator=self.generator, dtype=torch.float64)
+    def _uniform(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        generator = generator or self.generator
+        return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)

@@ -183,7 +183,7 @@ class DrivenBy:
 
     def _inputs(self, t: Tensor, state: Tensor) -> Tensor:
         z, series = state[:, :-1], torch.round(state[:, -1] / TINY).long()
-        t = torch.as_tensor(t, device=z.device).reshape(-1, 1).expand(len(z), 1)
+        t = torch.as_tensor(t, dtype=self.paths.times.dtype, device=z.device).reshape(-1, 1).expand(len(z), 1)
         return torch.cat([z, self.paths.at(series, t)], dim=1)
 
     def _rates(self, rates: Tensor) -> Tensor:

@@ -74,6 +74,7 @@ class GRU(nn.Module):
     def __init__(self, n_inputs: int, hidden_size: int) -> None:
         super().__init__()
         self.n_inputs, self.hidden_size = n_inputs, hidden_size
+        self._in_one_piece: tuple[int, ...] = ()  # where the weights are, if next to each other as cuDNN wants them
         self.weight_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size, n_inputs))
         self.weight_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
         self.bias_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size))
@@ -98,11 +99,26 @@ class GRU(nn.Module):
                 f"GRU takes inputs of shape (n_series, n_steps, {self.n_inputs}) and {weights[0].dtype}, as its "
                 f"weights are; got shape {tuple(inputs.shape)} and {inputs.dtype}."
             )
+        if inputs.is_cuda and torch.backends.cudnn.is_acceptable(inputs):
+            return self._by_cudnn(inputs, weights)
         if torch.is_grad_enabled() and any(x.requires_grad for x in (inputs, *weights)):
             return _Recurrence.apply(inputs, *weights).transpose(0, 1)
         states, tape = _run(inputs, FoldedGRU(*weights))
         tape.release()
         return states.transpose(0, 1)
+
+    def _by_cudnn(self, inputs: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """The same by cuDNN, which does all steps in a few launches."""
+        where = tuple(w.data_ptr() for w in weights)
+        if where != self._in_one_piece:
+            with torch.no_grad():  # cuDNN wants the weights in one piece of memory
+                mode, n_layers = 3, 1  # a GRU
+                torch._cudnn_rnn_flatten_weight(
+                    list(weights), 4, self.n_inputs, mode, self.hidden_size, 0, n_layers, True, False
+                )
+            self._in_one_piece = tuple(w.data_ptr() for w in weights)
+        start = inputs.new_zeros(1, len(inputs), self.hidden_size)
+        return torch._VF.gru(inputs, start, list(weights), True, 1, 0.0, torch.is_grad_enabled(), False, True)[0]
 
     def extra_repr(self) -> str:
         return f"{self.n_inputs}, {self.hidden_size}"

@@ -361,7 +361,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         before = dict(vars(self))
         try:
-            return self._fit(X, y)
+            with self._within_memory():
+                return self._fit(X, y)
         except BaseException:
             # What was learned before is still whole.
             self.__dict__.clear()
@@ -428,6 +429,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             validate = forecast_density(self.module_, training, aside, self._tensors_observed, self._solve)
         auto_batch_size = min(max(panel.n_series // 5, 1), 50)
         batch_size = self._batch_size(panel.n_series, auto_batch_size)
+        device = next(self.module_.parameters()).device
         n_batches = -(-panel.n_series // batch_size)
         passes = -(-LEAST_UPDATES // n_batches)
         settings = BoundSettings(
@@ -438,7 +440,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             hindcasting=self.hindcasting,
         )
         objective = NegativeBound(
-            self.module_, training, self._tensors_observed, self._solve, settings, new_generator(rng)
+            self.module_, training, self._tensors_observed, self._solve, settings, new_generator(rng, device)
         )
         with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
             self._fit_module(

@@ -11,6 +11,7 @@ from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, Trainin
 from skode.training.tensors import (
     checked_times,
     fitted_scaler,
+    as_index,
     new_generator,
     resolve_device,
     resolve_dtype,
@@ -35,6 +36,7 @@ __all__ = [
     "distinct",
     "field_is_theirs",
     "fitted_scaler",
+    "as_index",
     "new_generator",
     "numeric_targets",
     "resolve_device",

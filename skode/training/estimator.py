@@ -16,10 +16,11 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.dynamics.sizes import checked_sizes
-from skode.solvers import Solution, SolverError, get_method, solve_ivp
+from skode.solvers import Solution, SolverError, free_idle_memory, get_method, solve_ivp
 from skode.training.failures import in_terms_of_parameters
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
+from skode.training.tensors import resolve_device
 
 #: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
 DEFAULT_FIXED_STEPS = 10
@@ -72,6 +73,8 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         module = state.get("module_")
         if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
             state["module_"] = copy.deepcopy(module).cpu()
+        if self._record is not None and self._record.optimizer_state is not None:
+            state["_record"] = replace(self._record, optimizer_state=_on_cpu(self._record.optimizer_state))
         return state
 
     def __copy__(self) -> Self:
@@ -79,6 +82,26 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         new = type(self).__new__(type(self))
         new.__dict__.update(self.__dict__)
         return new
+
+    @contextmanager
+    def _within_memory(self) -> Iterator[None]:
+        """Training, which leaves the estimator as it was where the device's memory does not suffice."""
+        before = dict(vars(self))
+        goes_on = bool(getattr(self, "warm_start", False)) or "module_" in before
+        # Going on changes these in place.
+        kept = {name: copy.deepcopy(before[name]) for name in ("module_", "scaler_") if goes_on and name in before}
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self.__dict__.clear()
+            self.__dict__.update(before | kept)
+            error.__traceback__ = None  # whose frames hold on to what there was no room for
+            free_idle_memory()
+            raise MemoryError(
+                f"The memory of {resolve_device(self.device)} is too small for this fit: lower batch_size (now "
+                f"{self.batch_size!r}) or hidden_layer_sizes, or set device='cpu'. The estimator is as it was before. "
+                f"({str(error).splitlines()[0]})"
+            ) from error
 
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints; one number stands for one layer."""
@@ -245,3 +268,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         self.best_validation_score_ = max(record.validation_scores, default=None)
         self.nfe_forward_ = list(record.nfe_forward)
         self.nfe_backward_ = list(record.nfe_backward)
+
+
+def _on_cpu(state: dict[Any, Any]) -> dict[Any, Any]:
+    """An optimiser's state with its tensors on the CPU."""
+    return {
+        key: {name: x.cpu() if isinstance(x, Tensor) else x for name, x in own.items()} for key, own in state.items()
+    }

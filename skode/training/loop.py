@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skode.solvers import SolverError, Statistics
+from skode.solvers.devices import is_asynchronous
 from skode.training.caller import warn_caller
 from skode.training.progress import epoch_line
 from skode.training.settings import TrainingSettings
@@ -28,6 +29,9 @@ INTERRUPTED = "interrupted"
 
 MAX_RECOVERIES = 5
 RECOVERY_FACTOR = 0.3
+
+#: Updates between two looks at whether training on a device that is not to be waited for has diverged.
+LOOK_EVERY = 64
 
 
 class Objective(Protocol):
@@ -40,8 +44,8 @@ class Objective(Protocol):
         """The tensors to train."""
         ...
 
-    def loss(self, rows: np.ndarray) -> Tensor:
-        """Mean loss of some samples."""
+    def loss(self, rows: Any) -> Tensor:
+        """Mean loss of some samples, given by an ndarray of int, or by a tensor on the parameters' device."""
         ...
 
 
@@ -152,13 +156,17 @@ class _Training:
         self.on_epoch = on_epoch
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.learning_rate = settings.learning_rate
+        self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
+        # Where the device is not to be waited for: whether a loss or a gradient was not finite since the last look.
+        self.diverged = torch.zeros((), device=self.device) if is_asynchronous(self.device) else None
         self.optimizer = self._new_optimizer()
         self.record = TrainingRecord()
         self.recoveries: list[str] = []
         self.n_updates = 0
         # The weights at the start of the epoch with the least loss, all of whose solves went well.
         self.sound, self.least, self.are_sound = self._snapshot(), math.inf, True
-        self.first_loss = self.last_loss = math.nan
+        self.first_loss: Any = math.nan
+        self.last_loss: Any = math.nan
         self.best = -math.inf
         self.best_weights = self._snapshot()
         # The running mean of the weights, where validation is to look at that.
@@ -214,18 +222,22 @@ class _Training:
 
     def _epoch(self, epoch: int) -> None:
         settings, record = self.settings, self.record
-        total, n_drawn = 0.0, 0
+        total: Any = 0.0
+        n_drawn = 0
         n_in_epoch = self.n_samples * settings.passes
         self.objective.solves.clear()
         for _ in range(settings.passes):
-            order = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
+            order: Any = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
+            if self.diverged is not None:
+                order = torch.from_numpy(order).to(self.device)
             for first in range(0, self.n_samples, settings.batch_size):
                 rows = order[first : first + settings.batch_size]
                 self._follow_schedule((epoch + n_drawn / n_in_epoch) / settings.max_iter)
                 total += self._update(rows) * len(rows)
                 n_drawn += len(rows)
+        self._look()
         solves = self.objective.solves
-        record.loss_curve.append(total / n_in_epoch)
+        record.loss_curve.append(float(total) / n_in_epoch)
         record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
         record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
 
@@ -235,27 +247,22 @@ class _Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
-    def _update(self, rows: np.ndarray) -> float:
-        """One step of Adam; returns the loss before it."""
+    def _update(self, rows: Any) -> Any:
+        """One step of Adam; returns the loss before it, a number or a tensor on a device not to be waited for."""
         self.optimizer.zero_grad(set_to_none=True)
         try:
             loss = self.objective.loss(rows)
-            value = loss.item()
-            if math.isfinite(value):
+            value: Any = loss.item() if self.diverged is None else loss.detach()
+            if self.diverged is not None or math.isfinite(value):
                 loss.backward()
         except SolverError as error:
             if self.n_updates == 0 and not self.record.loss_curve:
                 raise  # the model can't be evaluated as it was built: training is not to blame
             raise _DivergedError(_brief(error)) from error
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not math.isfinite(value):
-            raise _DivergedError(f"the loss became {value}")
-        norm = torch.nn.utils.get_total_norm(gradients)
-        size, most = norm.item(), self.settings.max_grad_norm
-        if not math.isfinite(size):
-            raise _DivergedError("the gradient became infinite or NaN")
-        if most is not None and size > most:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+        if self.diverged is None:
+            self._check_and_clip(value)
+        else:
+            self._note_and_clip(value)
         self.optimizer.step()
         if self.averaged is not None:
             # In the beginning over as many updates as there are, so that the first weights don't linger.
@@ -266,7 +273,38 @@ class _Training:
         self.last_loss = value
         self.are_sound = False
         self.n_updates += 1
+        if self.n_updates % LOOK_EVERY == 0:
+            self._look()
         return value
+
+    def _gradient_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def _check_and_clip(self, value: float) -> None:
+        """Refuse a loss or a gradient that is not finite, and shorten one that is too long."""
+        if not math.isfinite(value):
+            raise _DivergedError(f"the loss became {value}")
+        norm, most = self._gradient_norm(), self.settings.max_grad_norm
+        size = norm.item()
+        if not math.isfinite(size):
+            raise _DivergedError("the gradient became infinite or NaN")
+        if most is not None and size > most:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+
+    def _note_and_clip(self, value: Tensor) -> None:
+        """The same without waiting: from the first such update on the optimiser leaves all weights as they are."""
+        assert self.diverged is not None
+        norm, most = self._gradient_norm(), self.settings.max_grad_norm
+        self.diverged = torch.maximum(self.diverged, 1.0 - torch.isfinite(norm + value).to(self.diverged))
+        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
+        if most is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+
+    def _look(self) -> None:
+        """See whether an update since the last look has diverged; the one place where the device is waited for."""
+        if self.diverged is not None and self.diverged.item():
+            self.diverged = torch.zeros_like(self.diverged)
+            raise _DivergedError("the loss or its gradient became infinite or NaN")
 
     def _finished(self) -> bool:
         """Account for an epoch; whether it was the last."""
@@ -325,7 +363,7 @@ class _Training:
 
     def _see_that_it_is_usable(self) -> None:
         """Go back to sound weights if training has made things worse and the last ones can't be evaluated."""
-        went_well = self.n_updates > 1 and not self.recoveries and self.last_loss < self.first_loss
+        went_well = self.n_updates > 1 and not self.recoveries and bool(self.last_loss < self.first_loss)
         if self.are_sound or went_well:
             return
         self.objective.solves.clear()

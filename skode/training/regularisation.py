@@ -88,7 +88,7 @@ class RegularisedSolve:
         times = (end,) if inside is None else (inside, end)
         measured = bool(chosen.kinetic_energy or chosen.jacobian_norm)
         if measured:
-            noise = torch.randint(0, 2, y0.shape, generator=self.generator).to(y0) * 2.0 - 1.0
+            noise = torch.randint(0, 2, y0.shape, generator=self.generator, device=self.generator.device).to(y0) * 2.0 - 1.0
             energies = EnergyField(field, y0.shape, noise if chosen.jacobian_norm else None)
             z = torch.cat([y0.flatten(1), y0.new_zeros((len(y0), energies.n_energies))], dim=1)
             solution = self.solve(energies, (start, end), z, t_eval=times, first_step=end - start)
@@ -112,7 +112,7 @@ class RegularisedSolve:
         return (x if self.weights is None else x * self.weights).mean()
 
     def _uniform(self) -> float:
-        return float(torch.rand((), generator=self.generator, dtype=torch.float64))
+        return float(torch.rand((), generator=self.generator, dtype=torch.float64, device=self.generator.device))
 
 
 class EnergyField(nn.Module):

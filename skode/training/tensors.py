@@ -37,9 +37,12 @@ def usable_devices() -> list[str]:
 
 
 def resolve_dtype(dtype: str | None, X: Any, device: torch.device) -> torch.dtype:
-    """The dtype to compute in: as asked for, else X's own on the CPU (as ``MLPClassifier``) and float32 elsewhere."""
+    """The dtype to compute in: as asked for, else X's own on the CPU (as ``MLPClassifier``) and float32 elsewhere.
+
+    Where convolutions are to be in bfloat16, all else is in float32.
+    """
     if dtype is not None:
-        return {"float32": torch.float32, "float64": torch.float64}[dtype]
+        return {"bfloat16": torch.float32, "float32": torch.float32, "float64": torch.float64}[dtype]
     if device.type != "cpu":
         return torch.float32
     return torch.float32 if getattr(X, "dtype", None) == np.float32 else torch.float64
@@ -74,9 +77,17 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def new_generator(rng: np.random.RandomState) -> torch.Generator:
-    """A torch generator seeded from a numpy one; torch's global state is never touched."""
-    return torch.Generator().manual_seed(int(rng.randint(np.iinfo(np.int32).max)))
+def new_generator(rng: np.random.RandomState, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded from a numpy one; torch's global state is never touched.
+
+    Numbers that are drawn on a device differ from those drawn on another.
+    """
+    return torch.Generator(device).manual_seed(int(rng.randint(np.iinfo(np.int32).max)))
+
+
+def as_index(rows: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """Positions of samples as a tensor on the device of what they index."""
+    return rows if isinstance(rows, Tensor) else torch.from_numpy(rows).to(device)
 
 
 def checked_times(t: Any) -> np.ndarray:

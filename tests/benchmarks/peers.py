@@ -46,7 +46,7 @@ class Problem:
     @property
     def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The layers' weights and biases as numpy arrays."""
-        return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in self.net[::2]]
+        return [(layer.weight.detach().cpu().numpy(), layer.bias.detach().cpu().numpy()) for layer in self.net[::2]]
 
     def reference(self) -> np.ndarray:
         """States at the output times in float64, by SciPy's DOP853 at tight tolerance."""
@@ -81,7 +81,9 @@ class Contender:
     compile_seconds: dict[str, float] = field(default_factory=dict)
 
 
-def make_problem(batch: int, state: int, hidden: int, times: np.ndarray = END, *, seed: int = 0) -> Problem:
+def make_problem(
+    batch: int, state: int, hidden: int, times: np.ndarray = END, *, seed: int = 0, device: str = "cpu"
+) -> Problem:
     """A random problem in float32: torch's initial weights, scaled by 2, and normal initial states.
 
     Parameters
@@ -92,6 +94,8 @@ def make_problem(batch: int, state: int, hidden: int, times: np.ndarray = END, *
         Output times in (0, 1].
     seed : int, default=0
         Seed of torch's generator.
+    device : str, default="cpu"
+        Where the problem lives; it is the same one everywhere.
 
     Returns
     -------
@@ -104,17 +108,18 @@ def make_problem(batch: int, state: int, hidden: int, times: np.ndarray = END, *
     with torch.no_grad():
         for layer in net[::2]:
             layer.weight.mul_(2.0)
-    return Problem(net, torch.randn(batch, state), times)
+    return Problem(net.to(device), torch.randn(batch, state).to(device), times)
 
 
 def mlp_field(net: nn.Sequential) -> MLPField:
     """skode's own field with the weights of ``net``."""
     first = net[0]
     copy = MLPField(first.in_features, (first.out_features, first.out_features), time_dependent=False)
+    copy.to(first.weight)
     with torch.no_grad():
         for own, theirs in zip(copy.parameters(), net.parameters(), strict=True):
             own.copy_(theirs)
-    return copy.to(first.weight.dtype)
+    return copy
 
 
 def skode_field(problem: Problem) -> list[Contender]:
@@ -132,11 +137,16 @@ def skode_field(problem: Problem) -> list[Contender]:
 
 def skode_module(problem: Problem) -> list[Contender]:
     """skode with the plain torch module."""
+    rate = _autonomous(problem)
 
-    def states(y0: Tensor) -> Tensor:
-        return solve_ivp(_autonomous(problem), (0.0, 1.0), y0, t_eval=problem.times, rtol=RTOL, atol=ATOL).y
+    def solve(y0: Tensor) -> Any:
+        return solve_ivp(rate, (0.0, 1.0), y0, t_eval=problem.times, rtol=RTOL, atol=ATOL)
 
-    return [_torch_contender("skode, plain module", problem, states)]
+    nfev = None
+    if problem.y0.device.type != "cpu":  # a replayed CUDA graph calls no module that could be counted
+        with torch.no_grad():
+            nfev = int(solve(problem.y0).nfev)
+    return [_torch_contender("skode, plain module", problem, lambda y0: solve(y0).y, nfev=nfev)]
 
 
 def torchdiffeq(problem: Problem) -> list[Contender]:
@@ -144,7 +154,7 @@ def torchdiffeq(problem: Problem) -> list[Contender]:
     from torchdiffeq import odeint, odeint_adjoint
 
     rate = _autonomous(problem)
-    t = torch.from_numpy(np.append(0.0, problem.times)).float()
+    t = torch.from_numpy(np.append(0.0, problem.times)).to(problem.y0)
 
     def direct(y0: Tensor) -> Tensor:
         return odeint(rate, y0, t, rtol=RTOL, atol=ATOL, method="dopri5")[1:]
@@ -167,8 +177,8 @@ def torchode(problem: Problem) -> list[Contender]:
     term = to.ODETerm(_autonomous(problem), with_stats=False)
     controller = to.IntegralController(atol=ATOL, rtol=RTOL, term=term)
     solver = to.AutoDiffAdjoint(to.Dopri5(term=term), controller, backprop_through_step_size_control=False)
-    start, end = torch.zeros(batch), torch.ones(batch)
-    t_eval = None if len(problem.times) == 1 else torch.from_numpy(problem.times).float().expand(batch, -1)
+    start, end = problem.y0.new_zeros(batch), problem.y0.new_ones(batch)
+    t_eval = None if len(problem.times) == 1 else torch.from_numpy(problem.times).to(start).expand(batch, -1)
 
     def states(y0: Tensor) -> Tensor:
         return solver.solve(to.InitialValueProblem(y0, start, end, t_eval), term).ys.transpose(0, 1)
@@ -182,7 +192,8 @@ def diffrax(problem: Problem) -> list[Contender]:
     import jax
     import jax.numpy as jnp
 
-    y0, layers = jnp.asarray(problem.y0.numpy()), [(jnp.asarray(w), jnp.asarray(b)) for w, b in problem.arrays]
+    y0 = jnp.asarray(problem.y0.cpu().numpy())
+    layers = [(jnp.asarray(w), jnp.asarray(b)) for w, b in problem.arrays]
     saveat = dfx.SaveAt(t1=True) if len(problem.times) == 1 else dfx.SaveAt(ts=jnp.asarray(problem.times, y0.dtype))
 
     def solve(y0: Any, layers: Any) -> Any:
@@ -199,7 +210,11 @@ def diffrax(problem: Problem) -> list[Contender]:
             adjoint=dfx.RecursiveCheckpointAdjoint(),
         )
 
-    states = jax.jit(lambda y0, layers: solve(y0, layers).ys)
+    def states_and_steps(y0: Any, layers: Any) -> tuple[Any, Any]:
+        solution = solve(y0, layers)
+        return solution.ys, solution.stats["num_steps"]
+
+    states = jax.jit(states_and_steps)
     loss_and_gradient = jax.jit(
         jax.value_and_grad(lambda y0, layers: (solve(y0, layers).ys ** 2).sum(), argnums=(0, 1))
     )
@@ -208,11 +223,11 @@ def diffrax(problem: Problem) -> list[Contender]:
         return jax.tree.leaves(jax.block_until_ready(loss_and_gradient(y0, layers)[1]))
 
     def forward() -> Any:
-        return jax.block_until_ready(states(y0, layers))
+        return jax.block_until_ready(states(y0, layers))[0]
 
     compile_seconds = {"forward": _seconds(forward), "forward + backward": _seconds(gradient)}
     # 2 evaluations choose the first step, 1 starts the solve, and 6 make a step: the first stage is the last one's.
-    nfev = 3 + 6 * int(jax.jit(lambda y0, layers: solve(y0, layers).stats["num_steps"])(y0, layers))
+    nfev = 3 + 6 * int(states(y0, layers)[1])
     return [Contender("diffrax", forward, gradient, nfev, compile_seconds=compile_seconds)]
 
 
@@ -355,7 +370,7 @@ def _scipy_states(problem: Problem, dtype: type, **settings: Any) -> tuple[np.nd
     def rate(t: float, y: np.ndarray) -> np.ndarray:
         return perceptron(y.reshape(shape).astype(dtype), layers, np.tanh).ravel()
 
-    y0 = problem.y0.numpy().astype(np.float64).ravel()
+    y0 = problem.y0.cpu().numpy().astype(np.float64).ravel()
     solution = integrate.solve_ivp(rate, (0.0, 1.0), y0, t_eval=problem.times, **settings)
     return solution.y.T.reshape(len(problem.times), *shape), solution.nfev
 

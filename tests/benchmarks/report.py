@@ -51,10 +51,15 @@ def machine(command: str) -> str:
     str
         Markdown.
     """
+    return f"Machine: {setup()} Made by `{command}`."
+
+
+def setup() -> str:
+    """The processor, the versions and the day, in sentences."""
     cores = f"{os.process_cpu_count() if hasattr(os, 'process_cpu_count') else os.cpu_count()} cores"
     python = f"Python {platform.python_version()}"
     versions = ", ".join(f"{package} {_version(package)}" for package in PEERS)
-    return f"Machine: {_cpu()}, {cores}. {python}, {versions}. {date.today()}. Made by `{command}`."
+    return f"{_cpu()}, {cores}. {python}, {versions}. {date.today()}."
 
 
 def write(path: Path, title: str, body: str, command: str) -> None:

@@ -91,7 +91,7 @@ def time_irregular(pace: dict[str, Any], *, with_adjoint: bool) -> Iterator[str]
     """Fifty series, each observed at forty times of its own, forward + backward."""
     problem = make_problem(50, 4, 32)
     own = np.sort(np.random.default_rng(0).uniform(0.0, 1.0, (50, 40)), axis=1)
-    calls = _irregular_calls(problem, own, with_adjoint=with_adjoint)
+    calls = irregular_calls(problem, own, with_adjoint=with_adjoint)
     taken = interleaved(calls, **pace)
     skode = taken["skode, own times"]
     rows = [[name, milliseconds(durations), ratio(durations, skode)] for name, durations in taken.items()]
@@ -99,12 +99,14 @@ def time_irregular(pace: dict[str, Any], *, with_adjoint: bool) -> Iterator[str]
     yield title + table(["", "ms", "/ skode, own times"], rows)
 
 
-def _irregular_calls(problem: Problem, own: np.ndarray, *, with_adjoint: bool) -> dict[str, Callable[[], Any]]:
+def irregular_calls(problem: Problem, own: np.ndarray, *, with_adjoint: bool) -> dict[str, Callable[[], Any]]:
+    """Solve and differentiate at each series' own times, of shape (n_series, n_times); torchdiffeq at their union."""
     mlp = mlp_field(problem.net)
+    device = problem.y0.device
     t_eval = torch.from_numpy(own)
     union, position = np.unique(np.append(0.0, own), return_inverse=True)
-    union_t, series = torch.from_numpy(union).float(), torch.arange(len(own))[:, None]
-    position_t = torch.from_numpy(position[1:].reshape(own.shape))
+    union_t, series = torch.from_numpy(union).to(problem.y0), torch.arange(len(own), device=device)[:, None]
+    position_t = torch.from_numpy(position[1:].reshape(own.shape)).to(device)
 
     def gradient(states: Callable[[Tensor], Tensor], parameters: list[Tensor]) -> Callable[[], Any]:
         def call() -> Any:

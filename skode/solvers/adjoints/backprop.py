@@ -70,7 +70,7 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
                     if problem.control.per_sample:
                         assert reading.rows is not None
                         rows = index(reading.rows, along)
-                        start, h = torch.from_numpy(move.t).to(along)[rows], move.h.reshape(-1)[rows]
+                        start, h = torch.from_numpy(move.t).to(along)[rows], move.h.reshape(-1).to(along.device)[rows]
                     else:
                         start, h = clock.at(move.t), move.h
                     theta = (along[index(reading.positions, along)] - start) / h

@@ -203,6 +203,8 @@ class AdjointSolve:
             events=None,
             spans=None,
             on_failure="raise",
+            replay=None,
+            replay_key=None,
         )
         return integrate(segment, augmented, record=False).y_end
 

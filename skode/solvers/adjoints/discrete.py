@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.solvers.adjoints.first_order import first_order
+from skode.solvers.device import ReplayedTape
 from skode.solvers.integrate import Path, Problem, RecordedStep, entries, index, integrate, start_time, weights_tensor
 from skode.solvers.readout import Reading
 from skode.solvers.statistics import Statistics
@@ -38,7 +39,8 @@ class _DiscreteAdjoint(torch.autograd.Function):
         ctx.with_time = times is not None and times.requires_grad
         start = y0.detach().clone() if problem.dense else y0.detach()
         path = integrate(problem, start, record=True, keep_stages=ctx.with_time or problem.dense)
-        path.tape0 = problem.tape0  # which this sweep lets go of
+        # Which this sweep lets go of.
+        path.tape0 = problem.tape0
         problem = replace(problem, tape0=None)
         holder.append(path)
         # The node must not hold on to the outputs, which hold on to it: neither would be freed.
@@ -54,9 +56,9 @@ class _DiscreteAdjoint(torch.autograd.Function):
         y0, *_ = ctx.saved_tensors
         sweep = ReverseSweep(ctx.problem, ctx.path, grad_outputs, with_time=ctx.with_time)
         with ctx.lock:  # the path's tapes are let go on the way; threads may share a graph
-            grad_y0 = sweep.run(y0)
+            grad_y0, grad_parameters = sweep.run(y0)
         grad_times = sweep.times.gathered() if sweep.times is not None else None
-        return (None, None, grad_y0, grad_times, *sweep.session.parameter_gradients())
+        return (None, None, grad_y0, grad_times, *grad_parameters)
 
 
 class ReverseSweep:
@@ -80,15 +82,27 @@ class ReverseSweep:
         self.grad_outputs = grad_outputs
         self.session: Session = problem.field.session()
         self.steppers: dict[torch.Size, Any] = {}
+        self.opening = problem.opening[0] if problem.opening else None  # what keeps the first evaluation's recording
         self.times = TimeGradients(problem, path) if with_time else None
         # Where every sample takes its own steps, these do not move with the times.
         self.with_time = with_time and not problem.control.per_sample
 
-    def run(self, y0: Tensor) -> Tensor:
-        """Sweep from the end to the start; returns the cotangent of ``y0``."""
+    def run(self, y0: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Sweep from the end to the start; returns the cotangents of ``y0`` and of the parameters."""
+        replay = self.problem.replay
+        if replay is None:
+            return self._sweep(y0), list(self.session.parameter_gradients())
+        with replay.sweep() as reverse:
+            cotangent = self._sweep(y0).clone()
+            recorded, rest = reverse.gradients(), self.session.parameter_gradients()
+            return cotangent, [a if b is None else a.add_(b) for a, b in zip(recorded, rest, strict=True)]
+
+    def _sweep(self, y0: Tensor) -> Tensor:
         # Of the state of all samples, and of the derivatives that steps take over from those before them.
         cotangent, carried = torch.zeros_like(y0), None
-        for n in reversed(range(len(self.path.steps))):
+        n = len(self.path.steps)
+        while n > 0:
+            n -= 1
             step = self.path.steps[n]
             rows, lam, kappa = step.rows, cotangent, carried
             if rows is not None:
@@ -98,7 +112,10 @@ class ReverseSweep:
                 if reading.at_end:
                     self._add(lam, reading)
             given = self._given(step)
-            pulled = self._pull(step, n, lam, kappa, None if given is None else given[:-1])
+            if isinstance(step.taken.tape, ReplayedTape):
+                n, pulled = self._replay(n, lam, kappa, None if given is None else given[:-1])
+            else:
+                pulled = self._pull(step, n, lam, kappa, None if given is None else given[:-1])
             lam = pulled.y if given is None else pulled.y + given[-1].view(pulled.y.shape)
             if rows is None:
                 cotangent, carried = lam, pulled.carried
@@ -136,6 +153,29 @@ class ReverseSweep:
         if self.times is not None and self.with_time:
             self.times.add_step(n, pulled.t, pulled.h)
         return pulled
+
+    def _replay(self, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None) -> tuple[int, PulledStep]:
+        """Pull step n by a recording, and with it those before it that nothing has been read off.
+
+        Returns the last of them pulled; what else is returned is overwritten by the next recording.
+        """
+        steps, replay, statistics = self.path.steps, self.problem.replay, self.problem.statistics
+        lease, last = steps[n].taken.tape.lease, n
+        while given is None and n > 0 and not steps[n - 1].readings and _is_of(steps[n - 1], lease):
+            n -= 1
+        takes_over = replay.moment.first is not None
+        opening = n == 0 and takes_over and lease is self.opening
+        n_slots = steps[n].taken.tape.n_slots
+        unused = takes_over and kappa is None and given is None
+        statistics.nfev_backward += n_slots * (last - n + 1) - unused + opening
+        replay.reverse.fill(lam, None if kappa is None else kappa[0], given)
+        indices = [step.taken.tape.index for step in steps[n : last + 1]]
+        lease.bundle.pull(replay, indices, carried=kappa is not None, given=given is not None, opening=opening)
+        carried = replay.reverse.carried[None] if takes_over and not opening else None
+        pulled = PulledStep(replay.reverse.lam, carried)
+        if n == 0 and takes_over and not opening:
+            self._pull_opening(steps[0], pulled, first=True)
+        return n, pulled
 
     def _pull_opening(self, step: RecordedStep, pulled: PulledStep, *, first: bool) -> None:
         """Pull first stages that were evaluated anew, rather than taken over from the step before."""
@@ -231,3 +271,8 @@ class ReverseSweep:
             cotangent += given.sum(0)
         else:
             cotangent.index_add_(0, index(reading.rows, self.grad_outputs), given)
+
+
+def _is_of(step: RecordedStep, lease: Any) -> bool:
+    """Whether a step was recorded together with others."""
+    return isinstance(step.taken.tape, ReplayedTape) and step.taken.tape.lease is lease

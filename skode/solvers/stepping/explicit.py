@@ -71,6 +71,8 @@ class TakenStep:
         Whether it took over nothing from the steps before it, though the method would.
     unsolved : ndarray of bool or None
         The blocks of the state (samples, or the whole) whose equations an implicit method did not solve.
+    lasting : bool
+        Whether its memory is its own for as long as anything refers to its tape.
     """
 
     t: Any
@@ -83,6 +85,7 @@ class TakenStep:
     edges: Edges = NO_EDGES
     begins: bool = False
     unsolved: np.ndarray | None = None
+    lasting: bool = False
 
 
 @dataclass(slots=True)

@@ -1,0 +1,109 @@
+"""Operations that are recorded once and replayed: CUDA graphs."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+
+from skode.solvers.devices import marked_as_captured
+
+_one_at_a_time = threading.RLock()
+
+
+class Recording:
+    """Operations on memory that stays where it is, to be done again and again.
+
+    On a CUDA device they are captured as a graph, which takes a few microseconds to launch, whatever their number.
+    Elsewhere they are called again.
+
+    Parameters
+    ----------
+    run : callable
+        The operations. They may not wait for the device; what they return is where their results will be.
+    device : torch.device
+        Where they run.
+    pool : Any
+        Where memory is taken from, see :func:`new_pool`. Graphs that share it may overwrite each other's passing
+        results, and so must not be those of steps that are kept at the same time.
+
+    Attributes
+    ----------
+    result : Any
+        What ``run`` returned.
+    """
+
+    def __init__(self, run: Callable[[], Any], device: torch.device, pool: Any) -> None:
+        self.run, self.graph, self.result = run, None, None
+        if device.type == "cuda":
+            self.graph, self.result = _captured(run, device, pool)
+            del self.run
+
+    def replay(self) -> None:
+        """Do them again."""
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            with marked_as_captured():
+                self.result = self.run()
+
+
+def new_pool(device: torch.device) -> Any:
+    """Memory for graphs."""
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+
+
+def stream_of(device: torch.device) -> int:
+    """The stream on which operations are put at present."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+@contextmanager
+def on_the_side(device: torch.device) -> Iterator[None]:
+    """Operations on the stream that graphs are captured on: after those before, and before those to come."""
+    if device.type != "cuda":
+        yield
+        return
+    with _one_at_a_time:  # what another thread puts on that stream would be captured too
+        present, side = torch.cuda.current_stream(device), _side_stream(device)
+        side.wait_stream(present)
+        with torch.cuda.stream(side):
+            yield
+        present.wait_stream(side)
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
+def _captured(run: Callable[[], Any], device: torch.device, pool: Any) -> tuple[Any, Any]:
+    graph = torch.cuda.CUDAGraph()
+    with _one_at_a_time, torch.cuda.device(device), on_the_side(device), marked_as_captured(), _no_collection():
+        torch.cuda.current_blas_handle()  # which a thread makes when it first needs it, but can't in a capture
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            result = run()
+        except BaseException:
+            with suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    return graph, result
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: graphs must not be destroyed while another is captured."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
