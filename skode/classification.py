@@ -123,6 +123,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         your own) in bfloat16 by autocast, parameters, states and the solver in float32; on a GPU it is quicker, on
         most CPUs it is not. bfloat16 has 8 bits, which round the vector field by about 4e-3 of its size: ``rtol``
         and ``atol`` below 1e-2 or so ask more of the solver than that gives, and may cost steps without being met.
+        The equations of implicit methods are solved to less than that, and cost several times the evaluations.
 
     Attributes
     ----------

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 from sklearn.base import clone
-from sklearn.datasets import load_diabetes, load_iris, make_moons
+from sklearn.datasets import load_diabetes, load_digits, load_iris, make_moons
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from torch import nn
 
-from skode import ODENetClassifier, ODENetRegressor
+from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -340,6 +340,34 @@ def test_a_field_of_ones_own_is_copied_and_trained(task):
     assert torch.equal(own.layer.weight, before)
     assert not torch.equal(estimator.module_.field.layer.weight, before)
     assert np.isfinite(answers(clone(estimator).fit(X, y), X)).all()
+
+
+@pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
+def test_bfloat16_is_refused_for_tables(task, go_on):
+    estimator, X, y = task
+    estimator.set_params(dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"dtype='bfloat16' is for images.*states of tables are small.*'float32'"):
+        getattr(estimator, go_on)(X, y)
+    assert not hasattr(estimator, "module_")
+
+
+@pytest.mark.parametrize("other", [CNFDensityEstimator, LatentODERegressor])
+def test_bfloat16_is_refused_by_estimators_that_have_no_images(other):
+    with pytest.raises(ValueError, match=r"The 'dtype' parameter of .* must be .*'bfloat16'"):
+        other(dtype="bfloat16").fit(np.zeros((5, 2)), np.zeros(5))
+
+
+def test_images_in_bfloat16_lead_to_numbers():
+    X, _ = load_digits(n_class=3, return_X_y=True)
+    X = X[:150]
+    y = X.reshape(-1, 8, 8)[:, :, :4].mean((1, 2))
+    settings = {"image_shape": (1, 8, 8), "state_size": 8, "hidden_layer_sizes": (8,), "max_iter": 30, "rtol": 1e-2}
+    settings |= {"learning_rate_init": 1e-2, "batch_size": 30, "random_state": 0, "atol": 1e-2}
+    single, half = (ODENetRegressor(**settings, dtype=dtype).fit(X, y) for dtype in ("float32", "bfloat16"))
+    assert not same_weights(single, half)
+    assert half.score(X, y) > max(0.7, single.score(X, y) - 0.1)
+    assert half.predict(X).dtype == single.predict(X).dtype
+    assert {p.dtype for p in half.module_.parameters()} == {torch.float32}
 
 
 def test_a_field_of_the_wrong_size_is_refused_with_the_shapes(task):

@@ -62,7 +62,9 @@ class Likelihood:
         chosen = as_index(rows, self.x.device)
         x, measured = self.x[chosen], self.measured
         if measured.estimate or measured.jacobian:
-            noise = torch.randint(0, 2, x.shape, generator=self.generator, device=self.generator.device).to(x) * 2.0 - 1.0
+            noise = (
+                torch.randint(0, 2, x.shape, generator=self.generator, device=self.generator.device).to(x) * 2.0 - 1.0
+            )
             measured = replace(measured, noise=noise)
         log_prob, integrals = self.flow.log_prob(
             x, self.solve, measured=measured, solves=self.solves, first_step=self.first_step

@@ -117,19 +117,18 @@ class ConvField(nn.Module):
         """``dz/dt`` for states of shape (n, n_channels, height, width)."""
         dtype = z.dtype
         weights = () if self.coefficients is None else (self.coefficients(t),)
-        for norm, layer in zip(self.norms, self.layers, strict=False):
-            z = torch.relu(norm(z))
-            if self.time_dependent:
-                time = torch.as_tensor(t, dtype=z.dtype, device=z.device).expand(len(z), 1, *z.shape[2:])
-                z = torch.cat([z, time], dim=1)
-            with in_bfloat16(z.device, wanted=self.autocast):
-                z = layer(z, *weights)
-            z = z.to(dtype)
+        with in_bfloat16(z.device, wanted=self.autocast):
+            for norm, layer in zip(self.norms, self.layers, strict=False):
+                z = torch.relu(norm(z))
+                if self.time_dependent:
+                    time = torch.as_tensor(t, dtype=dtype, device=z.device).expand(len(z), 1, *z.shape[2:])
+                    z = torch.cat([z, time], dim=1)
+                z = layer(z, *weights).to(dtype)
         return self.norms[-1](z)
 
 
 class InBfloat16(nn.Module):
-    """A field of the user's own, evaluated under autocast to bfloat16, whose values have the states' dtype all the same.
+    """A field of the user's own under autocast to bfloat16, whose values have the states' dtype all the same.
 
     Parameters
     ----------

@@ -80,6 +80,8 @@ class FlowField(nn.Module):
         self.field, self.noise = field, noise
         self.estimate, self.energy, self.jacobian = estimate, energy, jacobian
         self.n_columns = 1 + energy + jacobian
+        if noise is not None:  # which is another in each solve
+            self.recordable = False
 
     def forward(self, t: Any, state: Tensor) -> Tensor:
         """Rates of joint states of shape (n, d + n_columns)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
 from skode.solvers.device import marches_ahead, recordable, with_replay
+from skode.solvers.device.own_times import OwnTimes
 from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.events import EventFinder
 from skode.solvers.integrate import Path, Problem, integrate
@@ -19,7 +21,6 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import all_finite
 from skode.solvers.tableaus import Method
 from skode.solvers.vector_field import AutogradField, Field, Tape, as_field, column
-
 
 #: Bytes that the discrete adjoint may keep where the user gives no number, and the device is no GPU.
 DEFAULT_MEMORY_BUDGET = 2**28
@@ -44,6 +45,7 @@ def run(
     events: EventFinder | None = None,
     on_failure: str = "raise",
     compile: bool = False,
+    own_times: OwnTimes | None = None,
 ) -> tuple[Tensor, Path, Problem]:
     """Solve a problem whose arguments have been checked.
 
@@ -60,7 +62,7 @@ def run(
     memory_budget : int or None
         As in :class:`skode.solvers.integrate.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a GPU's
         memory.
-    tableau, control, adjoint, seminorm, times, rows, grid_is_times, dense, spans, on_failure
+    tableau, control, adjoint, seminorm, times, rows, grid_is_times, dense, spans, on_failure, own_times
         As in :class:`skode.solvers.integrate.Problem`.
 
     Returns
@@ -96,6 +98,7 @@ def run(
             spans=spans,
             events=events,
             on_failure=on_failure,
+            own_times=own_times,
         )
 
     def to_differentiate(field: Field) -> bool:
@@ -103,11 +106,13 @@ def run(
         return differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))
 
     problem = None
-    field = recordable(func, plain) if adjoint != "backprop" and moving_times is None else None
-    if field is not None:
+    found = recordable(func, plain) if adjoint != "backprop" and moving_times is None and not compile else None
+    if found is not None:
+        field, field_key = found
         pullable = adjoint == "discrete" and memory_budget > 0 and to_differentiate(field)
-        problem = with_replay(problem_of(field, None, None), field, plain, pullable=pullable)
-    if problem is None:
+        problem = with_replay(problem_of(field, None, None), field, field_key, plain, pullable=pullable)
+    if problem is None or problem.replay is None:
+        key = None if problem is None else problem.replay_key
         start: Any = t0 if spans is None else column(spans[:, 0], y0)
         field, f0, tape0 = as_field(
             func,
@@ -120,7 +125,7 @@ def run(
         if compile and isinstance(field, AutogradField):
             func = field.func = torch.compile(func)  # torch itself remembers what it has compiled
         wanted = to_differentiate(field) and adjoint == "discrete"
-        problem = problem_of(field, f0, tape0 if wanted else None)
+        problem = replace(problem_of(field, f0, tape0 if wanted else None), replay_key=key)
     if is_asynchronous(plain.device) and not marches_ahead(problem, plain) and not all_finite(plain):
         raise ValueError("y0 contains NaN or infinity.")
     differentiate = to_differentiate(problem.field)

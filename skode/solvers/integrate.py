@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.device import AheadStepper, march_ahead, marches_ahead
+from skode.solvers.device.own_times import OwnReading, OwnTimes, OwnTimesCollector
 from skode.solvers.errors import SolverError
 from skode.solvers.march import FLOATS, Clock, Move, StepControl, march
 from skode.solvers.per_sample import march_each
@@ -69,6 +70,8 @@ class Problem:
         What these are kept under.
     opening : list
         What keeps the first evaluation by a recording, once it was made and if it can be pulled back.
+    own_times : OwnTimes or None
+        Output times of the samples where they are on the device; ``times`` is None then.
     """
 
     field: Field
@@ -92,6 +95,7 @@ class Problem:
     replay: Any = None
     replay_key: Any = None
     opening: list[Any] = dataclasses.field(default_factory=list)
+    own_times: OwnTimes | None = None
 
     def readout(self, n_samples: int, positions: Positions) -> Readout:
         """A fresh account of the outputs still to be answered."""
@@ -169,6 +173,8 @@ class Path:
         How many outputs were asked for.
     tape0 : Tape or None
         The first evaluation, until it is pulled back.
+    reading : OwnReading or None
+        How outputs at times on the device were read off the steps.
     """
 
     outputs: Tensor
@@ -182,6 +188,7 @@ class Path:
     failure: SolverError | None = None
     n_known: int = 0
     tape0: Tape | None = None
+    reading: OwnReading | None = None
 
 
 class Collector:
@@ -357,7 +364,9 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
         keep=record and (problem.tape0 is not None or problem.replay is not None) and budget > 0,
     )
     stepper.start(problem.f0)
-    collector = Collector(problem, y0)
+    collector: Any = Collector(problem, y0)
+    if problem.own_times is not None:
+        collector = OwnTimesCollector(problem, collector.path)
     outputs, path = collector.outputs, collector.path
     for reading in collector.start:
         outputs.take(reading, y0)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from skode.solvers.asked import AskedTimes
 from skode.solvers.dense_output import DenseOutput
+from skode.solvers.device.own_times import OutsideError, OwnTimes, times_stay_on_device
 from skode.solvers.engine import run
 from skode.solvers.events import as_events, occurrences
 from skode.solvers.options import (
@@ -181,6 +183,49 @@ def solve_ivp(
             "sample pass y0[:, None]."
         )
     per_sample = per_sample and chosen.adaptive  # with fixed steps they are the same for all
+    how = {
+        "rtol": rtol,
+        "atol": atol,
+        "norm": norm,
+        "controller": controller,
+        "first_step": first_step,
+        "min_step": min_step,
+        "max_step": max_step,
+        "max_steps": max_steps,
+        "step_size": step_size,
+        "step_t": step_t,
+        "jump_t": jump_t,
+        "per_sample": per_sample,
+    }
+    budget = check_memory_budget("memory_budget", memory_budget)
+    elsewhere = {
+        "events": events,
+        "dense": dense_output,
+        "per_sample": per_sample,
+        "stops": step_t is not None or jump_t is not None,
+        "failure": on_failure != "raise",
+        "adjoint": adjoint != "discrete" and torch.is_grad_enabled(),
+        "compile": compile,
+    }
+    if times_stay_on_device(t_span, t_eval, y0, chosen, elsewhere):
+        unit_func, own = OwnTimes.of(func, t_span, t_eval, y0)
+        try:
+            outputs, _, solved = run(
+                unit_func,
+                y0,
+                (0.0, 1.0),
+                tableau=chosen,
+                control=step_control_of(chosen, 0.0, 1.0, **how),
+                adjoint=adjoint,
+                memory_budget=budget,
+                seminorm=False,
+                times=None,
+                own_times=own,
+            )
+        except OutsideError:
+            pass  # what is wrong with the times is said below
+        else:
+            return Solution(t=t_eval, y=own.shaped(outputs), sol=None, statistics=solved.statistics)
     asked = AskedTimes(t_span, t_eval, y0)
     if dense_output and (asked.own_time or per_sample):
         raise ValueError("dense_output=True needs one t_span for the whole batch and step_control='shared'.")
@@ -190,18 +235,7 @@ def solve_ivp(
     control = step_control_of(
         chosen,
         *problem.span,
-        rtol=rtol,
-        atol=atol,
-        norm=norm,
-        controller=controller,
-        first_step=first_step,
-        min_step=min_step,
-        max_step=max_step,
-        max_steps=max_steps,
-        step_size=step_size,
-        step_t=step_t,
-        jump_t=jump_t,
-        per_sample=per_sample,
+        **how,
     )
     if control.landings and (problem.on_unit_time or problem.spans is not None):
         raise ValueError("step_t and jump_t need one t_span for the whole batch, whose times don't require grad.")
@@ -215,7 +249,7 @@ def solve_ivp(
         tableau=chosen,
         control=control,
         adjoint=adjoint,
-        memory_budget=check_memory_budget("memory_budget", memory_budget),
+        memory_budget=budget,
         seminorm=seminorm,
         times=None if problem.times is None else problem.times.detach().numpy().copy(),
         rows=problem.rows,

@@ -232,9 +232,9 @@ def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move
 
 
 class _Watch:
-    """Sees that the results of steps are finite: each, as NaN and infinity spread through every combination of stages.
+    """Sees that the results of steps are finite: NaN and infinity spread through every combination of stages.
 
-    Where the device is not to be waited for, and nobody asks where the states stop being so, many are looked at at once.
+    Where the device is not to be waited for, and nobody asks where states stop being so, many are looked at at once.
     """
 
     def __init__(self, problem: Any, y: Tensor) -> None:

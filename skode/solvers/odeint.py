@@ -16,7 +16,6 @@ from skode.solvers.march import StepControl
 from skode.solvers.options import (
     DEFAULT_MAX_STEPS,
     check_adjoint,
-    check_count,
     check_memory_budget,
     check_monotone,
     check_state,

@@ -36,9 +36,9 @@ def check_state(y0: Any) -> Tensor:
             "y0 is inside a transform of torch.func (vmap, grad, jacrev, ...), which a solve does not support: pass a "
             "batch of states as one y0, and take gradients by backward() or torch.autograd.grad."
         )
-    if not is_asynchronous(y0.device):  # elsewhere the solve sees to it where it waits for the device anyway
-        if not all_finite(y0.detach()):
-            raise ValueError("y0 contains NaN or infinity.")
+    # Elsewhere the solve sees to it where it waits for the device anyway.
+    if not is_asynchronous(y0.device) and not all_finite(y0.detach()):
+        raise ValueError("y0 contains NaN or infinity.")
     return y0
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skode.dynamics import MLPField, affine
 from skode.solvers import Statistics
+from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.coloured_noise import ColouredNoise
 from skode.timeseries.driven import CovariatePaths, DrivenBy, DrivenField
@@ -248,8 +249,11 @@ class LatentODE(nn.Module):
             field, start = self.field, z0.flatten(0, 1)
         times = times.repeat(n_copies, 1)
         answer: Tensor | None = None
-        for side, furthest in ((times >= 0.0, reach[:, 1]), (times < 0.0, reach[:, 0])):
-            if not bool(side.any()):
+        reach_back, reach_ahead = reach.unbind(1)
+        for side, furthest in ((times >= 0.0, reach_ahead), (times < 0.0, reach_back)):
+            # Whether anything lies ahead is not worth waiting for: something mostly does.
+            ahead = furthest is reach_ahead and is_asynchronous(times.device)
+            if not ahead and not bool(side.any()):
                 continue
             span = torch.stack([torch.zeros_like(furthest), furthest], dim=1).repeat(n_copies, 1)
             solution = solve(field, span, start, t_eval=torch.where(side, times, torch.nan))

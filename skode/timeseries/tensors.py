@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.devices import is_asynchronous
 from skode.timeseries.driven import CovariatePaths
 from skode.timeseries.panel import Panel
 
@@ -91,7 +92,9 @@ class PanelTensors:
         )
 
     def trimmed(self) -> PanelTensors:
-        """The same without slots that no series uses, but one."""
+        """The same without slots that no series uses, but one; all of them where nobody waits to know which."""
+        if is_asynchronous(self.time.device):
+            return self
         n = max(int(self.lengths.max()), 1)
         if n == self.time.shape[1]:
             return self

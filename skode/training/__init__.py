@@ -9,9 +9,9 @@ from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.tensors import (
+    as_index,
     checked_times,
     fitted_scaler,
-    as_index,
     new_generator,
     resolve_device,
     resolve_dtype,
@@ -31,12 +31,12 @@ __all__ = [
     "RegularisedSolve",
     "TrainingRecord",
     "TrainingSettings",
+    "as_index",
     "checked_data",
     "checked_times",
     "distinct",
     "field_is_theirs",
     "fitted_scaler",
-    "as_index",
     "new_generator",
     "numeric_targets",
     "resolve_device",

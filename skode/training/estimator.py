@@ -97,6 +97,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             self.__dict__.update(before | kept)
             error.__traceback__ = None  # whose frames hold on to what there was no room for
             free_idle_memory()
+            torch.cuda.empty_cache()  # of blocks that are too small for what comes next
             raise MemoryError(
                 f"The memory of {resolve_device(self.device)} is too small for this fit: lower batch_size (now "
                 f"{self.batch_size!r}) or hidden_layer_sizes, or set device='cpu'. The estimator is as it was before. "

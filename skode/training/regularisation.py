@@ -88,7 +88,9 @@ class RegularisedSolve:
         times = (end,) if inside is None else (inside, end)
         measured = bool(chosen.kinetic_energy or chosen.jacobian_norm)
         if measured:
-            noise = torch.randint(0, 2, y0.shape, generator=self.generator, device=self.generator.device).to(y0) * 2.0 - 1.0
+            noise = (
+                torch.randint(0, 2, y0.shape, generator=self.generator, device=self.generator.device).to(y0) * 2.0 - 1.0
+            )
             energies = EnergyField(field, y0.shape, noise if chosen.jacobian_norm else None)
             z = torch.cat([y0.flatten(1), y0.new_zeros((len(y0), energies.n_energies))], dim=1)
             solution = self.solve(energies, (start, end), z, t_eval=times, first_step=end - start)
@@ -127,6 +129,9 @@ class EnergyField(nn.Module):
     noise : Tensor or None
         ``eps``, of that shape.
     """
+
+    #: Its noise is another in each solve.
+    recordable = False
 
     def __init__(self, field: nn.Module, shape: torch.Size, noise: Tensor | None) -> None:
         super().__init__()

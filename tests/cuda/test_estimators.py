@@ -411,7 +411,7 @@ def test_pickles_are_loaded_where_there_is_no_gpu(fitted, device, tmp_path):
         method = method_of(estimator)
         expected[name] = getattr(estimator, method)(X)
         asked[name] = (loaded(estimator).set_params(device="auto"), X, method)
-    asked["elsewhere"] = (loaded(fitted("classifier")), X, "predict_proba")
+    asked["elsewhere"] = (loaded(fitted("classifier")), CASES["classifier"][1], "predict_proba")
     (tmp_path / "asked").write_bytes(pickle.dumps(asked))
     paths = [str(tmp_path / "asked"), str(tmp_path / "told")]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

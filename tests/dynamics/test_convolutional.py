@@ -33,6 +33,126 @@ def test_a_field_keeps_the_states_shape_and_starts_from_zero(time_dependent):
     assert depends == time_dependent
 
 
+def field_away_from_zero(autocast, **changed):
+    field = ConvField(4, (6, 8), autocast=autocast, generator=generator(), **changed)
+    with torch.no_grad():
+        field.norms[-1].weight.fill_(1.0)
+    return field
+
+
+def dtypes_of_values(module, kind):
+    """A list that the dtypes of all values of the modules of a kind inside one will be added to."""
+    found = []
+    for inside in module.modules():
+        if isinstance(inside, kind):
+            inside.register_forward_hook(lambda _module, _arguments, value: found.append(value.dtype))
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("evolving_weights", [False, True])
+def test_a_field_under_autocast_has_values_of_the_states_dtype(dtype, evolving_weights):
+    plain, cast = (field_away_from_zero(autocast, evolving_weights=evolving_weights) for autocast in (False, True))
+    z, t = torch.randn(5, 4, 7, 3, generator=generator()).to(dtype), torch.tensor(0.3, dtype=dtype)
+    expected, found = plain.to(dtype)(t, z), cast.to(dtype)(t, z)
+    assert found.dtype == dtype
+    off = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
+    assert off < 0.02
+    if dtype == torch.float32:  # torch leaves float64 as it is
+        assert off > 1e-4
+
+
+def test_a_field_under_autocast_convolves_in_bfloat16_and_normalises_in_float32():
+    field = field_away_from_zero(True)
+    convolved, normalised = dtypes_of_values(field, torch.nn.Conv2d), dtypes_of_values(field, torch.nn.GroupNorm)
+    field(torch.tensor(0.5), torch.randn(5, 4, 7, 3))
+    assert convolved == [torch.bfloat16] * 3
+    assert normalised == [torch.float32] * 4
+    assert {p.dtype for p in field.parameters()} == {torch.float32}
+
+
+def test_autocast_is_over_after_an_evaluation_and_begun_by_others_goes_on():
+    z = torch.randn(5, 4, 7, 3)
+    field_away_from_zero(True)(torch.tensor(0.5), z)
+    assert not torch.is_autocast_enabled("cpu")
+    plain = field_away_from_zero(False)
+    convolved = dtypes_of_values(plain, torch.nn.Conv2d)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert plain(torch.tensor(0.5), z).dtype == torch.float32
+    assert convolved == [torch.bfloat16] * 3
+
+
+def test_weights_that_change_in_place_are_cast_anew():
+    field, z, t = field_away_from_zero(True), torch.randn(5, 4, 7, 3), torch.tensor(0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # inside which torch would remember casts
+        before = field(t, z)
+        with torch.no_grad():
+            for layer in field.layers:
+                layer.weight.mul_(-1.0)
+        after = field(t, z)
+    assert not torch.allclose(before, after, atol=0.1)
+    torch.testing.assert_close(after, field(t, z))
+
+
+def test_recordings_of_fields_with_and_without_autocast_differ():
+    field = field_away_from_zero(False)
+    before = field.replay_key()
+    field.autocast = True
+    assert field.replay_key() != before
+    field.autocast = False
+    assert field.replay_key() == before
+
+
+def away_from_zero(made):
+    with torch.no_grad():
+        for field in made.fields:
+            field.norms[-1].weight.fill_(0.1)
+    return made
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
+def test_gradients_under_autocast_are_those_of_float32_but_for_rounding(adjoint):
+    # Many samples: rounding moves the kinks of ReLU past single ones, which changes the gradients of these by much.
+    x = torch.randn(200, 196, generator=generator())
+
+    def gradient(autocast):
+        made = away_from_zero(net((1, 14, 14), n_channels=14, n_blocks=2, augment_dim=2, hidden_layer_sizes=(14,)))
+        made.set_autocast(autocast)
+
+        def solve(*arguments, **settings):
+            return solve_ivp(*arguments, **settings, rtol=1e-2, atol=1e-2, adjoint=adjoint)
+
+        states = made.solutions(x, solve)[-1].y[-1]
+        made.head(made.features(states)).square().mean().backward()
+        assert {p.grad.dtype for p in made.parameters()} == {torch.float32}
+        return torch.cat([p.grad.flatten() for p in made.parameters()])
+
+    plain, cast = gradient(False), gradient(True)
+    off = torch.linalg.vector_norm(cast - plain) / torch.linalg.vector_norm(plain)
+    assert 1e-4 < off < 0.06
+
+
+def test_a_network_under_autocast_convolves_in_bfloat16_and_solves_and_answers_in_float32():
+    made = away_from_zero(net((1, 28, 28), n_blocks=2))
+    made.set_autocast(True)
+    convolved = dtypes_of_values(made, torch.nn.Conv2d)
+    states = []
+
+    def solve(field, t_span, y0, **settings):
+        states.append(y0.dtype)
+        return solve_ivp(field, t_span, y0, rtol=1e-2, atol=1e-2, **settings)
+
+    solutions = made.solutions(torch.randn(2, 784), solve)
+    assert set(convolved) == {torch.bfloat16}
+    assert len(convolved) > 2 + 1 + 2  # the embedding's, that between the ODEs, and the fields'
+    outputs = made.head(made.features(solutions[-1].y[-1]))
+    assert {*states, *(solution.y.dtype for solution in solutions), outputs.dtype} == {torch.float32}
+    made.set_autocast(False)
+    convolved.clear()
+    made.solutions(torch.randn(2, 784), solve)
+    assert set(convolved) == {torch.float32}
+
+
 def test_samples_do_not_see_each_other():
     field = ConvField(4, (6,), generator=generator())
     with torch.no_grad():

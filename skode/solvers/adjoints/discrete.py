@@ -101,6 +101,7 @@ class ReverseSweep:
         # Of the state of all samples, and of the derivatives that steps take over from those before them.
         cotangent, carried = torch.zeros_like(y0), None
         n = len(self.path.steps)
+        read = None if self.path.reading is None else self.path.reading.pull(self.grad_outputs)
         while n > 0:
             n -= 1
             step = self.path.steps[n]
@@ -111,9 +112,11 @@ class ReverseSweep:
             for reading in step.readings:
                 if reading.at_end:
                     self._add(lam, reading)
-            given = self._given(step)
-            if isinstance(step.taken.tape, ReplayedTape):
-                n, pulled = self._replay(n, lam, kappa, None if given is None else given[:-1])
+            replayed = isinstance(step.taken.tape, ReplayedTape)
+            given = self._given(step) if read is None else None if replayed else read[n]
+            if replayed:
+                n, pulled = self._replay(n, lam, kappa, given, read)
+                given = None
             else:
                 pulled = self._pull(step, n, lam, kappa, None if given is None else given[:-1])
             lam = pulled.y if given is None else pulled.y + given[-1].view(pulled.y.shape)
@@ -154,22 +157,30 @@ class ReverseSweep:
             self.times.add_step(n, pulled.t, pulled.h)
         return pulled
 
-    def _replay(self, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None) -> tuple[int, PulledStep]:
-        """Pull step n by a recording, and with it those before it that nothing has been read off.
+    def _replay(
+        self, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None, read: Tensor | None
+    ) -> tuple[int, PulledStep]:
+        """Pull step n by a recording, and with it those before it whose outputs, if any, are all known in ``read``.
 
         Returns the last of them pulled; what else is returned is overwritten by the next recording.
         """
         steps, replay, statistics = self.path.steps, self.problem.replay, self.problem.statistics
-        lease, last = steps[n].taken.tape.lease, n
+        tape: Any = steps[n].taken.tape
+        lease, last = tape.lease, n
         while given is None and n > 0 and not steps[n - 1].readings and _is_of(steps[n - 1], lease):
             n -= 1
+        if read is not None:
+            given = read[n : last + 1]
+        elif given is not None:
+            given = given[None]
         takes_over = replay.moment.first is not None
         opening = n == 0 and takes_over and lease is self.opening
-        n_slots = steps[n].taken.tape.n_slots
+        n_slots = tape.n_slots
         unused = takes_over and kappa is None and given is None
         statistics.nfev_backward += n_slots * (last - n + 1) - unused + opening
         replay.reverse.fill(lam, None if kappa is None else kappa[0], given)
-        indices = [step.taken.tape.index for step in steps[n : last + 1]]
+        tapes: list[Any] = [step.taken.tape for step in steps[n : last + 1]]
+        indices = [tape.index for tape in tapes]
         lease.bundle.pull(replay, indices, carried=kappa is not None, given=given is not None, opening=opening)
         carried = replay.reverse.carried[None] if takes_over and not opening else None
         pulled = PulledStep(replay.reverse.lam, carried)

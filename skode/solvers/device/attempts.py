@@ -15,7 +15,6 @@ from skode.solvers.step_size import Tolerances, rms_norm
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.vector_field import Field, Session, Tape
 
-
 #: Most attempts between two looks of the host.
 FURTHEST = 16
 
@@ -163,9 +162,7 @@ class Attempts:
             _combine(rows, s, table[s], y_next)
             y_next = y_next.view(self.shape)
         ratio = self._ratio(torch.mv(rows[1:].t(), table[s + 1][1:]).view(self.shape), moment.y, y_next)
-        good, new_t, new_size, last, before, rejected = self.controls.judge(
-            ratio, t, t_next, self.t1, wanted, *history
-        )
+        good, new_t, new_size, last, before, rejected = self.controls.judge(ratio, t, t_next, self.t1, wanted, *history)
         log = torch.stack([t, t_next, wanted, ratio, good, new_size])
         mask = good.bool()
         first = None if moment.first is None else torch.where(mask, values[-1], moment.first)
@@ -240,4 +237,3 @@ class Attempts:
 def _combine(rows: Tensor, i: int, weights: Tensor, out: Tensor) -> None:
     """The state of stage i: the start and the stages before it, each with its weight."""
     torch.mv(rows[: i + 1].t(), weights[: i + 1], out=out)
-

@@ -14,7 +14,7 @@ from skode.solvers.device.attempts import FURTHEST
 from skode.solvers.device.control import Controls, in_allowed_errors
 from skode.solvers.march import Move
 from skode.solvers.per_sample import Crowd
-from skode.solvers.step_size import max_norm, mixed_norm, rms_norm
+from skode.solvers.step_size import all_finite, max_norm, mixed_norm, rms_norm
 from skode.solvers.stepping.explicit import TakenStep
 
 #: Bytes of the stages that may be held between two looks.
@@ -64,6 +64,8 @@ class Round(NamedTuple):
 
 def march_each_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
     """Accepted steps of the samples, round by round; see :func:`skode.solvers.per_sample.march_each`."""
+    if not all_finite(y0):
+        raise ValueError("y0 contains NaN or infinity.")
     crowd = CrowdAhead(problem, stepper, y0)
     crowd.leave()
     yield from crowd.rounds()
@@ -100,7 +102,7 @@ class CrowdAhead(Crowd):
             for made, log in zip(waiting, logs, strict=True):
                 if not len(self.samples):
                     break
-                _, self.t_next, self.wanted, ratio, _, _, _ = log[:, self.places]
+                self.t_next, self.wanted = log[1:3, self.places]
                 self.h = self.t_next - self.t
                 self.refuse_steps()
                 if not len(self.samples):
@@ -206,6 +208,7 @@ class CrowdAhead(Crowd):
             return 0
         left = np.abs(self.t1 - self.t) / np.maximum(np.abs(self.h), 1e-300)
         held = self.problem.tableau.n_stages * self.state.y.numel() * self.state.y.element_size()
+        left = np.maximum(left, np.abs(self.t1 - self.t) / (self.control.max_step or math.inf))
         most = max(1, min(FURTHEST, MOST_HELD // held))
         return math.ceil(min(max(np.nan_to_num(left.max(), nan=most), 1), most))
 

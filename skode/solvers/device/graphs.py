@@ -39,7 +39,9 @@ class Recording:
     """
 
     def __init__(self, run: Callable[[], Any], device: torch.device, pool: Any) -> None:
-        self.run, self.graph, self.result = run, None, None
+        self.run = run
+        self.graph: Any = None
+        self.result: Any = None
         if device.type == "cuda":
             self.graph, self.result = _captured(run, device, pool)
             del self.run
@@ -49,7 +51,7 @@ class Recording:
         if self.graph is not None:
             self.graph.replay()
         else:
-            with marked_as_captured():
+            with marked_as_captured(), torch.inference_mode(False), torch.no_grad():
                 self.result = self.run()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from skode.solvers.device.attempts import FURTHEST, Attempted, Attempts, Moment
 from skode.solvers.device.control import Controls
 from skode.solvers.device.each import march_each_ahead
+from skode.solvers.device.fingerprint import fingerprint
+from skode.solvers.device.own_times import OutsideError
 from skode.solvers.device.replay import KINDS, Replay, ReplayedTape, field_inputs, replay_key, take_replay
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import NonFiniteDerivativeError
@@ -42,31 +44,35 @@ def marches_ahead(problem: Any, y0: Tensor) -> bool:
     )
 
 
-def recordable(func: Any, y0: Tensor) -> Any:
-    """A field that says by ``replay_key`` what its recordings depend on, not yet evaluated; None for others."""
+def recordable(func: Any, y0: Tensor) -> tuple[Any, Hashable] | None:
+    """A field that may be recorded, not yet evaluated, and what its recordings depend on; None for others.
+
+    Fields with a pullback of their own say by ``replay_key`` what that is, of other modules it is found out; functions
+    are evaluated as they are.
+    """
     if not is_asynchronous(y0.device):
         return None
     if has_own_pullback(func):
-        return PullbackField(func) if getattr(func, "recordable", False) else None
-    if isinstance(func, nn.Module) and forwards_as_recorded(func):
-        return AutogradField(func, tuple(func.parameters()))
-    return None
-
-
-def forwards_as_recorded(module: nn.Module) -> bool:
-    """Whether what a module says of its recordings is said of the ``forward`` that it has."""
-    kind = next((c for c in type(module).__mro__ if "replay_key" in vars(c)), None)
-    forward = next(c for c in type(module).__mro__ if "forward" in vars(c))
-    return kind is not None and kind is forward and "forward" not in vars(module) and not is_hooked(module)
-
-
-def with_replay(problem: Any, field: Any, y0: Tensor, *, pullable: bool) -> Any:
-    """The problem with the recordings that its solve is to use; None where there are none for it."""
-    if problem.dense or problem.control.per_sample or problem.control.tolerances.norm not in NORMS.values() or not marches_ahead(problem, y0):
+        if not getattr(func, "recordable", False):
+            return None
+        field: Any = PullbackField(func)
+        key = field.func.replay_key()
+    elif isinstance(func, nn.Module) and getattr(func, "recordable", True) and not is_hooked(func):
+        field = AutogradField(func, tuple(p for p in func.parameters() if p.requires_grad))
+        key = fingerprint(func)
+    else:
         return None
-    key = replay_key(field, y0, problem, pullable=pullable)
+    return None if key is None else (field, key)
+
+
+def with_replay(problem: Any, field: Any, field_key: Hashable, y0: Tensor, *, pullable: bool) -> Any:
+    """The problem with the recordings for its solve, as far as there are any; None where it can have none."""
+    builtin = problem.control.tolerances.norm in NORMS.values()
+    if problem.dense or problem.control.per_sample or not builtin or not marches_ahead(problem, y0):
+        return None
+    key = replay_key(field, field_key, y0, problem, pullable=pullable)
     replay = None if key is None else take_replay(key, field, y0, problem, pullable=pullable)
-    return None if replay is None else replace(problem, field=field, replay=replay, replay_key=key)
+    return None if key is None else replace(problem, field=field, replay=replay, replay_key=key)
 
 
 class AheadStepper(ExplicitStepper):
@@ -101,6 +107,7 @@ class _March:
         self.problem, self.stepper, self.y0 = problem, stepper, y0
         self.statistics = stepper.statistics
         self.n_ahead = 2
+        self.own_times = problem.own_times  # until they have been looked at
 
     def begin(self) -> None:
         """Find the first step's size."""
@@ -130,22 +137,39 @@ class _March:
         attempts : list of (Attempted, Tape)
             Each with its evaluations, as the reverse sweep is to find them.
         numbers : list of float
-            Their logs, and the sum of the state's elements.
+            Their logs, and the sums of the elements of the last and of the first state.
         """
         waiting = []
         for _ in range(n):
             attempted, self.moment = self.attempts.attempt(self.moment, self.attempts.new_tape())
             waiting.append((attempted, attempted.tape))
-        logs = [attempted.log for attempted, _ in waiting]
-        return waiting, torch.cat([*logs, self.moment.y.sum(dtype=torch.float64).view(1)]).tolist()
+        sums = [y.sum(dtype=torch.float64).view(1) for y in (self.moment.y, self.y0)]
+        return waiting, self._look(torch.cat([*(attempted.log for attempted, _ in waiting), *sums]))
+
+    def _look(self, logs: Tensor) -> list[float]:
+        """The one time that the host waits for the device."""
+        own_times, self.own_times = self.own_times, None
+        if own_times is None:
+            return logs.tolist()
+        *numbers, outside = torch.cat([logs, own_times.outside]).tolist()
+        if outside:
+            raise OutsideError
+        return numbers
+
+    def further(self, n_steps: float) -> int:
+        """How many attempts to make next, where so many steps of the present size lead to the end."""
+        return math.ceil(min(max(n_steps, 1), FURTHEST))
 
     def end(self) -> None:
         """The march is over."""
+        if self.problem.replay_key is not None:
+            KINDS.note(self.problem.replay_key, self.n_ahead)
 
     def moves(self) -> Iterator[Move]:
         problem, control, statistics = self.problem, self.problem.control, self.statistics
         t, t1, tried, ratio, opens = problem.t0, problem.t1, 0, 0.0, True
         left_at, leaving_from, leaves = math.inf, t, 0  # as in skode.solvers.march
+        longest = control.max_step or math.inf
         statistics.nfev += control.first_step is None
         n_evaluations = problem.tableau.n_stages - problem.tableau.carries_last
         try:
@@ -154,7 +178,7 @@ class _March:
             while t != t1:
                 n_ahead = min(n_ahead, control.max_steps - tried + 1)
                 waiting, numbers = self.ahead(n_ahead)
-                if not tried and not math.isfinite(numbers[3]):
+                if not tried and not math.isfinite(numbers[3] + numbers[-1]):
                     self._refuse_start()
                 for k, (attempted, tape) in enumerate(waiting):
                     _, t_next, _, ratio_now, good, h_next = numbers[6 * k : 6 * k + 6]
@@ -184,10 +208,9 @@ class _March:
                         if not math.isfinite(ratio):
                             left_at, leaves = t_next, leaves + 1
                         tape.release()
-                # As many more as it takes with steps of the present size.
-                n_ahead = min(max(math.ceil(abs(t1 - t) / max(h_next, 1e-300)), 1), FURTHEST)
+                n_ahead = self.further(abs(t1 - t) / max(min(h_next, longest), 1e-300))
                 del waiting, attempted, tape
-            if not math.isfinite(numbers[-1]):
+            if not math.isfinite(numbers[-2]):
                 self._refuse_overflow(self.moment.y, t)
             self.n_ahead = tried
         finally:
@@ -202,9 +225,11 @@ class _March:
 
     def _refuse_start(self) -> None:
         """Say so where the solve starts from, or with, what is not finite."""
-        if not all_finite(self.y0):
+        problem, y0 = self.problem, self.y0
+        if not all_finite(y0):
             raise ValueError("y0 contains NaN or infinity.")
-        refuse_non_finite(self.problem.f0, self.problem.t0, 0.0)
+        f0 = problem.field(problem.t0, y0) if problem.f0 is None else problem.f0
+        refuse_non_finite(f0, problem.t0, 0.0)
 
     def _refuse_overflow(self, y: Tensor, t: float) -> None:
         if not all_finite(y):
@@ -229,12 +254,16 @@ class _Replaying(_March):
 
     def ahead(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
         lease = self.replay.ahead(n, opening=self.opening)
-        made, n_each = lease.bundle.forward.result, lease.bundle.n_each
+        made, n_each = lease.bundle.made, lease.bundle.n_each
         if self.opening and self.stepper.keep:
             self.problem.opening.append(lease)
         self.opening = False
         tapes = [ReplayedTape(lease, k, n_each) for k in range(n)]
-        return list(zip(made.attempted, tapes, strict=True)), made.logs.tolist()
+        return list(zip(made.attempted, tapes, strict=True)), self._look(made.logs)
+
+    def further(self, n_steps: float) -> int:
+        # A few sizes only, for each of which there are recordings.
+        return 2 ** math.floor(math.log2(super().further(n_steps)))
 
     def end(self) -> None:
         self.replay.n_expected = min(max(self.n_ahead, 1), FURTHEST)

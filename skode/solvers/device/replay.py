@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from skode.solvers.device.attempts import Attempted, Attempts, Moment
+from skode.solvers.device.attempts import FURTHEST, Attempted, Attempts, Moment
 from skode.solvers.device.control import Controls
 from skode.solvers.device.graphs import Recording, new_pool, on_the_side, stream_of
 from skode.solvers.idle_memory import IdleMemory
+from skode.solvers.parameters import held_tensors
 from skode.solvers.vector_field import AutogradField, Tape
 
 #: Kinds of problems whose recordings are kept, and how many are remembered that have been solved without.
@@ -128,7 +128,7 @@ class Made:
     tape : Tape
         All evaluations: that of the opening, then those of the attempts.
     logs : Tensor
-        The attempts' logs, and at last the sum of the state's elements.
+        The attempts' logs, and the sums of the elements of the last and of the first state.
     """
 
     attempted: list[Attempted]
@@ -151,9 +151,14 @@ class Bundle:
         with torch.inference_mode(False), torch.no_grad():
             self.forward = Recording(lambda: self._ahead(replay), replay.device, self.pool)
 
+    @property
+    def made(self) -> Made:
+        """Where the results are."""
+        return self.forward.result
+
     def nbytes(self) -> int:
         """Memory that it takes, about."""
-        made: Made | None = self.forward.result
+        made = self.made
         if made is None:  # a recording that has not been made
             return GRAPH_NBYTES
         return made.tape.nbytes() + sum(x.rows.nbytes for x in made.attempted) + GRAPH_NBYTES
@@ -164,23 +169,24 @@ class Bundle:
         refresh(replay.field)
         tape = replay.field.tape(moment.y, self.before + self.n * self.n_each, pullable=attempts.pullable)
         if self.opening:
-            t, size, *history = (x.clone() for x in moment.clock)
+            t, size, last, before, rejected = (x.clone() for x in moment.clock)
             tape.place(0).copy_(moment.y.reshape(-1))
             value = torch.empty_like(moment.y)
             tape.evaluate(0, t, value)
             if replay.finds_first_step:
                 size = attempts.first_size(t, moment.y, value, (t1 - t).abs())
             first = None if moment.first is None else value.view(-1)
-            moment = Moment(moment.y, first, (t, size, *history))
+            moment = Moment(moment.y, first, (t, size, last, before, rejected))
         made = []
         for k in range(self.n):
             attempted, moment = attempts.attempt(moment, tape, self.before + k * self.n_each)
             made.append(attempted)
+        sums = [y.sum(dtype=torch.float64).view(1) for y in (moment.y, replay.moment.y)]
         replay.moment.y.copy_(moment.y)
         if replay.moment.first is not None and moment.first is not None:
             replay.moment.first.copy_(moment.first)
         torch.stack(moment.clock, out=replay.clock[:5])
-        logs = torch.cat([*(attempted.log for attempted in made), moment.y.sum(dtype=torch.float64).view(1)])
+        logs = torch.cat([*(attempted.log for attempted in made), *sums])
         return Made(made, tape, logs)
 
     def pull(self, replay: Replay, steps: Sequence[int], *, carried: bool, given: bool, opening: bool) -> None:
@@ -193,7 +199,7 @@ class Bundle:
         steps : sequence of int
             The attempts, those that were accepted.
         carried, given : bool
-            Whether later steps have taken over a derivative, and whether there are outputs inside the one attempt.
+            Whether later steps have taken over a derivative, and whether there are outputs inside the attempts.
         opening : bool
             Whether the first evaluation is next.
         """
@@ -214,14 +220,17 @@ class Bundle:
         opening: bool,
         fresh: bool,
     ) -> None:
-        reverse, made = replay.reverse, self.forward.result
+        reverse, made = replay.reverse, self.made
         if fresh:
             reverse.gradient.zero_()
         session, lam = replay.field.session(), reverse.lam
         carried = reverse.carried if with_carried else None
-        for k in reversed(steps):
-            given = reverse.given if with_given else None
-            lam, carried = replay.attempts.pull(made.attempted[k], session, lam, carried, given)
+        asked = reverse.given[len(steps)] if with_given else None
+        for i in reversed(range(len(steps))):
+            given = None if asked is None else asked[i, :-1]
+            lam, carried = replay.attempts.pull(made.attempted[steps[i]], session, lam, carried, given)
+            if asked is not None:
+                lam = lam + asked[i, -1].view(lam.shape)
         if opening:
             assert carried is not None
             out = torch.empty_like(lam)
@@ -243,8 +252,9 @@ class Reverse:
         The state's cotangent.
     carried : Tensor of shape (n,)
         That of the derivative that later steps have taken over.
-    given : Tensor of shape (s, n)
-        What outputs inside a step ask of its stages.
+    given : dict of Tensor of shape (n_steps, s + 1, n)
+        What outputs inside some steps ask of their stages and, in the last row, of the state at their start; by the
+        number of steps.
     gradient : Tensor
         Of the parameters, one after another, summed over the sweep; ``parts`` are views of it.
     fresh : bool
@@ -252,9 +262,9 @@ class Reverse:
     """
 
     def __init__(self, replay: Replay) -> None:
-        y, s, parameters = replay.moment.y, replay.attempts.tableau.n_stages, replay.field.parameters
+        y, parameters = replay.moment.y, replay.field.parameters
         self.lam, self.carried = torch.zeros_like(y), torch.zeros_like(y.view(-1))
-        self.given = torch.zeros((s, y.numel()), dtype=y.dtype, device=y.device)
+        self.given: dict[int, Tensor] = {}
         self.shapes, self.sizes = [p.shape for p in parameters], [p.numel() for p in parameters]
         self.gradient = torch.zeros(sum(self.sizes), dtype=y.dtype, device=y.device)
         self.parts = self._split(self.gradient)
@@ -269,9 +279,14 @@ class Reverse:
 
     def fill(self, lam: Tensor, carried: Tensor | None, given: Tensor | None) -> None:
         """Take over cotangents."""
-        for own, value in ((self.lam, lam), (self.carried, carried), (self.given, given)):
+        for own, value in ((self.lam, lam), (self.carried, carried)):
             if value is not None and value.data_ptr() != own.data_ptr():
                 own.copy_(value.view(own.shape))
+        if given is not None:
+            if len(given) not in self.given:
+                with torch.inference_mode(False):
+                    self.given[len(given)] = torch.zeros_like(given, memory_format=torch.contiguous_format)
+            self.given[len(given)].copy_(given)
 
     def gather(self, session: Any) -> None:
         """Add a session's gradients."""
@@ -319,18 +334,22 @@ class ReplayedTape:
         """The memory is given back when nothing refers to it."""
 
 
-def replay_key(field: Any, y0: Tensor, problem: Any, *, pullable: bool) -> Hashable | None:
+def replay_key(field: Any, field_key: Hashable, y0: Tensor, problem: Any, *, pullable: bool) -> Hashable | None:
     """What a solve has in common with those that its recordings serve; None where it can't be recorded."""
-    if any(p.device != y0.device or p.dtype != y0.dtype for p in field.parameters):
+    if any(p.device != y0.device or p.dtype != y0.dtype or p.is_inference() for p in field.parameters):
         return None
-    own = getattr(getattr(field, "func", field), "replay_key", None)
-    key = None if own is None else own()
-    if key is None:
+    if torch.is_autocast_enabled(y0.device.type):
         return None
     control = problem.control
     test = (control.tolerances, control.exponents, control.min_step, control.max_step, control.first_step is None)
     state = (tuple(y0.shape), y0.dtype, y0.device, stream_of(y0.device))
-    return (key, problem.tableau.name, test, state, problem.t1 > problem.t0, pullable)
+    arithmetic = (
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    return (field_key, problem.tableau.name, test, state, arithmetic, problem.t1 > problem.t0, pullable)
 
 
 def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Any, *, pullable: bool) -> Replay | None:
@@ -339,22 +358,24 @@ def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Any, *, pullable
     Recording takes about as long as three solves, which many kinds of problem are not worth.
     """
     replay = KINDS.take(key)
-    if replay is not None or not KINDS.seen(key):
+    n_expected = KINDS.seen(key)
+    if replay is not None or not n_expected or not KINDS.watch(key, field):
         return replay
     direction = 1.0 if problem.t1 > problem.t0 else -1.0
     try:
         with torch.inference_mode(False):
             replay = Replay(over_own_memory(field), y0, problem, direction, pullable=pullable)
-            bundle = Bundle(replay, replay.n_expected, opening=True)
+            replay.n_expected = n_expected
+            bundle = Bundle(replay, n_expected, opening=True)
     except RuntimeError as error:
         KINDS.refuse(key)
-        if not isinstance(error, torch.OutOfMemoryError):  # solves need less than recordings
+        # Modules of users may do what can't be captured; solves need less memory than recordings.
+        expected = isinstance(field, AutogradField) or isinstance(error, torch.OutOfMemoryError)
+        if not expected:
             warnings.warn(f"A solve could not be captured as CUDA graphs, and runs without: {error}", stacklevel=2)
         return None
     replay.idle[bundle.n, True] = deque([bundle])
     replay.nbytes += bundle.nbytes()
-    for parameter in field.parameters[:1]:  # a model that is gone is not to be kept by its recordings
-        weakref.finalize(parameter, KINDS.forget, key).atexit = False
     return replay
 
 
@@ -364,28 +385,20 @@ def over_own_memory(field: Any) -> Any:
     So nothing keeps the parameters themselves, nor autograd's notes on them.
     """
     if isinstance(field, AutogradField):
-        module: nn.Module = field.func  # type: ignore[assignment]
-        names = {name: _alias(p) for name, p in module.named_parameters()}
-        bare = _without_parameters(module)
-
-        def func(t: Tensor, y: Tensor) -> Tensor:
-            return functional_call(bare, names, (t, y))
-
-        return AutogradField(func, tuple(names.values()))
+        module: Any = field.func
+        same: dict[int, Any] = {id(x): x for x in held_tensors(module)}
+        same |= {id(p): _alias(p, wanted=p.requires_grad) for p in module.parameters()}
+        own = tuple(same[id(p)] for p in field.parameters)
+        # A copy, as others may evaluate the module itself at the same time.
+        return AutogradField(copy.deepcopy(module, same), own)
     func = field.func.over([_alias(p) for p in field.parameters])
-    inputs = getattr(func, "inputs", list)()
+    inputs: list[Tensor] = getattr(func, "inputs", list)()
     return type(field)(func.with_inputs(*(x.clone() for x in inputs)) if inputs else func)
 
 
-def _alias(parameter: Tensor) -> Tensor:
+def _alias(parameter: Tensor, *, wanted: bool = True) -> Tensor:
     """The same memory without its history and its count of changes."""
-    return parameter.data.requires_grad_(parameter.is_floating_point())
-
-
-def _without_parameters(module: nn.Module) -> nn.Module:
-    """A copy of a module that holds no memory of parameters."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.data.new_empty(0), requires_grad=False) for p in module.parameters()}
-    return copy.deepcopy(module, memo)
+    return parameter.data.requires_grad_(wanted)
 
 
 def field_inputs(field: Any) -> list[Tensor]:
@@ -405,18 +418,42 @@ class Kinds:
 
     def __init__(self) -> None:
         self.kept: OrderedDict[Hashable, list[Replay]] = OrderedDict()
-        self.known: OrderedDict[Hashable, bool] = OrderedDict()  # whether it can be recorded, as far as is known
+        # How many attempts the last solve took; 0 where it can't be recorded.
+        self.known: OrderedDict[Hashable, int] = OrderedDict()
+        self.watched: dict[int, set[Hashable]] = {}  # by where a field's first parameter is
         self.lock = threading.RLock()
 
-    def seen(self, key: Hashable) -> bool:
-        """Whether a kind of problem has been seen before, and can be recorded."""
+    def seen(self, key: Hashable) -> int:
+        """How many attempts the last solve of this kind took; 0 where there was none, or it can't be recorded."""
         with self.lock:
-            if key in self.known:
-                return self.known[key]
-            self.known[key] = True
+            return self.known.get(key, 0)
+
+    def note(self, key: Hashable, n_attempts: int) -> None:
+        """Remember how many attempts a solve took that was not recorded."""
+        with self.lock:
+            if self.known.get(key, 1):
+                self.known[key] = min(max(n_attempts, 1), FURTHEST)
             while len(self.known) > MOST_SEEN:
                 self.known.popitem(last=False)
-            return False
+
+    def watch(self, key: Hashable, field: Any) -> bool:
+        """Forget a kind when its model is gone; False where too many have been recorded of one that is still there.
+
+        These may never have served again, because something in it is another in every solve.
+        """
+        if not field.parameters:
+            return True
+        first = field.parameters[0]
+        where = first.data_ptr()
+        with self.lock:
+            if where not in self.watched:
+                self.watched[where] = set()
+                weakref.finalize(first, self.forget, where).atexit = False
+            keys = self.watched[where]
+            if key not in keys and len(keys) >= MOST_KINDS:
+                return False
+            keys.add(key)
+            return True
 
     def take(self, key: Hashable) -> Replay | None:
         """Recordings of this kind that no solve is using."""
@@ -441,16 +478,17 @@ class Kinds:
     def refuse(self, key: Hashable) -> None:
         """Make no recordings of a kind."""
         with self.lock:
-            self.known[key] = False
+            self.known[key] = 0
 
-    def forget(self, key: Hashable) -> None:
-        """Let go of a kind, whose parameters are gone."""
+    def forget(self, where: int) -> None:
+        """Let go of all kinds of a model that is gone."""
         with self.lock:
-            self.kept.pop(key, None)
-            self.known.pop(key, None)
+            for key in self.watched.pop(where, ()):
+                self.kept.pop(key, None)
+                self.known.pop(key, None)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget all recordings."""
         with self.lock:
             self.kept.clear()
 

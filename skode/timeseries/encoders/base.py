@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.solvers import Statistics
+from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.tensors import PanelTensors
 
@@ -66,7 +67,9 @@ class Encoder(nn.Module):
         """
         lengths = series.lengths.clamp_min(1)  # a series without observations reads an empty slot, for nothing
         # Last observation first: slot i of a reversed series is slot length - 1 - i; what follows the first is idle.
-        slots = lengths[:, None] - 1 - torch.arange(int(lengths.max()), device=lengths.device)
+        device = lengths.device
+        n_slots = series.time.shape[1] if is_asynchronous(device) else int(lengths.max())
+        slots = lengths[:, None] - 1 - torch.arange(n_slots, device=device)
         slots = slots.clamp_min(0)
         time = torch.nan_to_num(series.time.gather(1, slots))
         gap = torch.diff(time, dim=1, prepend=time[:, :1]).neg().clamp_min(0)
