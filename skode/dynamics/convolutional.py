@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
@@ -105,13 +105,6 @@ class ConvField(nn.Module):
         self.layers = nn.ModuleList(EvolvingLayer(layers) if evolving_weights else layers[0] for layers in sets)
         # A field that starts from zero makes easy dynamics, which training then makes as hard as need be.
         nn.init.zeros_(self.norms[-1].weight)  # type: ignore[arg-type]
-
-    def replay_key(self) -> Hashable | None:
-        """What recordings of evaluations depend on: where the parameters are; None where they evolve."""
-        if self.coefficients is not None:
-            return None
-        parameters = tuple((p.data_ptr(), p.shape, p.dtype) for p in self.parameters())
-        return ("convolutions", self.time_dependent, self.autocast, parameters)
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """``dz/dt`` for states of shape (n, n_channels, height, width)."""

@@ -58,14 +58,14 @@ MNIST_PLACES = (
 )
 MNIST_SETTINGS: dict[str, Any] = {
     "image_shape": (1, 28, 28),
-    "hidden_layer_sizes": (64,),
+    "hidden_layer_sizes": (96,),
     "state_size": 64,
     "image_shift": 2,
     "input_dropout": 0.0,
-    "batch_size": 128,
-    "alpha": 0.01,
+    "batch_size": 256,
+    "alpha": 0.02,
     "learning_rate_init": 1e-2,
-    "max_iter": 40,
+    "max_iter": 56,
     "n_iter_no_change": None,
     "random_state": 0,
 }

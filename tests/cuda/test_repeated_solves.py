@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from skode.dynamics import MLPField, flow_field
+from skode.dynamics.convolutional import ConvField
 from skode.solvers import solve_ivp
 
 #: Solves in a sequence: more than it takes until something prepared is used again.
@@ -481,6 +482,26 @@ def test_threads(device, with_gradients, field, shared):
         found = list(pool.map(solve, range(len(states))))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_convolutions_in_bfloat16(gpu):
+    """Recorded, they are what they were when they were not."""
+    generator = torch.Generator().manual_seed(0)
+    field = ConvField(8, (8,), autocast=True, generator=generator).to(gpu)
+    images = torch.randn(4, 8, 7, 7, generator=generator).to(gpu)
+    settings = {"t_eval": [1.0], "rtol": 1.0, "atol": 1.0, "first_step": 0.25, "max_step": 0.25}
+
+    def gradients(module):
+        loss = solve_ivp(module, (0.0, 1.0), images, **settings).y.square().sum()
+        return [loss.detach(), *torch.autograd.grad(loss, list(module.parameters()))]
+
+    for i in range(5):
+        with torch.no_grad():
+            for parameter in field.parameters():
+                parameter.add_(0.1)
+        recorded, anew = gradients(field), gradients(copy.deepcopy(field))
+        for one, other in zip(recorded, anew, strict=True):
+            assert (one - other).norm() <= 0.02 * other.norm() + 1e-3, i
 
 
 def test_another_stream(gpu, with_gradients, field):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skode.solvers import SolverError, Statistics
+from skode.solvers import SolverError, Statistics, devices
 from skode.training import TrainingSettings, train
 from skode.training.loop import MAX_RECOVERIES
 
@@ -430,3 +430,52 @@ def test_a_schedule_that_has_ended_is_no_reason_to_warn():
 def test_the_learning_rate_is_constant_otherwise():
     seen, _ = rates(max_iter=10)
     np.testing.assert_allclose(seen, 0.1, rtol=1e-4)
+
+
+# On a device that is not to be waited for
+
+
+@pytest.fixture
+def not_waited_for():
+    devices.ASYNCHRONOUS.add("cpu")
+    yield
+    devices.ASYNCHRONOUS.discard("cpu")
+
+
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+def test_training_that_does_not_wait_learns_the_same(not_waited_for, max_grad_norm):
+    class Indexed(Quadratic):
+        def loss(self, rows):
+            assert isinstance(rows, torch.Tensor)
+            return super().loss(np.asarray(rows))
+
+    ahead = Indexed()
+    record = run(ahead, max_grad_norm=max_grad_norm)
+    devices.ASYNCHRONOUS.discard("cpu")
+    usual = Quadratic()
+    expected = run(usual, max_grad_norm=max_grad_norm)
+    np.testing.assert_allclose(record.loss_curve, expected.loss_curve, rtol=1e-12)
+    torch.testing.assert_close(ahead.weight, usual.weight, rtol=1e-12, atol=1e-12)
+    for one, other in zip(ahead.batches, usual.batches, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_from_the_first_number_that_is_not_finite_on_weights_stay(not_waited_for, what):
+    class Poisoned(Quadratic):
+        def loss(self, rows):
+            n = len(self.batches)
+            loss = super().loss(np.asarray(rows))
+            if n == 3:
+                self.before = self.weight.detach().clone()
+                # The root's derivative at 0 is infinite, and 0 times that is not a number.
+                loss = loss * math.nan if what == "loss" else loss + torch.sqrt((self.weight * 0.0).square()).sum()
+            if n == 5:
+                self.later = self.weight.detach().clone()
+            return loss
+
+    objective = Poisoned()
+    with pytest.warns(ConvergenceWarning, match="the loss or its gradient became infinite or NaN"):
+        run(objective, 64, max_iter=3, n_iter_no_change=None)
+    torch.testing.assert_close(objective.later, objective.before, rtol=0.0, atol=0.0)
+    assert torch.isfinite(objective.weight).all()

@@ -218,7 +218,7 @@ class _March:
 
     def _move(self, attempted: Attempted, tape: Any, t: float, t_next: float, opens: bool) -> Move:
         h, y = t_next - t, attempted.rows[0].view(self.y0.shape)
-        lasting = self.problem.replay is not None
+        lasting = isinstance(tape, ReplayedTape)
         stages, tableau = attempted.rows[1:], self.problem.tableau
         taken = TakenStep(t, h, y, attempted.y_next, stages, tableau, tape, lasting=lasting)
         return Move(t, t_next, h, taken, opens)
@@ -249,17 +249,36 @@ class _Replaying(_March):
         problem = self.problem
         self.replay: Replay = problem.replay
         self.moment, self.n_ahead, self.opening = self.replay.moment, self.replay.n_expected, True
+        self.without = False
         first_step, inputs = problem.control.first_step, field_inputs(problem.field)
         self.replay.start(self.y0, inputs, problem.t0, first_step, problem.t1)
 
     def ahead(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
-        lease = self.replay.ahead(n, opening=self.opening)
+        if self.without:
+            return super().ahead(n)
+        try:
+            lease = self.replay.ahead(n, opening=self.opening)
+        except torch.OutOfMemoryError:
+            self._go_on_without()
+            return super().ahead(n)
         made, n_each = lease.bundle.made, lease.bundle.n_each
         if self.opening and self.stepper.keep:
             self.problem.opening.append(lease)
         self.opening = False
         tapes = [ReplayedTape(lease, k, n_each) for k in range(n)]
         return list(zip(made.attempted, tapes, strict=True)), self._look(made.logs)
+
+    def _go_on_without(self) -> None:
+        """Make attempts one by one, from where the recordings have come to: there is no room for another."""
+        KINDS.refuse(self.problem.replay_key)
+        self.without = True
+        y, first, clock = (self.replay.moment.y, self.replay.moment.first, self.replay.moment.clock)
+        self.problem = replace(self.problem, f0=self.problem.field(self.problem.t0, self.y0))
+        super().begin()
+        if not self.opening:
+            t, size, last, before, rejected = (x.clone() for x in clock)
+            first = None if first is None else first.clone()
+            self.moment = Moment(y.clone(), first, (t, size, last, before, rejected))
 
     def further(self, n_steps: float) -> int:
         # A few sizes only, for each of which there are recordings.
