@@ -69,7 +69,19 @@ class IdleMemory:
             self.idle, self.bytes = {}, 0
 
 
+#: What else is kept for solves to come, and can be let go of by ``clear()``.
+_OTHERS: list[Any] = []
+
+
+def also_free(memory: Any) -> None:
+    """Let :func:`free_idle_memory` clear this too."""
+    _OTHERS.append(memory)
+
+
 def free_idle_memory() -> None:
-    """Let go of the memory of finished solves that is kept for those to come: up to 64 MB for each of two kinds."""
-    for pool in list(IdleMemory.pools):
-        pool.clear()
+    """Let go of the memory of finished solves that is kept for those to come.
+
+    That is up to 64 MB for each of two kinds and, on a GPU, the recordings of solves: up to an eighth of its memory.
+    """
+    for memory in [*IdleMemory.pools, *_OTHERS]:
+        memory.clear()

@@ -24,7 +24,7 @@ from torch import Tensor
 from skode.solvers.device.attempts import FURTHEST, Attempted, Attempts, Moment
 from skode.solvers.device.control import Controls
 from skode.solvers.device.graphs import Recording, new_pool, on_the_side, stream_of
-from skode.solvers.idle_memory import IdleMemory
+from skode.solvers.idle_memory import also_free
 from skode.solvers.parameters import held_tensors
 from skode.solvers.vector_field import AutogradField, Tape
 
@@ -500,4 +500,4 @@ def _most_bytes(device: torch.device) -> float:
 
 
 KINDS = Kinds()
-IdleMemory.pools.add(KINDS)  # type: ignore[arg-type]
+also_free(KINDS)
