@@ -367,10 +367,10 @@ def small(shape: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def solves(options: argparse.Namespace) -> Iterator[Finding]:
     """A table for each shape; at last one of ratios."""
-    shapes = shapes_of(options)
-    compiled = Compiled({shape: make_problem(*shape, device=options.device) for shape in shapes}, options)
     found = {}
-    for shape in shapes:
+    for shape in shapes_of(options):
+        # Compiled shape by shape, so that what has been found is told before the next one is compiled.
+        compiled = Compiled({shape: make_problem(*shape, device=options.device)}, options)
         piece = guarded(str(shape), partial(_solves_of, shape, compiled, options))
         found[piece[0]] = piece[2]
         yield piece
