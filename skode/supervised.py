@@ -131,7 +131,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return None
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
-        with self._within_memory():
+        with self._within_memory(goes_on=partial or self.warm_start):
             return self._fitted(X, y, sample_weight, partial=partial, classes=classes)
 
     def _fitted(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> Self:

@@ -305,7 +305,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         UserWarning
             Where a column looks discrete, so that its density is unbounded.
         """
-        with self._within_memory():
+        with self._within_memory(goes_on=self.warm_start):
             return self._fit(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> CNFDensityEstimator:

@@ -126,7 +126,8 @@ def run(
             func = field.func = torch.compile(func)  # torch itself remembers what it has compiled
         wanted = to_differentiate(field) and adjoint == "discrete"
         problem = replace(problem_of(field, f0, tape0 if wanted else None), replay_key=key)
-    if is_asynchronous(plain.device) and not marches_ahead(problem, plain) and not all_finite(plain):
+    waits = adjoint == "backprop" or not marches_ahead(problem, plain)
+    if is_asynchronous(plain.device) and waits and not all_finite(plain):
         raise ValueError("y0 contains NaN or infinity.")
     differentiate = to_differentiate(problem.field)
     if not differentiate:

@@ -225,7 +225,7 @@ def solve_ivp(
         except OutsideError:
             pass  # what is wrong with the times is said below
         else:
-            return Solution(t=t_eval, y=own.shaped(outputs), sol=None, statistics=solved.statistics)
+            return Solution(t=t_eval.double().clone(), y=own.shaped(outputs), sol=None, statistics=solved.statistics)
     asked = AskedTimes(t_span, t_eval, y0)
     if dense_output and (asked.own_time or per_sample):
         raise ValueError("dense_output=True needs one t_span for the whole batch and step_control='shared'.")

@@ -19,6 +19,12 @@ from skode.solvers.parameters import Evaluation, find_parameters, graphs_are_wat
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
+#: Where torch keeps the hooks of all modules.
+GLOBAL_HOOKS = (
+    *("_global_forward_hooks", "_global_forward_pre_hooks"),
+    *("_global_backward_hooks", "_global_backward_pre_hooks"),
+)
+
 
 @runtime_checkable
 class OffersPullback(Protocol):
@@ -412,7 +418,14 @@ def has_own_pullback(func: Any) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether hooks or parametrizations change what a module, or one inside it, computes."""
-    return any(m._forward_hooks or m._forward_pre_hooks or "parametrizations" in m._modules for m in _within(module))
+    return any(getattr(nn.modules.module, name) for name in GLOBAL_HOOKS) or any(
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+        or "parametrizations" in m._modules
+        for m in _within(module)
+    )
 
 
 @functools.cache

@@ -361,7 +361,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         before = dict(vars(self))
         try:
-            with self._within_memory():
+            with self._within_memory(goes_on=self.warm_start):
                 return self._fit(X, y)
         except BaseException:
             # What was learned before is still whole.

@@ -84,12 +84,14 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return new
 
     @contextmanager
-    def _within_memory(self) -> Iterator[None]:
-        """Training, which leaves the estimator as it was where the device's memory does not suffice."""
+    def _within_memory(self, *, goes_on: bool) -> Iterator[None]:
+        """Training, which leaves the estimator as it was where the device's memory does not suffice.
+
+        Where it ``goes_on`` from what was learned before, that is copied, as it is changed in place.
+        """
         before = dict(vars(self))
-        goes_on = bool(getattr(self, "warm_start", False)) or "module_" in before
-        # Going on changes these in place.
-        kept = {name: copy.deepcopy(before[name]) for name in ("module_", "scaler_") if goes_on and name in before}
+        changed = ("module_", "scaler_", "_record") if goes_on else ()
+        kept = {name: copy.deepcopy(before[name]) for name in changed if name in before}
         try:
             yield
         except torch.OutOfMemoryError as error:

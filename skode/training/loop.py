@@ -258,6 +258,7 @@ class _Training:
         except SolverError as error:
             if self.n_updates == 0 and not self.record.loss_curve:
                 raise  # the model can't be evaluated as it was built: training is not to blame
+            self._look()  # that may be why
             raise _DivergedError(_brief(error)) from error
         if self.diverged is None:
             self._check_and_clip(value)
@@ -385,6 +386,8 @@ class _Training:
         self._restore(self.sound)
         if self.averaged is not None:
             self.averaged = self._snapshot()
+        if self.diverged is not None:
+            self.diverged = torch.zeros_like(self.diverged)
         self.are_sound = True
         self.recoveries.append(f"iteration {epoch + 1}: {reason}")
         if self.settings.verbose:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from skode.solvers.adjoints.first_order import first_order
 from skode.solvers.device import ReplayedTape
 from skode.solvers.integrate import Path, Problem, RecordedStep, entries, index, integrate, start_time, weights_tensor
+from skode.solvers.parameters import held_tensors
 from skode.solvers.readout import Reading
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import PulledStep, new_stepper
 from skode.solvers.stepping.explicit import changed_field, stage_time
 from skode.solvers.times import TimeGradients
-from skode.solvers.vector_field import Session, Tape
+from skode.solvers.vector_field import AutogradField, Session, Tape
 
 
 def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
@@ -48,12 +49,18 @@ class _DiscreteAdjoint(torch.autograd.Function):
         ctx.problem, ctx.path, ctx.lock = problem, path, threading.Lock()
         # Saved only so that autograd notices if one of them is changed in place before the backward pass.
         ctx.save_for_backward(y0, times, *parameters)
+        ctx.versions = _versions(problem)
         return outputs
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         y0, *_ = ctx.saved_tensors
+        if any(tensor._version != version for tensor, version in ctx.versions):
+            raise RuntimeError(
+                "A tensor that func(t, y) reads has been modified by an inplace operation since the solve that is "
+                "differentiated. Change it after backward(), or solve with adjoint='backprop'."
+            )
         sweep = ReverseSweep(ctx.problem, ctx.path, grad_outputs, with_time=ctx.with_time)
         with ctx.lock:  # the path's tapes are let go on the way; threads may share a graph
             grad_y0, grad_parameters = sweep.run(y0)
@@ -282,6 +289,16 @@ class ReverseSweep:
             cotangent += given.sum(0)
         else:
             cotangent.index_add_(0, index(reading.rows, self.grad_outputs), given)
+
+
+def _versions(problem: Problem) -> list[tuple[Tensor, int]]:
+    """Counts of changes of the tensors that a recorded module reads besides its parameters.
+
+    Recordings read them again, and autograd does not know that they do.
+    """
+    if problem.replay is None or not isinstance(problem.field, AutogradField):
+        return []
+    return [(tensor, tensor._version) for tensor in held_tensors(problem.field.func) if not tensor.requires_grad]
 
 
 def _is_of(step: RecordedStep, lease: Any) -> bool:

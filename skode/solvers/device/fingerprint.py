@@ -26,6 +26,17 @@ THINGS = (
 #: Packages whose classes and functions are taken to stay as they are.
 SETTLED = {"torch", "numpy", "math", "builtins", "typing", "abc", "enum", "functools", "itertools", "collections"}
 
+#: Packages whose answers are others from call to call, or from machine to machine.
+UNSETTLED = {"os", "sys", "time", "random", "datetime", "secrets", "uuid", "threading"}
+
+#: What classes have that evaluations don't read.
+UNREAD_OF_CLASSES = {
+    *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slots__", "__init__", "__new__"),
+    *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__static_attributes__"),
+    *("__firstlineno__", "__parameters__", "__orig_bases__", "__abstractmethods__", "__match_args__"),
+    *("__dataclass_fields__", "__dataclass_params__", "__hash__", "__repr__", "__eq__"),
+}
+
 #: What modules have that evaluations don't read. Hooks are refused elsewhere.
 UNREAD = {
     "_non_persistent_buffers_set",
@@ -133,7 +144,7 @@ def _inside_class(kind: type) -> Iterator[Any]:
     for base in kind.__mro__:
         if not _is_settled(base):
             for name, value in vars(base).items():
-                if not name.startswith(("__", "_abc_")) or name in ("__call__", "__getattr__"):
+                if name not in UNREAD_OF_CLASSES and not name.startswith("_abc_"):
                     yield from (name, value)
 
 
@@ -148,13 +159,31 @@ def _inside_function(function: types.FunctionType) -> Iterator[Any]:
             held.append(cell.cell_contents)
         except ValueError:  # a name that is not bound yet
             continue
-    held += [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
+    names = list(_names(function.__code__))
+    held += [function.__globals__[name] for name in names if name in function.__globals__]
+    held = [inner for thing in held for inner in _of_packages(thing, names)]
     for thing in held:
         # A copy of the module that has other parameters would still call these.
         at = thing.__self__ if isinstance(thing, types.MethodType) else thing
         if isinstance(at, nn.Module) or (isinstance(at, Tensor) and at.requires_grad):
             raise Unknown
     yield from held
+
+
+def _of_packages(thing: Any, names: list[str]) -> Iterator[Any]:
+    """A thing itself; of a Python module, what a function with these names in its code may read of it."""
+    if not isinstance(thing, types.ModuleType):
+        yield thing
+        return
+    package = thing.__name__.split(".")[0]
+    if package in UNSETTLED or (package == "numpy" and "random" in names):
+        raise Unknown
+    yield thing
+    if package not in SETTLED:
+        for name in names:
+            if hasattr(thing, name):
+                inner = getattr(thing, name)
+                yield from [inner] if inner is thing else _of_packages(inner, names)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

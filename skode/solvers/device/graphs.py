@@ -72,7 +72,8 @@ def on_the_side(device: torch.device) -> Iterator[None]:
         yield
         return
     with _one_at_a_time:  # what another thread puts on that stream would be captured too
-        present, side = torch.cuda.current_stream(device), _side_stream(device)
+        present = torch.cuda.current_stream(device)
+        side = _side_stream(device, present.cuda_stream)
         side.wait_stream(present)
         with torch.cuda.stream(side):
             yield
@@ -80,7 +81,8 @@ def on_the_side(device: torch.device) -> Iterator[None]:
 
 
 @functools.cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
+def _side_stream(device: torch.device, present: int) -> torch.cuda.Stream:
+    """One for each stream that graphs are replayed on: libraries have a workspace for each."""
     return torch.cuda.Stream(device)
 
 

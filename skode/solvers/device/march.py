@@ -19,6 +19,7 @@ from skode.solvers.device.replay import KINDS, Replay, ReplayedTape, field_input
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import NonFiniteDerivativeError
 from skode.solvers.march import MOST_LEAVES, Move, first_sample, refuse_non_finite, too_many, too_small
+from skode.solvers.parameters import graphs_are_watched
 from skode.solvers.step_size import NORMS, all_finite
 from skode.solvers.stepping.explicit import ExplicitStepper, TakenStep
 from skode.solvers.tableaus import ButcherTableau
@@ -50,7 +51,7 @@ def recordable(func: Any, y0: Tensor) -> tuple[Any, Hashable] | None:
     Fields with a pullback of their own say by ``replay_key`` what that is, of other modules it is found out; functions
     are evaluated as they are.
     """
-    if not is_asynchronous(y0.device):
+    if not is_asynchronous(y0.device) or graphs_are_watched():
         return None
     if has_own_pullback(func):
         if not getattr(func, "recordable", False):
@@ -163,7 +164,7 @@ class _March:
     def end(self) -> None:
         """The march is over."""
         if self.problem.replay_key is not None:
-            KINDS.note(self.problem.replay_key, self.n_ahead)
+            KINDS.note(self.problem.replay_key, self.n_ahead, getattr(self.problem.field, "graph_nbytes", 0))
 
     def moves(self) -> Iterator[Move]:
         problem, control, statistics = self.problem, self.problem.control, self.statistics

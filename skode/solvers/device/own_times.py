@@ -46,6 +46,7 @@ class OwnTimes:
         func, unit = on_unit_time(func, span.double(), times.double(), y0)
         present = ~torch.isnan(unit)
         outside = (present & ~((unit >= 0.0) & (unit <= 1.0))).any() | ~torch.isfinite(span).all()
+        outside |= ((span[:, :1] == span[:, 1:]) & present & (times != span[:, :1])).any()  # no time in no span
         return func, cls(torch.where(present, unit, 0.0), present, outside.double().view(1))
 
     def shaped(self, outputs: Tensor) -> Tensor:

@@ -31,6 +31,9 @@ from skode.solvers.vector_field import AutogradField, Tape
 #: Kinds of problems whose recordings are kept, and how many are remembered that have been solved without.
 MOST_KINDS, MOST_SEEN = 64, 1024
 
+#: Recordings of one model that have not served yet, from which on no more are made of it.
+MOST_IDLERS = 32
+
 #: Share of a device's memory that recordings may take.
 MOST_MEMORY = 1 / 8
 
@@ -74,6 +77,7 @@ class Replay:
         self.lock = threading.RLock()
         self.n_expected = 2
         self.nbytes = 0
+        self.has_served = False
 
     def start(self, y0: Tensor, inputs: list[Tensor], t0: float, first_step: float | None, t1: float) -> None:
         """Begin a solve."""
@@ -96,6 +100,12 @@ class Replay:
             self.nbytes += bundle.nbytes()
         bundle.forward.replay()
         return Lease(self, bundle, idle)
+
+    def trim(self) -> None:
+        """Let go of all but one of the bundles of each size that nobody uses."""
+        for idle in self.idle.values():
+            while len(idle) > 1:
+                self.nbytes -= idle.pop().nbytes()
 
     @contextmanager
     def sweep(self) -> Iterator[Reverse]:
@@ -123,6 +133,8 @@ class Made:
 
     Attributes
     ----------
+    field : Field
+        The field over this solve's inputs, as the way back needs it.
     attempted : list of Attempted
         The attempts.
     tape : Tape
@@ -131,6 +143,7 @@ class Made:
         The attempts' logs, and the sums of the elements of the last and of the first state.
     """
 
+    field: Any
     attempted: list[Attempted]
     tape: Tape
     logs: Tensor
@@ -187,7 +200,10 @@ class Bundle:
             replay.moment.first.copy_(moment.first)
         torch.stack(moment.clock, out=replay.clock[:5])
         logs = torch.cat([*(attempted.log for attempted in made), *sums])
-        return Made(made, tape, logs)
+        # The next solve, which may come before the way back, has other inputs.
+        own = [x.clone() for x in replay.inputs]
+        field = over_inputs(replay.field, own) if own else replay.field
+        return Made(field, made, tape, logs)
 
     def pull(self, replay: Replay, steps: Sequence[int], *, carried: bool, given: bool, opening: bool) -> None:
         """Take the cotangents in the memory for reverse sweeps back through some attempts, last to first.
@@ -223,7 +239,7 @@ class Bundle:
         reverse, made = replay.reverse, self.made
         if fresh:
             reverse.gradient.zero_()
-        session, lam = replay.field.session(), reverse.lam
+        session, lam = made.field.session(), reverse.lam
         carried = reverse.carried if with_carried else None
         asked = reverse.given[len(steps)] if with_given else None
         for i in reversed(range(len(steps))):
@@ -357,17 +373,18 @@ def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Any, *, pullable
 
     Recording takes about as long as three solves, which many kinds of problem are not worth.
     """
-    replay = KINDS.take(key)
-    n_expected = KINDS.seen(key)
+    replay = KINDS.take(key, field)
+    n_expected, graph_nbytes = KINDS.seen(key)
     if replay is not None or not n_expected or not KINDS.watch(key, field):
         return replay
     direction = 1.0 if problem.t1 > problem.t0 else -1.0
     try:
         with torch.inference_mode(False):
-            replay = Replay(over_own_memory(field), y0, problem, direction, pullable=pullable)
+            own = over_own_memory(field, graph_nbytes)
+            replay = Replay(own, y0, problem, direction, pullable=pullable)
             replay.n_expected = n_expected
             bundle = Bundle(replay, n_expected, opening=True)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a user's module does when it is copied or captured
         KINDS.refuse(key)
         # Modules of users may do what can't be captured; solves need less memory than recordings.
         expected = isinstance(field, AutogradField) or isinstance(error, torch.OutOfMemoryError)
@@ -379,7 +396,7 @@ def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Any, *, pullable
     return replay
 
 
-def over_own_memory(field: Any) -> Any:
+def over_own_memory(field: Any, graph_nbytes: int) -> Any:
     """The same field over other tensors for its parameters and inputs: the parameters' memory, and a copy of inputs.
 
     So nothing keeps the parameters themselves, nor autograd's notes on them.
@@ -390,10 +407,16 @@ def over_own_memory(field: Any) -> Any:
         same |= {id(p): _alias(p, wanted=p.requires_grad) for p in module.parameters()}
         own = tuple(same[id(p)] for p in field.parameters)
         # A copy, as others may evaluate the module itself at the same time.
-        return AutogradField(copy.deepcopy(module, same), own)
+        return AutogradField(copy.deepcopy(module, same), own, graph_nbytes=graph_nbytes)
     func = field.func.over([_alias(p) for p in field.parameters])
     inputs: list[Tensor] = getattr(func, "inputs", list)()
-    return type(field)(func.with_inputs(*(x.clone() for x in inputs)) if inputs else func)
+    own = type(field)(func)
+    return over_inputs(own, [x.clone() for x in inputs]) if inputs else own
+
+
+def over_inputs(field: Any, inputs: Sequence[Tensor]) -> Any:
+    """The same field over other inputs."""
+    return type(field)(field.func.with_inputs(*inputs))
 
 
 def _alias(parameter: Tensor, *, wanted: bool = True) -> Tensor:
@@ -418,59 +441,72 @@ class Kinds:
 
     def __init__(self) -> None:
         self.kept: OrderedDict[Hashable, list[Replay]] = OrderedDict()
-        # How many attempts the last solve took; 0 where it can't be recorded.
-        self.known: OrderedDict[Hashable, int] = OrderedDict()
-        self.watched: dict[int, set[Hashable]] = {}  # by where a field's first parameter is
+        # How many attempts the last solve took, 0 where it can't be recorded, and bytes of an evaluation's graph.
+        self.known: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
+        # Of each model, by what is watched of it: where its first parameter is, its kinds, and how many recordings
+        # of it have not served yet.
+        self.watched: dict[int, tuple[int, set[Hashable]]] = {}
+        self.idlers: dict[int, int] = {}
         self.lock = threading.RLock()
 
-    def seen(self, key: Hashable) -> int:
-        """How many attempts the last solve of this kind took; 0 where there was none, or it can't be recorded."""
+    def seen(self, key: Hashable) -> tuple[int, int]:
+        """How many attempts the last solve of a kind took, and bytes of an evaluation; 0 where there are none yet."""
         with self.lock:
-            return self.known.get(key, 0)
+            if key in self.known:
+                self.known.move_to_end(key)
+            return self.known.get(key, (0, 0))
 
-    def note(self, key: Hashable, n_attempts: int) -> None:
+    def note(self, key: Hashable, n_attempts: int, graph_nbytes: int) -> None:
         """Remember how many attempts a solve took that was not recorded."""
         with self.lock:
-            if self.known.get(key, 1):
-                self.known[key] = min(max(n_attempts, 1), FURTHEST)
+            if self.known.get(key, (1, 0))[0]:
+                self.known[key] = (min(max(n_attempts, 1), FURTHEST), graph_nbytes)
             while len(self.known) > MOST_SEEN:
                 self.known.popitem(last=False)
 
     def watch(self, key: Hashable, field: Any) -> bool:
-        """Forget a kind when its model is gone; False where too many have been recorded of one that is still there.
+        """Forget a kind when its model is gone; False where too many have been recorded of it in vain.
 
-        These may never have served again, because something in it is another in every solve.
+        These never served, because something in the model is another in every solve.
         """
-        if not field.parameters:
-            return True
-        first = field.parameters[0]
-        where = first.data_ptr()
+        thing, where = _watched(field)
         with self.lock:
-            if where not in self.watched:
-                self.watched[where] = set()
-                weakref.finalize(first, self.forget, where).atexit = False
-            keys = self.watched[where]
-            if key not in keys and len(keys) >= MOST_KINDS:
+            before, keys = self.watched.get(id(thing), (where, set()))
+            if before != where:  # its parameters have been replaced
+                self._drop(keys)
+                keys = set()
+            if id(thing) not in self.watched:
+                weakref.finalize(thing, self.forget, id(thing)).atexit = False
+            self.watched[id(thing)] = (where, keys)
+            if self.idlers.get(id(thing), 0) >= MOST_IDLERS:
                 return False
+            self.idlers[id(thing)] = self.idlers.get(id(thing), 0) + 1
             keys.add(key)
             return True
 
-    def take(self, key: Hashable) -> Replay | None:
+    def take(self, key: Hashable, field: Any) -> Replay | None:
         """Recordings of this kind that no solve is using."""
         with self.lock:
             idle = self.kept.get(key)
-            return idle.pop() if idle else None
+            replay = idle.pop() if idle else None
+            if replay is not None and not replay.has_served:
+                replay.has_served = True
+                thing, _ = _watched(field)
+                self.idlers[id(thing)] = max(self.idlers.get(id(thing), 0) - 1, 0)
+            return replay
 
     def give(self, key: Hashable, replay: Replay) -> None:
         """Let the solves to come have them."""
         with self.lock:
-            if key not in self.known:  # its parameters are gone
+            if not self.known.get(key, (0, 0))[0]:  # its parameters are gone, or there is no memory for it
                 return
             self.kept.setdefault(key, []).append(replay)
             self.kept.move_to_end(key)
             most = _most_bytes(replay.device)
             while len(self.kept) > 1 and (len(self.kept) > MOST_KINDS or self._nbytes() > most):
                 self.kept.popitem(last=False)
+            if self._nbytes() > most:
+                replay.trim()
 
     def _nbytes(self) -> int:
         return sum(replay.nbytes for idle in list(self.kept.values()) for replay in list(idle))
@@ -478,19 +514,32 @@ class Kinds:
     def refuse(self, key: Hashable) -> None:
         """Make no recordings of a kind."""
         with self.lock:
-            self.known[key] = 0
+            self.known[key] = (0, 0)
+            self.kept.pop(key, None)
 
-    def forget(self, where: int) -> None:
+    def forget(self, thing: int) -> None:
         """Let go of all kinds of a model that is gone."""
         with self.lock:
-            for key in self.watched.pop(where, ()):
-                self.kept.pop(key, None)
-                self.known.pop(key, None)
+            self.idlers.pop(thing, None)
+            self._drop(self.watched.pop(thing, (0, set()))[1])
+
+    def _drop(self, keys: set[Hashable]) -> None:
+        for key in keys:
+            self.kept.pop(key, None)
+            self.known.pop(key, None)
 
     def clear(self) -> None:
         """Forget all recordings."""
         with self.lock:
             self.kept.clear()
+            self.idlers.clear()
+
+
+def _watched(field: Any) -> tuple[Any, int]:
+    """What lives as long as a field's model, and where its memory is."""
+    if field.parameters:
+        return field.parameters[0], field.parameters[0].data_ptr()
+    return field.func, 0
 
 
 def _most_bytes(device: torch.device) -> float:

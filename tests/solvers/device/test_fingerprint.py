@@ -3,6 +3,8 @@
 import copy
 import functools
 import gc
+import os
+import types
 
 import pytest
 import torch
@@ -268,3 +270,50 @@ def test_modules_that_refer_to_each_other():
     field = Field()
     field.layer.owner = [field]
     assert fingerprint(field) == fingerprint(field)
+
+
+def test_what_is_read_of_a_python_module(monkeypatch):
+    settings = types.ModuleType("some_settings")
+    settings.SCALE = 2.0
+    monkeypatch.setitem(globals(), "settings", settings)
+
+    class Field(torch.nn.Module):
+        def forward(self, t, y):
+            return -settings.SCALE * y
+
+    before = fingerprint(Field())
+    field = Field()
+    before = fingerprint(field)
+    assert before is not None
+    settings.SCALE = 5.0
+    assert fingerprint(field) != before
+
+
+def test_what_special_methods_read(monkeypatch):
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+
+    class Times:
+        def __mul__(self, y):
+            return FACTOR * y  # noqa: F821
+
+    class Field(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.times = Times()
+
+        def forward(self, t, y):
+            return self.times * y
+
+    field = Field()
+    before = fingerprint(field)
+    assert before is not None
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert fingerprint(field) != before
+
+
+def test_the_environment_is_not_settled():
+    class Field(torch.nn.Module):
+        def forward(self, t, y):
+            return float(os.environ.get("RATE", "1")) * y
+
+    assert fingerprint(Field()) is None

@@ -112,3 +112,26 @@ def test_single_precision(agree, y0):
     start = y0.detach().float().requires_grad_()
     steps = {"rtol": 1.0, "atol": 1.0, "first_step": 0.1, "max_step": 0.1}
     agree(lambda: gradients(swinging, start, **steps), rtol=1e-5)
+
+
+def test_a_time_off_a_span_of_no_length_is_refused(ahead, field, y0):
+    times = TIMES.clone()
+    times[5, 1] = 2.4
+    with pytest.raises(ValueError, match="t_eval must lie inside t_span"):
+        solve_ivp(field, SPANS, y0, t_eval=times)
+
+
+def test_solves_over_other_spans_may_be_alive_at_once(agree, field, y0):
+    """As a latent ODE solves ahead and back before it asks for gradients."""
+
+    def compute():
+        results = []
+        for _ in range(3):
+            one = solve_ivp(field, SPANS, y0, t_eval=SPANS[:, 1:], rtol=1e-6, atol=1e-6).y
+            other = solve_ivp(field, 0.5 * SPANS, y0, t_eval=0.5 * SPANS[:, 1:], rtol=1e-6, atol=1e-6).y
+            parameters = list(field.parameters()) if isinstance(field, torch.nn.Module) else []
+            loss = one.square().sum() + other.sum()
+            results += [loss.detach(), *torch.autograd.grad(loss, [y0, *parameters])]
+        return results
+
+    agree(compute, rtol=1e-10)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from skode.dynamics import MLPField, flow_field
 from skode.dynamics.convolutional import ConvField
@@ -1047,3 +1048,77 @@ def test_no_two_solves_have_the_same_recordings(ahead, mlp, randn, monkeypatch):
     assert len(set(map(id, used))) == 4
     for y in found:
         torch.testing.assert_close(y, expected, rtol=1e-13, atol=1e-13)
+
+
+# What must not go by a recording
+
+
+class Frozen(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.nn.Parameter(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+        frozen = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+        self.frozen = torch.nn.Parameter(frozen, requires_grad=False)
+
+    def forward(self, t, y):
+        return torch.tanh(y @ self.weight) @ self.frozen
+
+
+def test_a_frozen_parameter_that_is_changed_before_the_gradient_is_asked_for(ahead, y0):
+    field = Frozen()
+    for _ in range(3):
+        end = solve_ivp(field, (0.0, 1.0), y0, t_eval=[1.0]).y.sum()
+        end.backward()
+    end = solve_ivp(field, (0.0, 1.0), y0, t_eval=[1.0]).y.sum()
+    with torch.no_grad():
+        field.frozen.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        end.backward()
+
+
+@pytest.mark.parametrize("globally", [False, True])
+def test_backward_hooks_are_called(agree, y0, globally):
+    def tenfold(module, grad_input, grad_output):
+        return tuple(None if x is None else 10.0 * x for x in grad_input)
+
+    def compute():
+        field, found, start = Frozen(), [], y0.clone().requires_grad_()
+        for i in range(5):
+            if i == 3:
+                register = torch.nn.modules.module.register_module_full_backward_hook if globally else None
+                handle = register(tenfold) if register else field.register_full_backward_hook(tenfold)
+            end = solve_ivp(field, (0.0, 1.0), start, t_eval=[1.0]).y.sum()
+            found += torch.autograd.grad(end, [start, field.weight])
+        handle.remove()
+        return found
+
+    agree(compute, rtol=1e-10)
+
+
+def test_checkpoints(agree, y0):
+    def compute():
+        field, found, start = Frozen(), [], y0.clone().requires_grad_()
+        for _ in range(3):
+            end = checkpoint(
+                lambda y: solve_ivp(field, (0.0, 1.0), y, t_eval=[1.0]).y.sum(), start, use_reentrant=False
+            )
+            found += torch.autograd.grad(end, [start, field.weight])
+        return found
+
+    agree(compute, rtol=1e-10)
+
+
+def test_a_module_that_cannot_be_copied(agree, y0):
+    class Single:
+        def __deepcopy__(self, memo):
+            raise TypeError("there is one of me")
+
+    def compute():
+        field, found = Frozen(), []
+        field.single = Single()
+        for _ in range(3):
+            found.append(solve_ivp(field, (0.0, 1.0), y0, t_eval=[1.0]).y)
+        return found
+
+    agree(compute, rtol=1e-10, n_replayed=0)
