@@ -174,7 +174,8 @@ class ReverseSweep:
         steps, replay, statistics = self.path.steps, self.problem.replay, self.problem.statistics
         tape: Any = steps[n].taken.tape
         lease, last = tape.lease, n
-        while given is None and n > 0 and not steps[n - 1].readings and _is_of(steps[n - 1], lease):
+        together = given is None and lease.bundle.pulls_together
+        while together and n > 0 and not steps[n - 1].readings and _is_before(steps[n - 1], steps[n]):
             n -= 1
         if read is not None:
             given = read[n : last + 1]
@@ -301,6 +302,12 @@ def _versions(problem: Problem) -> list[tuple[Tensor, int]]:
     return [(tensor, tensor._version) for tensor in held_tensors(problem.field.func) if not tensor.requires_grad]
 
 
-def _is_of(step: RecordedStep, lease: Any) -> bool:
-    """Whether a step was recorded together with others."""
-    return isinstance(step.taken.tape, ReplayedTape) and step.taken.tape.lease is lease
+def _is_before(step: RecordedStep, later: RecordedStep) -> bool:
+    """Whether two steps were recorded together, the one right after the other."""
+    tape, next_tape = step.taken.tape, later.taken.tape
+    return (
+        isinstance(tape, ReplayedTape)
+        and isinstance(next_tape, ReplayedTape)
+        and tape.lease is next_tape.lease
+        and tape.index == next_tape.index - 1
+    )

@@ -34,6 +34,9 @@ MOST_KINDS, MOST_SEEN = 64, 1024
 #: Recordings of one model that have not served yet, from which on no more are made of it.
 MOST_IDLERS = 32
 
+#: Recordings of ways back through a bundle, from which on they are made for single steps only.
+MOST_WAYS_BACK = 32
+
 #: Share of a device's memory that recordings may take.
 MOST_MEMORY = 1 / 8
 
@@ -163,6 +166,11 @@ class Bundle:
         self.pulled: dict[Hashable, Recording] = {}
         with torch.inference_mode(False), torch.no_grad():
             self.forward = Recording(lambda: self._ahead(replay), replay.device, self.pool)
+
+    @property
+    def pulls_together(self) -> bool:
+        """Whether steps in a row are pulled back by one recording: while these are few, as rejections part them."""
+        return len(self.pulled) < MOST_WAYS_BACK
 
     @property
     def made(self) -> Made:

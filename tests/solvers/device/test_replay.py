@@ -21,6 +21,7 @@ from skode.solvers import (
     ButcherTableau,
     MaxStepsError,
     NonFiniteDerivativeError,
+    devices,
     free_idle_memory,
     solve_ivp,
 )
@@ -1122,3 +1123,25 @@ def test_a_module_that_cannot_be_copied(agree, y0):
         return found
 
     agree(compute, rtol=1e-10, n_replayed=0)
+
+
+def test_ways_back_are_few_however_steps_are_rejected(ahead, monkeypatch):
+    """A recording is not made for each of the ways in which attempts may be good or not."""
+    monkeypatch.setattr(replay, "MOST_WAYS_BACK", 3)
+    generator = torch.Generator().manual_seed(0)
+    field = MLPField(2, (16,), "tanh", False, generator=generator).double()
+    with torch.no_grad():
+        field.layers[0].weight.mul_(4.0)
+    found = []
+    for _ in range(30):
+        start = torch.randn(3, 2, generator=generator, dtype=torch.float64).requires_grad_()
+        settings = {"t_eval": [3.0], "rtol": 1e-5, "atol": 1e-5, "first_step": 1.0}
+        end = solve_ivp(field, (0.0, 3.0), start, **settings).y.square().sum()
+        found.append((start, torch.autograd.grad(end, start)[0], settings))
+    bundles = [b for (kept,) in KINDS.kept.values() for idle in kept.idle.values() for b in idle]
+    assert max(len(bundle.pulled) for bundle in bundles) > 3
+    assert all(len(steps) == 1 for bundle in bundles for steps, *_ in list(bundle.pulled)[3:])
+    devices.ASYNCHRONOUS.discard("cpu")
+    for start, gradient, settings in found:
+        end = solve_ivp(field, (0.0, 3.0), start, **settings).y.square().sum()
+        torch.testing.assert_close(torch.autograd.grad(end, start)[0], gradient, rtol=1e-9, atol=1e-9)
