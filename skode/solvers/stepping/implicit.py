@@ -304,7 +304,9 @@ class ImplicitStepper(ExplicitStepper):
         residual = torch.stack([self.remade[i] - step.stages[i] for i in group]).view(m, *self.shape) * step.h
         vector = residual.reshape(m, n, -1).transpose(0, 1).reshape(n, -1, 1)
         left = torch.linalg.solve(matrix, vector).abs().amax()
-        size = step.y.abs().max()
+        # Rounding is relative to the state and to what the step adds to it: a state of 0 is no exact one.
+        added = step.stages.view(-1, *self.shape) * step.h
+        size = torch.maximum(step.y.abs().max(), added.abs().max())
         allowed = torch.finfo(size.dtype).eps ** 0.5 * size
         if self.tableau.adaptive:
             allowed = allowed + self.tolerances.atol + self.tolerances.rtol * size

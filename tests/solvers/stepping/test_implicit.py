@@ -237,3 +237,38 @@ def test_a_stiff_problem_takes_few_steps():
     assert found.n_accepted + found.n_rejected < 150
     # The end at t = 40 that LSODE's documentation gives (A. C. Hindmarsh).
     np.testing.assert_allclose(found.y[0], [7.158e-01, 9.185e-06, 2.842e-01], rtol=2e-4)
+
+
+FIXED_IMPLICIT = [
+    *("implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "radauIIA5", "gl4", "gl6", "sdirk2", "trbdf2")
+]
+
+
+@pytest.mark.parametrize("method", FIXED_IMPLICIT)
+@pytest.mark.parametrize(("size", "dtype"), [(0.0, torch.float64), (1e-12, torch.float64), (1e-8, torch.float32)])
+def test_states_as_small_as_may_be_have_gradients(method, size, dtype):
+    """What the stages leave of their equations is rounding relative to the step too, not to the state alone."""
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(3, 3, generator=generator).to(dtype).requires_grad_()
+        y0 = (size * torch.randn(4, 3, generator=generator).to(dtype)).requires_grad_()
+
+        def gradients(adjoint, weight=weight, y0=y0):
+            how = {"method": method, "step_size": 0.1, "adjoint": adjoint}
+            end = solve_ivp(lambda t, y: torch.tanh(y @ weight + 1.0), (0, 1), y0, t_eval=[1.0], **how).y
+            return torch.autograd.grad(end.sum(), [weight, y0])
+
+        tolerance = 1e-3 if dtype == torch.float32 else 1e-7
+        for found, expected in zip(gradients("discrete"), gradients("backprop"), strict=True):
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", FIXED_IMPLICIT)
+def test_a_field_that_changes_between_solve_and_gradient_is_refused_at_any_state(method):
+    factor = [1.0]
+    y0 = torch.zeros(4, 3, dtype=torch.float64, requires_grad=True)
+    how = {"method": method, "step_size": 0.1, "t_eval": [1.0]}
+    end = solve_ivp(lambda t, y: factor[0] * torch.tanh(y + 1.0), (0, 1), y0, **how).y
+    factor[0] = 1.01
+    with pytest.raises(RuntimeError, match="gave other values when it was evaluated again"):
+        end.sum().backward()
