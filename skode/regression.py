@@ -304,8 +304,12 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         return targets.reshape(len(targets), -1)
 
     def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
-        if first:
-            self.target_scaler_ = fitted_scaler(targets, weights, what="y")
+        if not first:
+            return
+        self.target_scaler_ = scaler = fitted_scaler(targets, weights, what="y")
+        # A target of one value has no spread to be measured by; if it is small, its size tells what is near to it.
+        constant = ~np.isclose(scaler.scale_, np.sqrt(scaler.var_), rtol=1e-3, atol=0.0) & (scaler.mean_ != 0.0)
+        scaler.scale_ = np.where(constant, np.minimum(np.abs(scaler.mean_), 1.0), scaler.scale_)
 
     def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
         return to_tensor(standardised(self.target_scaler_, targets), like.dtype, like.device)

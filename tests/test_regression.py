@@ -527,3 +527,14 @@ def test_where_nothing_can_be_set_aside_it_is_said_what_to_do(data):
     X, y = data
     with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 5 samples.* Set early_stopping=False"):
         ODENetRegressor(**TINY, early_stopping=True).fit(X[:5], y[:5])
+
+
+@pytest.mark.parametrize("value", [1e-6, -3e-4, 1e-30, 5.0, -1e8])
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_a_target_of_one_value_is_predicted_whatever_its_size(value, n_outputs):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    y = np.full((60, n_outputs), value)
+    y[:, 1:] = X[:, 1:2]
+    model = ODENetRegressor(max_iter=20, random_state=0).fit(X, y if n_outputs > 1 else y[:, 0])
+    predicted = model.predict(X).reshape(60, -1)
+    np.testing.assert_allclose(predicted[:, 0], value, rtol=0.2)

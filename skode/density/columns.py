@@ -6,12 +6,15 @@ import numpy as np
 
 from skode.training import fitted_scaler, warn_caller
 
+#: Share of the variance below which a direction has none: rounding of single precision, squared, is 1e-14.
+NO_VARIANCE = 1e-12
+
 #: A column one value of which more samples share than this looks discrete, if there are this many of them.
 LARGEST_ATOM, LEAST_ATOM = 0.2, 20
 
 
 def refuse_columns_without_density(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None:
-    """Refuse columns of one value, and warn of those that look discrete.
+    """Refuse columns of one value, and warn of those that look discrete or follow from each other.
 
     Parameters
     ----------
@@ -30,7 +33,7 @@ def refuse_columns_without_density(X: np.ndarray, weights: np.ndarray, names: np
     Warns
     -----
     UserWarning
-        Where a column looks discrete.
+        Where a column looks discrete, or columns are linearly dependent.
     """
     # Where a column's spread drowns in rounding, the scaler leaves it unscaled and its density would be wrong.
     scaler = fitted_scaler(X, weights)
@@ -50,6 +53,30 @@ def refuse_columns_without_density(X: np.ndarray, weights: np.ndarray, names: np
             "noise as wide as their values lie apart.",
             UserWarning,
         )
+
+    dependent, n_too_many = _dependent(X, weights)
+    if n_too_many:
+        warn_caller(
+            f"Columns {names[dependent].tolist()} are linearly dependent: they lie in {n_too_many} dimension(s) fewer, "
+            f"where the density is unbounded, so that likelihoods mean little. Drop {n_too_many} of them.",
+            UserWarning,
+        )
+
+
+def _dependent(X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+    """Columns that follow from each other, and how many of them are too many.
+
+    These are the directions without variance, the null space of the correlation matrix. As many samples as columns, or
+    fewer, always have some, which says nothing.
+    """
+    if len(X) <= X.shape[1] + 1:
+        return np.empty(0, dtype=np.int64), 0
+    z = X.astype(np.float64)
+    z = z - np.average(z, axis=0, weights=weights)
+    z = z / np.sqrt(np.average(z**2, axis=0, weights=weights))
+    variances, directions = np.linalg.eigh((z * weights[:, None]).T @ z / weights.sum())
+    null = directions[:, variances <= NO_VARIANCE * X.shape[1]]
+    return np.flatnonzero(np.linalg.norm(null, axis=1) > 1e-3), null.shape[1]
 
 
 def _largest_atom(column: np.ndarray, weights: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -852,3 +853,35 @@ def test_a_warm_start_refuses_other_columns_and_keeps_working(moons):
         flow.fit(np.column_stack([X, X[:, 0]]))
     flow.fit(X.astype(np.float32))
     assert flow.score_samples(X).shape == (len(X),)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_linearly_dependent_columns_are_warned_of_by_name(dtype, scale):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(200, 3)), columns=["a", "b", "other"]).astype(dtype)
+    frame["sum"] = scale * (frame["a"] + 2.0 * frame["b"])
+    with pytest.warns(
+        UserWarning, match=r"Columns \['a', 'b', 'sum'\] are linearly dependent.*Drop 1 of them"
+    ) as warned:
+        CNFDensityEstimator((4,), max_iter=1, random_state=0).fit(frame)
+    assert warned[0].filename == __file__
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-2])
+def test_columns_that_nearly_follow_from_each_other_are_not(share):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    X[:, 2] = X[:, 0] - X[:, 1] + share * rng.normal(size=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        CNFDensityEstimator((4,), max_iter=1, random_state=0).fit(X)
+
+
+def test_fewer_samples_than_columns_are_not_said_to_be_dependent():
+    X = np.random.default_rng(0).normal(size=(5, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        CNFDensityEstimator((4,), max_iter=1, early_stopping=False, random_state=0).fit(X)
