@@ -12,8 +12,8 @@ from skode.dynamics.mlp import MLPField
 
 
 def has_analytic_divergence(field: object) -> bool:
-    """Whether :func:`analytic_divergence` knows the field: an :class:`MLPField` with one or two hidden layers."""
-    return type(field) is MLPField and len(field.hidden_layer_sizes) in (1, 2)
+    """Whether :func:`analytic_divergence` knows the field: an :class:`MLPField` with one or two plain hidden layers."""
+    return type(field) is MLPField and len(field.hidden_layer_sizes) in (1, 2) and field.offers_pullback()
 
 
 def field_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape
 from skode.dynamics.products import as_right_factor, outer
 from skode.dynamics.sizes import checked_size, checked_sizes
+from skode.solvers.vector_field import is_hooked
 
 
 def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
@@ -108,7 +109,24 @@ class MLPField(nn.Module):
         Tensor of shape (n, n_features)
             Their rates of change.
         """
-        return self.bind()(t, z)
+        return self.bind()(t, z) if self.offers_pullback() else self._by_layers(t, z)
+
+    def offers_pullback(self) -> bool:
+        """Whether the layers are torch's own, of which the weights say all; adapted or quantised ones are called."""
+        return all(
+            type(layer) is nn.Linear and "forward" not in vars(layer) and not is_hooked(layer) for layer in self.layers
+        )
+
+    def _by_layers(self, t: float | Tensor, z: Tensor) -> Tensor:
+        """The value where each layer is to be called."""
+        if self.time_dependent:
+            time = torch.as_tensor(t, dtype=z.dtype, device=z.device).reshape(-1, 1).expand(len(z), 1)
+            z = torch.cat([z, time], dim=1)
+        first, *rest = self.layers
+        x = first(z)
+        for layer in rest:
+            x = layer(self.h.value(x))
+        return x
 
     @property
     def h(self) -> Activation:

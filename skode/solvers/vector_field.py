@@ -405,7 +405,7 @@ def has_own_pullback(func: Any) -> bool:
     """Whether ``func`` offers a pullback that belongs to the ``forward`` it would be called with.
 
     A subclass that overrides ``forward`` but inherits the pullback, a forward hook or a parametrized weight would
-    make the two disagree; such fields take the autograd path.
+    make the two disagree; such fields take the autograd path, and those whose method ``offers_pullback`` says so.
     """
     # isinstance(func, OffersPullback), which takes ten times as long
     if not all(hasattr(func, name) for name in ("linearize", "pullback", "parameter_gradients", "parameters")):
@@ -413,7 +413,10 @@ def has_own_pullback(func: Any) -> bool:
     if not isinstance(func, nn.Module):
         return True
     kind: Any = type(func)
-    return _pulls_back_its_forward(kind) and "forward" not in vars(func) and not is_hooked(func)
+    if not _pulls_back_its_forward(kind) or "forward" in vars(func) or is_hooked(func):
+        return False
+    offers = getattr(func, "offers_pullback", None)
+    return offers is None or offers()
 
 
 def is_hooked(module: nn.Module) -> bool:
