@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from skode.dynamics.convolutional import ConvODENet
 from skode.dynamics.fields import FIELDS
 from skode.dynamics.odenet import ODENet
-from skode.solvers import ButcherTableau, Solution, Statistics, get_method
+from skode.solvers import ButcherTableau, Solution, SolverError, Statistics, get_method
+from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.training import (
     AUTO_BATCH_SIZE,
@@ -45,8 +47,13 @@ from skode.training import (
 )
 from skode.training.settings import Choices
 
+Answer = TypeVar("Answer")
+
 #: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
 CLIP = 3.0
+
+#: Numbers of the widest layer that are computed at once in answers: more take as long, and more memory.
+BLOCK, BLOCK_ON_GPU = 2**19, 2**24
 
 #: What to do where no samples can be set aside.
 INSTEAD = "Set early_stopping=False, or raise validation_fraction."
@@ -192,8 +199,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
             def validate() -> float:
                 self.module_.eval()
-                with torch.no_grad():
-                    score = self._score(self._outputs(x)[0], y_held_out, w)
+                score = self._score(torch.cat([outputs for outputs, _ in self._each(x, self._outputs)]), y_held_out, w)
                 self.module_.train()
                 return score
 
@@ -373,9 +379,34 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _answers(self, X: Any) -> tuple[Tensor, np.ndarray]:
         """The network's outputs for X, and the evaluations of the vector field that each sample took."""
-        with torch.no_grad():
-            outputs, solutions = self._outputs(self._checked(X))
-        return outputs, np.sum([evaluations(solution, len(outputs)) for solution in solutions], axis=0)
+        outputs, counts = [], []
+        for part, solutions in self._each(self._checked(X), self._outputs):
+            outputs.append(part)
+            counts.append(np.sum([evaluations(solution, len(part)) for solution in solutions], axis=0))
+        return torch.cat(outputs), np.concatenate(counts)
+
+    def _each(self, x: Tensor, function: Callable[[Tensor], Answer]) -> Iterator[Answer]:
+        """What a function makes of samples, some of them at a time, which bounds its memory.
+
+        Every sample takes its own steps, so that it does not matter which ones come together.
+        """
+        most = BLOCK_ON_GPU if is_asynchronous(x.device) else BLOCK
+        n = max(most // max(self.module_.width, *self._hidden_layers(), 1), 1)
+        for first in range(0, len(x), n):
+            try:
+                with torch.no_grad():
+                    answer = function(x[first : first + n])
+            except SolverError as error:
+                if error.sample is None:
+                    raise
+                raise type(error)(
+                    error.reason,
+                    time=error.time,
+                    step_size=error.step_size,
+                    advice=error.advice,
+                    sample=first + error.sample,
+                ) from None
+            yield answer
 
     def transform(self, X: Any) -> np.ndarray:
         """The state at the end of the ODE (of images, normalised and rectified), which outputs are affine functions of.
@@ -390,9 +421,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         ndarray of shape (n_samples, n_states)
             The states.
         """
-        x = self._checked(X)
-        with torch.no_grad():
+
+        def features(x: Tensor) -> np.ndarray:
             return to_numpy(self.module_.features(self.module_.solutions(x, self._solve)[-1].y[-1]))
+
+        return np.concatenate(list(self._each(self._checked(X), features)))
 
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The hidden state along depth, of the last ODE where there are several.
@@ -414,11 +447,12 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         ValueError
             Where ``t`` is not as described.
         """
-        x = self._checked(X)
-        times = checked_times(t)
-        with torch.no_grad():
-            states = self.module_.solutions(x, self._solve, times.tolist())[-1].y
-        return to_numpy(states.transpose(0, 1))
+        x, times = self._checked(X), checked_times(t).tolist()
+
+        def states(x: Tensor) -> np.ndarray:
+            return to_numpy(self.module_.solutions(x, self._solve, times)[-1].y.transpose(0, 1))
+
+        return np.concatenate(list(self._each(x, states)))
 
     @property
     def _n_features_out(self) -> int:

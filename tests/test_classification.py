@@ -1,5 +1,6 @@
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from skode import ODENetClassifier
+from skode import ODENetClassifier, supervised
 from skode.dynamics import ConvField
 from skode.dynamics.fields import FIELDS
 from skode.dynamics.products import onednn_is_faster
@@ -798,3 +799,44 @@ def test_text_among_the_features_is_named(small):
     frame = pd.DataFrame(X).assign(colour="red").rename(columns=str)
     with pytest.raises(ValueError, match=r"X has columns that hold no numbers: {'colour': '.*ODENetClassifier"):
         ODENetClassifier(**TINY).fit(frame, y)
+
+
+# Answers are given in blocks
+
+
+@pytest.mark.parametrize("image_shape", [None, (1, 8, 8)])
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+def test_answers_do_not_depend_on_the_blocks_that_they_are_given_in(monkeypatch, image_shape, method):
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:130], y[:130]
+    images = {} if image_shape is None else {"image_shape": image_shape, "state_size": 4}
+    clf = ODENetClassifier((16,), method=method, max_iter=2, early_stopping=True, random_state=0, **images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clf.fit(X, y)
+
+    def answers():
+        proba, (labels, nfe) = clf.predict_proba(X), clf.predict(X, return_nfe=True)
+        return [proba, labels, nfe, clf.transform(X), clf.trajectory(X, [0.0, 0.5, 1.0]), np.array(clf.score(X, y))]
+
+    expected = answers()
+    monkeypatch.setattr(supervised, "BLOCK", 16 * 7 if image_shape is None else 4 * 64 * 7)
+    for found, right in zip(answers(), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-6)
+
+
+def test_an_error_names_the_sample_among_all(monkeypatch):
+    class Explodes(torch.nn.Module):
+        def forward(self, t, z):
+            return torch.where(z[:, :1] > 2.5, torch.inf, 0.0) * z.abs() + 0.0 * z if not self.training else -z
+
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    X[:, 0].clip(-1.0, 1.0, out=X[:, 0])
+    clf = ODENetClassifier(state_size=None, field=Explodes(), max_iter=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clf.fit(X, (X[:, 1] > 0).astype(int))
+    X[41, 0] = 100.0
+    monkeypatch.setattr(supervised, "BLOCK", 64 * 10)
+    with pytest.raises(SolverError, match="sample 41"):
+        clf.predict(X)

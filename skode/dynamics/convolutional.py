@@ -171,6 +171,8 @@ class ConvODENet(nn.Module):
     ----------
     size : int
         Numbers in the last ODE's state.
+    width : int
+        Numbers of a sample where they are most, about: as many channels as states have, of the size of images.
     autocast : bool
         Whether all but the solver, the normalisation at the end and the head is computed under autocast to bfloat16;
         see :meth:`set_autocast`.
@@ -215,6 +217,7 @@ class ConvODENet(nn.Module):
                 architecture = (n_state, hidden_layer_sizes, time_dependent, evolving_weights)
                 self.fields.append(ConvField(*architecture, n_pixels=math.prod(sides), generator=generator))
         self.size = n_state * math.prod(sides)
+        self.width = max(n_state * math.prod(self.image_shape[1:]), math.prod(self.image_shape))
         if self.size < SMALLEST_GROUP:
             raise ValueError(
                 f"image_shape={self.image_shape}, n_blocks={n_blocks} and state_size={n_channels} leave a last state "

@@ -40,6 +40,8 @@ class ODENet(nn.Module):
     ----------
     size : int
         Size of the ODE's state.
+    width : int
+        Numbers of a sample in the widest place outside of the field.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ODENet(nn.Module):
         self.embedding = affine(n_features, state_size, generator) if state_size is not None else nn.Identity()
         self.augment_dim = augment_dim
         self.size = (n_features if state_size is None else state_size) + augment_dim
+        self.width = max(self.size, n_features)
         if isinstance(field, str):
             widths, activation = field_options["hidden_layer_sizes"], field_options["activation"]
             field = FIELDS[field](self.size, widths, activation, generator=generator)
