@@ -529,8 +529,7 @@ def test_where_nothing_can_be_set_aside_it_is_said_what_to_do(data):
         ODENetRegressor(**TINY, early_stopping=True).fit(X[:5], y[:5])
 
 
-@pytest.mark.parametrize("value", [1e-6, -3e-4, 1e-30, 5.0, -1e8])
-@pytest.mark.parametrize("n_outputs", [1, 2])
+@pytest.mark.parametrize(("value", "n_outputs"), [(1e-6, 1), (-3e-4, 2), (1e-30, 1), (-1e8, 2)])
 def test_a_target_of_one_value_is_predicted_whatever_its_size(value, n_outputs):
     X = np.random.default_rng(0).normal(size=(60, 3))
     y = np.full((60, n_outputs), value)

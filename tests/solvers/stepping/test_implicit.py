@@ -248,7 +248,7 @@ FIXED_IMPLICIT = [
 @pytest.mark.parametrize(("size", "dtype"), [(0.0, torch.float64), (1e-12, torch.float64), (1e-8, torch.float32)])
 def test_states_as_small_as_may_be_have_gradients(method, size, dtype):
     """What the stages leave of their equations is rounding relative to the step too, not to the state alone."""
-    for seed in range(6):
+    for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         weight = torch.randn(3, 3, generator=generator).to(dtype).requires_grad_()
         y0 = (size * torch.randn(4, 3, generator=generator).to(dtype)).requires_grad_()
