@@ -386,7 +386,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return torch.cat(outputs), np.concatenate(counts)
 
     def _each(self, x: Tensor, function: Callable[[Tensor], Answer]) -> Iterator[Answer]:
-        """What a function makes of samples, some of them at a time, which bounds its memory.
+        """Apply a function to samples in blocks, which bounds its memory.
 
         Every sample takes its own steps, so that it does not matter which ones come together.
         """

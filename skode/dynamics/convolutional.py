@@ -260,7 +260,7 @@ class ConvODENet(nn.Module):
         return found
 
     def _convolved(self, layers: nn.Module, z: Tensor) -> Tensor:
-        """What layers make of an image, in its dtype whatever they are computed in."""
+        """Apply layers to an image and return it in its own dtype, whatever they compute in."""
         with in_bfloat16(z.device, wanted=self.autocast):
             return layers(z).to(z.dtype)
 

@@ -218,7 +218,7 @@ class BoundMLP:
         return FoldedMLP(self)
 
     def replay_key(self) -> Hashable:
-        """What recordings of evaluations depend on: where the parameters are, and what is made of them."""
+        """Key of recordings of evaluations: addresses and types of the parameters, and the form of the field."""
         where = tuple((p.data_ptr(), p.shape, p.dtype) for p in self.owned)
         return ("mlp", where, id(self.h), self.time_dependent)
 

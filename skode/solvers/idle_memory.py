@@ -38,7 +38,7 @@ class IdleMemory:
     def take(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """An idle object with this key, or a new one. Objects have a method ``nbytes()``."""
         with self.lock:
-            # What a recording uses is its own.
+            # A capture takes a new object: its graph keeps the addresses.
             idle = None if capturing() else self.idle.get(key)
             if idle:
                 taken = idle.pop()

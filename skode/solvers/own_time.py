@@ -122,7 +122,7 @@ class OwnTimeField:
         return kind(bound, self.start, self.length, owner=bound if hasattr(bound, "parameters") else self)
 
     def replay_key(self) -> Hashable | None:
-        """What recordings depend on, besides :meth:`inputs`."""
+        """Key of recordings, besides :meth:`inputs`."""
         inner = getattr(self.func, "replay_key", None)
         key = None if inner is None else inner()
         return None if key is None else ("own time", key)
@@ -133,7 +133,7 @@ class OwnTimeField:
         return type(self)(func.over(parameters), self.start, self.length)
 
     def inputs(self) -> list[Tensor]:
-        """What is another in each solve."""
+        """Tensors that differ from solve to solve."""
         return [self.start, self.length]
 
     def with_inputs(self, start: Tensor, length: Tensor) -> OwnTimeField:

@@ -1,4 +1,4 @@
-"""What a module's evaluations depend on, as far as Python shows it: until it changes, a recording of them serves.
+"""State that a module's evaluations depend on, as far as Python shows it: a recording holds until it changes.
 
 A recording does again what a module did when it was recorded. So it may only be used while everything that the module
 reads is what it was: tensors are read anew from where they are in memory, all else must be equal.
@@ -100,7 +100,7 @@ def _of_tensor(tensor: Tensor, own: set[int]) -> Hashable:
 
 
 def _inside(thing: Any) -> Iterator[Any]:
-    """What is read where a thing is used."""
+    """Parts of an object that its use may read."""
     if isinstance(thing, nn.Module):
         yield type(thing)
         for name, value in vars(thing).items():

@@ -77,7 +77,7 @@ def with_replay(problem: Any, field: Any, field_key: Hashable, y0: Tensor, *, pu
 
 
 class AheadStepper(ExplicitStepper):
-    """What the forward solve asks of a stepper, where attempts have memory of their own."""
+    """Stepper interface of the forward solve, for attempts with memory of their own."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)

@@ -157,7 +157,7 @@ class OwnReading:
 
     def pull(self, grad_outputs: Tensor) -> Tensor:
         """Cotangents of each step's state and stages, of shape (n_steps, s + 1, size); the state's come last."""
-        asked = grad_outputs.reshape(len(self.places), 1, -1) * self.weights
-        total = asked.new_zeros((self.n_steps * self.n, *asked.shape[1:])).index_add_(0, self.places, asked)
-        total = total.view(self.n_steps, self.n, *asked.shape[1:]).transpose(1, 2).flatten(2)
+        weighted = grad_outputs.reshape(len(self.places), 1, -1) * self.weights
+        total = weighted.new_zeros((self.n_steps * self.n, *weighted.shape[1:])).index_add_(0, self.places, weighted)
+        total = total.view(self.n_steps, self.n, *weighted.shape[1:]).transpose(1, 2).flatten(2)
         return torch.cat([total[:, 1:], total[:, :1]], dim=1)

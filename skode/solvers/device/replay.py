@@ -249,12 +249,12 @@ class Bundle:
             reverse.gradient.zero_()
         session, lam = made.field.session(), reverse.lam
         carried = reverse.carried if with_carried else None
-        asked = reverse.given[len(steps)] if with_given else None
+        from_outputs = reverse.given[len(steps)] if with_given else None
         for i in reversed(range(len(steps))):
-            given = None if asked is None else asked[i, :-1]
+            given = None if from_outputs is None else from_outputs[i, :-1]
             lam, carried = replay.attempts.pull(made.attempted[steps[i]], session, lam, carried, given)
-            if asked is not None:
-                lam = lam + asked[i, -1].view(lam.shape)
+            if from_outputs is not None:
+                lam = lam + from_outputs[i, -1].view(lam.shape)
         if opening:
             assert carried is not None
             out = torch.empty_like(lam)
@@ -359,7 +359,7 @@ class ReplayedTape:
 
 
 def replay_key(field: Any, field_key: Hashable, y0: Tensor, problem: Any, *, pullable: bool) -> Hashable | None:
-    """What a solve has in common with those that its recordings serve; None where it can't be recorded."""
+    """Key shared by the solves that a recording serves; None where a solve can't be recorded."""
     if any(p.device != y0.device or p.dtype != y0.dtype or p.is_inference() for p in field.parameters):
         return None
     if torch.is_autocast_enabled(y0.device.type):
@@ -544,7 +544,7 @@ class Kinds:
 
 
 def _watched(field: Any) -> tuple[Any, int]:
-    """What lives as long as a field's model, and where its memory is."""
+    """Object whose lifetime bounds a field's recordings, and the address of its memory."""
     if field.parameters:
         return field.parameters[0], field.parameters[0].data_ptr()
     return field.func, 0
