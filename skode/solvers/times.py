@@ -1,125 +1,181 @@
-"""Derivatives with respect to times: how outputs and steps move when the user's times do.
+r"""Derivatives with respect to times: a solution moves along its field when the ends of the solve move.
 
-The user's times reach the engine as one tensor ``[t0, t1, *output_times]``. Step boundaries are functions of it: they
-stretch with the time span, ``t_n = t0 + s_n (t1 - t0)`` with constant ``s_n``, or, where a fixed-step method steps
-from output time to output time, are the output times. Under this rule the computed solution has an exact derivative
-with respect to every time, which autograd through the solver and the reverse sweep both find.
+The state at an output time follows ``dy(t)/dt = f(t, y(t))``. The initial time moves it as if the initial state were
+moved against the field, ``dy(t)/dt0 = -(dy(t)/dy0) f(t0, y0)`` (Hairer, Norsett, Wanner, Solving Ordinary Differential
+Equations I, section I.14), and a time tau at which the field jumps from ``f-`` to ``f+`` moves it by
+``(dy(t)/dy(tau)) (f- - f+)``. None of this depends on how the solve was done, nor on what lies between. So a solve takes
+all times as constants: initial states are moved before it, states at jumps on the way, and outputs after it.
+
+How a state is moved depends on whether derivatives of higher order are wanted. With ``adjoint="backprop"`` it is a step
+of size zero of a Runge-Kutta method of order 4, recorded by autograd, which has the solution's first four derivatives.
+With the other adjoints it costs one evaluation in the backward pass, and has the first derivative only.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.integrate import Path, Problem, index
-from skode.solvers.march import Clock
+from skode.solvers.first_order import first_order
+from skode.solvers.vector_field import column, time_tensor
+
+# The field at times of shape (m,), or of none, and as many states.
+Rates = Callable[[Tensor, Tensor], Tensor]
 
 
-class TimeGradients:
-    """Gathers the times' gradients during a reverse sweep.
+def moved_start(func: Any, y0: Tensor, t0: Tensor, adjoint: str) -> Tensor:
+    r"""The initial state, as what it becomes at a fixed time near ``t0`` when ``t0`` moves.
 
     Parameters
     ----------
-    problem : Problem
-        What was solved.
-    path : Path
-        Its solution, recorded with its stages.
+    func : callable
+        The vector field.
+    y0 : Tensor of shape (\*state)
+        The state at ``t0``.
+    t0 : Tensor of shape () or (batch,), float64
+        The initial time, or that of each sample.
+    adjoint : str
+        How the solve is differentiated.
     """
-
-    def __init__(self, problem: Problem, path: Path) -> None:
-        self.problem = problem
-        self.path = path
-        self.nodes = np.zeros(len(path.steps) + 1)
-        self.outputs = np.zeros(len(path.times))
-
-    def add_step(self, n: int, grad_t: float, grad_h: float) -> None:
-        """Cotangents of step n's start and size: ``h = t_{n+1} - t_n``."""
-        self.nodes[n] += grad_t - grad_h
-        self.nodes[n + 1] += grad_h
-
-    def add_outputs(self, grad_outputs: Tensor) -> None:
-        """Outputs move along the solution, ``dy/dt = sum_i b_i'(theta) k_i``, when their own times do."""
-        if self.problem.times is None or self.problem.grid_is_times:
-            return
-        per_sample = self.problem.control.per_sample
-        if per_sample:  # their first steps may be taken in different rounds
-            self._add_start(grad_outputs)
-        for n, step in enumerate(self.path.steps):
-            # Those at the initial time lie at the start of the first step.
-            tableau, stages = step.taken.tableau, step.taken.stages
-            n_rows = len(step.taken.y) if step.taken.y.ndim else 1
-            for reading in [*(self.path.start if n == 0 and not per_sample else []), *step.readings]:
-                theta = reading.theta
-                moved = self._along(grad_outputs, reading, stages, tableau.interpolation_weight_slopes(theta), n_rows)
-                self.outputs[reading.positions] += moved
-                if per_sample:
-                    continue
-                if reading.at_end:
-                    self.nodes[n + 1] -= moved.sum()
-                    continue
-                scaled = self._along(grad_outputs, reading, stages, tableau.interpolation_weights(theta), n_rows)
-                self.add_step(n, -moved.sum(), float((scaled - theta * moved).sum()))
-
-    def _add_start(self, grad_outputs: Tensor) -> None:
-        """The same for outputs of single samples at their initial times, where the slope is that of the field."""
-        for reading in self.path.start:
-            assert reading.rows is not None
-            given = grad_outputs[index(reading.positions, grad_outputs)]
-            rates = self.problem.f0[index(reading.rows, grad_outputs)]
-            self.outputs[reading.positions] += (given * rates).flatten(1).sum(1).double().cpu().numpy()
-
-    def gathered(self) -> Tensor:
-        """The gradient of ``[t0, t1, *output_times]``, in float64 as the times are."""
-        start = end = 0.0
-        outputs = self.outputs[: 0 if self.problem.times is None else len(self.problem.times)]
-        if self.problem.grid_is_times:
-            outputs = outputs + self.nodes
-        elif not self.problem.control.per_sample:
-            span = self.problem.t1 - self.problem.t0
-            reached = [step.t for step in self.path.steps]
-            s = np.array([(t - self.problem.t0) / span for t in reached] + [1.0]) if reached else np.zeros(1)
-            start, end = float(self.nodes @ (1 - s)), float(self.nodes @ s)
-        return torch.tensor([start, end, *outputs], dtype=torch.float64)
-
-    def _along(
-        self, grad_outputs: Tensor, reading: Any, stages: Tensor | None, weights: np.ndarray, n_rows: int
-    ) -> np.ndarray:
-        """``g_j . sum_i w_ji k_i`` for each output j of a reading."""
-        assert stages is not None
-        given = grad_outputs[index(reading.positions, grad_outputs)][..., None].flatten(1)
-        w = torch.from_numpy(weights).to(stages)
-        if reading.rows is None:
-            moved = (given * (w @ stages)).sum(1)
-        else:
-            own = stages.view(len(stages), n_rows, -1)[:, index(reading.rows, stages)]
-            moved = torch.einsum("qf,qs,sqf->q", given, w, own)
-        return moved.double().cpu().numpy()
+    return _moved(y0, t0, rates_at(func), adjoint, away=True)
 
 
-class TensorClock(Clock):
-    """Times and step sizes as tensors that carry the derivative with respect to the user's times."""
+def moved_outputs(func: Any, outputs: Tensor, t: Tensor, adjoint: str, rows: np.ndarray | None, y0: Tensor) -> Tensor:
+    r"""Outputs as functions of their times.
 
-    def __init__(self, problem: Problem, times: Tensor) -> None:
-        self.t0, self.t1 = problem.t0, problem.t1
-        self.start, self.end = times[0], times[1]
-        self.node: dict[float, Tensor] = {}
-        if problem.grid_is_times and problem.times is not None:
-            self.node = dict(zip(problem.times.tolist(), times[2:], strict=True))
+    Parameters
+    ----------
+    func : callable
+        The vector field. Where outputs are those of single samples it must treat samples independently.
+    outputs : Tensor of shape (m, \*state), or (m, \*state[1:]) for single samples
+        The states at these times; NaN where one was not reached, which does not move.
+    t : Tensor of shape (m,), float64
+        The times.
+    adjoint : str
+        How the solve is differentiated.
+    rows : ndarray of shape (m,) or None
+        The sample of each output.
+    y0 : Tensor of shape (\*state)
+        The initial state.
+    """
+    if not len(outputs):
+        return outputs
+    rates = _rates_of_outputs(func) if rows is None else _rates_of_samples(func, rows, y0.detach())
+    reached = torch.isfinite(outputs.detach()).flatten(1).all(1)
+    if bool(reached.all()):
+        return _moved(outputs, t, rates, adjoint)
+    # An evaluation at NaN would reach the times and parameters as 0 * NaN.
+    standing = y0.detach() if rows is None else y0.detach()[_index(rows, y0)]
+    there = reached.view(-1, *[1] * (outputs.ndim - 1))
+    moved = _moved(torch.where(there, outputs, standing), t, rates, adjoint)
+    return torch.where(there, moved, outputs)
 
-    def at(self, t: float) -> Tensor:
-        if self.node:
-            return self.node[t]
-        if t == self.t0 or math.isinf(self.t1):
-            return self.start + (t - self.t0)
-        return self.start + (t - self.t0) / (self.t1 - self.t0) * (self.end - self.start)
 
-    def between(self, t: float, t_next: float, h: float) -> Tensor:
-        if self.node:
-            return self.node[t_next] - self.node[t]
-        if math.isinf(self.t1):
-            return torch.tensor(h, dtype=torch.float64)
-        return h / (self.t1 - self.t0) * (self.end - self.start)
+def moved_by_jump(func: Any, y: Tensor, t: Tensor, before: float, after: float) -> Tensor:
+    """The state at a jump of the field, as what it becomes when the jump moves, with derivatives of higher order.
+
+    Parameters
+    ----------
+    func : callable
+        The vector field.
+    y : Tensor
+        The state there.
+    t : Tensor, 0-dimensional
+        When the field jumps.
+    before, after : float
+        The times nearest to it where the field is evaluated on either side.
+    """
+    rates = rates_at(func)
+    moved = _zero_step(y, t, _shifted(rates, before - float(t.detach())))
+    return _zero_step(moved, t, _shifted(rates, after - float(t.detach())), away=True)
+
+
+def _shifted(rates: Rates, by: float) -> Rates:
+    return lambda t, y: rates(t + by, y)
+
+
+def rates_at(func: Any) -> Rates:
+    """The field at one time, or at one of each sample."""
+
+    def rates(t: Tensor, y: Tensor) -> Tensor:
+        return func(time_tensor(t.view(len(t), *[1] * (y.ndim - 1)) if t.ndim else t, y), y)
+
+    return rates
+
+
+def _rates_of_outputs(func: Any) -> Rates:
+    def rates(t: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([func(time_tensor(time, state), state) for time, state in zip(t, y, strict=True)])
+
+    return rates
+
+
+def _rates_of_samples(func: Any, rows: np.ndarray, y0: Tensor) -> Rates:
+    """The field at outputs of single samples, of which it sees one each at a time.
+
+    Where a sample has no further output its last one, or its initial state, stands for it.
+    """
+    n = len(y0)
+    own = [np.flatnonzero(rows == i) for i in range(n)]
+    rounds = [
+        np.array([positions[min(k, len(positions) - 1)] if len(positions) else len(rows) for positions in own])
+        for k in range(max(map(len, own), default=0))
+    ]
+    counted = np.array([len(positions) for positions in own])
+    given = np.concatenate([places[counted > k] for k, places in enumerate(rounds)])
+
+    def rates(t: Tensor, y: Tensor) -> Tensor:
+        # One more entry, for samples without outputs: their initial states, at a time that is known.
+        found = []
+        for k, places in enumerate(rounds):
+            none = places == len(rows)
+            chosen = np.where(none, 0, places)
+            time = t[torch.from_numpy(chosen)].view(n, *[1] * (y0.ndim - 1))
+            states = torch.where(column(none, y0).bool(), y0, y[_index(chosen, y)])
+            found.append(func(time_tensor(time, states), states)[_index(np.flatnonzero(counted > k), y)])
+        return torch.cat(found)[_index(np.argsort(given), y)]
+
+    return rates
+
+
+def _moved(y: Tensor, t: Tensor, rates: Rates, adjoint: str, *, away: bool = False) -> Tensor:
+    if adjoint == "backprop":
+        return _zero_step(y, t, rates, away=away)
+    return _Moved.apply(y, t, rates, away)  # type: ignore[no-any-return]
+
+
+def _zero_step(y: Tensor, t: Tensor, rates: Rates, *, away: bool = False) -> Tensor:
+    """One step of the classical Runge-Kutta method, of size zero, to ``t``, or ``away`` from it."""
+    fixed = t.detach()
+    start, h = (t, fixed - t) if away else (fixed, t - fixed)
+    size = h.to(y).view(*h.shape, *[1] * (y.ndim - h.ndim))
+    k1 = rates(start, y)
+    k2 = rates(start + 0.5 * h, y + 0.5 * size * k1)
+    k3 = rates(start + 0.5 * h, y + 0.5 * size * k2)
+    k4 = rates(start + h, y + size * k3)
+    return y + size / 6 * (k1 + 2 * (k2 + k3) + k4)
+
+
+class _Moved(torch.autograd.Function):
+    """States as they are, which move along the field with their times, or against it."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, t: Tensor, rates: Rates, away: bool) -> Tensor:
+        ctx.rates, ctx.away = rates, away
+        ctx.save_for_backward(y, t)
+        return y.clone()
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, cotangent: Tensor):
+        y, t = ctx.saved_tensors
+        along = (cotangent * ctx.rates(t, y)).reshape(*t.shape, -1).sum(-1).to(t)
+        return cotangent, -along if ctx.away else along, None, None
+
+
+def _index(positions: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(positions)).to(like.device)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.mlp_tape import IDLE
 from skode.dynamics.products import as_right_factor, outer
-from skode.solvers.adjoints.first_order import first_order
+from skode.solvers.first_order import first_order
 
 # Tapes are made for a multiple of as many steps, so that batches of nearly the same length use the same one.
 STEPS = 16

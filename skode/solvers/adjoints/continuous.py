@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.adjoints.first_order import first_order
+from skode.solvers.first_order import first_order
 from skode.solvers.integrate import Path, Problem, index, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics

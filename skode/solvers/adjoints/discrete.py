@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skode.solvers.adjoints.first_order import first_order
+from skode.solvers.first_order import first_order
 from skode.solvers.device import ReplayedTape
 from skode.solvers.integrate import Path, Problem, RecordedStep, entries, index, integrate, start_time, weights_tensor
 from skode.solvers.parameters import held_tensors
