@@ -130,9 +130,9 @@ class MLPFlowField(FlowField):
         """See :meth:`BoundFlow.linearize`."""
         return self.bind().linearize(t, state)
 
-    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
         """See :meth:`BoundFlow.pullback`."""
-        return self.bind().pullback(residuals, cotangent, with_time=with_time)
+        return self.bind().pullback(residuals, cotangent)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """See :meth:`BoundFlow.parameter_gradients`."""
@@ -197,7 +197,7 @@ class BoundFlow:
             rates.append(value.square().mean(1, keepdim=True))
         return torch.cat(rates, dim=1), (residuals, slopes, value)
 
-    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
         """Reverse of :meth:`linearize`, the gradient of the divergence included.
 
         The divergence reaches the hidden layers' inputs through their slopes, by ``h''``: with ``c`` the cotangent
@@ -218,9 +218,8 @@ class BoundFlow:
             delta = (delta @ field.weights[i + 1]) * p + slope_bars[i] * field.h.curvature(k, p)
             deltas.append(delta)
         deltas.reverse()
-        grad_z, grad_t = field.pull_first(inner[0], delta, with_time=with_time)
-        grad_state = torch.cat([grad_z, torch.zeros_like(cotangent[:, d:])], dim=1)
-        return grad_state, grad_t, (tuple(deltas), c)
+        grad_state = torch.cat([delta @ field.first_factor, torch.zeros_like(cotangent[:, d:])], dim=1)
+        return grad_state, (tuple(deltas), c)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """Gradients in the order of the field's parameters: those of its value, and through the divergence's weights.

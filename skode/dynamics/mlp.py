@@ -141,9 +141,9 @@ class MLPField(nn.Module):
         """See :meth:`BoundMLP.linearize`."""
         return self.bind().linearize(t, z)
 
-    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
         """See :meth:`BoundMLP.pullback`."""
-        return self.bind().pullback(residuals, cotangent, with_time=with_time)
+        return self.bind().pullback(residuals, cotangent)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """See :meth:`BoundMLP.parameter_gradients`."""
@@ -258,28 +258,15 @@ class BoundMLP:
         """What the derivatives of the hidden layers' activations are computed from; see :class:`Activation`."""
         return residuals[len(residuals) - len(self.weights) + 1 :]
 
-    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
-        """Cotangents of the state and of time, and each layer's ``delta_l``, the cotangents of its linear output."""
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
+        """The state's cotangent, and each layer's ``delta_l``, the cotangents of its linear output."""
         delta = cotangent
         deltas = [delta]
         for weight, k in zip(reversed(self.weights[1:]), reversed(self.kept(residuals)), strict=True):
             delta = (delta @ weight) * self.h.slope(k)
             deltas.append(delta)
         deltas.reverse()
-        grad_z, grad_t = self.pull_first(residuals[0], delta, with_time=with_time)
-        return grad_z, grad_t, tuple(deltas)
-
-    def pull_first(self, t: Any, delta: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None]:
-        """Cotangents of state and time from those of the first layer's linear output."""
-        grad_z = delta @ self.first_factor
-        if not with_time:
-            return grad_z, None
-        if self.time_column is None:
-            return grad_z, torch.zeros_like(t) if isinstance(t, Tensor) else delta.new_zeros(())
-        per_sample = delta @ self.time_column
-        if isinstance(t, Tensor) and t.ndim:
-            return grad_z, per_sample.reshape(t.shape)
-        return grad_z, per_sample.sum()
+        return delta @ self.first_factor, tuple(deltas)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """Gradients of all weights and biases, layer by layer, summed over the evaluations on the tape."""

@@ -303,21 +303,14 @@ class MLPSession:
             self._form()
         return self.deltas.places[slot]
 
-    def pull(self, tape: MLPTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool) -> Any:
+    def pull(self, tape: MLPTape, slot: int, cotangent: Tensor | None, out: Tensor) -> None:
         if cotangent is not None:
             self.place(tape, slot).copy_(cotangent.reshape(-1))
         slot += tape.first
-        folded, roll = self.folded, tape.roll
+        roll = tape.roll
         self.pulled.append(slot)
         delta = self._pull_hidden(slot, roll)
         self._through(0, delta, out, roll)
-        if not with_time:
-            return None
-        if folded.column is None:
-            return delta.new_zeros(())
-        per_sample = delta @ folded.column
-        t = roll.times[slot]
-        return per_sample.reshape(t.shape) if isinstance(t, Tensor) and t.ndim else per_sample.sum()
 
     def _pull_hidden(self, slot: int, roll: Roll) -> Tensor:
         """The cotangent of the first layer's linear output, from that of a slot's value."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +14,13 @@ from skode.solvers.device import marches_ahead, recordable, with_replay
 from skode.solvers.device.own_times import OwnTimes
 from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.events import EventFinder
-from skode.solvers.integrate import Path, Problem, integrate
+from skode.solvers.integrate import Path, Problem, integrate, start_time
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import all_finite
 from skode.solvers.tableaus import Method
-from skode.solvers.vector_field import AutogradField, Field, Tape, as_field, column
+from skode.solvers.times import Jumps
+from skode.solvers.vector_field import AutogradField, Field, Tape, as_field
 
 #: Bytes that the discrete adjoint may keep where the user gives no number, and the device is no GPU.
 DEFAULT_MEMORY_BUDGET = 2**28
@@ -38,8 +38,7 @@ def run(
     seminorm: bool,
     times: np.ndarray | None,
     rows: np.ndarray | None = None,
-    moving_times: Tensor | None = None,
-    grid_is_times: bool = False,
+    jump_t: Tensor | None = None,
     dense: bool = False,
     spans: np.ndarray | None = None,
     events: EventFinder | None = None,
@@ -53,8 +52,8 @@ def run(
     ----------
     func, y0, span
         The problem: vector field, initial state, initial and final time.
-    moving_times : Tensor of shape (2 + m,), float64, or None
-        ``[t0, t1, *times]`` where any of them requires grad.
+    jump_t : Tensor or None
+        The times at which the field jumps, where they require grad.
     events : EventFinder or None
         Looks for events on the way.
     compile : bool
@@ -62,7 +61,7 @@ def run(
     memory_budget : int or None
         As in :class:`skode.solvers.integrate.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a GPU's
         memory.
-    tableau, control, adjoint, seminorm, times, rows, grid_is_times, dense, spans, on_failure, own_times
+    tableau, control, adjoint, seminorm, times, rows, dense, spans, on_failure, own_times
         As in :class:`skode.solvers.integrate.Problem`.
 
     Returns
@@ -77,6 +76,10 @@ def run(
     if memory_budget is None:
         memory_budget = (total_memory(y0.device) or 4 * DEFAULT_MEMORY_BUDGET) // 4
     t0, t1 = span
+    jumps = None
+    if jump_t is not None:
+        direction = np.sign(t1 - t0 if spans is None else spans[:, 1] - spans[:, 0])
+        jumps = Jumps(jump_t, control.jumps & {*control.landings}, direction)
     plain, differentiate = y0.detach(), torch.is_grad_enabled()
 
     def problem_of(field: Field, f0: Tensor | None, tape0: Tape | None) -> Problem:
@@ -93,7 +96,7 @@ def run(
             statistics=Statistics(nfev=1),
             memory_budget=memory_budget,
             seminorm=seminorm,
-            grid_is_times=grid_is_times,
+            jumps=jumps,
             dense=dense,
             spans=spans,
             events=events,
@@ -102,24 +105,23 @@ def run(
         )
 
     def to_differentiate(field: Field) -> bool:
-        moving = moving_times is not None
-        return differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))
+        inputs = [y0, *field.parameters] if jumps is None else [y0, *field.parameters, jumps.times]
+        return differentiate and any(tensor.requires_grad for tensor in inputs)
 
     problem = None
-    found = recordable(func, plain) if adjoint != "backprop" and moving_times is None and not compile else None
+    found = recordable(func, plain) if adjoint != "backprop" and jumps is None and not compile else None
     if found is not None:
         field, field_key = found
         pullable = adjoint == "discrete" and memory_budget > 0 and to_differentiate(field)
         problem = with_replay(problem_of(field, None, None), field, field_key, plain, pullable=pullable)
     if problem is None or problem.replay is None:
         key = None if problem is None else problem.replay_key
-        start: Any = t0 if spans is None else column(spans[:, 0], y0)
+        start = start_time(t0, t1, spans, control.jumps, func, plain)
         field, f0, tape0 = as_field(
             func,
             start,
             plain,
             differentiate=differentiate,
-            with_time=moving_times is not None,
             keep_graph=adjoint == "backprop",
         )
         if compile and isinstance(field, AutogradField):
@@ -134,5 +136,5 @@ def run(
         # Dense output holds on to the initial state, which the caller may change.
         path = integrate(problem, y0.detach().clone() if dense else y0.detach(), record=dense, keep_stages=dense)
         return path.outputs, path, problem
-    outputs, path = ADJOINTS[adjoint](problem, y0, moving_times, func)
+    outputs, path = ADJOINTS[adjoint](problem, y0, func)
     return outputs, path, problem

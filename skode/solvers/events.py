@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skode.solvers.march import Move
 from skode.solvers.readout import Positions, Reading
-from skode.solvers.vector_field import column
+from skode.solvers.vector_field import column, time_tensor
 
 EventFunction = Callable[[Tensor, Tensor], Tensor]
 MAX_BISECTIONS = 100
@@ -71,6 +71,8 @@ class EventFinder:
         The initial state.
     per_sample : bool
         Whether every sample takes its own steps.
+    time_dtype : dtype, default=None
+        Of which events' times are; the state's where None.
 
     Attributes
     ----------
@@ -86,12 +88,22 @@ class EventFinder:
         The positions of those events' states among the outputs.
     """
 
-    def __init__(self, events: Sequence[Event], t0: float, y0: Tensor, *, per_sample: bool) -> None:
+    def __init__(
+        self,
+        events: Sequence[Event],
+        t0: float,
+        y0: Tensor,
+        *,
+        per_sample: bool,
+        time_dtype: torch.dtype | None = None,
+    ) -> None:
         self.events = list(events)
+        self.time_dtype = time_dtype
         self.found: list[list[tuple[int, float, int]]] = [[] for _ in self.events]
         with torch.no_grad():
             values = [
-                self._value(event.func, torch.as_tensor(t0, dtype=y0.dtype, device=y0.device), y0) for event in events
+                self._value(event.func, torch.as_tensor(t0, dtype=time_dtype or y0.dtype, device=y0.device), y0)
+                for event in events
             ]
         shapes = {value.shape for value in values}
         n_samples = y0.shape[0] if y0.ndim else 1
@@ -111,18 +123,15 @@ class EventFinder:
         self.stop_positions = np.empty(0, dtype=np.int64)
         self.functions = [event.func for event in self.events]
 
-    def on_unit_time(self, spans: Tensor, unpack: Any) -> None:
+    def on_unit_time(self, spans: Tensor) -> None:
         """Look for the events of a problem that is solved over the unit interval of each sample's span."""
 
         def mapped(func: EventFunction) -> EventFunction:
             def in_unit_time(s: Tensor, y: Tensor) -> Tensor:
-                if unpack is None:
-                    start, length = spans[:, 0], spans[:, 1] - spans[:, 0]
-                else:
-                    y, carried = unpack(y)
-                    start, length = carried.reshape(len(y), 2).unbind(1)
+                start, length = spans[:, 0], spans[:, 1] - spans[:, 0]
                 column = (len(y), *[1] * (y.ndim - 1))
-                return func(start.to(y).view(column) + s.view(column) * length.to(y).view(column), y)
+                start, length = (x.to(s.device, s.dtype).view(column) for x in (start, length))
+                return func(start + s.view(column) * length, y)
 
             return in_unit_time
 
@@ -189,8 +198,8 @@ class EventFinder:
     def _time(self, t: np.ndarray, y: Tensor) -> Tensor:
         """Times as an event function receives them: one for the state, or a column of one per sample."""
         if not self.rowwise:
-            return torch.as_tensor(float(t[0]), dtype=y.dtype, device=y.device)
-        return column(t, y)
+            return torch.as_tensor(float(t[0]), dtype=self.time_dtype or y.dtype, device=y.device)
+        return column(t, y, self.time_dtype)
 
     def _root(
         self,
@@ -278,7 +287,7 @@ def differentiable(
     g = event.func(t, y)
     slope = torch.where(along == 0.0, 1.0, along).detach()  # where g only touches zero its time has no derivative
     shift = (-(g - g.detach()) / slope).view(t.shape)
-    return t + shift, y + rate * shift
+    return t + shift, y + rate * shift.to(y)
 
 
 def occurrences(
@@ -316,7 +325,7 @@ def _at(event: Event, func: Any, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """An event as it is, or differentiable; its time stays in float64."""
     if not torch.is_grad_enabled():
         return t, y
-    time, state = differentiable(event, func, t.to(y), y)
+    time, state = differentiable(event, func, time_tensor(t, y, func), y)
     return t.detach() + (time - time.detach()).to(t), state
 
 

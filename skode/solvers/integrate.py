@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,10 @@ from skode.solvers.per_sample import march_each
 from skode.solvers.readout import EveryStep, OutputTimes, OwnOutputTimes, Positions, Reading, Readout
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import TakenStep, new_stepper
+from skode.solvers.stepping.explicit import stage_time
 from skode.solvers.tableaus import ButcherTableau, Method
-from skode.solvers.vector_field import Field, Tape, column
+from skode.solvers.times import Jumps
+from skode.solvers.vector_field import Field, Tape, column, time_dtype_of
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Problem:
         recomputed.
     seminorm : bool
         Whether the continuous adjoint's error test leaves out the parameters' gradients.
-    grid_is_times : bool
-        Whether the steps' boundaries are the output times themselves, and move with them.
+    jumps : Jumps or None
+        The times at which the field jumps, where these require grad.
     dense : bool
         Whether the stages of all steps are kept for dense output.
     events : object or None
@@ -85,7 +88,7 @@ class Problem:
     statistics: Statistics
     memory_budget: int
     seminorm: bool = False
-    grid_is_times: bool = False
+    jumps: Jumps | None = None
     dense: bool = False
     tape0: Tape | None = None
     events: Any = None
@@ -318,11 +321,14 @@ def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> 
     return torch.from_numpy(tableau.interpolation_weights(theta)).to(like)
 
 
-def start_time(problem: Problem, y0: Tensor) -> float | Tensor:
-    """The initial time: of all samples, or a column of one for each."""
-    if problem.spans is None:
-        return problem.t0
-    return column(problem.spans[:, 0], y0)
+def start_time(t0: float, t1: float, spans: np.ndarray | None, jumps: frozenset[float], func: Any, y0: Tensor) -> Any:
+    """Where the field is first evaluated, just after a jump: of all samples, or a column of one for each."""
+    dtype = time_dtype_of(func, y0)
+    if spans is None:
+        return stage_time(t0, math.copysign(1.0, t1 - t0), 0.0, (t0 in jumps, False), dtype)
+    at_jumps = column(np.isin(spans[:, 0], sorted(jumps)), y0).bool() if jumps else False
+    start, direction = column(spans[:, 0], y0, dtype), column(np.copysign(1.0, spans[:, 1] - spans[:, 0]), y0)
+    return stage_time(start, direction, 0.0, (at_jumps, False), dtype)
 
 
 def moves(problem: Problem, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,11 +19,14 @@ from skode.solvers.options import (
     check_choice,
     check_memory_budget,
     check_state,
+    check_times,
 )
 from skode.solvers.options import step_control as step_control_of
-from skode.solvers.posed import pose, reached, status_of, without_last
+from skode.solvers.posed import moving_times, pose, reached, status_of
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
+from skode.solvers.times import moved_outputs, moved_start
+from skode.solvers.wide_time import with_wide_time
 
 
 def solve_ivp(
@@ -150,6 +152,11 @@ def solve_ivp(
     Gradients flow to ``y0``, to the tensors behind ``func``, and to ``t_span`` and ``t_eval`` where they are tensors
     that require grad. Output times never move steps: they are read off the interpolant, which is less exact than the
     ends of steps, by much in stiff problems and at tight tolerances: pass times that matter so much as ``step_t`` too.
+    Derivatives with respect to times are the solution's, not those of the steps that approximate it: by an output time
+    that of the field there, by ``t_span[0]`` that of the initial state times minus the field there, by a time in
+    ``jump_t`` that requires grad what the field jumps by. Without ``t_eval`` the ends of the first and the last step
+    move with the span, those between stay. Where outputs of single samples are at times that require grad, ``func``
+    must treat samples independently.
     ``kvaerno5`` evaluates ``func`` up to 0.23 steps beyond a step's end, also beyond the time span and ``jump_t``.
 
     References
@@ -231,37 +238,40 @@ def solve_ivp(
         raise ValueError("dense_output=True needs one t_span for the whole batch and step_control='shared'.")
     if asked.own_time and asked.eval_t is None and not per_sample:
         raise ValueError("t_eval is needed where t_span is per sample; pass one of shape (batch, n_times).")
-    problem = pose(func, asked, y0, as_events(events), per_sample=per_sample, continuous=adjoint == "continuous")
-    control = step_control_of(
-        chosen,
-        *problem.span,
-        **how,
-    )
-    if control.landings and (problem.on_unit_time or problem.spans is not None):
-        raise ValueError("step_t and jump_t need one t_span for the whole batch, whose times don't require grad.")
-    if problem.n_carried:
-        tolerances = replace(control.tolerances, norm=without_last(problem.n_carried, control.tolerances.norm))
-        control = replace(control, tolerances=tolerances)
+    func = with_wide_time(func, asked.span[..., 0], asked.span[..., 1], y0)
+    problem = pose(func, asked, y0, as_events(events), per_sample=per_sample)
+    control = step_control_of(chosen, *problem.span, **how)
+    if problem.unit_spans is not None and not step_t is jump_t is None:
+        raise ValueError(
+            "step_t and jump_t with a t_span of each sample need step_control='per_sample': with shared steps no step "
+            "ends at one time for all."
+        )
+    start_t = asked.span_t[..., 0] if asked.span_t.requires_grad else None
     outputs, path, solved = run(
         problem.func,
-        problem.y0,
+        y0 if start_t is None else moved_start(func, y0, start_t, adjoint),
         problem.span,
         tableau=chosen,
         control=control,
         adjoint=adjoint,
         memory_budget=budget,
         seminorm=seminorm,
-        times=None if problem.times is None else problem.times.detach().numpy().copy(),
+        times=problem.times,
         rows=problem.rows,
-        moving_times=problem.moving_times,
+        jump_t=check_times("jump_t", jump_t)[1] if control.jumps else None,
         dense=dense_output,
         spans=problem.spans,
         events=problem.finder,
         on_failure=check_choice("on_failure", on_failure, ["raise", "nan"]),
         compile=compile,
     )
-    outputs = problem.unpacked(outputs)
-    t, y = reached(asked, problem, path, outputs)
+    output_t = moving_times(asked, problem, path)
+    if output_t is not None:
+        n = len(output_t)
+        rows = None if path.rows is None else path.rows[:n]
+        moved = moved_outputs(func, outputs[:n], output_t, adjoint, rows, y0)
+        outputs = moved if n == len(outputs) else torch.cat([moved, outputs[n:]])
+    t, y = reached(asked, problem, path, outputs, len(y0) if y0.ndim else 1)
     found = problem.finder and occurrences(problem.finder, func, outputs, problem.real_times(path), y0)
     return Solution(
         t=t,

@@ -57,7 +57,7 @@ class StepControl:
     landings : ndarray
         Times inside the span that steps must end at, in the order of integration.
     jumps : frozenset of float
-        Those of them where the field is discontinuous.
+        Those of them, and of the ends of the span, where the field is discontinuous.
     nudged : bool
         Whether evaluations at the ends of every step are moved into it by one unit in the last place.
     per_sample : bool

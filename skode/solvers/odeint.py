@@ -23,8 +23,11 @@ from skode.solvers.options import (
     step_control,
 )
 from skode.solvers.scipy_solver import odeint_scipy
-from skode.solvers.tableaus import AdamsMethod, Method, get_method
+from skode.solvers.tableaus import Method, get_method
+from skode.solvers.times import moved_outputs, moved_start
 from skode.solvers.tuple_state import event_of_parts, norm_of_parts, pack, unpack, unpacking
+from skode.solvers.vector_field import time_dtype_of, time_tensor
+from skode.solvers.wide_time import with_wide_time
 
 # torchdiffeq's options, and skode's own.
 OPTIONS = (
@@ -129,29 +132,25 @@ def odeint(
     if times.ndim != 1 or len(times) == 0:
         raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}.")
     check_monotone("t", times)
+    moving_t = None if t_tensor is None else t_tensor.double().cpu()
     if method == "scipy_solver":
-        if t_tensor is not None:
-            raise ValueError("method='scipy_solver' gives no gradients of times.")
-        return odeint_scipy(func, y0, times, rtol=rtol, atol=atol, solver=chosen.get("solver", "LSODA"))
+        start = y0 if moving_t is None else moved_start(func, y0, moving_t[0], "continuous")
+        outputs = odeint_scipy(func, start, times, rtol=rtol, atol=atol, solver=chosen.get("solver", "LSODA"))
+        return outputs if moving_t is None else moved_outputs(func, outputs, moving_t, "continuous", None, y0)
     solver = _known_method(method)
     adjoint = check_adjoint(adjoint)
     _refuse_idle(chosen, solver)
     t0, t1 = float(times[0]), float(times[-1])
-    grid, grid_is_times = times, not solver.adaptive and chosen.get("step_size") is None
+    grid = times
     if chosen.get("grid_constructor") is not None:
         if chosen.get("step_size") is not None:
             raise ValueError("options must not have both step_size and grid_constructor.")
-        grid, grid_is_times = _constructed(chosen["grid_constructor"], func, y0, times), False
-    if grid_is_times and t_tensor is not None and isinstance(solver, AdamsMethod):
-        raise ValueError(f"method={method!r} needs equal steps for gradients of times: pass options['step_size'].")
+        grid = _constructed(chosen["grid_constructor"], func, y0, times)
     control = _control(solver, t0, t1, chosen, rtol=rtol, atol=atol, grid=grid)
-    moving_times = None
-    if t_tensor is not None:
-        moving = t_tensor.double().cpu()
-        moving_times = torch.cat([moving[:1], moving[-1:], moving])
+    func = with_wide_time(func, t0, t1, y0)
     outputs, _, _ = run(
         func,
-        y0,
+        y0 if moving_t is None else moved_start(func, y0, moving_t[0], adjoint),
         (t0, t1),
         tableau=solver,
         control=control,
@@ -159,11 +158,10 @@ def odeint(
         memory_budget=_memory_budget(chosen),
         seminorm=bool(chosen.get("seminorm", False)),
         times=np.array(times),
-        moving_times=moving_times,
-        grid_is_times=grid_is_times,
+        jump_t=_moving_jumps(chosen, control),
         compile=bool(chosen.get("compile", False)),
     )
-    return outputs
+    return outputs if moving_t is None else moved_outputs(func, outputs, moving_t, adjoint, None, y0)
 
 
 def odeint_adjoint(
@@ -285,8 +283,9 @@ def _until_event(
     if not solver.adaptive:
         raise ValueError(f"event_fn needs an adaptive method, not {method!r}: no end of time is given to divide.")
     t0, forever = float(times[0]), math.copysign(math.inf, times[1] - times[0])
+    func = with_wide_time(func, t0, forever, y0)
     with torch.no_grad():
-        start_t = torch.as_tensor(t0, dtype=y0.dtype, device=y0.device)
+        start_t = time_tensor(t0, y0, func)
         signs = torch.sign(event_fn(start_t, y0))
         if bool((signs == 0).any()):  # it starts there, as a ball thrown from the ground: what counts is where it goes
             moved = math.copysign(1e-3 * torch.finfo(y0.dtype).eps ** 0.25, times[1] - times[0])
@@ -296,16 +295,13 @@ def _until_event(
     def first_change(time: Tensor, state: Tensor) -> Tensor:
         return (event_fn(time, state) * signs).min()
 
-    finder = EventFinder([Event(first_change, -1.0, 1)], t0, y0.detach(), per_sample=False)
+    finder = EventFinder(
+        [Event(first_change, -1.0, 1)], t0, y0.detach(), per_sample=False, time_dtype=time_dtype_of(func, y0)
+    )
     control = _control(solver, t0, forever, options, rtol=rtol, atol=atol)
-    moving_times = None
-    start = torch.tensor(t0, dtype=torch.float64)
-    if t_tensor is not None:
-        start = t_tensor[0].double().cpu()
-        moving_times = torch.stack([start, torch.tensor(forever, dtype=torch.float64), start])
     outputs, path, _ = run(
         func,
-        y0,
+        y0 if t_tensor is None else moved_start(func, y0, t_tensor[0].double().cpu(), adjoint),
         (t0, forever),
         tableau=solver,
         control=control,
@@ -313,15 +309,12 @@ def _until_event(
         memory_budget=_memory_budget(options),
         seminorm=bool(options.get("seminorm", False)),
         times=np.array([t0]),
-        moving_times=moving_times,
+        jump_t=_moving_jumps(options, control),
         events=finder,
         compile=bool(options.get("compile", False)),
     )
-    found_t = torch.from_numpy(path.times)
-    if adjoint == "backprop":  # where autograd records the steps, the events found in them move with the initial time
-        found_t = found_t + (start - start.detach())
-    (event_t,), (event_y,) = occurrences(finder, func, outputs, found_t, y0)
-    return event_t[0], torch.stack([outputs[0], event_y[0]])
+    (event_t,), (event_y,) = occurrences(finder, func, outputs, torch.from_numpy(path.times), y0)
+    return event_t[0], torch.stack([y0, event_y[0]])
 
 
 def _control(
@@ -346,6 +339,11 @@ def _control(
         jump_t=options.get("jump_t"),
         perturb=bool(options.get("perturb", False)),
     )
+
+
+def _moving_jumps(options: dict, control: StepControl) -> Tensor | None:
+    """The times at which the field jumps, where the solve meets any and they require grad."""
+    return check_times("options['jump_t']", options["jump_t"])[1] if control.jumps else None
 
 
 def _refuse_idle(options: dict, method: Method) -> None:

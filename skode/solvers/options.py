@@ -140,14 +140,13 @@ def check_monotone(name: str, times: np.ndarray) -> None:
 
 
 def check_landings(name: str, times: Any, t0: float, t1: float) -> list[float]:
-    """Times strictly inside the span, in the order of integration; those outside play no part."""
+    """Times inside the span, its ends included; those outside play no part."""
     if times is None:
         return []
     values = np.unique(check_times(name, times)[0].ravel())
     if not np.isfinite(values).all():
         raise ValueError(f"{name} contains NaN or infinity.")
-    inside = values[(values > min(t0, t1)) & (values < max(t0, t1))]
-    return inside[:: 1 if t1 >= t0 else -1].tolist()
+    return values[(values >= min(t0, t1)) & (values <= max(t0, t1))].tolist()
 
 
 def step_control(
@@ -180,7 +179,8 @@ def step_control(
     if shortest is not None and longest is not None and shortest > longest:
         raise ValueError(f"min_step={min_step} must not exceed max_step={max_step}.")
     jumps = check_landings("jump_t", jump_t, t0, t1)
-    landings = sorted({*jumps, *check_landings("step_t", step_t, t0, t1)}, reverse=t1 < t0)
+    inside = {*jumps, *check_landings("step_t", step_t, t0, t1)} - {t0, t1}
+    landings = sorted(inside, reverse=t1 < t0)
     if method.adaptive:
         if step_size is not None:
             raise ValueError(f"step_size is for fixed-step methods; method={method.name!r} chooses its own steps.")

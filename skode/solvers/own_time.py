@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skode.solvers.vector_field import OffersPullback, Session, Tape, has_own_pullback
+from skode.solvers.vector_field import OffersPullback, Session, Tape, has_own_pullback, time_dtype_of
 
 
 def on_unit_time(
@@ -40,58 +40,18 @@ def on_unit_time(
         its start.
     """
     start, length = span[:, :1], span[:, 1:] - span[:, :1]
-    if span.requires_grad or times.requires_grad:  # NaN would reach the span's gradient through 0 * NaN
-        times = torch.where(torch.isnan(times.detach()), start, times)
     # Rounding puts no output outside the unit interval, nor off its end if it lies there: that is x / x.
-    unit = (times - start) / torch.where(length.detach() == 0.0, 1.0, length)
+    unit = (times - start) / torch.where(length == 0.0, 1.0, length)
     column = (len(y0), *[1] * (y0.ndim - 1))
-    start, length = start.reshape(column).to(y0), length.reshape(column).to(y0)
-    if has_own_pullback(func) and not span.requires_grad and not times.requires_grad:
+    dtype = time_dtype_of(func, y0)
+    start, length = (x.reshape(column).to(y0.device, dtype) for x in (start, length))
+    if has_own_pullback(func):
         return OwnTimeField(func, start, length), unit  # type: ignore[arg-type]
 
     def scaled(s: Tensor, y: Tensor) -> Tensor:
-        return length * func(start + s * length, y)
+        return (length * func(start + s * length, y)).to(y.dtype)
 
     return scaled, unit
-
-
-def carrying_spans(
-    func: Callable[[Tensor, Tensor], Tensor], span: Tensor, times: Tensor, y0: Tensor
-) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
-    r"""The same where every sample takes its own steps: each carries its span along in its state.
-
-    So gradients reach the spans through the initial state, and any part of the batch can be evaluated by itself.
-
-    Returns
-    -------
-    func : callable
-        The vector field over the unit interval, for states of shape (n, size + 2).
-    times : Tensor of shape (batch, n_times)
-        Output times in it.
-    y0 : Tensor of shape (batch, size + 2)
-        The initial states, flat, with start and length of the spans behind them.
-    unpack : callable
-        From such states, those of the problem and the columns of start and length.
-    """
-    _, unit = on_unit_time(func, span, times, y0)
-    shape = y0.shape[1:]
-    spans = torch.stack([span[:, 0], span[:, 1] - span[:, 0]], dim=1).to(y0)
-    carried = torch.cat([y0.flatten(1), spans], dim=1)
-
-    def unpack(states: Tensor) -> tuple[Tensor, Tensor]:
-        spans = states[..., -2:].reshape(*states.shape[:-1], *[1] * (len(shape) - 1), 2) if shape else states[..., -2:]
-        return states[..., :-2].reshape(*states.shape[:-1], *shape), spans
-
-    def scaled(s: Tensor, state: Tensor) -> Tensor:
-        y, spans = unpack(state)
-        start, length = spans.unbind(-1)
-        column = (len(y), *[1] * len(shape))
-        start, length = start.reshape(column), length.reshape(column)
-        s = s.reshape(column) if s.ndim else s
-        rate = (length * func(start + s * length, y)).flatten(1)
-        return torch.cat([rate, torch.zeros_like(state[:, -2:])], dim=1)
-
-    return scaled, unit, carried, unpack
 
 
 class OwnTimeField:
@@ -152,10 +112,8 @@ class OwnTimeField:
         value, residuals = self.func.linearize(self.start + s * self.length, y)
         return value * self.length, residuals
 
-    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
-        if with_time:
-            raise no_time_gradients()
-        return self.func.pullback(residuals, cotangent * self.length, with_time=False)
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
+        return self.func.pullback(residuals, cotangent * self.length)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> Sequence[Tensor]:
         return self.func.parameter_gradients(tape)
@@ -216,17 +174,10 @@ class OwnTimeSession:
     def place(self, tape: OwnTimeTape, slot: int) -> Tensor:
         return self.session.place(tape.tape, slot)
 
-    def pull(self, tape: OwnTimeTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool) -> None:
-        if with_time:
-            raise no_time_gradients()
+    def pull(self, tape: OwnTimeTape, slot: int, cotangent: Tensor | None, out: Tensor) -> None:
         placed = self.session.place(tape.tape, slot).view(out.shape)
         torch.mul(placed if cotangent is None else cotangent, self.length, out=placed)
-        self.session.pull(tape.tape, slot, None, out, with_time=False)
+        self.session.pull(tape.tape, slot, None, out)
 
     def flush(self, tape: OwnTimeTape) -> None:
         self.session.flush(tape.tape)
-
-
-def no_time_gradients() -> NotImplementedError:
-    """Why a pullback gives no cotangents of times."""
-    return NotImplementedError("per-sample times that require grad take the autograd path")

@@ -141,15 +141,14 @@ class Evaluation:
 
     Attributes
     ----------
-    time, argument : Tensor
-        What it was evaluated at: leaves of the graph.
+    argument : Tensor
+        The state that it was evaluated at, a leaf of the graph.
     value : Tensor
-        ``func(time, argument)``.
+        ``func(t, argument)``.
     nbytes : int
         Memory that it holds, beside what ``func`` itself holds.
     """
 
-    time: Tensor
     argument: Tensor
     value: Tensor
     nbytes: int
@@ -201,13 +200,13 @@ def find_parameters(
     with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
         value = func(t, argument)
     if not isinstance(value, Tensor):
-        return tuple(parameters), Evaluation(t, argument, value, 0)
+        return tuple(parameters), Evaluation(argument, value, 0)
     own = _storages([argument, value, *saved])
     nbytes = sum(own[at] for at in own.keys() - _storages(held).keys()) + GRAPH_NBYTES
     saved.clear()
-    evaluation = Evaluation(t, argument, value, nbytes)
+    evaluation = Evaluation(argument, value, nbytes)
     if value.requires_grad:
-        parameters += leaves_behind(value, [*parameters, argument, t])
+        parameters += leaves_behind(value, [*parameters, argument])
     found = independent(parameters)
     if any(tensor._backward_hooks for tensor in found):
         raise RuntimeError(

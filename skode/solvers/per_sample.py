@@ -51,8 +51,9 @@ class Crowd:
         self.t, self.t1 = spans[:, 0].copy(), spans[:, 1].copy()
         self.t0 = self.t_next = self.t
         self.direction = np.where(self.t1 < self.t, -1.0, 1.0)
-        self.landings = np.array(control.landings)
+        self.landings = np.sort(control.landings)
         self.jumps = np.array(sorted(control.jumps))
+        self.time_dtype = stepper.time_dtype
         self.measure = EachSample(control.tolerances)
         self.controller = ControllerEach(control.exponents, problem.tableau.error_order, n)
         self.samples = np.arange(n)
@@ -81,7 +82,7 @@ class Crowd:
         statistics.nfev += 1
         by_sample[0, self.samples] += 1
         self.h = first_step_sizes(
-            lambda t, moved: problem.field(self._column(t), moved),
+            lambda t, moved: problem.field(self._times(t), moved),
             self._column,
             self.t,
             self.y.detach(),
@@ -126,11 +127,12 @@ class Crowd:
         )
 
     def _next_landing(self) -> np.ndarray:
-        """The next time that each sample's steps must end at; the spans are the same where there are such times."""
+        """The next time that each sample's steps must end at."""
         if not len(self.landings):
             return self.t1
-        nearest = np.searchsorted(self.direction[0] * self.landings, self.direction * self.t, side="right")
-        return np.where(nearest < len(self.landings), np.append(self.landings, np.nan)[nearest], self.t1)
+        above = np.append(self.landings, np.inf)[np.searchsorted(self.landings, self.t, side="right")]
+        below = np.append(-np.inf, self.landings)[np.searchsorted(self.landings, self.t, side="left")]
+        return np.where(self.direction > 0.0, np.minimum(above, self.t1), np.maximum(below, self.t1))
 
     def attempt(self) -> Iterator[Move]:
         """One round: all attempt a step; yields that of the samples for which it was good enough."""
@@ -138,7 +140,7 @@ class Crowd:
         self.attempts += 1
         before = statistics.nfev
         h = self._column(self.h)
-        taken = stepper.attempt(self._column(self.t), h, self.y, self._edges())
+        taken = stepper.attempt(self._times(self.t), h, self.y, self._edges())
         y_next = taken.y_next.detach()
         error = stepper.error(taken).detach()
         self.ratio = self.measure.size(control.tolerances.in_allowed_errors(error, self.y.detach(), y_next))
@@ -244,13 +246,17 @@ class Crowd:
             self.opening[self.samples[landed]] = True
             before = self.statistics.nfev
             edge = (self._column(landed).bool(), False)
-            self.stepper.restart_some(self._column(self.t_next), self._column(self.h), self.y, edge)
+            self.stepper.restart_some(self._times(self.t_next), self._column(self.h), self.y, edge)
             assert self.statistics.by_sample is not None
             self.statistics.by_sample[0, self.samples] += self.statistics.nfev - before
 
     def _column(self, values: np.ndarray) -> Tensor:
         """Numbers, one per sample, in the state's dtype and of a shape that broadcasts against it."""
         return column(values, self.y)
+
+    def _times(self, values: np.ndarray) -> Tensor:
+        """The same for times."""
+        return column(values, self.y, self.time_dtype)
 
     def _index(self, positions: np.ndarray) -> Tensor:
         return torch.from_numpy(positions).to(self.y.device)

@@ -13,8 +13,8 @@ from torch import Tensor
 from skode.solvers.asked import AskedTimes, padded
 from skode.solvers.events import Event, EventFinder
 from skode.solvers.integrate import Path, index
-from skode.solvers.own_time import carrying_spans, on_unit_time
-from skode.solvers.vector_field import column
+from skode.solvers.own_time import on_unit_time
+from skode.solvers.vector_field import column, time_dtype_of
 
 
 @dataclass
@@ -23,9 +23,9 @@ class PosedProblem:
 
     Attributes
     ----------
-    func, y0, span
+    func, span
         What is integrated: over time itself, or over the unit interval of each sample's span.
-    times : Tensor of shape (m,), float64, or None
+    times : ndarray of shape (m,) or None
         The output times, flat.
     rows : ndarray of shape (m,) or None
         The samples they belong to.
@@ -35,117 +35,91 @@ class PosedProblem:
         Looks for events.
     spans : ndarray of shape (batch, 2) or None
         The spans, where the engine is to use them as they are.
-    on_unit_time : bool
-        Whether time is that of the unit interval.
-    n_carried : int
-        How many elements of the state carry its span.
-    spans_t : Tensor or None
-        The spans, for the way back from the unit interval.
-    unpack : callable or None
-        Takes states with their spans apart.
-    moving_times : Tensor or None
-        See :func:`skode.solvers.engine.run`.
+    unit_spans : Tensor of shape (batch, 2) or None
+        The spans, where time is that of the unit interval.
     """
 
     func: Callable[..., Tensor]
-    y0: Tensor
     span: tuple[float, float]
-    times: Tensor | None
+    times: np.ndarray | None
     rows: np.ndarray | None
     present: Tensor | None
     finder: EventFinder | None
     spans: np.ndarray | None = None
-    on_unit_time: bool = False
-    n_carried: int = 0
-    spans_t: Tensor | None = None
-    unpack: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-    moving_times: Tensor | None = None
-
-    def unpacked(self, outputs: Tensor) -> Tensor:
-        """Outputs as states of the problem that was asked."""
-        return outputs if self.unpack is None else self.unpack(outputs)[0]
+    unit_spans: Tensor | None = None
 
     def real_times(self, path: Path) -> Tensor:
         """The times of all outputs."""
         times = torch.from_numpy(path.times)
-        if not self.on_unit_time:
+        if self.unit_spans is None:
             return times
-        assert self.spans_t is not None
         assert path.rows is not None
-        spans = self.spans_t[torch.from_numpy(path.rows)]
+        spans = self.unit_spans[torch.from_numpy(path.rows)]
         return spans[:, 0] + times * (spans[:, 1] - spans[:, 0])
 
 
-def pose(
-    func: Any, asked: AskedTimes, y0: Tensor, events: list[Event], *, per_sample: bool, continuous: bool
-) -> PosedProblem:
-    """The problem as it is to be solved."""
+def pose(func: Any, asked: AskedTimes, y0: Tensor, events: list[Event], *, per_sample: bool) -> PosedProblem:
+    """The problem as it is to be solved, in which all times are constants."""
     n = len(y0) if y0.ndim else 1
     finder = None
     if events:
-        start: Any = column(asked.span[:, 0], y0) if asked.own_time else asked.span[0]
-        finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or asked.own_time)
+        dtype = time_dtype_of(func, y0)
+        start: Any = column(asked.span[:, 0], y0, dtype) if asked.own_time else asked.span[0]
+        finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or asked.own_time, time_dtype=dtype)
     rowwise = per_sample or asked.own_time or (finder is not None and finder.rowwise)
     eval_t = asked.by_sample(n) if rowwise else asked.eval_t
-    present = None if eval_t is None or eval_t.ndim == 1 else ~torch.isnan(eval_t.detach())
+    eval_t = None if eval_t is None else eval_t.detach()
+    present = None if eval_t is None or eval_t.ndim == 1 else ~torch.isnan(eval_t)
     if finder is not None and not finder.rowwise and eval_t is not None and eval_t.ndim == 2:
         raise ValueError("events of the whole state need a t_eval of one dimension; return one number per sample.")
-    if asked.moving and finder is not None and not finder.rowwise:
-        raise ValueError(
-            "t_span and t_eval must not require grad where there are events of the whole state: return one number per "
-            "sample, or use odeint_event, which gives the gradient of t0."
-        )
-    # Where times move, events of samples have to be found in times that don't.
-    unit = (asked.own_time or (asked.moving and finder is not None)) and not per_sample
-    # The adjoint equation is solved over one span for all.
-    carried = per_sample and (asked.moving or (asked.own_time and continuous))
-    problem_func, problem_y0, unpack, span = func, y0, None, asked.span
-    if unit or carried:
-        spans_t = asked.spans_by_sample(n)
-        out_t = torch.empty((n, 0), dtype=torch.float64) if eval_t is None else eval_t
-        if unit:
-            problem_func, out_t = on_unit_time(func, spans_t, out_t, y0)
-        else:
-            problem_func, out_t, problem_y0, unpack = carrying_spans(func, spans_t, out_t, y0)
-        eval_t = None if eval_t is None else out_t
-        span = np.array([0.0, 1.0])
+    problem_func, span, unit_spans = func, asked.span, None
+    if asked.own_time and not per_sample:
+        unit_spans, span = torch.from_numpy(asked.span), np.array([0.0, 1.0])
+        assert eval_t is not None
+        problem_func, eval_t = on_unit_time(func, unit_spans, eval_t, y0.detach())
         if finder is not None:
-            finder.on_unit_time(spans_t.detach(), unpack)
+            finder.on_unit_time(unit_spans)
     times = eval_t if present is None or eval_t is None else torch.masked_select(eval_t, present)
-    rows = None if present is None else np.repeat(np.arange(n), present.sum(1).numpy())
-    moving = None
-    if asked.moving:
-        ends = torch.tensor([0.0, 1.0], dtype=torch.float64) if unit or carried else asked.span_t
-        known = torch.empty(0, dtype=torch.float64) if times is None else times
-        moving = torch.cat([ends, known])
-        moving = moving if moving.requires_grad else None
     return PosedProblem(
         func=problem_func,
-        y0=problem_y0,
-        span=(0.0, 1.0) if span.ndim == 2 else (float(span[0]), float(span[1])),
-        times=times,
-        rows=rows,
+        span=(float(span.min()), float(span.max())) if span.ndim == 2 else (float(span[0]), float(span[1])),
+        times=None if times is None else times.numpy().copy(),
+        rows=None if present is None else np.repeat(np.arange(n), present.sum(1).numpy()),
         present=present,
         finder=finder,
-        spans=asked.span if asked.own_time and per_sample and not carried else None,
-        on_unit_time=unit or carried,
-        n_carried=2 if carried else 0,
-        spans_t=asked.spans_by_sample(n) if unit or carried else None,
-        unpack=unpack,
-        moving_times=moving,
+        spans=asked.span if asked.own_time and per_sample else None,
+        unit_spans=unit_spans,
     )
 
 
-def without_last(m: int, norm: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A norm of states without their last m elements."""
+def moving_times(asked: AskedTimes, problem: PosedProblem, path: Path) -> Tensor | None:
+    """The times of the outputs that are known in advance, as functions of the user's; None where these are constants.
 
-    def of_state(x: Tensor) -> Tensor:
-        return norm(x[..., :-m])
+    Where the user named none, the ends of the steps are constants but for the first and the last.
+    """
+    if asked.eval_t is not None:
+        if not asked.eval_t.requires_grad:
+            return None
+        if problem.present is None:
+            return asked.eval_t
+        eval_t = asked.by_sample(len(problem.present))
+        assert eval_t is not None
+        return torch.masked_select(eval_t, problem.present)
+    if not asked.span_t.requires_grad:
+        return None
+    times = torch.from_numpy(path.times)
+    rows = np.zeros(len(times), dtype=np.int64) if path.rows is None else path.rows
+    spans = asked.spans_by_sample(int(rows.max(initial=0)) + 1)[torch.from_numpy(rows)]
+    ends_of_steps = torch.zeros(len(times), dtype=torch.bool)  # and not events
+    ends_of_steps[np.concatenate([*path.readout.found, np.empty(0, dtype=np.int64)])] = True
+    for end in (1, 0):
+        times = torch.where(ends_of_steps & (times == spans[:, end].detach()), spans[:, end], times)
+    return times
 
-    return of_state
 
-
-def reached(asked: AskedTimes, problem: PosedProblem, path: Path, outputs: Tensor) -> tuple[Tensor, Tensor]:
+def reached(
+    asked: AskedTimes, problem: PosedProblem, path: Path, outputs: Tensor, n_samples: int
+) -> tuple[Tensor, Tensor]:
     """Times and states that were asked for, up to terminal events."""
     finder = problem.finder
     if asked.eval_t is not None:
@@ -174,7 +148,7 @@ def reached(asked: AskedTimes, problem: PosedProblem, path: Path, outputs: Tenso
         return times[positions].detach(), outputs[positions]
     rows = path.rows[positions]
     order = np.lexsort((np.arange(len(rows)), rows))
-    counts = np.bincount(rows, minlength=len(problem.y0))
+    counts = np.bincount(rows, minlength=n_samples)
     present = torch.from_numpy(np.arange(int(counts.max(initial=0))) < counts[:, None])
     chosen = positions[order]
     return padded(times[chosen].detach(), present), padded(outputs[index(chosen, outputs)], present)

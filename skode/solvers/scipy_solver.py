@@ -13,8 +13,8 @@ from scipy.integrate import solve_ivp as scipy_solve_ivp
 from torch import Tensor
 
 from skode.solvers.adjoints.continuous import AugmentedField
-from skode.solvers.first_order import first_order
 from skode.solvers.errors import NonFiniteDerivativeError, SolverError
+from skode.solvers.first_order import first_order
 from skode.solvers.options import check_choice
 from skode.solvers.statistics import Statistics
 from skode.solvers.vector_field import Field, as_field

@@ -3,8 +3,8 @@ r"""Derivatives with respect to times: a solution moves along its field when the
 The state at an output time follows ``dy(t)/dt = f(t, y(t))``. The initial time moves it as if the initial state were
 moved against the field, ``dy(t)/dt0 = -(dy(t)/dy0) f(t0, y0)`` (Hairer, Norsett, Wanner, Solving Ordinary Differential
 Equations I, section I.14), and a time tau at which the field jumps from ``f-`` to ``f+`` moves it by
-``(dy(t)/dy(tau)) (f- - f+)``. None of this depends on how the solve was done, nor on what lies between. So a solve takes
-all times as constants: initial states are moved before it, states at jumps on the way, and outputs after it.
+``(dy(t)/dy(tau)) (f- - f+)``. None of this depends on how the solve was done, nor on what lies between. So a solve
+takes all times as constants: initial states are moved before it, states at jumps on the way, and outputs after it.
 
 How a state is moved depends on whether derivatives of higher order are wanted. With ``adjoint="backprop"`` it is a step
 of size zero of a Runge-Kutta method of order 4, recorded by autograd, which has the solution's first four derivatives.
@@ -13,7 +13,8 @@ With the other adjoints it costs one evaluation in the backward pass, and has th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.first_order import first_order
-from skode.solvers.vector_field import column, time_tensor
+from skode.solvers.vector_field import column, time_dtype_of, time_tensor
 
 # The field at times of shape (m,), or of none, and as many states.
 Rates = Callable[[Tensor, Tensor], Tensor]
@@ -41,7 +42,7 @@ def moved_start(func: Any, y0: Tensor, t0: Tensor, adjoint: str) -> Tensor:
     adjoint : str
         How the solve is differentiated.
     """
-    return _moved(y0, t0, rates_at(func), adjoint, away=True)
+    return _moved(y0, t0, _rates_at(func), adjoint, away=True)
 
 
 def moved_outputs(func: Any, outputs: Tensor, t: Tensor, adjoint: str, rows: np.ndarray | None, y0: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def moved_outputs(func: Any, outputs: Tensor, t: Tensor, adjoint: str, rows: np.
     if not len(outputs):
         return outputs
     rates = _rates_of_outputs(func) if rows is None else _rates_of_samples(func, rows, y0.detach())
-    reached = torch.isfinite(outputs.detach()).flatten(1).all(1)
+    reached = torch.isfinite(outputs.detach()).reshape(len(outputs), -1).all(1)
     if bool(reached.all()):
         return _moved(outputs, t, rates, adjoint)
     # An evaluation at NaN would reach the times and parameters as 0 * NaN.
@@ -75,41 +76,88 @@ def moved_outputs(func: Any, outputs: Tensor, t: Tensor, adjoint: str, rows: np.
     return torch.where(there, moved, outputs)
 
 
-def moved_by_jump(func: Any, y: Tensor, t: Tensor, before: float, after: float) -> Tensor:
-    """The state at a jump of the field, as what it becomes when the jump moves, with derivatives of higher order.
+class Jumps:
+    """Times inside the span that require grad, at which the field jumps.
 
     Parameters
     ----------
-    func : callable
-        The vector field.
-    y : Tensor
-        The state there.
-    t : Tensor, 0-dimensional
-        When the field jumps.
-    before, after : float
-        The times nearest to it where the field is evaluated on either side.
+    times : Tensor
+        The times that the user gave, of any shape.
+    inside : collection of float
+        Those of them that the solve meets.
+    direction : float, or ndarray of shape (n_samples,)
+        1 or -1, the direction of integration, of each sample where these have spans of their own.
+
+    Attributes
+    ----------
+    times : Tensor of shape (n_jumps,), float64
+        Those inside, with their graph.
+    place : dict
+        Where in it each stands.
     """
-    rates = rates_at(func)
-    moved = _zero_step(y, t, _shifted(rates, before - float(t.detach())))
-    return _zero_step(moved, t, _shifted(rates, after - float(t.detach())), away=True)
+
+    def __init__(self, times: Tensor, inside: Collection[float], direction: float | np.ndarray) -> None:
+        flat = times.reshape(-1).double().cpu()
+        first: dict[float, int] = {}
+        for place, time in enumerate(flat.tolist()):
+            if time in inside:
+                first.setdefault(time, place)
+        self.times = flat[list(first.values())]
+        self.place = {time: i for i, time in enumerate(first)}
+        self.direction = direction
+
+    def at(self, t: Any) -> list[tuple[float, np.ndarray | None]]:
+        """The jumps among the ends of a step, and which of the samples that took it end there; None for all."""
+        if not isinstance(t, np.ndarray):
+            return [(t, None)] if t in self.place else []
+        return [(time, np.flatnonzero(t == time)) for time in self.place if (t == time).any()]
+
+    def pull(
+        self, gradient: Tensor, field: Any, t: float, y: Tensor, cotangent: Tensor, samples: np.ndarray | None
+    ) -> None:
+        """Add to the gradient of all jumps what the cotangent of the state just after one of them gives it."""
+        before, after = self._sides(t, y, samples, time_dtype_of(field, y))
+        gradient[self.place[t]] += float((cotangent * (field(before, y) - field(after, y))).sum())
+
+    def move(self, func: Any, t: float, y: Tensor, samples: np.ndarray | None) -> Tensor:
+        """The state at a jump, as what it becomes at a fixed time when the jump moves, under autograd."""
+        time = self.times[self.place[t]]
+        time = time if samples is None else time.expand(len(y))
+        for side, away in zip(self._sides(t, y, samples, time_dtype_of(func, y)), (False, True), strict=True):
+            shift = torch.as_tensor(side, dtype=time.dtype, device="cpu").reshape(time.shape) - time.detach()
+            y = _zero_step(y, time, _shifted(_rates_at(func), shift), away=away)
+        return y
+
+    def _sides(self, t: float, y: Tensor, samples: np.ndarray | None, dtype: torch.dtype) -> tuple[Any, Any]:
+        """The times before and after a jump that are nearest to it."""
+        direction = self.direction
+        if samples is None:
+            exact = torch.tensor(t, dtype=dtype)
+            ahead = torch.tensor(math.copysign(math.inf, direction), dtype=dtype)
+            return float(torch.nextafter(exact, -ahead)), float(torch.nextafter(exact, ahead))
+        own = direction[samples] if isinstance(direction, np.ndarray) else np.full(len(y), direction)
+        ahead = column(np.copysign(np.inf, own), y, dtype)
+        exact = torch.full_like(ahead, t)
+        return torch.nextafter(exact, -ahead), torch.nextafter(exact, ahead)
 
 
-def _shifted(rates: Rates, by: float) -> Rates:
+def _shifted(rates: Rates, by: Tensor) -> Rates:
+    """The field a little earlier or later."""
     return lambda t, y: rates(t + by, y)
 
 
-def rates_at(func: Any) -> Rates:
+def _rates_at(func: Any) -> Rates:
     """The field at one time, or at one of each sample."""
 
     def rates(t: Tensor, y: Tensor) -> Tensor:
-        return func(time_tensor(t.view(len(t), *[1] * (y.ndim - 1)) if t.ndim else t, y), y)
+        return func(time_tensor(t.view(len(t), *[1] * (y.ndim - 1)) if t.ndim else t, y, func), y)
 
     return rates
 
 
 def _rates_of_outputs(func: Any) -> Rates:
     def rates(t: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([func(time_tensor(time, state), state) for time, state in zip(t, y, strict=True)])
+        return torch.stack([func(time_tensor(time, state, func), state) for time, state in zip(t, y, strict=True)])
 
     return rates
 
@@ -136,7 +184,7 @@ def _rates_of_samples(func: Any, rows: np.ndarray, y0: Tensor) -> Rates:
             chosen = np.where(none, 0, places)
             time = t[torch.from_numpy(chosen)].view(n, *[1] * (y0.ndim - 1))
             states = torch.where(column(none, y0).bool(), y0, y[_index(chosen, y)])
-            found.append(func(time_tensor(time, states), states)[_index(np.flatnonzero(counted > k), y)])
+            found.append(func(time_tensor(time, states, func), states)[_index(np.flatnonzero(counted > k), y)])
         return torch.cat(found)[_index(np.argsort(given), y)]
 
     return rates
@@ -145,14 +193,14 @@ def _rates_of_samples(func: Any, rows: np.ndarray, y0: Tensor) -> Rates:
 def _moved(y: Tensor, t: Tensor, rates: Rates, adjoint: str, *, away: bool = False) -> Tensor:
     if adjoint == "backprop":
         return _zero_step(y, t, rates, away=away)
-    return _Moved.apply(y, t, rates, away)  # type: ignore[no-any-return]
+    return _Moved.apply(y, t, rates, away)
 
 
 def _zero_step(y: Tensor, t: Tensor, rates: Rates, *, away: bool = False) -> Tensor:
     """One step of the classical Runge-Kutta method, of size zero, to ``t``, or ``away`` from it."""
     fixed = t.detach()
     start, h = (t, fixed - t) if away else (fixed, t - fixed)
-    size = h.to(y).view(*h.shape, *[1] * (y.ndim - h.ndim))
+    size = h.to(y).view((*h.shape, *[1] * (y.ndim - h.ndim)))
     k1 = rates(start, y)
     k2 = rates(start + 0.5 * h, y + 0.5 * size * k1)
     k3 = rates(start + 0.5 * h, y + 0.5 * size * k2)

@@ -43,8 +43,8 @@ class OffersPullback(Protocol):
         """The value, and whatever :meth:`pullback` needs of this evaluation (tensors, or tuples of them)."""
         ...
 
-    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
-        """``cotangent^T df/dy``, ``cotangent^T df/dt`` (or None), and what the parameters' gradients need."""
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
+        """``cotangent^T df/dy``, and what the parameters' gradients need."""
         ...
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> Sequence[Tensor]:
@@ -98,11 +98,8 @@ class Session(Protocol):
         """Where to write the cotangent of a slot's value, flattened, before it is pulled."""
         ...
 
-    def pull(self, tape: Any, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool) -> Any:
-        """Cotangent of a slot's state into ``out``, from that of its value: as given, or as written in its place.
-
-        Returns that of its time if asked for.
-        """
+    def pull(self, tape: Any, slot: int, cotangent: Tensor | None, out: Tensor) -> None:
+        """Cotangent of a slot's state into ``out``, from that of its value: as given, or as written in its place."""
         ...
 
     def flush(self, tape: Any) -> None:
@@ -174,23 +171,19 @@ class AutogradField:
         ``func(t, y)``.
     parameters : tuple of Tensor
         What it depends on beside its arguments.
-    with_time : bool, default=False
-        Whether gradients of times are wanted.
     graph_nbytes : int, default=0
         Memory that an evaluation with its graph takes.
     """
 
-    def __init__(
-        self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False, graph_nbytes: int = 0
-    ) -> None:
+    def __init__(self, func: Function, parameters: tuple[Tensor, ...], *, graph_nbytes: int = 0) -> None:
         self.func = func
+        self.time_dtype = getattr(func, "time_dtype", None)
         self.parameters = parameters
-        self.with_time = with_time
         self.graph_nbytes = graph_nbytes
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         with torch.no_grad():
-            value = self.func(time_tensor(t, y), y)
+            value = self.func(time_tensor(t, y, self), y)
         check_value(value, y)
         return value
 
@@ -212,16 +205,14 @@ class AutogradTape(FunctionTape):
     def hold(self, slot: int, evaluation: Evaluation) -> None:
         """Take over an evaluation that was made elsewhere."""
         self.states[slot] = evaluation.argument.detach()
-        self.graphs[slot] = (evaluation.time, evaluation.argument, evaluation.value)
+        self.graphs[slot] = (evaluation.argument, evaluation.value)
 
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
-        # Only where it is needed: func may turn a time that requires no grad into a number.
-        time = time_tensor(t, self.like).detach().requires_grad_(self.field.with_time)
         argument = self.states[slot].detach().requires_grad_()
         with torch.enable_grad():
-            value = self.func(time, argument)
+            value = self.func(time_tensor(t, self.like, self.field), argument)
         check_value(value, self.like)
-        self.graphs[slot] = (time, argument, value)
+        self.graphs[slot] = (argument, value)
         out.copy_(value.detach())
 
     def nbytes(self) -> int:
@@ -244,19 +235,16 @@ class AutogradSession:
         self.placed = torch.empty_like(tape.like, memory_format=torch.contiguous_format)
         return self.placed.view(-1)
 
-    def pull(
-        self, tape: AutogradTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool
-    ) -> Tensor | None:
+    def pull(self, tape: AutogradTape, slot: int, cotangent: Tensor | None, out: Tensor) -> None:
         cotangent = self.placed if cotangent is None else cotangent
-        time, argument, value = tape.graphs[slot]
-        self._refuse_hidden_tensors(time, argument, value)
+        argument, value = tape.graphs[slot]
+        self._refuse_hidden_tensors(argument, value)
         if not value.requires_grad:  # a constant field
             out.zero_()
-            return torch.zeros_like(time) if with_time else None
-        inputs = (argument, time, *self.parameters) if with_time else (argument, *self.parameters)
+            return
+        inputs = (argument, *self.parameters)
         # The graph may lead on to tensors made before the solve, which every evaluation shares: keep it.
         grad_y, *rest = torch.autograd.grad(value, inputs, cotangent, allow_unused=True, retain_graph=True)
-        grad_t = rest.pop(0) if with_time else None
         for i, gradient in enumerate(rest):
             if gradient is not None:
                 total = self.gradients[i]
@@ -266,7 +254,6 @@ class AutogradSession:
             out.zero_()
         else:
             out.copy_(grad_y)
-        return torch.zeros_like(time) if with_time and grad_t is None else grad_t
 
     def flush(self, tape: AutogradTape) -> None:
         """Nothing is held back."""
@@ -279,11 +266,11 @@ class AutogradSession:
             parameter.grad = gradient
         return tuple(self.gradients)
 
-    def _refuse_hidden_tensors(self, time: Tensor, argument: Tensor, value: Tensor) -> None:
+    def _refuse_hidden_tensors(self, argument: Tensor, value: Tensor) -> None:
         """See that an evaluation hangs on no tensor that was not known before the solve."""
         if not self.parameters_wanted or not value.requires_grad:
             return
-        missed = leaves_behind(value, [time, argument, *self.parameters])
+        missed = leaves_behind(value, [argument, *self.parameters])
         if missed:
             raise RuntimeError(
                 f"func(t, y) depends on a tensor of shape {tuple(missed[0].shape)} that requires grad, but did not use "
@@ -353,15 +340,12 @@ class PullbackSession:
         self.placed = torch.empty_like(tape.like, memory_format=torch.contiguous_format)
         return self.placed.view(-1)
 
-    def pull(
-        self, tape: PullbackTape, slot: int, cotangent: Tensor | None, out: Tensor, *, with_time: bool
-    ) -> Tensor | None:
+    def pull(self, tape: PullbackTape, slot: int, cotangent: Tensor | None, out: Tensor) -> None:
         cotangent = self.placed if cotangent is None else cotangent
         residuals = tape.residuals[slot]
-        grad_y, grad_t, deltas = self.func.pullback(residuals, cotangent, with_time=with_time)
+        grad_y, deltas = self.func.pullback(residuals, cotangent)
         self.held.append((residuals, deltas))
         out.copy_(grad_y)
-        return grad_t
 
     def flush(self, tape: PullbackTape) -> None:
         if not self.held:
@@ -391,14 +375,20 @@ def _nbytes(residuals: Any) -> int:
     return 0
 
 
-def time_tensor(t: float | Tensor, y: Tensor) -> Tensor:
-    """A time as the tensor, of the state's dtype and device, that ``func`` receives: 0-dimensional, or per sample."""
-    return torch.as_tensor(t, dtype=y.dtype, device=y.device)
+def time_dtype_of(func: Any, y: Tensor) -> torch.dtype:
+    """Of which dtype times are for a field, or a function: the state's, unless it says otherwise."""
+    return getattr(func, "time_dtype", None) or y.dtype
 
 
-def column(values: np.ndarray, like: Tensor) -> Tensor:
+def time_tensor(t: float | Tensor, y: Tensor, func: Any = None) -> Tensor:
+    """A time as the tensor, on the state's device, that ``func`` receives: 0-dimensional, or per sample."""
+    return torch.as_tensor(t, dtype=time_dtype_of(func, y), device=y.device)
+
+
+def column(values: np.ndarray, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """One number per sample, in the dtype of states like this one and of a shape that broadcasts against them."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(len(values), *[1] * (like.ndim - 1))
+    given = torch.tensor(values, dtype=dtype or like.dtype, device=like.device)
+    return given.view(len(values), *[1] * (like.ndim - 1))
 
 
 def has_own_pullback(func: Any) -> bool:
@@ -449,7 +439,7 @@ def _within(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def as_field(
-    func: Any, t: float, y: Tensor, *, differentiate: bool, with_time: bool = False, keep_graph: bool = False
+    func: Any, t: float, y: Tensor, *, differentiate: bool, keep_graph: bool = False
 ) -> tuple[Field, Tensor, Tape | None]:
     """Wrap ``func`` for the engine and evaluate it once at the start of the solve.
 
@@ -463,8 +453,6 @@ def as_field(
         The initial state.
     differentiate : bool
         Whether gradients may be asked for, so that the tensors behind ``func`` must be known.
-    with_time : bool, default=False
-        Whether gradients of times are wanted.
     keep_graph : bool, default=False
         Whether autograd is to record the solve itself, for which ``func`` is called as it is.
 
@@ -485,7 +473,7 @@ def as_field(
     if not callable(func):
         raise TypeError(f"func must be a callable func(t, y), got {type(func).__name__}.")
     try:
-        field, value, tape = _first_evaluation(func, t, y, differentiate, with_time, keep_graph)
+        field, value, tape = _first_evaluation(func, t, y, differentiate, keep_graph)
     except (TypeError, RuntimeError, IndexError, ValueError) as error:
         error.add_note(
             f"This is from the first evaluation of func(t, y), with a time t and a state y of shape {tuple(y.shape)}, "
@@ -497,7 +485,7 @@ def as_field(
 
 
 def _first_evaluation(
-    func: Any, t: float, y: Tensor, differentiate: bool, with_time: bool, keep_graph: bool
+    func: Any, t: float, y: Tensor, differentiate: bool, keep_graph: bool
 ) -> tuple[Field, Tensor, Tape | None]:
     """What :func:`as_field` answers, before the value was looked at."""
     field: Field
@@ -511,11 +499,10 @@ def _first_evaluation(
         else:
             value = field(t, y)
     elif differentiate:
-        time = time_tensor(t, y).detach().requires_grad_(with_time)
-        parameters, evaluation = find_parameters(func, time, y)
+        parameters, evaluation = find_parameters(func, time_tensor(t, y, func), y)
         check_value(evaluation.value, y)
         value = evaluation.value.detach()
-        field = AutogradField(func, parameters, with_time=with_time, graph_nbytes=evaluation.nbytes)
+        field = AutogradField(func, parameters, graph_nbytes=evaluation.nbytes)
         if not graphs_are_watched():
             tape = field.tape(y, 1, pullable=True)
             tape.hold(0, evaluation)

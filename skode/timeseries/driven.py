@@ -172,11 +172,9 @@ class DrivenBy:
         value, residuals = self.perceptron.linearize(0.0, self._inputs(t, state))
         return self._rates(value), residuals
 
-    def pullback(self, residuals: Any, cotangent: Tensor, *, with_time: bool) -> tuple[Tensor, Tensor | None, Any]:
-        if with_time:
-            raise NotImplementedError("times of driven dynamics have no gradient")
-        grad, _, deltas = self.perceptron.pullback(residuals, cotangent[:, :-1], with_time=False)
-        return self._rates(grad[:, : self.n_features]), None, deltas
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
+        grad, deltas = self.perceptron.pullback(residuals, cotangent[:, :-1])
+        return self._rates(grad[:, : self.n_features]), deltas
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         return self.perceptron.parameter_gradients(tape)

@@ -53,17 +53,16 @@ def test_pullback_is_autograds_through_the_exact_divergence(hidden, time_depende
     cotangent = torch.randn(N, D + 1 + energy, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.no_grad():
         value, residuals = flow.linearize(t, state)
-        grad_state, grad_t, deltas = flow.pullback(residuals, cotangent, with_time=True)
+        grad_state, deltas = flow.pullback(residuals, cotangent)
         grad_parameters = flow.parameter_gradients([(residuals, deltas)])
 
     state.requires_grad_()
-    t.requires_grad_()
     joint = joint_with_energy(field, t, state) if energy else joint_by_autograd(field, t, state)
     expected = torch.autograd.grad(
-        joint, [state, t, *field.parameters()], cotangent, allow_unused=True, materialize_grads=True
+        joint, [state, *field.parameters()], cotangent, allow_unused=True, materialize_grads=True
     )
     torch.testing.assert_close(value, joint, rtol=1e-12, atol=1e-12)
-    for found, wanted in zip([grad_state, grad_t, *grad_parameters], expected, strict=True):
+    for found, wanted in zip([grad_state, *grad_parameters], expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
@@ -91,10 +90,9 @@ def test_tapes_pull_back_as_the_plain_products_do(hidden, time_dependent, fold_t
         for i in reversed(range(n_slots)):
             out = torch.empty_like(states[i])
             session.place(tape, i).copy_(cotangents[i].reshape(-1))
-            grad_t = session.pull(tape, i, None, out, with_time=True)
-            expected, expected_t, delta = bound.pullback(held[i], cotangents[i], with_time=True)
+            session.pull(tape, i, None, out)
+            expected, delta = bound.pullback(held[i], cotangents[i])
             torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-11)
-            torch.testing.assert_close(grad_t.expand_as(expected_t), expected_t, rtol=1e-11, atol=1e-11)
             deltas.append((held[i], delta))
         session.flush(tape)
         tape.release()
@@ -110,7 +108,7 @@ def test_what_a_session_discards_leaves_no_gradients():
         tape, session = bound.tape(state, 1), bound.session()
         tape.place(0).copy_(state.reshape(-1))
         tape.evaluate(0, 0.3, torch.empty_like(state))
-        session.pull(tape, 0, state, torch.empty_like(state), with_time=False)
+        session.pull(tape, 0, state, torch.empty_like(state))
         session.discard()
         tape.release()
         assert all(gradient is None for gradient in session.parameter_gradients())
@@ -126,7 +124,7 @@ def test_parameter_gradients_sum_over_a_tape_of_evaluations(hidden):
         cotangent = torch.randn(N, D + 1, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             _, residuals = flow.linearize(t, state)
-            tape.append((residuals, flow.pullback(residuals, cotangent, with_time=False)[2]))
+            tape.append((residuals, flow.pullback(residuals, cotangent)[1]))
         total = total + (joint_by_autograd(field, torch.tensor(t, dtype=torch.float64), state) * cotangent).sum()
     expected = list(torch.autograd.grad(total, list(field.parameters())))
     with torch.no_grad():

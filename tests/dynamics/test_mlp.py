@@ -80,17 +80,16 @@ def test_pullback_is_autograds(hidden, activation, time_dependent, time):
     z, t, cotangent = points(time)
     with torch.no_grad():
         _, residuals = field.linearize(t, z)
-        grad_z, grad_t, deltas = field.pullback(residuals, cotangent, with_time=True)
+        grad_z, deltas = field.pullback(residuals, cotangent)
         grad_parameters = field.parameter_gradients([(residuals, deltas)])
 
     z.requires_grad_()
-    t.requires_grad_()
     parameters = list(field.parameters())
     expected = torch.autograd.grad(
-        plain(field, t, z), [z, t, *parameters], cotangent, allow_unused=True, materialize_grads=True
+        plain(field, t, z), [z, *parameters], cotangent, allow_unused=True, materialize_grads=True
     )
     assert len(grad_parameters) == len(parameters)
-    for found, wanted in zip([grad_z, grad_t, *grad_parameters], expected, strict=True):
+    for found, wanted in zip([grad_z, *grad_parameters], expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -98,18 +97,10 @@ def test_autograd_through_the_field_agrees_with_its_pullback(hidden, time):
     field = double_field(hidden)
     z, t, cotangent = points(time)
     _, residuals = field.linearize(t, z)
-    grad_z, grad_t, _ = field.pullback(residuals, cotangent, with_time=True)
+    grad_z, _ = field.pullback(residuals, cotangent)
     z.requires_grad_()
-    t.requires_grad_()
-    expected = torch.autograd.grad(field(t, z), [z, t], cotangent)
-    torch.testing.assert_close((grad_z, grad_t), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_times_cotangent_comes_only_when_asked_for():
-    field = double_field((5,))
-    z, t, cotangent = points("scalar")
-    _, residuals = field.linearize(t, z)
-    assert field.pullback(residuals, cotangent, with_time=False)[1] is None
+    (expected,) = torch.autograd.grad(field(t, z), z, cotangent)
+    torch.testing.assert_close(grad_z, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_parameter_gradients_sum_over_a_tape_of_evaluations(hidden, time_dependent):
@@ -118,7 +109,7 @@ def test_parameter_gradients_sum_over_a_tape_of_evaluations(hidden, time_depende
     for t in (0.1, torch.tensor(0.4, dtype=torch.float64), torch.rand(N, 1, dtype=torch.float64)):
         z, _, cotangent = points("scalar")
         _, residuals = field.linearize(t, z)
-        tape.append((residuals, field.pullback(residuals, cotangent, with_time=False)[2]))
+        tape.append((residuals, field.pullback(residuals, cotangent)[1]))
         total = total + (plain(field, torch.as_tensor(t, dtype=torch.float64), z) * cotangent).sum()
     expected = torch.autograd.grad(total, list(field.parameters()))
     torch.testing.assert_close(field.parameter_gradients(tape), list(expected), rtol=1e-12, atol=1e-12)

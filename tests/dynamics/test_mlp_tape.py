@@ -52,11 +52,11 @@ TIMES = {
 }
 
 
-def on_tape(field, times, states, cotangents, *, with_time=True):
-    """Values, and cotangents of states, times and parameters, of three evaluations on one tape."""
+def on_tape(field, times, states, cotangents):
+    """Values, and cotangents of states and parameters, of three evaluations on one tape."""
     bound = field.bind()
     tape, session = bound.tape(states[0], len(states)), bound.session()
-    values, grad_states, grad_times = [], [], []
+    values, grad_states = [], []
     with torch.no_grad():
         for slot, (t, z) in enumerate(zip(times, states, strict=True)):
             tape.place(slot).copy_(z.reshape(-1))
@@ -64,22 +64,20 @@ def on_tape(field, times, states, cotangents, *, with_time=True):
             tape.evaluate(slot, t, values[-1])
         for slot in reversed(range(len(states))):
             grad_states.insert(0, torch.full_like(states[0], torch.nan))
-            asked = cotangents[slot].clone()
-            grad_times.insert(0, session.pull(tape, slot, asked, grad_states[0], with_time=with_time))
+            session.pull(tape, slot, cotangents[slot].clone(), grad_states[0])
         session.flush(tape)
         tape.release()
-    return values, grad_states, grad_times, list(session.parameter_gradients())
+    return values, grad_states, list(session.parameter_gradients())
 
 
 def by_autograd(field, times, states, cotangents):
-    times = [torch.as_tensor(t, dtype=states[0].dtype).clone().requires_grad_() for t in times]
+    times = [torch.as_tensor(t, dtype=states[0].dtype) for t in times]
     states = [z.clone().requires_grad_() for z in states]
     values = [plain(field, t, z) for t, z in zip(times, states, strict=True)]
     loss = sum((value * cotangent).sum() for value, cotangent in zip(values, cotangents, strict=True))
-    inputs = [*states, *times, *field.parameters()]
+    inputs = [*states, *field.parameters()]
     gradients = list(torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True))
-    m = len(states)
-    return [v.detach() for v in values], gradients[:m], gradients[m : 2 * m], gradients[2 * m :]
+    return [v.detach() for v in values], gradients[: len(states)], gradients[len(states) :]
 
 
 @pytest.fixture(params=LAYERS, ids=lambda hidden: f"{len(hidden)} hidden layers")
@@ -99,16 +97,8 @@ def test_a_tape_gives_the_numbers_of_autograd(hidden, activation, time_dependent
     times, states, cotangents = TIMES[times](n, torch.float64), draw(3, n, D), draw(3, n, D, seed=3)
     found = on_tape(field, times, states, cotangents)
     expected = by_autograd(field, times, states, cotangents)
-    if not time_dependent:
-        assert not any(t.any() for t in found[2])
-        found, expected = (found[0], found[1], found[3]), (expected[0], expected[1], expected[3])
     for ours, autograds in zip(found, expected, strict=True):
         torch.testing.assert_close(list(ours), list(autograds), rtol=1e-12, atol=1e-12)
-
-
-def test_times_cotangents_come_only_when_asked_for():
-    asked = TIMES["floats"](4, torch.float64), draw(3, 4, D), draw(3, 4, D, seed=3)
-    assert on_tape(drawn((5,)), *asked, with_time=False)[2] == [None] * 3
 
 
 # A product of n rows with a weight of shape (128, 128): left to torch, and made by oneDNN.
@@ -147,7 +137,7 @@ def test_a_session_sums_over_tapes_and_sizes(hidden):
         for slot, t in enumerate((0.1, 0.9)):
             tape.place(slot).copy_(z.reshape(-1))
             tape.evaluate(slot, t, torch.empty_like(z))
-            session.pull(tape, slot, cotangent, torch.empty_like(z), with_time=False)
+            session.pull(tape, slot, cotangent, torch.empty_like(z))
             total = total + (plain(field, t, z) * cotangent).sum()
         session.flush(tape)
         tape.release()
@@ -163,11 +153,11 @@ def test_discarded_pulls_leave_no_parameter_gradients(hidden):
     for slot in range(2):
         tape.place(slot).copy_(z.reshape(-1))
         tape.evaluate(slot, 0.5, torch.empty_like(z))
-    session.pull(tape, 0, z, torch.empty_like(z), with_time=False)
+    session.pull(tape, 0, z, torch.empty_like(z))
     session.discard()
     session.flush(tape)
     assert session.parameter_gradients() == (None,) * len(list(field.parameters()))
-    session.pull(tape, 1, z, torch.empty_like(z), with_time=False)
+    session.pull(tape, 1, z, torch.empty_like(z))
     session.flush(tape)
     expected = torch.autograd.grad((plain(field, 0.5, z) * z).sum(), list(field.parameters()))
     torch.testing.assert_close(session.parameter_gradients(), expected, rtol=1e-12, atol=1e-12)
@@ -224,7 +214,7 @@ def test_a_roll_waits_for_the_gradients_of_what_was_pulled(idle):
     session, tape = bound.session(), bound.tape(z, 1)
     tape.place(0).copy_(z.reshape(-1))
     tape.evaluate(0, 0.5, torch.empty_like(z))
-    session.pull(tape, 0, z, torch.empty_like(z), with_time=False)
+    session.pull(tape, 0, z, torch.empty_like(z))
     session.flush(tape)
     tape.release()
     assert not idle.idle
@@ -251,7 +241,7 @@ def test_slots_pulled_in_any_order_of_tapes_give_the_same_sum(idle):
             tape.evaluate(0, 0.2, torch.empty_like(z))
         for n, i in enumerate(order):
             cotangent = draw(6, D, seed=20 + n)
-            session.pull(tapes[i], 0, cotangent, torch.empty_like(cotangent), with_time=False)
+            session.pull(tapes[i], 0, cotangent, torch.empty_like(cotangent))
             session.flush(tapes[i])
             total = total + (plain(field, 0.2, states[i]) * cotangent).sum()
         expected = torch.autograd.grad(total, list(field.parameters()))

@@ -100,11 +100,11 @@ class TanhField(nn.Module):
         value = torch.tanh(y @ self.weight.t() + self.bias + t * self.drift)
         return value, (t, y, value)
 
-    def pullback(self, residuals, cotangent, *, with_time):
+    def pullback(self, residuals, cotangent):
         self.n_pullback += 1
         _, _, value = residuals
         delta = cotangent * (1 - value**2)
-        return delta @ self.weight, (delta @ self.drift).sum() if with_time else None, delta
+        return delta @ self.weight, delta
 
     def parameter_gradients(self, tape):
         weight = sum(delta.t() @ y for (_, y, _), delta in tape)

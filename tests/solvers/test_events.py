@@ -380,10 +380,17 @@ def test_gradients_of_an_event(adjoint, terminal):
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_events_of_the_whole_state_need_times_that_are_fixed(adjoint):
-    func, event, _ = ball()
-    with pytest.raises(ValueError, match=r"t_span and t_eval must not require grad .* odeint_event"):
-        solve_ivp(func, vector(0.5, 3.0).requires_grad_(), vector(10.0, 2.0), events=event, adjoint=adjoint)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_events_of_the_whole_state_move_with_the_start(adjoint, terminal):
+    # The ball's fall does not know the time: it lands as much later as it is thrown, after as long a flight.
+    func, event, _ = ball(terminal=terminal)
+    span = vector(0.5, 3.0).requires_grad_()
+    found = solve_ivp(func, span, vector(10.0, 2.0), events=event, adjoint=adjoint, **TIGHT)
+    (by_span,) = torch.autograd.grad(found.t_events[0].sum(), span, retain_graph=True)
+    torch.testing.assert_close(by_span, vector(1.0, 0.0), rtol=1e-7, atol=1e-9)
+    zeros = {"allow_unused": True, "materialize_grads": True}
+    (by_span,) = torch.autograd.grad(found.y_events[0].sum(), span, **zeros)
+    torch.testing.assert_close(by_span, vector(0.0, 0.0), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("step_control", ["shared", "per_sample"])

@@ -270,6 +270,45 @@ def test_other_samples_stay_differentiable(adjoint):
 
 @soon
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
+def root(k):
+    """``y' = -k sqrt(y)``, whose solution ``(sqrt(y0) - k t / 2)^2`` leaves the field's domain where it is zero."""
+    return lambda t, y: -k * torch.sqrt(torch.where(y > 0, y, math.nan))
+
+
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+@pytest.mark.parametrize("t_eval", [[0.1, 0.3, 1.0], [[0.1, 0.3, 1.0], [0.3, 0.2, 0.9]]])
+def test_outputs_before_a_failure_have_the_gradients_that_they_would_have_without(adjoint, step_control, t_eval):
+    k = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([[4.0], [0.04]], dtype=torch.float64, requires_grad=True)
+    settings = {"rtol": 1e-9, "atol": 1e-11, "adjoint": adjoint, "step_control": step_control, "on_failure": "nan"}
+    times = torch.tensor(t_eval, dtype=torch.float64)
+    y = solve_ivp(root(k), (0.0, 1.0), y0, t_eval=times, **settings).y
+    times = times.T if times.ndim == 2 else times[:, None]
+    y = y[..., 0].T if len(t_eval) == 2 else y[..., 0]
+    exact = (y0[:, 0].sqrt() - k * times / 2) ** 2
+    reached = ~y.isnan()
+    assert reached.sum() == (5 if step_control == "per_sample" else 4)
+    for i in range(2):
+        found = torch.autograd.grad(y[reached[:, i], i].sum(), [k, y0], retain_graph=True)
+        expected = torch.autograd.grad(exact[reached[:, i], i].sum(), [k, y0], retain_graph=True)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("reason", ["blow-up", "max_steps"])
+def test_a_backward_pass_after_a_failure_does_not_fail(adjoint, reason):
+    a = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([[1.0], [0.01]], dtype=torch.float64)
+    settings = {"rtol": 1e-8, "atol": 1e-10, "adjoint": adjoint, "step_control": "per_sample", "on_failure": "nan"}
+    if reason == "max_steps":
+        settings["max_steps"] = 25
+    solution = solve_ivp(lambda t, y: a * y**2, (0.0, 2.0), y0, t_eval=[0.5, 2.0], **settings)
+    assert solution.y[..., 0].isnan().tolist() == [[False, False], [True, False]]
+    (found,) = torch.autograd.grad(torch.nan_to_num(solution.y).sum(), a)
+    # y = 1 / (1 / y0 - a t), so that dy/da = t y^2
+    expected = 0.5 * (1 / (1 - 0.5)) ** 2 + 0.5 / 99.5**2 + 2.0 / 98.0**2
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_sample_whose_field_is_not_finite_from_the_start(bad):
     def field(t, y):
         return torch.where(y[:, :1] > 5.0, bad, -y)

@@ -418,7 +418,6 @@ def test_fixed_steps_are_the_same_for_all(y0):
         ({"y0": torch.tensor(1.0)}, "batch"),
         ({"step_control": "each"}, "step_control"),
         ({"dense_output": True}, "dense_output"),
-        ({"jump_t": [0.5], "t_span": [[0.0, 1.0]] * 2}, "jump_t"),
     ],
     ids=str,
 )

@@ -13,73 +13,47 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import SolverError
-from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, index, moves, start_time, weights_tensor
-from skode.solvers.march import Clock
+from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, index, moves, weights_tensor
+from skode.solvers.march import Clock, Move
 from skode.solvers.stepping import new_graph_stepper
-from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.times import TensorClock
-from skode.solvers.vector_field import check_value
+from skode.solvers.times import Jumps
+from skode.solvers.vector_field import check_value, time_dtype_of, time_tensor
 
 
-class _ConstantClock(Clock):
+class _TensorClock(Clock):
     """Times as tensors, because ``func`` receives tensors; step sizes as floats."""
 
     def at(self, t: float) -> Tensor:
         return torch.tensor(t, dtype=torch.float64)
 
 
-def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
+def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     """Solve while autograd records; see :func:`skode.solvers.adjoints.solve`."""
-    clock = TensorClock(problem, times) if times is not None and times.requires_grad else _ConstantClock()
 
     def cast(t: Any, y: Tensor) -> Tensor:
-        value = func(torch.as_tensor(t, dtype=y.dtype, device=y.device), y)
+        value = func(time_tensor(t, y, func), y)
         check_value(value, y)
         return value
 
+    cast.time_dtype = time_dtype_of(func, y0)  # type: ignore[attr-defined]
     stepper = new_graph_stepper(problem.tableau, cast, y0, problem.statistics, problem.control.tolerances)
     stepper.start(problem.f0)
     collector = Collector(problem, y0)
     outputs, path = collector.outputs, collector.path
-    # Outputs whose own times carry gradients are all read off an interpolant, those at the ends of steps too.
-    along = None
-    if times is not None and times.requires_grad and problem.times is not None and not problem.grid_is_times:
-        along = times[2:]
-    waiting = collector.start
-    if along is None or problem.t0 == problem.t1:
-        for reading in waiting:
-            outputs.take(reading, y0)
-        waiting = []
-    elif problem.control.per_sample:
-        # The samples' first steps may be taken in different rounds.
-        rates = cast(start_time(problem, y0), y0) if waiting else y0
-        for reading in waiting:
-            assert reading.rows is not None
-            rows, at = index(reading.rows, y0), index(reading.positions, along)
-            passed = (along[at] - along[at].detach()).to(y0).view(-1, *[1] * (y0.ndim - 1))
-            outputs.put(reading, y0[rows] + passed * rates[rows])
-        waiting = []
+    for reading in collector.start:
+        outputs.take(reading, y0)
     failure = None
     try:
-        for move in moves(problem, stepper, y0, clock):
+        for move in moves(problem, stepper, y0, _TensorClock()):
             taken = move.taken
             readings = collector.in_step(move)
-            for reading in waiting + readings:
-                # Times of events come after the user's own; they are made differentiable later.
-                if along is not None and reading.positions[0] < len(along):
-                    if problem.control.per_sample:
-                        assert reading.rows is not None
-                        rows = index(reading.rows, along)
-                        start, h = torch.from_numpy(move.t).to(along)[rows], move.h.reshape(-1).to(along.device)[rows]
-                    else:
-                        start, h = clock.at(move.t), move.h
-                    theta = (along[index(reading.positions, along)] - start) / h
-                    outputs.interpolate(reading, move, _differentiable_weights(taken.tableau, theta).to(y0))
-                elif reading.at_end:
+            for reading in readings:
+                if reading.at_end:
                     outputs.take(reading, taken.y_next)
                 else:
                     outputs.interpolate(reading, move, weights_tensor(taken.tableau, reading.theta, y0))
-            waiting = []
+            if problem.jumps is not None:
+                taken.y_next = _moved_by_jumps(problem.jumps, cast, move)
             path.y_end, path.t_end = taken.y_next, move.t_next
             if problem.dense:
                 plain = replace(taken, h=move.t_next - move.t, y=taken.y.detach(), stages=taken.stages.detach())
@@ -94,8 +68,14 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
     return path.outputs, path
 
 
-def _differentiable_weights(tableau: ButcherTableau, theta: Tensor) -> Tensor:
-    """Interpolation weights as a differentiable function of the position in the step."""
-    coefficients = torch.tensor(tableau.interpolant, dtype=theta.dtype, device=theta.device)
-    powers = torch.arange(1, coefficients.shape[1] + 1, device=theta.device)
-    return theta[:, None] ** powers @ coefficients.T
+def _moved_by_jumps(jumps: Jumps, func: Any, move: Move) -> Tensor:
+    """The state at the end of a step, which jumps there move."""
+    y = move.taken.y_next
+    for t, samples in jumps.at(move.t_next):
+        if samples is None:
+            y = jumps.move(func, t, y, None)
+        else:
+            assert move.rows is not None
+            these = index(samples, y)
+            y = y.index_copy(0, these, jumps.move(func, t, y[these], move.rows[samples]))
+    return y

@@ -8,7 +8,7 @@ as exact as the tolerance, not more.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,39 +22,92 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import rms_norm
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column
+from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column, time_dtype_of
 
 
-def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
+def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     """Solve with gradients by the adjoint equation; see :func:`skode.solvers.adjoints.solve`."""
     holder: list[Path] = []
-    outputs = _ContinuousAdjoint.apply(problem, holder, y0, times, *problem.field.parameters)
+    jump_times = None if problem.jumps is None else problem.jumps.times
+    outputs = _ContinuousAdjoint.apply(problem, holder, y0, jump_times, *problem.field.parameters)
     return outputs, holder[0]
 
 
 class _ContinuousAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, times: Tensor | None, *parameters: Tensor):
+    def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, jumps: Tensor | None, *parameters: Tensor):
         start = y0.detach().clone() if problem.dense else y0.detach()
         path = integrate(problem, start, record=problem.dense, keep_stages=problem.dense)
         holder.append(path)
-        ctx.problem, ctx.output_times, ctx.rows = problem, path.times, path.rows
-        ctx.with_time = times is not None and times.requires_grad
-        ctx.save_for_backward(path.y_end, path.outputs, y0, times, *parameters)
+        ctx.problem, ctx.output_times, ctx.rows, ctx.t_end = problem, path.times, path.rows, path.t_end
+        ctx.save_for_backward(path.y_end, path.outputs, y0, jumps, *parameters)
         return path.outputs
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
-        y_end, outputs, *_ = ctx.saved_tensors
-        sweep = AdjointSolve(ctx.problem, ctx.output_times, ctx.rows, outputs, grad_outputs)
-        grad_y0, grad_parameters = sweep.run(y_end)
-        grad_times = sweep.time_gradients(grad_y0) if ctx.with_time else None
-        return (None, None, grad_y0, grad_times, *grad_parameters)
+        y_end, outputs, y0, *_ = ctx.saved_tensors
+        problem = ctx.problem
+        given = CotangentsOfOutputs.of(ctx.output_times, ctx.rows, outputs, grad_outputs)
+        grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
+        if problem.control.per_sample:
+            sweep: Any = EachAdjointSolve(problem, given, grad_jumps, y0)
+        else:
+            sweep = AdjointSolve(problem, given, grad_jumps, y_end, ctx.t_end)
+        grad_y0, grad_parameters = sweep.run()
+        return (None, None, grad_y0, grad_jumps, *grad_parameters)
+
+
+@dataclass(frozen=True)
+class CotangentsOfOutputs:
+    """The outputs of a solve that were reached, and their cotangents.
+
+    Attributes
+    ----------
+    times : ndarray of shape (m,)
+        When they are.
+    rows : ndarray of shape (m,) or None
+        The samples that they belong to.
+    states, cotangents : Tensor of shape (m, ...)
+        The outputs themselves, and what the loss gives them.
+    """
+
+    times: np.ndarray
+    rows: np.ndarray | None
+    states: Tensor
+    cotangents: Tensor
+
+    @classmethod
+    def of(cls, times: np.ndarray, rows: np.ndarray | None, states: Tensor, cotangents: Tensor) -> CotangentsOfOutputs:
+        """Those among all outputs; the others are NaN and depend on nothing."""
+        reached = torch.isfinite(states).reshape(len(states), -1).all(1).cpu().numpy()
+        if reached.all():
+            return cls(times, rows, states, cotangents)
+        these = index(np.flatnonzero(reached), states)
+        return cls(times[reached], None if rows is None else rows[reached], states[these], cotangents[these])
 
 
 class AugmentedField:
-    """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``."""
+    """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``.
+
+    Parameters
+    ----------
+    field : Field
+        The vector field.
+    like : Tensor
+        A state, for its shape and dtype.
+    statistics : Statistics
+        Where evaluations are counted.
+    time : float
+        One at which the field may be evaluated.
+    implicit : bool
+        Whether an implicit method is to solve the equation.
+
+    Attributes
+    ----------
+    stretch : Stretch or None
+        The times of the samples at those of the equation, where they differ.
+    """
 
     parameters: tuple[Tensor, ...] = ()
 
@@ -65,6 +118,8 @@ class AugmentedField:
         self.statistics = statistics
         self.like = like
         self.evaluation = field.tape(like, 1, pullable=True)
+        self.time_dtype = time_dtype_of(field, like)
+        self.stretch: Stretch | None = None
         n_parameters = sum(p.numel() for p in field.parameters)
         self.size = 2 * self.n + n_parameters
         # Implicit methods see the state as blocks of equal size, to which it is filled up.
@@ -80,9 +135,13 @@ class AugmentedField:
         n, tape, session = self.n, self.evaluation, self.field.session()
         rates = torch.empty_like(y)
         tape.place(0).copy_(y[:n])
-        tape.evaluate(0, t, rates[:n].view(self.shape))
-        adjoint = y[n : 2 * n].view(self.shape)
-        session.pull(tape, 0, -adjoint, rates[n : 2 * n].view(self.shape), with_time=False)
+        stretch, rate = self.stretch, rates[:n].view(self.shape)
+        tape.evaluate(0, t if stretch is None else stretch.times(t), rate)
+        adjoint = -y[n : 2 * n].view(self.shape)
+        if stretch is not None:
+            rate.mul_(stretch.length)
+            adjoint.mul_(stretch.length)
+        session.pull(tape, 0, adjoint, rates[n : 2 * n].view(self.shape))
         session.flush(tape)
         start = 2 * n
         for parameter, gradient in zip(self.field.parameters, session.parameter_gradients(), strict=True):
@@ -100,6 +159,37 @@ class AugmentedField:
 
     def session(self, *, with_parameters: bool = True) -> Session:
         raise NotImplementedError("the adjoint equation is not differentiated again; use adjoint='backprop'")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Times of samples as those of the unit interval: ``t_i = start_i + s length_i``.
+
+    Attributes
+    ----------
+    start, length : Tensor of shape (batch, 1, ..., 1)
+        Where each sample starts, and how far it goes.
+    low, high : Tensor of that shape
+        Between which its times must stay, so as not to touch a discontinuity of the field.
+    """
+
+    start: Tensor
+    length: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def between(cls, start: np.ndarray, end: np.ndarray, like: Tensor, dtype: torch.dtype, *, inside: bool) -> Stretch:
+        """That which leads from ``start`` to ``end``; ``inside`` if it must touch neither."""
+        first, last = column(start, like, dtype), column(end, like, dtype)
+        low, high = torch.minimum(first, last), torch.maximum(first, last)
+        if inside:
+            low, high = torch.nextafter(low, high), torch.nextafter(high, low)
+        return cls(first, column(end - start, like), low, high)
+
+    def times(self, s: float | Tensor) -> Tensor:
+        """Each sample's time."""
+        return torch.minimum(torch.maximum(self.start + s * self.length, self.low), self.high)
 
 
 class AdjointBlocks(Blocks):
@@ -128,76 +218,101 @@ class AdjointBlocks(Blocks):
 
 
 class AdjointSolve:
-    """The backward solve: one segment between each two neighbouring output times."""
+    """The backward solve: one segment between each two neighbouring output times.
+
+    Parameters
+    ----------
+    problem : Problem
+        What was solved.
+    given : CotangentsOfOutputs
+        What it is differentiated by.
+    grad_jumps : Tensor or None
+        Where the gradient of the problem's jumps is added up.
+    y_end : Tensor
+        The last state that was reached.
+    t_end : float
+        Its time.
+    """
 
     def __init__(
-        self,
-        problem: Problem,
-        output_times: np.ndarray,
-        rows: np.ndarray | None,
-        outputs: Tensor,
-        grad_outputs: Tensor,
+        self, problem: Problem, given: CotangentsOfOutputs, grad_jumps: Tensor | None, y_end: Tensor, t_end: float
     ) -> None:
         self.problem = problem
-        self.output_times = output_times
-        self.rows = rows
-        self.outputs = outputs
-        self.grad_outputs = grad_outputs
-
-    def run(self, y_end: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Solve from the last output time to the initial one; returns gradients of ``y0`` and of the parameters."""
-        problem = self.problem
-        shape, n = y_end.shape, y_end.numel()
-        sizes = [p.numel() for p in problem.field.parameters]
-        field = AugmentedField(
+        self.given = given
+        self.grad_jumps = grad_jumps
+        self.y_end = y_end
+        self.t_end = t_end
+        self.shape, self.n = y_end.shape, y_end.numel()
+        self.field = AugmentedField(
             problem.field,
             y_end,
             problem.statistics,
-            problem.t1,
+            t_end,
             implicit=isinstance(problem.tableau, ButcherTableau) and problem.tableau.implicit,
         )
-        augmented = y_end.new_zeros(field.size)
-        augmented[:n] = y_end.reshape(-1)
-        t = problem.t1
-        for time in np.unique(np.append(self.output_times, problem.t0))[:: -1 if problem.t1 >= problem.t0 else 1]:
-            # Before the last output the adjoint is zero and, where states are known, there is nothing to solve.
-            if time != t and (self.rows is not None or bool(augmented[n : 2 * n].any())):
-                augmented = self._segment(field, t, float(time), augmented, n)
-                t = float(time)
-            self._jump(time, augmented, n, shape)
-            if self.rows is None:
-                # The state is known here: start again from it rather than from the backward solve's drifted one.
-                known = np.flatnonzero(self.output_times == time)
-                if len(known):
-                    augmented[:n] = self.outputs[int(known[0])].reshape(-1)
-                    t = float(time)
-        pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
-        gradients = [g.view(p.shape).to(p) for g, p in zip(pieces, problem.field.parameters, strict=True)]
-        return augmented[n : 2 * n].view(shape).clone(), gradients
 
-    def _jump(self, time: float, augmented: Tensor, n: int, shape: torch.Size) -> None:
-        positions = np.flatnonzero(self.output_times == time)
+    def run(self) -> tuple[Tensor, list[Tensor]]:
+        """Solve from the last output time to the initial one; returns gradients of ``y0`` and of the parameters."""
+        problem, given, n, t = self.problem, self.given, self.n, self.t_end
+        augmented = self.y_end.new_zeros(self.field.size)
+        augmented[:n] = self.y_end.reshape(-1)
+        jumps = [] if problem.jumps is None else [time for time in problem.jumps.place if self._was_reached(time)]
+        for time in np.unique([*given.times, *jumps, problem.t0])[:: -1 if problem.t1 >= problem.t0 else 1].tolist():
+            # Before the last output the adjoint is zero and, where states are known, there is nothing to solve.
+            if time != t and (given.rows is not None or bool(augmented[n : 2 * n].any())):
+                augmented = self._segment(t, time, augmented)
+                t = time
+            if time in jumps and t == time:
+                assert problem.jumps is not None
+                assert self.grad_jumps is not None
+                y, a = (x.view(self.shape) for x in augmented[: 2 * n].split(n))
+                problem.jumps.pull(self.grad_jumps, problem.field, time, y, a, None)
+            self._jump(time, augmented)
+            if given.rows is None:
+                # The state is known here: start again from it rather than from the backward solve's drifted one.
+                known = np.flatnonzero(given.times == time)
+                if len(known):
+                    augmented[:n] = given.states[int(known[0])].reshape(-1)
+                    t = time
+        return self.gradients(augmented)
+
+    def gradients(self, augmented: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Those of ``y0`` and of the parameters."""
+        n, parameters = self.n, self.problem.field.parameters
+        sizes = [p.numel() for p in parameters]
+        pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
+        gradients = [g.view(p.shape).to(p) for g, p in zip(pieces, parameters, strict=True)]
+        return augmented[n : 2 * n].view(self.shape).clone(), gradients
+
+    def _was_reached(self, time: float) -> bool:
+        t0 = self.problem.t0
+        return abs(time - t0) <= abs(self.t_end - t0)
+
+    def _jump(self, time: float, augmented: Tensor) -> None:
+        """Add the cotangents of the outputs at this time to the adjoint."""
+        given = self.given
+        positions = np.flatnonzero(given.times == time)
         if not len(positions):
             return
-        a = augmented[n : 2 * n].view(shape)
-        given = self.grad_outputs[index(positions, a)]
-        if self.rows is None:
-            a += given.sum(0)
+        a = augmented[self.n : 2 * self.n].view(self.shape)
+        if given.rows is None:
+            a += given.cotangents[index(positions, a)].sum(0)
         else:
-            a.index_add_(0, index(self.rows[positions], a), given)
+            a.index_add_(0, index(given.rows[positions], a), given.cotangents[index(positions, a)])
 
-    def _segment(self, field: AugmentedField, t: float, t_next: float, augmented: Tensor, n: int) -> Tensor:
+    def _segment(self, t: float, t_next: float, augmented: Tensor) -> Tensor:
+        """Solve the equation from one time to another; returns the state there."""
         segment = replace(
             self.problem,
-            field=field,
-            f0=field(t, augmented),
+            field=self.field,
+            f0=self.field(t, augmented),
             t0=t,
             t1=t_next,
             times=np.array([t_next]),
             rows=None,
-            control=self._control(t, t_next, n),
+            control=self._control(t, t_next),
             statistics=Statistics(),
-            grid_is_times=False,
+            jumps=None,
             dense=False,
             tape0=None,
             events=None,
@@ -208,56 +323,94 @@ class AdjointSolve:
         )
         return integrate(segment, augmented, record=False).y_end
 
-    def _control(self, t: float, t_next: float, n: int) -> StepControl:
-        control, seminorm = self.problem.control, self.problem.seminorm
-        n_parameters = sum(p.numel() for p in self.problem.field.parameters)
-
-        def norm(x: Tensor) -> Tensor:
-            """The largest of the blocks' norms; a seminorm leaves out the parameters' (Kidger et al. 2021)."""
-            blocks = [x[:n], x[n : 2 * n]]
-            if n_parameters and not seminorm:
-                blocks.append(x[2 * n : 2 * n + n_parameters])
-            return torch.stack([rms_norm(block) for block in blocks]).max()
-
+    def _control(self, t: float, t_next: float) -> StepControl:
+        control = self.problem.control
         grid = control.grid
         if grid is not None:
             low, high = min(t, t_next), max(t, t_next)
             inner = grid[(grid > low) & (grid < high)]
             grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
         landings = sorted((x for x in control.landings if min(t, t_next) < x < max(t, t_next)), reverse=t_next < t)
-        control = replace(control, per_sample=False, landings=tuple(landings), jumps=control.jumps & set(landings))
-        return replace(control, grid=grid, first_step=None, tolerances=replace(control.tolerances, norm=norm))
+        jumps = control.jumps & {*landings, t, t_next}
+        control = replace(control, per_sample=False, landings=tuple(landings), jumps=jumps, first_step=None)
+        return replace(control, grid=grid, tolerances=replace(control.tolerances, norm=self._norm))
 
-    def time_gradients(self, a0: Tensor) -> Tensor:
-        """``dL/dt_j = g_j . f(t_j, y_j)`` for the outputs and ``dL/dt0 = -a(t0) . f(t0, y0)``.
+    def _norm(self, x: Tensor) -> Tensor:
+        """The largest of the blocks' norms; a seminorm leaves out the parameters' (Kidger et al. 2021)."""
+        n, n_parameters = self.n, sum(p.numel() for p in self.problem.field.parameters)
+        blocks = [x[:n], x[n : 2 * n]]
+        if n_parameters and not self.problem.seminorm:
+            blocks.append(x[2 * n : 2 * n + n_parameters])
+        return torch.stack([rms_norm(block) for block in blocks]).max()
 
-        Outputs at the end of every step are at times that stretch with the time span.
-        """
-        problem = self.problem
-        # Outputs at events stay where they are: their times are made differentiable by themselves.
-        n_known = len(self.output_times) if problem.times is None else len(problem.times)
-        gradients = torch.zeros(2 + n_known, dtype=torch.float64)
-        gradients[0] = -(a0 * problem.f0).sum()
-        if self.rows is not None:
-            self._add_times_of_samples(gradients[2:], a0)
-            return gradients
-        for j, time in enumerate(self.output_times[:n_known].tolist()):
-            gradients[2 + j] = (self.grad_outputs[j] * problem.field(time, self.outputs[j])).sum()
-        if problem.times is not None:
-            return gradients
-        s = torch.from_numpy((self.output_times - problem.t0) / ((problem.t1 - problem.t0) or 1.0))
-        return gradients[:2] + torch.stack([(1 - s) @ gradients[2:], s @ gradients[2:]])
 
-    def _add_times_of_samples(self, gradients: Tensor, like: Tensor) -> None:
-        """The same for outputs of single samples, of which the field sees one each at a time."""
-        assert self.rows is not None
-        waiting = [np.flatnonzero(self.rows[: len(gradients)] == i) for i in range(len(like))]
-        for k in range(max(map(len, waiting), default=0)):
-            positions = np.array([own[min(k, len(own) - 1)] if len(own) else -1 for own in waiting])
-            here = np.array([len(own) > k for own in waiting])
-            chosen = index(np.maximum(positions, 0), like)
-            answered = column(positions >= 0, like).bool()
-            states = torch.where(answered, self.outputs[chosen], 0.0)
-            rates = self.problem.field(column(self.output_times[np.maximum(positions, 0)], like), states)
-            along = (self.grad_outputs[chosen] * rates).flatten(1).sum(1).double().cpu()
-            gradients[torch.from_numpy(positions[here])] = along[torch.from_numpy(here)]
+class EachAdjointSolve(AdjointSolve):
+    """The same where every sample takes its own steps: each from its own last output back to its own initial time.
+
+    A sample's stops are its outputs and the times at which the field jumps. All samples go from one stop to their next
+    in the same segment, which is solved over the unit interval; those that have arrived stay where they are.
+    """
+
+    def __init__(self, problem: Problem, given: CotangentsOfOutputs, grad_jumps: Tensor | None, y0: Tensor) -> None:
+        y0 = y0.detach()
+        super().__init__(problem, given, grad_jumps, y0, problem.t0)
+        spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (len(y0), 1))
+        assert given.rows is not None
+        self.stops = [self._stops_of(given.times[given.rows == i], *spans[i]) for i in range(len(y0))]
+
+    def _stops_of(self, times: np.ndarray, t0: float, t1: float) -> np.ndarray:
+        """Where a sample stops on its way back."""
+        direction = 1.0 if t1 >= t0 else -1.0
+        ahead = direction * np.concatenate([times, self.problem.control.landings, [t0]])
+        last = (direction * times).max(initial=direction * t0)
+        return direction * np.unique(ahead[(ahead >= direction * t0) & (ahead <= last)])[::-1]
+
+    def run(self) -> tuple[Tensor, list[Tensor]]:
+        n, problem, y0 = self.n, self.problem, self.y_end
+        augmented = y0.new_zeros(self.field.size)
+        augmented[:n] = y0.reshape(-1)
+        stops, width = self.stops, max(map(len, self.stops), default=1)
+        at = np.array([own[0] for own in stops])
+        self._arrive(augmented, at, np.ones(len(y0), dtype=bool))
+        for k in range(1, width):
+            there = np.array([own[min(k, len(own) - 1)] for own in stops])
+            moving = there != at
+            inside = bool(problem.control.jumps) or problem.control.nudged
+            self.field.stretch = Stretch.between(at, there, y0, time_dtype_of(problem.field, y0), inside=inside)
+            augmented = self._segment(0.0, 1.0, augmented)
+            at = there
+            self._arrive(augmented, at, moving)
+        return self.gradients(augmented)
+
+    def _arrive(self, augmented: Tensor, at: np.ndarray, moved: np.ndarray) -> None:
+        """Account for the jumps and outputs where the samples that have moved are now."""
+        y, a = (x.view(self.shape) for x in augmented[: 2 * self.n].split(self.n))
+        given, jumps = self.given, self.problem.jumps
+        assert given.rows is not None
+        if jumps is not None:
+            assert self.grad_jumps is not None
+            for t, samples in jumps.at(np.where(moved, at, np.nan)):
+                assert samples is not None
+                these = index(samples, y)
+                jumps.pull(self.grad_jumps, self.problem.field, t, y[these], a[these], samples)
+        positions = np.flatnonzero(moved[given.rows] & (given.times == at[given.rows]))
+        if len(positions):
+            chosen, rows = index(positions, a), index(given.rows[positions], a)
+            a.index_add_(0, rows, given.cotangents[chosen])
+            y[rows] = given.states[chosen]
+
+    def _control(self, t: float, t_next: float) -> StepControl:
+        control, lengths = self.problem.control, self.field.stretch
+        assert lengths is not None
+        longest = float(lengths.length.abs().max())
+        return replace(
+            control,
+            per_sample=False,
+            landings=(),
+            jumps=frozenset(),
+            nudged=False,
+            first_step=None,
+            min_step=control.min_step and control.min_step / longest,
+            max_step=control.max_step and control.max_step / longest,
+            tolerances=replace(control.tolerances, norm=self._norm),
+        )

@@ -2,8 +2,7 @@
 
 No autograd graph of the solve exists, at most those of single evaluations. Each step is a few matrix-vector products
 and one vector-Jacobian product per stage; see :meth:`skode.solvers.stepping.ExplicitStepper.pull` for the formula and
-its sources. Step sizes count as constants of the solution, except that the grid of steps stretches with the ends of the
-time span, which makes the derivatives with respect to them exact too.
+its sources. Step sizes count as constants of the solution.
 """
 
 from __future__ import annotations
@@ -15,31 +14,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skode.solvers.first_order import first_order
 from skode.solvers.device import ReplayedTape
+from skode.solvers.first_order import first_order
 from skode.solvers.integrate import Path, Problem, RecordedStep, entries, index, integrate, start_time, weights_tensor
 from skode.solvers.parameters import held_tensors
 from skode.solvers.readout import Reading
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import PulledStep, new_stepper
 from skode.solvers.stepping.explicit import changed_field, stage_time
-from skode.solvers.times import TimeGradients
-from skode.solvers.vector_field import AutogradField, Session, Tape
+from skode.solvers.vector_field import AutogradField, Session, Tape, time_dtype_of
 
 
-def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
+def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     """Solve with gradients by the discrete adjoint; see :func:`skode.solvers.adjoints.solve`."""
     holder: list[Path] = []
-    outputs = _DiscreteAdjoint.apply(problem, holder, y0, times, *problem.field.parameters)
+    jump_times = None if problem.jumps is None else problem.jumps.times
+    outputs = _DiscreteAdjoint.apply(problem, holder, y0, jump_times, *problem.field.parameters)
     return outputs, holder[0]
 
 
 class _DiscreteAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, times: Tensor | None, *parameters: Tensor):
-        ctx.with_time = times is not None and times.requires_grad
+    def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, jumps: Tensor | None, *parameters: Tensor):
         start = y0.detach().clone() if problem.dense else y0.detach()
-        path = integrate(problem, start, record=True, keep_stages=ctx.with_time or problem.dense)
+        path = integrate(problem, start, record=True, keep_stages=problem.dense)
         # Which this sweep lets go of.
         path.tape0 = problem.tape0
         problem = replace(problem, tape0=None)
@@ -48,7 +46,7 @@ class _DiscreteAdjoint(torch.autograd.Function):
         outputs, path.outputs = path.outputs, path.outputs.detach()
         ctx.problem, ctx.path, ctx.lock = problem, path, threading.Lock()
         # Saved only so that autograd notices if one of them is changed in place before the backward pass.
-        ctx.save_for_backward(y0, times, *parameters)
+        ctx.save_for_backward(y0, jumps, *parameters)
         ctx.versions = _versions(problem)
         return outputs
 
@@ -61,11 +59,10 @@ class _DiscreteAdjoint(torch.autograd.Function):
                 "A tensor that func(t, y) reads has been modified by an inplace operation since the solve that is "
                 "differentiated. Change it after backward(), or solve with adjoint='backprop'."
             )
-        sweep = ReverseSweep(ctx.problem, ctx.path, grad_outputs, with_time=ctx.with_time)
+        sweep = ReverseSweep(ctx.problem, ctx.path, grad_outputs)
         with ctx.lock:  # the path's tapes are let go on the way; threads may share a graph
             grad_y0, grad_parameters = sweep.run(y0)
-        grad_times = sweep.times.gathered() if sweep.times is not None else None
-        return (None, None, grad_y0, grad_times, *grad_parameters)
+        return (None, None, grad_y0, sweep.grad_jumps, *grad_parameters)
 
 
 class ReverseSweep:
@@ -79,20 +76,21 @@ class ReverseSweep:
         Its recorded solution.
     grad_outputs : Tensor
         Cotangents of the outputs.
-    with_time : bool
-        Whether the gradients of the times are wanted.
+
+    Attributes
+    ----------
+    grad_jumps : Tensor or None
+        The gradient of the times at which the field jumps, where these require grad.
     """
 
-    def __init__(self, problem: Problem, path: Path, grad_outputs: Tensor, *, with_time: bool) -> None:
+    def __init__(self, problem: Problem, path: Path, grad_outputs: Tensor) -> None:
         self.problem = problem
         self.path = path
         self.grad_outputs = grad_outputs
         self.session: Session = problem.field.session()
         self.steppers: dict[torch.Size, Any] = {}
         self.opening = problem.opening[0] if problem.opening else None  # what keeps the first evaluation's recording
-        self.times = TimeGradients(problem, path) if with_time else None
-        # Where every sample takes its own steps, these do not move with the times.
-        self.with_time = with_time and not problem.control.per_sample
+        self.grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
 
     def run(self, y0: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Sweep from the end to the start; returns the cotangents of ``y0`` and of the parameters."""
@@ -116,6 +114,8 @@ class ReverseSweep:
             if rows is not None:
                 lam = cotangent[rows]
                 kappa = None if carried is None else carried[:, rows].flatten(1)
+            if self.grad_jumps is not None:
+                self._pull_jumps(step, lam)
             for reading in step.readings:
                 if reading.at_end:
                     self._add(lam, reading)
@@ -139,8 +139,6 @@ class ReverseSweep:
             cotangent = self._pull_first_stages(y0.detach(), cotangent, carried)
         for reading in self.path.start:
             self._add(cotangent, reading)
-        if self.times is not None:
-            self.times.add_outputs(self.grad_outputs)
         for stepper in self.steppers.values():
             stepper.release()
         return cotangent
@@ -154,15 +152,23 @@ class ReverseSweep:
             self._remake(stepper, step, last_is_used=last_is_used)
         assert taken.tape is not None
         problem.statistics.nfev_backward += taken.tape.n_slots - (not last_is_used)
-        pulled = stepper.pull(taken, self.session, lam, kappa, given, with_time=self.with_time)
+        pulled = stepper.pull(taken, self.session, lam, kappa, given)
         # A second backward pass, which few ask for, evaluates the field again.
         taken.tape.release()
         taken.tape = None
         if step.opens is not False and stepper.keeps_first:
             self._pull_opening(step, pulled, first=step is self.path.steps[0])
-        if self.times is not None and self.with_time:
-            self.times.add_step(n, pulled.t, pulled.h)
         return pulled
+
+    def _pull_jumps(self, step: RecordedStep, cotangent: Tensor) -> None:
+        """What the jumps at a step's end are given by the cotangent of the state there, of all that comes later."""
+        jumps, y = self.problem.jumps, step.taken.y_next
+        assert jumps is not None
+        assert self.grad_jumps is not None
+        for t, samples in jumps.at(step.t_next):
+            these: Any = ... if samples is None else index(samples, y)
+            numbers = None if step.rows is None else step.rows[these].cpu().numpy()
+            jumps.pull(self.grad_jumps, self.problem.field, t, y[these], cotangent[these], numbers)
 
     def _replay(
         self, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None, read: Tensor | None
@@ -203,10 +209,10 @@ class ReverseSweep:
         everywhere = step.opens is True
         here: Any = ... if everywhere else torch.from_numpy(step.opens).to(carried.device)
         y, kappa = taken.y[here], carried[0].view(taken.y.shape)[here]
-        time = stage_time(taken.t, taken.h, 0.0, taken.edges, taken.y)
+        time = stage_time(taken.t, taken.h, 0.0, taken.edges, time_dtype_of(self.problem.field, taken.y))
         tape = self._opening_tape(time if everywhere else time[here], y, first=first and everywhere)
         grad_y = torch.empty_like(y, memory_format=torch.contiguous_format)
-        grad_t = self.session.pull(tape, 0, kappa, grad_y, with_time=self.with_time)
+        self.session.pull(tape, 0, kappa, grad_y)
         self.session.flush(tape)
         tape.release()
         pulled.y[here] += grad_y
@@ -214,17 +220,19 @@ class ReverseSweep:
             pulled.carried = None
         else:
             carried[0].view(taken.y.shape)[here] = 0.0
-        if self.with_time:
-            pulled.t += float(grad_t)
 
     def _pull_first_stages(self, y0: Tensor, cotangent: Tensor, carried: Tensor) -> Tensor:
         """Pull the samples' very first stages, which all are evaluations at the start."""
-        tape = self._opening_tape(start_time(self.problem, y0), y0, first=True)
+        tape = self._opening_tape(self._start_time(y0), y0, first=True)
         grad_y = torch.empty_like(y0)
-        self.session.pull(tape, 0, carried[0].contiguous(), grad_y, with_time=False)
+        self.session.pull(tape, 0, carried[0].contiguous(), grad_y)
         self.session.flush(tape)
         tape.release()
         return cotangent + grad_y
+
+    def _start_time(self, y0: Tensor) -> Any:
+        problem = self.problem
+        return start_time(problem.t0, problem.t1, problem.spans, problem.control.jumps, problem.field, y0)
 
     def _opening_tape(self, t: Any, y: Tensor, *, first: bool) -> Tape:
         """A tape with the evaluation at ``(t, y)``: that of the solve where it is its first, and is still there."""

@@ -197,7 +197,7 @@ class Attempts:
             if i < taken_over:
                 handed_on = kbar
                 continue
-            session.pull(tape, slot, None, pulled[i].view(self.shape), with_time=False)
+            session.pull(tape, slot, None, pulled[i].view(self.shape))
         session.flush(tape)
         return rows[taken_over:].sum(0).view(self.shape), handed_on
 

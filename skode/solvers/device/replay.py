@@ -258,7 +258,7 @@ class Bundle:
         if opening:
             assert carried is not None
             out = torch.empty_like(lam)
-            session.pull(made.tape, 0, carried.view(replay.shape), out, with_time=False)
+            session.pull(made.tape, 0, carried.view(replay.shape), out)
             session.flush(made.tape)
             lam, carried = lam + out, None
         reverse.lam.copy_(lam)

@@ -76,6 +76,7 @@ class AdamsStepper:
         self.statistics = statistics
         self.weights = tableau_tensors(method.formula, like.dtype, like.device).b
         self.starter = ExplicitStepper(method.starter, field, like, statistics, tolerances)
+        self.time_dtype = self.starter.time_dtype
         self.history = _History(method)
         self.n_carried = method.n_past
         self.stages = like.new_empty((method.order, like.numel()))
@@ -94,7 +95,7 @@ class AdamsStepper:
             taken.begins = begins
             return taken
         n_past = self.method.n_past
-        self._evaluate(0, stage_time(t, h, 0.0, edges, self.like), y)
+        self._evaluate(0, stage_time(t, h, 0.0, edges, self.time_dtype), y)
         for j, past in enumerate(self.history.past):
             self.stages[1 + j].copy_(past)
         flat = y.reshape(-1)
@@ -104,7 +105,7 @@ class AdamsStepper:
 
     def _solve(self, known: Tensor, t: Any, h: float, edges: Edges) -> Tensor:
         """``y1 = known + h b f(t + h, y1)`` by functional iteration, which needs no Jacobian."""
-        time, weight = stage_time(t, h, 1.0, edges, self.like), float(self.weights[-1]) * h
+        time, weight = stage_time(t, h, 1.0, edges, self.time_dtype), float(self.weights[-1]) * h
         y_next = torch.add(known, self.stages[0], alpha=weight)
         before = None
         for _ in range(MAX_ITERATIONS):
@@ -133,8 +134,6 @@ class AdamsStepper:
         cotangent: Tensor,
         carried: Tensor | None,
         given: Tensor | None,
-        *,
-        with_time: bool,
     ) -> PulledStep:
         """The vector-Jacobian product of one step; see :meth:`skode.solvers.stepping.ExplicitStepper.pull`."""
         n_past = self.n_carried
@@ -143,7 +142,7 @@ class AdamsStepper:
         if step.tableau is not self.method.formula:
             given = carried.new_zeros((step.tableau.n_stages, carried.shape[1])) if given is None else given
             given[0] += carried[0]
-            pulled = self.starter.pull(step, session, cotangent, None, given, with_time=with_time)
+            pulled = self.starter.pull(step, session, cotangent, None, given)
             # What it took over it handed on as it was, one place further back.
             handed_on = torch.zeros_like(carried)
             if not step.begins:
@@ -152,28 +151,17 @@ class AdamsStepper:
             return pulled
         assert step.tape is not None
         h, weights, lam = step.h, self.weights, cotangent.reshape(-1)
-        grad_t = grad_h = 0.0
-        total = lam
-        if self.method.implicit:
-            total, grad_time = self._pull_implicit(step, session, lam, given, with_time=with_time)
-            grad_t += grad_time
-            grad_h += grad_time
-        if with_time:
-            assert step.stages is not None
-            grad_h += float(torch.dot(total, weights @ step.stages))
+        total = self._pull_implicit(step, session, lam, given) if self.method.implicit else lam
         kbar = h * torch.outer(weights[: 1 + n_past], total)
         if given is not None:
             kbar += given[: 1 + n_past]
         kbar[:-1] += carried
         ybar = torch.empty_like(lam)
-        grad_time = session.pull(step.tape, 0, kbar[0].view(self.shape), ybar.view(self.shape), with_time=with_time)
+        session.pull(step.tape, 0, kbar[0].view(self.shape), ybar.view(self.shape))
         session.flush(step.tape)
-        grad_t += float(grad_time) if with_time else 0.0
-        return PulledStep((total + ybar).view(self.shape), kbar[1:], grad_t, grad_h)
+        return PulledStep((total + ybar).view(self.shape), kbar[1:])
 
-    def _pull_implicit(
-        self, step: TakenStep, session: Session, lam: Tensor, given: Tensor | None, *, with_time: bool
-    ) -> tuple[Tensor, float]:
+    def _pull_implicit(self, step: TakenStep, session: Session, lam: Tensor, given: Tensor | None) -> Tensor:
         """``k = h b (lam + J^T k) + g`` by the iteration that solved the step; returns ``lam + J^T k``."""
         assert step.tape is not None
         weight = float(self.weights[-1]) * step.h
@@ -182,7 +170,7 @@ class AdamsStepper:
         probe = self.field.session(with_parameters=False)
         before = None
         for _ in range(MAX_ITERATIONS):
-            probe.pull(step.tape, 1, k.view(self.shape), ybar.view(self.shape), with_time=False)
+            probe.pull(step.tape, 1, k.view(self.shape), ybar.view(self.shape))
             probe.discard()
             new = torch.add(constant, ybar, alpha=weight)
             moved = float((new - k).abs().max())
@@ -190,8 +178,8 @@ class AdamsStepper:
             if settled(moved, before, float(new.abs().max()), new.dtype):
                 break
             before = moved
-        grad_time = session.pull(step.tape, 1, k.view(self.shape), ybar.view(self.shape), with_time=with_time)
-        return lam + ybar, float(grad_time) if with_time else 0.0
+        session.pull(step.tape, 1, k.view(self.shape), ybar.view(self.shape))
+        return lam + ybar
 
     def remake(self, step: TakenStep, first: Tensor | None, *, last_is_used: bool) -> Tensor:
         """Evaluate a step's own derivatives again, on a new tape that can be pulled back."""
@@ -202,7 +190,7 @@ class AdamsStepper:
         for slot in range(step.tape.n_slots):
             c, state = states[slot]
             step.tape.place(slot).copy_(state.reshape(-1))
-            time = stage_time(step.t, step.h, c, step.edges, self.like)
+            time = stage_time(step.t, step.h, c, step.edges, self.time_dtype)
             row = -slot
             step.tape.evaluate(slot, time, self.stages[row].view(self.shape))
             assert step.stages is not None
@@ -222,6 +210,7 @@ class GraphAdamsStepper:
         self.shape = like.shape
         self.statistics = statistics
         self.starter = GraphStepper(method.starter, func, like, statistics)
+        self.time_dtype = self.starter.time_dtype
         self.weights = tableau_tensors(method.formula, like.dtype, like.device).b
         self.history = _History(method)
         self.first: Tensor | None = None
@@ -235,7 +224,7 @@ class GraphAdamsStepper:
             self.first = self.starter.stages[0]
             return taken
         size = h.to(y.dtype) if isinstance(h, Tensor) else h
-        self.first = self.starter._evaluate(stage_time(t, h, 0.0, edges, self.like), y)
+        self.first = self.starter._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
         stages = [self.first, *self.history.past]
         y_next = known = y.reshape(-1) + size * (self.weights[: len(stages)] @ torch.stack(stages))
         if self.method.implicit:
@@ -244,7 +233,7 @@ class GraphAdamsStepper:
         return TakenStep(t, h, y, y_next.view(self.shape), torch.stack(stages), self.method.formula, None, edges)
 
     def _solve(self, known: Tensor, guess: Tensor, t: Any, h: Any, size: Any, edges: Edges) -> tuple[Tensor, Tensor]:
-        time, before, extra = stage_time(t, h, 1.0, edges, self.like), None, None
+        time, before, extra = stage_time(t, h, 1.0, edges, self.time_dtype), None, None
         y_next = known + size * self.weights[-1] * guess
         for i in range(MAX_ITERATIONS):
             rate = self.starter._evaluate(time, y_next.view(self.shape))

@@ -15,7 +15,7 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping.buffers import ReverseBuffers, StageBuffers
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field, Session, Tape
+from skode.solvers.vector_field import Field, Session, Tape, time_dtype_of
 
 # A step size is a float, or a column of them where every sample takes its own steps.
 StepSize = float | Tensor
@@ -98,14 +98,10 @@ class PulledStep:
         Of the state at its start.
     carried : Tensor of shape (r, n) or None
         Of the derivatives that it took over from the steps before.
-    t, h : float
-        Of its start time and size as explicit arguments; 0 where not wanted.
     """
 
     y: Tensor
     carried: Tensor | None
-    t: float = 0.0
-    h: float = 0.0
 
 
 class ExplicitStepper:
@@ -156,6 +152,7 @@ class ExplicitStepper:
         self.tableau = tableau
         self.field = field
         self.like = like
+        self.time_dtype = time_dtype_of(field, like)
         self.shape = like.shape
         self.statistics = statistics
         self.keep = keep
@@ -236,13 +233,13 @@ class ExplicitStepper:
         """Evaluate the first stage anew, after a discontinuity of the field."""
         if self.n_carried:
             self.statistics.nfev += 1
-            self.values[0].copy_(self.field(stage_time(t, h, 0.0, edges, self.like), y))
+            self.values[0].copy_(self.field(stage_time(t, h, 0.0, edges, self.time_dtype), y))
 
     def restart_some(self, t: Any, h: Tensor, y: Tensor, edges: Edges) -> None:
         """The same for the samples marked in the first of ``edges``."""
         if self.n_carried:
             self.statistics.nfev += 1
-            value = self.field(stage_time(t, h, 0.0, edges, self.like), y)
+            value = self.field(stage_time(t, h, 0.0, edges, self.time_dtype), y)
             self.values[0].copy_(torch.where(torch.as_tensor(edges[0]), value, self.values[0]))
 
     def take(self, these: Tensor) -> ExplicitStepper:
@@ -270,7 +267,7 @@ class ExplicitStepper:
                 self._advance(flat, i, a[i], h, state)
             if i < last:
                 self.statistics.nfev += 1
-                time = t + c[i] * h if exact else stage_time(t, h, c[i], edges, self.like)
+                time = t + c[i] * h if exact else stage_time(t, h, c[i], edges, self.time_dtype)
                 tape.evaluate(slot, time, values[i])
         if self.n_carried:
             return tape.state(slot)
@@ -293,8 +290,6 @@ class ExplicitStepper:
         cotangent: Tensor,
         carried: Tensor | None,
         given: Tensor | None,
-        *,
-        with_time: bool,
     ) -> PulledStep:
         """The vector-Jacobian product of one step.
 
@@ -310,7 +305,7 @@ class ExplicitStepper:
         Parameters
         ----------
         step : TakenStep
-            The step; its tape holds its evaluations, and ``stages`` its derivatives where ``with_time``.
+            The step; its tape holds its evaluations.
         session : Session
             Where vector-Jacobian products are taken.
         cotangent : Tensor
@@ -319,20 +314,14 @@ class ExplicitStepper:
             Cotangents of the derivatives that later steps took over from this one.
         given : Tensor of shape (s, n) or None
             Those that outputs inside the step give its stages.
-        with_time : bool
-            Whether the cotangents of ``t`` and ``h`` are wanted.
         """
-        tableau, uses, h, s = self.tableau, self.coefficients.uses, step.h, self.tableau.n_stages
+        uses, h, s = self.coefficients.uses, step.h, self.tableau.n_stages
         tape, n_carried = step.tape, self.n_carried
         assert tape is not None
         last_carried = carried[0] if carried is not None and n_carried else None
         reverse = self.reverse
         pulled, rows = reverse.pulled, reverse.rows
         rows[s].copy_(cotangent)
-        grad_t = grad_h = 0.0
-        if with_time:
-            assert step.stages is not None
-            grad_h = float(torch.dot(pulled[s], self.coefficients.b @ step.stages))
         handed_on = None
         for i in range(s - 1, -1, -1):
             # A last stage that nothing has used.
@@ -355,15 +344,9 @@ class ExplicitStepper:
             if slot < 0:
                 handed_on = kbar[None]
                 continue
-            grad_time = session.pull(tape, slot, None, rows[i], with_time=with_time)
-            if with_time:
-                assert step.stages is not None
-                time_part = float(grad_time)
-                grad_t += time_part
-                grad_h += tableau.c[i] * time_part
-                grad_h += float(torch.dot(pulled[i], self.coefficients.a[i] @ step.stages[:i]))
+            session.pull(tape, slot, None, rows[i])
         session.flush(tape)
-        return PulledStep(pulled[n_carried:].sum(0).view(self.shape), handed_on, grad_t, grad_h)
+        return PulledStep(pulled[n_carried:].sum(0).view(self.shape), handed_on)
 
     @functools.cached_property
     def reverse(self) -> ReverseBuffers:
@@ -375,7 +358,7 @@ class ExplicitStepper:
         self.first_is_current = False
         if self.n_carried:
             if first is None:
-                first = self.field(stage_time(step.t, step.h, 0.0, step.edges, self.like), step.y).reshape(-1)
+                first = self.field(stage_time(step.t, step.h, 0.0, step.edges, self.time_dtype), step.y).reshape(-1)
             self.stages[0] = first
         step.tape = self.field.tape(step.y, len(self.own), pullable=True)
         return self._fill(step.t, step.h, step.y, step.tape, step.edges, last_is_used=last_is_used)
@@ -390,17 +373,17 @@ def changed_field() -> RuntimeError:
     )
 
 
-def stage_time(t: Any, h: Any, c: float, edges: Edges, like: Tensor) -> Any:
-    """``t + c h``, where asked for one unit in the last place inside the step, so as not to touch a discontinuity.
+def stage_time(t: Any, h: Any, c: float, edges: Edges, dtype: torch.dtype) -> Any:
+    """``t + c h``, or one unit in the last place of the dtype inside the step, so as not to touch a discontinuity.
 
-    ``edges`` says for the start and the end of the step whether it is asked for: by booleans, or by columns of them.
+    ``edges`` says for the start and the end of the step whether it is to be inside: by booleans, or columns of them.
     """
     time = t + c * h
     edge, inwards = (edges[0], 1.0) if c == 0.0 else (edges[1], -1.0) if c == 1.0 else (False, 0.0)
     if edge is False:
         return time
-    exact = torch.as_tensor(time, dtype=like.dtype).detach()
-    direction = torch.sign(torch.as_tensor(h, dtype=like.dtype).detach()) * inwards
+    exact = torch.as_tensor(time, dtype=dtype).detach()
+    direction = torch.sign(torch.as_tensor(h, dtype=dtype).detach()) * inwards
     nudged = torch.nextafter(exact, direction * math.inf)
     if isinstance(edge, Tensor):
         return torch.where(edge, nudged, time)

@@ -13,7 +13,7 @@ from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping.explicit import NO_EDGES, Edges, ExplicitStepper, TakenStep, stage_time, tableau_tensors
 from skode.solvers.stepping.implicit import ImplicitStepper
 from skode.solvers.tableaus import ButcherTableau, get_method
-from skode.solvers.vector_field import AutogradField, time_tensor
+from skode.solvers.vector_field import AutogradField, time_dtype_of, time_tensor
 
 
 class GraphStepper:
@@ -26,6 +26,7 @@ class GraphStepper:
         self.tableau = tableau
         self.func = func
         self.like = like
+        self.time_dtype = time_dtype_of(func, like)
         self.shape = like.shape
         self.statistics = statistics
         self.coefficients = tableau_tensors(tableau, like.dtype, like.device)
@@ -39,7 +40,7 @@ class GraphStepper:
 
     def attempt(self, t: Any, h: Any, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
         if self.first is None:
-            self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.like), y)
+            self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
         self.stages = [self.first]
         y_next = self._finish(t, h, y, edges)
         return TakenStep(t, h, y, y_next, torch.stack(self.stages), self.tableau, None, edges)
@@ -49,7 +50,7 @@ class GraphStepper:
         tableau, a = self.tableau, self.coefficients.a
         for i in range(1, tableau.n_stages):
             state = self._advance(y, a[i], h)
-            self.stages.append(self._evaluate(stage_time(t, h, tableau.c[i], edges, self.like), state))
+            self.stages.append(self._evaluate(stage_time(t, h, tableau.c[i], edges, self.time_dtype), state))
         return state if tableau.carries_last else self._advance(y, self.coefficients.b, h)
 
     def _advance(self, y: Tensor, weights: Tensor, h: Any) -> Tensor:
@@ -94,7 +95,7 @@ class GraphStepper:
 
     def restart_some(self, t: Any, h: Tensor, y: Tensor, edges: Edges) -> None:
         if self.first is not None:
-            value = self._evaluate(stage_time(t, h, 0.0, edges, self.like), y).view(self.shape)
+            value = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y).view(self.shape)
             self.first = torch.where(torch.as_tensor(edges[0]), value, self.first.view(self.shape)).reshape(-1)
 
     def take(self, these: Tensor) -> GraphStepper:
@@ -171,7 +172,7 @@ class GraphImplicitStepper(GraphStepper):
         plain_t, plain_h = (t, h) if per_sample else (_number(t), _number(h))
         tableau, inner = self.tableau, self.inner
         if tableau.carries_last and self.first is None:
-            self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.like), y)
+            self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
         with torch.no_grad():
             if self.first is not None:
                 inner.stages[0] = self.first
@@ -209,7 +210,7 @@ class GraphImplicitStepper(GraphStepper):
         a, blocks = self.coefficients.full, self.inner.blocks
         residuals = []
         for i in group:
-            time = stage_time(t, h, self.tableau.c[i], edges, self.like)
+            time = stage_time(t, h, self.tableau.c[i], edges, self.time_dtype)
             residuals.append(self._evaluate(time, self._advance(y, a[i], h)) - self.stages[i])
         right = torch.stack(residuals).view(len(group), blocks.n, blocks.size).transpose(0, 1)
         moved = torch.linalg.solve(matrix, right.reshape(blocks.n, -1, 1)).view_as(right).transpose(0, 1)

@@ -62,7 +62,7 @@ class ImplicitStepper(ExplicitStepper):
 
     def attempt(self, t: Any, h: StepSize, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
         if self.linearization is None:
-            self._linearize(stage_time(t, h, 0.0, edges, self.like), y)
+            self._linearize(stage_time(t, h, 0.0, edges, self.time_dtype), y)
         elif isinstance(h, Tensor):
             self.linearization.factors.clear()
         guess = self.stages[0] if self.n_carried else self.stages[-1 if self.first_is_current else 0]
@@ -219,7 +219,7 @@ class ImplicitStepper(ExplicitStepper):
         rates = torch.empty_like(states)
         for j, i in enumerate(group):
             self.statistics.nfev += 1
-            time = stage_time(t, h, self.tableau.c[i], edges, self.like)
+            time = stage_time(t, h, self.tableau.c[i], edges, self.time_dtype)
             rates[:, j] = self.field(time, states[:, j].reshape(self.shape)).reshape(self.blocks.n, -1)
         return rates
 
@@ -234,15 +234,13 @@ class ImplicitStepper(ExplicitStepper):
         cotangent: Tensor,
         carried: Tensor | None,
         given: Tensor | None,
-        *,
-        with_time: bool,
     ) -> PulledStep:
         """The vector-Jacobian product of one step, by the implicit function theorem.
 
         As for an explicit step, but a group's ``kbar_i = h (b_i lam + sum_j a_ji ybar_j) + g_i``,
         ``ybar_i = J_i^T kbar_i`` is a system of linear equations, with the Jacobians at the stages themselves.
         """
-        tableau, h, stages = self.tableau, step.h, step.stages
+        h, stages = step.h, step.stages
         assert step.tape is not None
         assert stages is not None
         a, b = self.coefficients.full, self.coefficients.b
@@ -251,9 +249,6 @@ class ImplicitStepper(ExplicitStepper):
             given[-1] += carried[0]
         lam = cotangent.reshape(-1)
         ybar = torch.zeros_like(stages)
-        grad_t = grad_h = 0.0
-        if with_time:
-            grad_h = float(torch.dot(lam, b @ stages))
         for group in reversed(self.groups):
             outside = torch.addmm(torch.outer(b[group], lam), a[:, group].t(), ybar).view(-1, *self.shape) * h
             right = outside.reshape(len(group), -1)
@@ -261,18 +256,14 @@ class ImplicitStepper(ExplicitStepper):
             kbar = self._solve_transposed(group, step, right)
             for j, i in enumerate(group):
                 slot, k = i - self.n_carried, kbar[j].view(self.shape)
-                grad_time = session.pull(step.tape, slot, k, ybar[i].view(self.shape), with_time=with_time)
-                if with_time:
-                    time_part = float(grad_time)
-                    grad_t += time_part
-                    grad_h += tableau.c[i] * time_part + float(torch.dot(ybar[i], a[i] @ stages))
+                session.pull(step.tape, slot, k, ybar[i].view(self.shape))
         session.flush(step.tape)
         handed_on = None
         if self.n_carried:
             first = ((b[0] * lam + a[:, 0] @ ybar).view(self.shape) * h).reshape(-1)
             handed_on = (first if given is None else first + given[0])[None]
         total = cotangent + ybar.sum(0).view(self.shape)
-        return PulledStep(total, handed_on, grad_t, grad_h)
+        return PulledStep(total, handed_on)
 
     def newton_matrix(self, group: list[int], step: TakenStep) -> Tensor:
         """``I - h a_ij J_i`` over a group, with the Jacobians at the stages themselves; per block."""
@@ -323,7 +314,7 @@ class ImplicitStepper(ExplicitStepper):
             state = step.tape.place(slot)
             moved = (self.coefficients.full[i] @ step.stages).view(self.shape)
             state.copy_((step.y + h * moved).reshape(-1))
-            time = stage_time(step.t, h, self.tableau.c[i], step.edges, self.like)
+            time = stage_time(step.t, h, self.tableau.c[i], step.edges, self.time_dtype)
             value = torch.empty_like(self.like, memory_format=torch.contiguous_format)
             step.tape.evaluate(slot, time, value)
             self.remade[i] = value.reshape(-1)

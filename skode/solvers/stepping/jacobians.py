@@ -43,7 +43,7 @@ class Blocks:
         rows = like.new_empty((self.size, self.n, self.size))
         for i in range(self.size):
             cotangent[:, i] = 1.0
-            session.pull(tape, slot, cotangent.view(like.shape).clone(), rows[i].view(like.shape), with_time=False)
+            session.pull(tape, slot, cotangent.view(like.shape).clone(), rows[i].view(like.shape))
             session.discard()
             cotangent[:, i] = 0.0
         return rows.transpose(0, 1).contiguous()
@@ -59,7 +59,7 @@ class Blocks:
         probe = torch.randn((self.n, self.size), generator=generator, dtype=torch.float64).to(like)
         pulled = torch.empty_like(like, memory_format=torch.contiguous_format)
         session = field.session(with_parameters=False)
-        session.pull(tape, slot, probe.view(like.shape), pulled, with_time=False)
+        session.pull(tape, slot, probe.view(like.shape), pulled)
         session.discard()
         expected = torch.einsum("bi,bij->bj", probe, jacobians)
         scale = expected.abs().max() + pulled.abs().max()

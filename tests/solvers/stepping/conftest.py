@@ -74,7 +74,7 @@ def started():
         if graph:
             stepper = new_graph_stepper(method, lambda t, y: func(time_tensor(t, y), y), y, Statistics(), tolerances)
         else:
-            field = AutogradField(func, parameters, with_time=True)
+            field = AutogradField(func, parameters)
             stepper = new_stepper(method, field, y, Statistics(), tolerances, keep=keep)
         with torch.no_grad():
             stepper.start(func(torch.as_tensor(t, dtype=y.dtype), y.detach()))
@@ -130,9 +130,8 @@ class Definition:
         return torch.autograd.functional.jacobian(missed, flat), missed(flat).detach()
 
     def pulled(self, cotangent, stage_cotangents, parameters, *, takes_over):
-        """Gradients for y, t, h, the parameters and the stage taken over, by the implicit function theorem."""
-        inputs = [torch.as_tensor(x, dtype=torch.float64).clone().requires_grad_() for x in (self.y, self.t, self.h)]
-        y, t, h = inputs
+        """Gradients for y, the parameters and the stage taken over, by the implicit function theorem."""
+        y, t, h = self.y.clone().requires_grad_(), torch.tensor(self.t, dtype=torch.float64), self.h
         first = self.stages[0].clone().requires_grad_() if takes_over else None
         stages = self.stages.clone().requires_grad_()
         loss = (cotangent * (y + h * torch.tensordot(self.b, stages, 1))).sum() + (stage_cotangents * stages).sum()
@@ -140,7 +139,7 @@ class Definition:
         matrix, _ = self._jacobian(self.stages, self.stages[0] if takes_over else None)
         multipliers = torch.linalg.solve(matrix.T, asked.reshape(-1)).view_as(stages)
         loss = loss - (multipliers * self.residual(stages, t, h, y, first)).sum()
-        wanted = [*inputs, *parameters, *([first] if takes_over else [])]
+        wanted = [y, *parameters, *([first] if takes_over else [])]
         return torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
 
 
