@@ -98,7 +98,7 @@ class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor) -> tuple:
-        outputs, y0, *parameters = ctx.saved_tensors
+        outputs, y0, *_ = ctx.saved_tensors
         solve, n = ctx.solve, y0.numel()
         field = AugmentedField(solve.field, y0, Statistics(), float(ctx.times[0]), implicit=False)
         augmented = y0.new_zeros(field.size)
@@ -107,7 +107,4 @@ class _ScipyAdjoint(torch.autograd.Function):
             augmented[n : 2 * n] += grad_outputs[i].reshape(-1)
             if i > 0:
                 augmented = solve.solve(field, augmented, ctx.times[[i, i - 1]])[-1].clone()
-        sizes = [p.numel() for p in parameters]
-        pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
-        gradients = [piece.view(p.shape).to(p) for piece, p in zip(pieces, parameters, strict=True)]
-        return (None, None, augmented[n : 2 * n].view(y0.shape), *gradients)
+        return (None, None, augmented[n : 2 * n].view(y0.shape), *field.parameter_gradients(augmented))

@@ -19,7 +19,7 @@ from skode.solvers.adjoints.first_order import first_order
 from skode.solvers.integrate import Path, Problem, index, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import rms_norm
+from skode.solvers.step_size import Tolerances, rms_norm
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column
@@ -65,8 +65,9 @@ class AugmentedField:
         self.statistics = statistics
         self.like = like
         self.evaluation = field.tape(like, 1, pullable=True)
-        n_parameters = sum(p.numel() for p in field.parameters)
-        self.size = 2 * self.n + n_parameters
+        # Gradients of complex parameters are integrated as real and imaginary parts.
+        self.parameter_sizes = [p.numel() * (2 if p.is_complex() else 1) for p in field.parameters]
+        self.size = 2 * self.n + sum(self.parameter_sizes)
         # Implicit methods see the state as blocks of equal size, to which it is filled up.
         self.states = independent_blocks(field, like, time) if implicit else Blocks(like)
         self.size += -self.size % self.states.size if self.n else 0
@@ -85,15 +86,27 @@ class AugmentedField:
         session.pull(tape, 0, -adjoint, rates[n : 2 * n].view(self.shape), with_time=False)
         session.flush(tape)
         start = 2 * n
-        for parameter, gradient in zip(self.field.parameters, session.parameter_gradients(), strict=True):
-            rate = rates[start : start + parameter.numel()]
+        for size, gradient in zip(self.parameter_sizes, session.parameter_gradients(), strict=True):
+            rate = rates[start : start + size]
             if gradient is None:
                 rate.zero_()
             else:
+                gradient = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
                 rate.copy_(gradient.reshape(-1))
-            start += parameter.numel()
+            start += size
         rates[start:] = 0.0
         return rates
+
+    def parameter_gradients(self, y: Tensor) -> list[Tensor]:
+        """``g`` of an augmented state, as gradients of the parameters."""
+        gradients, start = [], 2 * self.n
+        for parameter, size in zip(self.field.parameters, self.parameter_sizes, strict=True):
+            piece = y[start : start + size]
+            if parameter.is_complex():
+                piece = torch.complex(piece[::2], piece[1::2])
+            gradients.append(piece.view(parameter.shape).to(parameter))
+            start += size
+        return gradients
 
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
         return FunctionTape(self, like, n_slots)
@@ -148,7 +161,6 @@ class AdjointSolve:
         """Solve from the last output time to the initial one; returns gradients of ``y0`` and of the parameters."""
         problem = self.problem
         shape, n = y_end.shape, y_end.numel()
-        sizes = [p.numel() for p in problem.field.parameters]
         field = AugmentedField(
             problem.field,
             y_end,
@@ -171,9 +183,7 @@ class AdjointSolve:
                 if len(known):
                     augmented[:n] = self.outputs[int(known[0])].reshape(-1)
                     t = float(time)
-        pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
-        gradients = [g.view(p.shape).to(p) for g, p in zip(pieces, problem.field.parameters, strict=True)]
-        return augmented[n : 2 * n].view(shape).clone(), gradients
+        return augmented[n : 2 * n].view(shape).clone(), field.parameter_gradients(augmented)
 
     def _jump(self, time: float, augmented: Tensor, n: int, shape: torch.Size) -> None:
         positions = np.flatnonzero(self.output_times == time)
@@ -195,7 +205,7 @@ class AdjointSolve:
             t1=t_next,
             times=np.array([t_next]),
             rows=None,
-            control=self._control(t, t_next, n),
+            control=self._control(t, t_next, n, sum(field.parameter_sizes)),
             statistics=Statistics(),
             grid_is_times=False,
             dense=False,
@@ -208,9 +218,8 @@ class AdjointSolve:
         )
         return integrate(segment, augmented, record=False).y_end
 
-    def _control(self, t: float, t_next: float, n: int) -> StepControl:
+    def _control(self, t: float, t_next: float, n: int, n_parameters: int) -> StepControl:
         control, seminorm = self.problem.control, self.problem.seminorm
-        n_parameters = sum(p.numel() for p in self.problem.field.parameters)
 
         def norm(x: Tensor) -> Tensor:
             """The largest of the blocks' norms; a seminorm leaves out the parameters' (Kidger et al. 2021)."""
@@ -226,7 +235,9 @@ class AdjointSolve:
             grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
         landings = sorted((x for x in control.landings if min(t, t_next) < x < max(t, t_next)), reverse=t_next < t)
         control = replace(control, per_sample=False, landings=tuple(landings), jumps=control.jumps & set(landings))
-        return replace(control, grid=grid, first_step=None, tolerances=replace(control.tolerances, norm=norm))
+        # Element by element also where states are complex: not all of these are pairs of parts.
+        tolerances = Tolerances(control.tolerances.rtol, control.tolerances.atol, norm)
+        return replace(control, grid=grid, first_step=None, tolerances=tolerances)
 
     def time_gradients(self, a0: Tensor) -> Tensor:
         """``dL/dt_j = g_j . f(t_j, y_j)`` for the outputs and ``dL/dt0 = -a(t0) . f(t0, y0)``.
