@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
 from skode.solvers.engine import run
 from skode.solvers.events import Event, EventFinder, occurrences
 from skode.solvers.march import StepControl
@@ -56,7 +57,8 @@ def odeint(
     func : callable
         The vector field ``func(t, y)``; see :func:`skode.solvers.solve_ivp`.
     y0 : Tensor, or tuple of Tensor
-        The initial state, of any shape, float32 or float64. With a tuple, ``func`` receives and returns tuples.
+        The initial state, of any shape, float32, float64, complex64 or complex128. With a tuple, ``func`` receives
+        and returns tuples; real and complex parts may be mixed.
     t : array-like of shape (n_times,)
         Times, strictly increasing or strictly decreasing; ``t[0]`` is the initial one.
     rtol, atol : float, default=1e-7 and 1e-9
@@ -105,10 +107,10 @@ def odeint(
     if unknown:
         raise ValueError(f"options has unknown keys {unknown}; the known ones are {sorted(OPTIONS)}.")
     if isinstance(y0, tuple):
-        flat, shapes = pack(y0)
-        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), shapes)
+        flat, parts = pack(y0)
+        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), parts)
         y = odeint(
-            unpacking(func, shapes),
+            unpacking(func, parts),
             flat,
             t,
             rtol=rtol,
@@ -116,15 +118,28 @@ def odeint(
             method=method,
             adjoint=adjoint,
             options=chosen,
-            event_fn=None if event_fn is None else event_of_parts(event_fn, shapes),
+            event_fn=None if event_fn is None else event_of_parts(event_fn, parts),
         )
         if event_fn is not None:
-            return y[0], unpack(y[1], shapes)
-        return unpack(y, shapes)
+            return y[0], unpack(y[1], parts)
+        return unpack(y, parts)
+    y0 = check_state(y0)
+    if y0.is_complex():
+        y = odeint(
+            RealField(func),
+            real_part_wise(y0),
+            t,
+            rtol=rtol,
+            atol=atol,
+            method=method,
+            adjoint=adjoint,
+            options=real_options(chosen, func, y0),
+            event_fn=None if event_fn is None else RealEvent(event_fn, "event_fn"),
+        )
+        return as_complex(y) if event_fn is None else (y[0], as_complex(y[1]))
     if event_fn is not None:
         return _until_event(func, y0, t, event_fn, rtol=rtol, atol=atol, method=method, adjoint=adjoint, options=chosen)
 
-    y0 = check_state(y0)
     times, t_tensor = check_times("t", t)
     if times.ndim != 1 or len(times) == 0:
         raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}.")
@@ -274,7 +289,6 @@ def _until_event(
     func: Any, y0: Any, t: Any, event_fn: Any, *, rtol: Any, atol: Any, method: Any, adjoint: Any, options: dict
 ) -> tuple[Tensor, Tensor]:
     """The time of the first sign change in an element of ``event_fn``, and the states at the start and there."""
-    y0 = check_state(y0)
     times, t_tensor = check_times("t", t)
     if times.shape != (2,):
         raise ValueError(f"With event_fn, t must be (t0, t1), where t1 only gives the direction; got {t!r}.")
