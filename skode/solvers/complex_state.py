@@ -42,13 +42,13 @@ class RealField:
     func: Callable[[Tensor, Tensor], Tensor]
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        state = self.state(y)
+        state = self.complex_state(y)
         value = self.func(_time(t), state)
         check_value(value, state)
         return real_part_wise(value)
 
     @staticmethod
-    def state(y: Tensor) -> Tensor:
+    def complex_state(y: Tensor) -> Tensor:
         """The state that ``func`` receives."""
         return as_complex(y)
 

@@ -348,11 +348,11 @@ def test_a_constructed_grid_is_made_from_the_complex_state():
 class TestRefusals:
     @pytest.mark.filterwarnings("ignore:ComplexHalf support")
     def test_half_precision(self):
-        with pytest.raises(TypeError, match="complex64 or complex128, got torch.complex32"):
+        with pytest.raises(TypeError, match=r"complex64 or complex128, got torch\.complex32"):
             odeint(lambda t, z: z, torch.zeros(2, dtype=torch.complex32), [0.0, 1.0])
 
     def test_a_field_with_real_values(self):
-        with pytest.raises(TypeError, match="returned torch.float64 .* for a state of torch.complex128"):
+        with pytest.raises(TypeError, match=r"returned torch\.float64 .* for a state of torch\.complex128"):
             odeint(lambda t, z: z.real, complex_tensor(1), [0.0, 1.0])
 
     def test_the_first_evaluation_is_described_as_the_user_sees_it(self):
