@@ -88,7 +88,8 @@ def solve_ivp(
     events : callable or sequence of callable, default=None
         ``event(t, y)`` returns a 0-dimensional tensor, for an event of the whole state, or one number per sample;
         its zeros along the solution are found. Attributes ``terminal`` (bool, or after how many occurrences) and
-        ``direction`` as in SciPy. Where it is per sample, ``t`` is a column of times.
+        ``direction`` as in SciPy, by which one that is zero at the start is an event there: that of a ball thrown from
+        the ground is left out by ``direction = -1``. Where it is per sample, ``t`` is a column of times.
     rtol, atol : float, default=1e-3 and 1e-6
         The local error of a step is kept below ``atol + rtol * abs(y)`` in the norm.
     norm : {"rms", "max", "mixed"} or callable, default="rms"

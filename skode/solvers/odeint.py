@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from skode.solvers.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
 from skode.solvers.engine import run
-from skode.solvers.events import Event, EventFinder, occurrences
+from skode.solvers.events import occurrences
+from skode.solvers.first_change import FirstChangeFinder
 from skode.solvers.march import StepControl
 from skode.solvers.options import (
     DEFAULT_MAX_STEPS,
@@ -239,6 +241,7 @@ def odeint_event(
     *,
     event_fn: Callable[[Tensor, Any], Tensor],
     reverse_time: bool = False,
+    skip: float = 0.0,
     odeint_interface: Callable[..., Any] = odeint,
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
@@ -251,9 +254,15 @@ def odeint_event(
     t0 : float or 0-dimensional Tensor
         The initial time.
     event_fn : callable
-        ``event_fn(t, y)``; the event is where the first of its elements changes sign.
+        ``event_fn(t, y)``; the event is where the first of its elements changes sign. An element that is zero at
+        ``t0`` takes the sign that it has right after, and is found where it comes back to zero; while it stays zero it
+        plays no part. One that only rounding has put on the other side of zero, as the height of a ball that has just
+        bounced, changes its sign at once: see ``skip``.
     reverse_time : bool, default=False
         Whether to go back in time.
+    skip : float, default=0.0
+        How long after ``t0`` no event is looked for, in the units of ``t``: signs are those at its end. It must be
+        shorter than it takes to the event.
     odeint_interface : callable, default=odeint
         What solves; for torchdiffeq's users.
     **kwargs
@@ -275,14 +284,36 @@ def odeint_event(
     >>> t.backward()
     >>> print(f"{t:.3f} {rate.grad:.3f}")  # log(2) / rate, -log(2) / rate^2
     1.386 -2.773
+
+    A ball that has just bounced, which rounding has left below the ground:
+
+    >>> bounced = torch.tensor([-1e-9, 2.0])
+    >>> fall = {"event_fn": lambda t, y: y[0], "skip": 1e-3}
+    >>> t, y = odeint_event(lambda t, y: torch.stack([y[1], -10 + 0 * y[1]]), bounced, 0.0, **fall)
+    >>> print(f"{t:.3f}")  # 2 v / g
+    0.400
     """
+    if isinstance(skip, bool) or not isinstance(skip, Real) or not 0.0 <= float(skip) < math.inf:
+        raise ValueError(f"skip must be a finite number >= 0, the time after t0 without events; got {skip!r}.")
     if torch.as_tensor(t0).numel() != 1:
         raise ValueError(f"t0 must be one number, the initial time; got {t0!r}.")
-    if isinstance(t0, Tensor):
-        t = torch.stack([t0.reshape(()), t0.reshape(()).detach() + (-1.0 if reverse_time else 1.0)])
-    else:
-        t = torch.tensor([float(t0), float(t0) + (-1.0 if reverse_time else 1.0)], dtype=torch.float64)
-    return odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
+    direction = -1.0 if reverse_time else 1.0
+    start = t0.reshape(()) if isinstance(t0, Tensor) else torch.tensor(float(t0), dtype=torch.float64)
+    if skip:
+        start = start.double()
+        skipped = torch.stack([start, start + direction * skip])
+        states, start = odeint_interface(func, y0, skipped, **kwargs), skipped[1]
+        y0, first = (tuple(s[1] for s in states), y0) if isinstance(states, tuple) else (states[1], y0)
+    event_t, y = odeint_interface(
+        func, y0, torch.stack([start, start.detach() + direction]), event_fn=event_fn, **kwargs
+    )
+    if skip:  # the state at t0 rather than that where the search began
+        y = (
+            tuple(torch.stack([own, part[1]]) for own, part in zip(first, y, strict=True))
+            if isinstance(y, tuple)
+            else torch.stack([first, y[1]])
+        )
+    return event_t, y
 
 
 def _until_event(
@@ -299,18 +330,7 @@ def _until_event(
     if not solver.adaptive:
         raise ValueError(f"event_fn needs an adaptive method, not {method!r}: no end of time is given to divide.")
     t0, forever = float(times[0]), math.copysign(math.inf, times[1] - times[0])
-    with torch.no_grad():
-        start_t = torch.as_tensor(t0, dtype=y0.dtype, device=y0.device)
-        signs = torch.sign(event_fn(start_t, y0))
-        if bool((signs == 0).any()):  # it starts there, as a ball thrown from the ground: what counts is where it goes
-            moved = math.copysign(1e-3 * torch.finfo(y0.dtype).eps ** 0.25, times[1] - times[0])
-            ahead = event_fn(start_t + moved, y0 + moved * func(start_t, y0))
-            signs = torch.where(signs == 0, torch.sign(ahead), signs)
-
-    def first_change(time: Tensor, state: Tensor) -> Tensor:
-        return (event_fn(time, state) * signs).min()
-
-    finder = EventFinder([Event(first_change, -1.0, 1)], t0, y0.detach(), per_sample=False)
+    finder = FirstChangeFinder(event_fn, t0, y0.detach())
     control = _control(solver, t0, forever, options, rtol=rtol, atol=atol)
     moving_times = None
     start = torch.tensor(t0, dtype=torch.float64)
