@@ -105,8 +105,8 @@ def solve_ivp(
         cost is its own. Needs adaptive steps to make a difference.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed: exactly, for the computed solution, by a reverse sweep over the steps; by the
-        adjoint differential equation, in constant memory, up to the tolerance; by autograd through the solver, the
-        one that can be differentiated again.
+        adjoint differential equation, in constant memory (``kvaerno3``, ``kvaerno5``: with the steps of the solve),
+        up to the tolerance; by autograd through the solver, the one that can be differentiated again.
     step_size : float, default=None
         For fixed-step methods: the largest step; the time span is divided into equal steps.
     first_step : float, default=None

@@ -4,10 +4,14 @@ With ``a = dL/dy``, the augmented state ``[y, a, g]`` follows ``dy/dt = f``, ``d
 ``dg/dt = -a^T df/dtheta`` from the last output time to the first; at every output time ``a`` jumps by that output's
 cotangent (Algorithm 1 and appendix C of the paper). Memory does not grow with the number of steps; the gradient is
 as exact as the tolerance, not more.
+
+A stiff state can't be solved backward: what has died out forward grows without bound. For the implicit methods that
+choose their steps, ``y`` is read off the forward solve instead, whose steps are kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +20,8 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints.first_order import first_order
+from skode.solvers.dense_output import DenseOutput
+from skode.solvers.errors import SolverError
 from skode.solvers.integrate import Path, Problem, index, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
@@ -36,9 +42,14 @@ class _ContinuousAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, times: Tensor | None, *parameters: Tensor):
         start = y0.detach().clone() if problem.dense else y0.detach()
-        path = integrate(problem, start, record=problem.dense, keep_stages=problem.dense)
+        kept = problem.dense or keeps_states(problem)
+        path = integrate(problem, start, record=kept, keep_stages=kept)
         holder.append(path)
         ctx.problem, ctx.output_times, ctx.rows = problem, path.times, path.rows
+        ctx.states = None
+        if keeps_states(problem) and path.steps:
+            # Without the outputs: they hang on this node.
+            ctx.states = DenseOutput(replace(path, outputs=start.new_empty(0)), problem.t0, path.t_end)
         ctx.with_time = times is not None and times.requires_grad
         ctx.save_for_backward(path.y_end, path.outputs, y0, times, *parameters)
         return path.outputs
@@ -47,19 +58,43 @@ class _ContinuousAdjoint(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         y_end, outputs, *_ = ctx.saved_tensors
-        sweep = AdjointSolve(ctx.problem, ctx.output_times, ctx.rows, outputs, grad_outputs)
+        sweep = AdjointSolve(ctx.problem, ctx.output_times, ctx.rows, outputs, grad_outputs, ctx.states)
         grad_y0, grad_parameters = sweep.run(y_end)
         grad_times = sweep.time_gradients(grad_y0) if ctx.with_time else None
         return (None, None, grad_y0, grad_times, *grad_parameters)
 
 
+def keeps_states(problem: Problem) -> bool:
+    """Whether the forward solve is kept for the adjoint equation: that of stiff problems, with steps for the batch."""
+    return adaptive_implicit(problem) and not problem.control.per_sample
+
+
+def adaptive_implicit(problem: Problem) -> bool:
+    """Whether the method is one for stiff problems that chooses its steps."""
+    tableau = problem.tableau
+    return isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
+
+
 class AugmentedField:
-    """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``."""
+    """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``.
+
+    Where ``states`` gives ``y`` at any time, the ``y`` of the flat state has no part in it and stays as it is.
+    """
 
     parameters: tuple[Tensor, ...] = ()
 
-    def __init__(self, field: Field, like: Tensor, statistics: Statistics, time: float, *, implicit: bool) -> None:
+    def __init__(
+        self,
+        field: Field,
+        like: Tensor,
+        statistics: Statistics,
+        time: float,
+        *,
+        implicit: bool,
+        states: Callable[[float], Tensor] | None = None,
+    ) -> None:
         self.field = field
+        self.states_at = states
         self.shape = like.shape
         self.n = like.numel()
         self.statistics = statistics
@@ -80,11 +115,13 @@ class AugmentedField:
         self.statistics.nfev_backward += 1
         n, tape, session = self.n, self.evaluation, self.field.session()
         rates = torch.empty_like(y)
-        tape.place(0).copy_(y[:n])
+        tape.place(0).copy_(y[:n] if self.states_at is None else self.states_at(float(t)).reshape(-1))
         tape.evaluate(0, t, rates[:n].view(self.shape))
         adjoint = y[n : 2 * n].view(self.shape)
         session.pull(tape, 0, -adjoint, rates[n : 2 * n].view(self.shape), with_time=False)
         session.flush(tape)
+        if self.states_at is not None:
+            rates[:n] = 0.0
         start = 2 * n
         for size, gradient in zip(self.parameter_sizes, session.parameter_gradients(), strict=True):
             rate = rates[start : start + size]
@@ -134,7 +171,8 @@ class AdjointBlocks(Blocks):
         states, inner, evaluation = augmented.states, augmented.field, augmented.evaluation
         own = states.jacobians(inner, evaluation, 0, augmented.like)
         rest = own.new_zeros((self.n - 2 * states.n, self.size, self.size))
-        return torch.cat([own, -own.transpose(1, 2), rest])
+        first = own if augmented.states_at is None else torch.zeros_like(own)
+        return torch.cat([first, -own.transpose(1, 2), rest])
 
     def holds(self, field: Any, tape: Any, slot: int, like: Tensor, jacobians: Tensor) -> bool:
         return True
@@ -150,7 +188,9 @@ class AdjointSolve:
         rows: np.ndarray | None,
         outputs: Tensor,
         grad_outputs: Tensor,
+        states: DenseOutput | None = None,
     ) -> None:
+        self.states = states
         self.problem = problem
         self.output_times = output_times
         self.rows = rows
@@ -167,6 +207,7 @@ class AdjointSolve:
             problem.statistics,
             problem.t1,
             implicit=isinstance(problem.tableau, ButcherTableau) and problem.tableau.implicit,
+            states=None if self.states is None else self.states.nearest,
         )
         augmented = y_end.new_zeros(field.size)
         augmented[:n] = y_end.reshape(-1)
@@ -216,7 +257,15 @@ class AdjointSolve:
             replay=None,
             replay_key=None,
         )
-        return integrate(segment, augmented, record=False).y_end
+        try:
+            return integrate(segment, augmented, record=False).y_end
+        except SolverError as error:
+            error.add_note(
+                "This is from the adjoint equation, solved backward for the gradient: what dies out forward grows "
+                "there. Use adjoint='discrete', which solves nothing backward; of the implicit methods with "
+                "step_control='shared' the states of the forward solve are kept, and read off it."
+            )
+            raise
 
     def _control(self, t: float, t_next: float, n: int, n_parameters: int) -> StepControl:
         control, seminorm = self.problem.control, self.problem.seminorm
@@ -237,7 +286,11 @@ class AdjointSolve:
         control = replace(control, per_sample=False, landings=tuple(landings), jumps=control.jumps & set(landings))
         # Element by element also where states are complex: not all of these are pairs of parts.
         tolerances = Tolerances(control.tolerances.rtol, control.tolerances.atol, norm)
-        return replace(control, grid=grid, first_step=None, tolerances=tolerances)
+        max_steps = control.max_steps
+        if adaptive_implicit(self.problem) and self.states is None:  # backward its steps may shrink without end
+            statistics = self.problem.statistics
+            max_steps = min(max_steps, 200 + 10 * (statistics.n_accepted + statistics.n_rejected))
+        return replace(control, grid=grid, first_step=None, tolerances=tolerances, max_steps=max_steps)
 
     def time_gradients(self, a0: Tensor) -> Tensor:
         """``dL/dt_j = g_j . f(t_j, y_j)`` for the outputs and ``dL/dt0 = -a(t0) . f(t0, y0)``.
