@@ -276,7 +276,7 @@ def robertsons_sensitivity():
             consumed, merged, burnt = rates[0] * y[0], rates[1] * y[1] * y[2], rates[2] * y[1] ** 2
             return [merged - consumed, consumed - merged - burnt, burnt]
 
-        y = scipy_solve_ivp(func, (0.0, 40.0), [1.0, 0.0, 0.0], "Radau", rtol=1e-11, atol=1e-15).y[:, -1]
+        y = scipy_solve_ivp(func, (0.0, 40.0), [1.0, 0.0, 0.0], "Radau", rtol=1e-9, atol=1e-13).y[:, -1]
         return y.sum() + 1e5 * y[1]
 
     steps = np.diag(1e-3 * rates)
@@ -296,16 +296,18 @@ def robertsons_gradient(solve):
     return torch.autograd.grad(y.sum() + 1e5 * y[1], rates)[0]
 
 
-@pytest.mark.parametrize(("method", "outputs"), [("kvaerno3", [40.0]), ("kvaerno5", [1e-3, 0.1, 40.0])])
-def test_the_continuous_adjoint_of_robertsons_problem(method, outputs):
+@pytest.mark.parametrize(
+    ("method", "rtol", "outputs"), [("kvaerno3", 1e-2, [40.0]), ("kvaerno5", 1e-3, [1e-3, 0.1, 40.0])]
+)
+def test_the_continuous_adjoint_of_robertsons_problem(method, rtol, outputs):
     solutions = []
 
     def solve(func, y0):
-        how = {"method": method, "rtol": 1e-3, "atol": 1e-7, "adjoint": "continuous"}
+        how = {"method": method, "rtol": rtol, "atol": 1e-4 * rtol, "adjoint": "continuous"}
         solutions.append(solve_ivp(func, (0.0, 40.0), y0, t_eval=outputs, **how))
         return solutions[0].y[-1]
 
-    torch.testing.assert_close(robertsons_gradient(solve), robertsons_sensitivity(), rtol=1e-2, atol=0.0)
+    torch.testing.assert_close(robertsons_gradient(solve), robertsons_sensitivity(), rtol=10 * rtol, atol=0.0)
     assert solutions[0].statistics.nfev_backward < 20 * solutions[0].nfev
 
 

@@ -289,7 +289,7 @@ class AdjointSolve:
         max_steps = control.max_steps
         if adaptive_implicit(self.problem) and self.states is None:  # backward its steps may shrink without end
             statistics = self.problem.statistics
-            max_steps = min(max_steps, 200 + 10 * (statistics.n_accepted + statistics.n_rejected))
+            max_steps = min(max_steps, 100 + 10 * (statistics.n_accepted + statistics.n_rejected))
         return replace(control, grid=grid, first_step=None, tolerances=tolerances, max_steps=max_steps)
 
     def time_gradients(self, a0: Tensor) -> Tensor:
