@@ -57,7 +57,13 @@ class DenseOutput:
             states = torch.stack([self._at(time) for time in times.tolist()])
         return states[0] if np.ndim(t) == 0 else states
 
+    def nearest(self, time: float) -> Tensor:
+        """The state at one time, or at the end of the span that is nearest to it."""
+        low, high = sorted((self.t0, self.t1))
+        return self._at(min(max(time, low), high))
+
     def _at(self, time: float) -> Tensor:
+        """The state at one time inside the span."""
         n = max(int(np.searchsorted(self._starts, self.direction * time, side="right")) - 1, 0)
         step = self.path.steps[n]
         taken = step.taken

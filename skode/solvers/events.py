@@ -1,8 +1,9 @@
 """Events: zeros of functions of time and state, found in each step on its interpolant.
 
 SciPy's semantics: an event is a sign change of ``g(t, y(t))``, in either direction or in one; a terminal one ends the
-solve. A function that returns one number is an event of the whole state; one that returns a number per sample is an
-event of each sample by itself.
+solve. A zero at the start is an event there, unless ``g`` goes the way that ``direction`` leaves out; a zero at the end
+of a step is one event, where SciPy finds it again at the start of the next. A function that returns one number is an
+event of the whole state; one that returns a number per sample is an event of each sample by itself.
 """
 
 from __future__ import annotations

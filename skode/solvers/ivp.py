@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skode.solvers.asked import AskedTimes
+from skode.solvers.complex_state import RealEvent, RealField, complex_solution, real_norm, real_part_wise
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.device.own_times import OutsideError, OwnTimes, times_stay_on_device
 from skode.solvers.engine import run
@@ -73,7 +75,8 @@ def solve_ivp(
     t_span : pair of float, or array-like of shape (2,) or (batch, 2)
         Initial and final time, in either order; per sample where it has two dimensions.
     y0 : Tensor of shape (\*state) or (batch, \*state)
-        The initial state, float32 or float64.
+        The initial state, float32, float64, complex64 or complex128. Complex states are solved as pairs of real
+        numbers, whose error test takes moduli; gradients follow torch's convention.
     method : str, default="dopri5"
         A name in :data:`skode.solvers.METHODS`, where each method cites its source. Adaptive and explicit are
         ``adaptive_heun``, ``fehlberg2``, ``bosh3``, ``dopri5``, ``tsit5``, ``dopri8``; adaptive and implicit, for
@@ -88,7 +91,8 @@ def solve_ivp(
     events : callable or sequence of callable, default=None
         ``event(t, y)`` returns a 0-dimensional tensor, for an event of the whole state, or one number per sample;
         its zeros along the solution are found. Attributes ``terminal`` (bool, or after how many occurrences) and
-        ``direction`` as in SciPy. Where it is per sample, ``t`` is a column of times.
+        ``direction`` as in SciPy, by which one that is zero at the start is an event there: that of a ball thrown from
+        the ground is left out by ``direction = -1``. Where it is per sample, ``t`` is a column of times.
     rtol, atol : float, default=1e-3 and 1e-6
         The local error of a step is kept below ``atol + rtol * abs(y)`` in the norm.
     norm : {"rms", "max", "mixed"} or callable, default="rms"
@@ -104,8 +108,8 @@ def solve_ivp(
         cost is its own. Needs adaptive steps to make a difference.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed: exactly, for the computed solution, by a reverse sweep over the steps; by the
-        adjoint differential equation, in constant memory, up to the tolerance; by autograd through the solver, the
-        one that can be differentiated again.
+        adjoint differential equation, in constant memory (``kvaerno3``, ``kvaerno5``: with the steps of the solve),
+        up to the tolerance; by autograd through the solver, the one that can be differentiated again.
     step_size : float, default=None
         For fixed-step methods: the largest step; the time span is divided into equal steps.
     first_step : float, default=None
@@ -190,6 +194,11 @@ def solve_ivp(
             "sample pass y0[:, None]."
         )
     per_sample = per_sample and chosen.adaptive  # with fixed steps they are the same for all
+    event_list = as_events(events)
+    complex_y0 = y0 if y0.is_complex() else None
+    if complex_y0 is not None:
+        func, norm, y0 = RealField(func), real_norm(norm, complex_y0), real_part_wise(complex_y0)
+        event_list = [replace(event, func=RealEvent(event.func)) for event in event_list]
     how = {
         "rtol": rtol,
         "atol": atol,
@@ -213,6 +222,7 @@ def solve_ivp(
         "failure": on_failure != "raise",
         "adjoint": adjoint != "discrete" and torch.is_grad_enabled(),
         "compile": compile,
+        "complex": complex_y0 is not None,
     }
     if times_stay_on_device(t_span, t_eval, y0, chosen, elsewhere):
         unit_func, own = OwnTimes.of(func, t_span, t_eval, y0)
@@ -233,13 +243,13 @@ def solve_ivp(
             pass  # what is wrong with the times is said below
         else:
             return Solution(t=t_eval.double().clone(), y=own.shaped(outputs), sol=None, statistics=solved.statistics)
-    asked = AskedTimes(t_span, t_eval, y0)
+    asked = AskedTimes(t_span, t_eval, y0 if complex_y0 is None else complex_y0)
     if dense_output and (asked.own_time or per_sample):
         raise ValueError("dense_output=True needs one t_span for the whole batch and step_control='shared'.")
     if asked.own_time and asked.eval_t is None and not per_sample:
         raise ValueError("t_eval is needed where t_span is per sample; pass one of shape (batch, n_times).")
     func = with_wide_time(func, asked.span[..., 0], asked.span[..., 1], y0)
-    problem = pose(func, asked, y0, as_events(events), per_sample=per_sample)
+    problem = pose(func, asked, y0, event_list, per_sample=per_sample)
     control = step_control_of(chosen, *problem.span, **how)
     if problem.unit_spans is not None and not step_t is jump_t is None:
         raise ValueError(
@@ -273,7 +283,7 @@ def solve_ivp(
         outputs = moved if n == len(outputs) else torch.cat([moved, outputs[n:]])
     t, y = reached(asked, problem, path, outputs, len(y0) if y0.ndim else 1)
     found = problem.finder and occurrences(problem.finder, func, outputs, problem.real_times(path), y0)
-    return Solution(
+    solution = Solution(
         t=t,
         y=y,
         sol=DenseOutput(path, problem.span[0], path.t_end) if dense_output else None,
@@ -283,3 +293,4 @@ def solve_ivp(
         status=status_of(problem, path, solved.failures, len(y0) if y0.ndim else 1, per_sample=per_sample),
         failures=solved.failures if path.failure is None else {-1: path.failure},
     )
+    return solution if complex_y0 is None else complex_solution(solution)

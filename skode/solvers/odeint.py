@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
 from skode.solvers.engine import run
-from skode.solvers.events import Event, EventFinder, occurrences
+from skode.solvers.events import occurrences
+from skode.solvers.first_change import FirstChangeFinder
 from skode.solvers.march import StepControl
 from skode.solvers.options import (
     DEFAULT_MAX_STEPS,
@@ -26,7 +29,7 @@ from skode.solvers.scipy_solver import odeint_scipy
 from skode.solvers.tableaus import Method, get_method
 from skode.solvers.times import moved_outputs, moved_start
 from skode.solvers.tuple_state import event_of_parts, norm_of_parts, pack, unpack, unpacking
-from skode.solvers.vector_field import time_dtype_of, time_tensor
+from skode.solvers.vector_field import time_dtype_of
 from skode.solvers.wide_time import with_wide_time
 
 # torchdiffeq's options, and skode's own.
@@ -59,7 +62,8 @@ def odeint(
     func : callable
         The vector field ``func(t, y)``; see :func:`skode.solvers.solve_ivp`.
     y0 : Tensor, or tuple of Tensor
-        The initial state, of any shape, float32 or float64. With a tuple, ``func`` receives and returns tuples.
+        The initial state, of any shape, float32, float64, complex64 or complex128. With a tuple, ``func`` receives
+        and returns tuples; real and complex parts may be mixed.
     t : array-like of shape (n_times,)
         Times, strictly increasing or strictly decreasing; ``t[0]`` is the initial one.
     rtol, atol : float, default=1e-7 and 1e-9
@@ -108,10 +112,10 @@ def odeint(
     if unknown:
         raise ValueError(f"options has unknown keys {unknown}; the known ones are {sorted(OPTIONS)}.")
     if isinstance(y0, tuple):
-        flat, shapes = pack(y0)
-        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), shapes)
+        flat, parts = pack(y0)
+        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), parts)
         y = odeint(
-            unpacking(func, shapes),
+            unpacking(func, parts),
             flat,
             t,
             rtol=rtol,
@@ -119,15 +123,28 @@ def odeint(
             method=method,
             adjoint=adjoint,
             options=chosen,
-            event_fn=None if event_fn is None else event_of_parts(event_fn, shapes),
+            event_fn=None if event_fn is None else event_of_parts(event_fn, parts),
         )
         if event_fn is not None:
-            return y[0], unpack(y[1], shapes)
-        return unpack(y, shapes)
+            return y[0], unpack(y[1], parts)
+        return unpack(y, parts)
+    y0 = check_state(y0)
+    if y0.is_complex():
+        y = odeint(
+            RealField(func),
+            real_part_wise(y0),
+            t,
+            rtol=rtol,
+            atol=atol,
+            method=method,
+            adjoint=adjoint,
+            options=real_options(chosen, func, y0),
+            event_fn=None if event_fn is None else RealEvent(event_fn, "event_fn"),
+        )
+        return as_complex(y) if event_fn is None else (y[0], as_complex(y[1]))
     if event_fn is not None:
         return _until_event(func, y0, t, event_fn, rtol=rtol, atol=atol, method=method, adjoint=adjoint, options=chosen)
 
-    y0 = check_state(y0)
     times, t_tensor = check_times("t", t)
     if times.ndim != 1 or len(times) == 0:
         raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}.")
@@ -222,6 +239,7 @@ def odeint_event(
     *,
     event_fn: Callable[[Tensor, Any], Tensor],
     reverse_time: bool = False,
+    skip: float = 0.0,
     odeint_interface: Callable[..., Any] = odeint,
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:
@@ -234,9 +252,15 @@ def odeint_event(
     t0 : float or 0-dimensional Tensor
         The initial time.
     event_fn : callable
-        ``event_fn(t, y)``; the event is where the first of its elements changes sign.
+        ``event_fn(t, y)``; the event is where the first of its elements changes sign. An element that is zero at
+        ``t0`` takes the sign that it has right after, and is found where it comes back to zero; while it stays zero it
+        plays no part. One that only rounding has put on the other side of zero, as the height of a ball that has just
+        bounced, changes its sign at once: see ``skip``.
     reverse_time : bool, default=False
         Whether to go back in time.
+    skip : float, default=0.0
+        How long after ``t0`` no event is looked for, in the units of ``t``: signs are those at its end. It must be
+        shorter than it takes to the event.
     odeint_interface : callable, default=odeint
         What solves; for torchdiffeq's users.
     **kwargs
@@ -258,21 +282,42 @@ def odeint_event(
     >>> t.backward()
     >>> print(f"{t:.3f} {rate.grad:.3f}")  # log(2) / rate, -log(2) / rate^2
     1.386 -2.773
+
+    A ball that has just bounced, which rounding has left below the ground:
+
+    >>> bounced = torch.tensor([-1e-9, 2.0])
+    >>> fall = {"event_fn": lambda t, y: y[0], "skip": 1e-3}
+    >>> t, y = odeint_event(lambda t, y: torch.stack([y[1], -10 + 0 * y[1]]), bounced, 0.0, **fall)
+    >>> print(f"{t:.3f}")  # 2 v / g
+    0.400
     """
+    if isinstance(skip, bool) or not isinstance(skip, Real) or not 0.0 <= float(skip) < math.inf:
+        raise ValueError(f"skip must be a finite number >= 0, the time after t0 without events; got {skip!r}.")
     if torch.as_tensor(t0).numel() != 1:
         raise ValueError(f"t0 must be one number, the initial time; got {t0!r}.")
-    if isinstance(t0, Tensor):
-        t = torch.stack([t0.reshape(()), t0.reshape(()).detach() + (-1.0 if reverse_time else 1.0)])
-    else:
-        t = torch.tensor([float(t0), float(t0) + (-1.0 if reverse_time else 1.0)], dtype=torch.float64)
-    return odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
+    direction = -1.0 if reverse_time else 1.0
+    start = t0.reshape(()) if isinstance(t0, Tensor) else torch.tensor(float(t0), dtype=torch.float64)
+    if skip:
+        start = start.double()
+        skipped = torch.stack([start, start + direction * skip])
+        states, start = odeint_interface(func, y0, skipped, **kwargs), skipped[1]
+        y0, first = (tuple(s[1] for s in states), y0) if isinstance(states, tuple) else (states[1], y0)
+    event_t, y = odeint_interface(
+        func, y0, torch.stack([start, start.detach() + direction]), event_fn=event_fn, **kwargs
+    )
+    if skip:  # the state at t0 rather than that where the search began
+        y = (
+            tuple(torch.stack([own, part[1]]) for own, part in zip(first, y, strict=True))
+            if isinstance(y, tuple)
+            else torch.stack([first, y[1]])
+        )
+    return event_t, y
 
 
 def _until_event(
     func: Any, y0: Any, t: Any, event_fn: Any, *, rtol: Any, atol: Any, method: Any, adjoint: Any, options: dict
 ) -> tuple[Tensor, Tensor]:
     """The time of the first sign change in an element of ``event_fn``, and the states at the start and there."""
-    y0 = check_state(y0)
     times, t_tensor = check_times("t", t)
     if times.shape != (2,):
         raise ValueError(f"With event_fn, t must be (t0, t1), where t1 only gives the direction; got {t!r}.")
@@ -284,20 +329,7 @@ def _until_event(
         raise ValueError(f"event_fn needs an adaptive method, not {method!r}: no end of time is given to divide.")
     t0, forever = float(times[0]), math.copysign(math.inf, times[1] - times[0])
     func = with_wide_time(func, t0, forever, y0)
-    with torch.no_grad():
-        start_t = time_tensor(t0, y0, func)
-        signs = torch.sign(event_fn(start_t, y0))
-        if bool((signs == 0).any()):  # it starts there, as a ball thrown from the ground: what counts is where it goes
-            moved = math.copysign(1e-3 * torch.finfo(y0.dtype).eps ** 0.25, times[1] - times[0])
-            ahead = event_fn(start_t + moved, y0 + moved * func(start_t, y0))
-            signs = torch.where(signs == 0, torch.sign(ahead), signs)
-
-    def first_change(time: Tensor, state: Tensor) -> Tensor:
-        return (event_fn(time, state) * signs).min()
-
-    finder = EventFinder(
-        [Event(first_change, -1.0, 1)], t0, y0.detach(), per_sample=False, time_dtype=time_dtype_of(func, y0)
-    )
+    finder = FirstChangeFinder(event_fn, t0, y0.detach(), time_dtype_of(func, y0))
     control = _control(solver, t0, forever, options, rtol=rtol, atol=atol)
     outputs, path, _ = run(
         func,

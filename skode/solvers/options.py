@@ -14,30 +14,39 @@ from torch import Tensor
 from skode.solvers.adjoints import ADJOINTS
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.march import StepControl
-from skode.solvers.step_size import CONTROLLERS, NORMS, Norm, Tolerances, all_finite
+from skode.solvers.step_size import (
+    CONTROLLERS,
+    NORMS,
+    Norm,
+    NormOfModuli,
+    Tolerances,
+    TolerancesOfModuli,
+    all_finite,
+)
 from skode.solvers.tableaus import Method
 
 DEFAULT_MAX_STEPS = 10_000
+STATE_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def check_state(y0: Any) -> Tensor:
-    """``y0`` as a finite floating-point tensor."""
+    """``y0`` as a finite tensor of floating-point or complex numbers."""
     if not isinstance(y0, Tensor):
         raise TypeError(f"y0 must be a torch tensor, got {type(y0).__name__}: pass torch.as_tensor(y0).")
-    if y0.is_complex():
+    if y0.dtype not in STATE_DTYPES:
+        if y0.is_complex():
+            raise TypeError(f"y0 must be complex64 or complex128, got {y0.dtype}: pass y0.to(torch.complex64).")
         raise TypeError(
-            f"y0 must be float32 or float64, got {y0.dtype}: integrate torch.view_as_real(y0), whose last dimension "
-            "holds real and imaginary parts."
+            f"y0 must be float32 or float64, got {y0.dtype}: pass y0.float() or y0.double(); complex64 and complex128 "
+            "are solved too."
         )
-    if y0.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"y0 must be float32 or float64, got {y0.dtype}: pass y0.float() or y0.double().")
     if _is_transformed(y0):
         raise TypeError(
             "y0 is inside a transform of torch.func (vmap, grad, jacrev, ...), which a solve does not support: pass a "
             "batch of states as one y0, and take gradients by backward() or torch.autograd.grad."
         )
     # Elsewhere the solve sees to it where it waits for the device anyway.
-    if not is_asynchronous(y0.device) and not all_finite(y0.detach()):
+    if not is_asynchronous(y0.device) and not all_finite(y0.detach().abs() if y0.is_complex() else y0.detach()):
         raise ValueError("y0 contains NaN or infinity.")
     return y0
 
@@ -93,6 +102,13 @@ def check_norm(name: str, norm: Any) -> Norm:
     if callable(norm):
         return norm
     return NORMS[check_choice(name, norm, list(NORMS))]
+
+
+def tolerances_of(rtol: float, atol: float, norm: Any) -> Tolerances:
+    """The error test; of moduli where the norm says that it is one of them."""
+    if isinstance(norm, NormOfModuli):
+        return TolerancesOfModuli(rtol, atol, check_norm("norm", norm.norm))
+    return Tolerances(rtol, atol, check_norm("norm", norm))
 
 
 def check_controller(controller: Any) -> tuple[float, float, float]:
@@ -202,7 +218,7 @@ def step_control(
         elif grid is None and t0 != t1:
             raise ValueError(f"method={method.name!r} takes steps of a fixed size: pass step_size.")
     return StepControl(
-        tolerances=Tolerances(rtol, atol, check_norm("norm", norm)),
+        tolerances=tolerances_of(rtol, atol, norm),
         exponents=check_controller(controller),
         first_step=check_positive("first_step", first_step),
         min_step=shortest,

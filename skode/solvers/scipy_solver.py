@@ -1,6 +1,7 @@
 """Any solver of ``scipy.integrate.solve_ivp``, with gradients by the continuous adjoint.
 
-SciPy solves in float64 on the host, the whole state as one system.
+SciPy solves in float64 on the host, the whole state as one system. The adjoint equation reads states off the forward
+solve, which is kept for it: those of stiff problems can't be solved for backward.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ class _Solve:
         self.field, self.rtol, self.atol, self.solver = field, rtol, atol, solver
 
     def __call__(self, y0: Tensor, times: np.ndarray) -> Tensor:
-        return self.solve(self.field, y0, times).view(len(times), *y0.shape)
+        return self.solve(self.field, y0, times)[0].view(len(times), *y0.shape)
 
-    def solve(self, field: Any, y0: Tensor, times: np.ndarray) -> Tensor:
-        """Flat states at all times, of shape (n_times, n)."""
+    def solve(self, field: Any, y0: Tensor, times: np.ndarray, *, dense: bool = False) -> tuple[Tensor, Any]:
+        """Flat states at all times, of shape (n_times, n), and at any time between them if ``dense``."""
 
         def rates(t: float, y: np.ndarray) -> np.ndarray:
             state = torch.from_numpy(y).to(y0).view(y0.shape)
             return field(t, state).detach().reshape(-1).double().cpu().numpy()
 
         if len(times) == 1:
-            return y0.reshape(1, -1).clone()
+            return y0.reshape(1, -1).clone(), None
         start = y0.detach().reshape(-1).double().cpu().numpy()
         # SciPy's solvers may loop forever on NaN: refuse it where it appears.
         found = scipy_solve_ivp(
@@ -59,6 +60,7 @@ class _Solve:
             start,
             method=self.solver,
             t_eval=times,
+            dense_output=dense,
             rtol=self.rtol,
             atol=self.atol,
         )
@@ -69,7 +71,7 @@ class _Solve:
                 step_size=0.0,
                 advice="Try another of SciPy's solvers, or looser tolerances.",
             )
-        return torch.from_numpy(found.y.T.copy()).to(y0)
+        return torch.from_numpy(found.y.T.copy()).to(y0), found.sol
 
 
 def _finite(rates: Any) -> Any:
@@ -90,7 +92,8 @@ def _finite(rates: Any) -> Any:
 class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, solve: _Solve, times: np.ndarray, y0: Tensor, *parameters: Tensor) -> Tensor:
-        outputs = solve(y0, times)
+        outputs, ctx.states = solve.solve(solve.field, y0, times, dense=True)
+        outputs = outputs.view(len(times), *y0.shape)
         ctx.solve, ctx.times = solve, times
         ctx.save_for_backward(outputs, y0, *parameters)
         return outputs
@@ -98,16 +101,18 @@ class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor) -> tuple:
-        outputs, y0, *parameters = ctx.saved_tensors
+        outputs, y0, *_ = ctx.saved_tensors
         solve, n = ctx.solve, y0.numel()
-        field = AugmentedField(solve.field, y0, Statistics(), float(ctx.times[0]), implicit=False)
+        low, high = sorted((ctx.times[0], ctx.times[-1]))
+
+        def state_at(t: float) -> Tensor:
+            return torch.from_numpy(ctx.states(min(max(t, low), high))).to(y0)
+
+        field = AugmentedField(solve.field, y0, Statistics(), float(ctx.times[0]), implicit=False, states=state_at)
         augmented = y0.new_zeros(field.size)
         for i in range(len(ctx.times) - 1, -1, -1):
             augmented[:n] = outputs[i].reshape(-1)
             augmented[n : 2 * n] += grad_outputs[i].reshape(-1)
             if i > 0:
-                augmented = solve.solve(field, augmented, ctx.times[[i, i - 1]])[-1].clone()
-        sizes = [p.numel() for p in parameters]
-        pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
-        gradients = [piece.view(p.shape).to(p) for piece, p in zip(pieces, parameters, strict=True)]
-        return (None, None, augmented[n : 2 * n].view(y0.shape), *gradients)
+                augmented = solve.solve(field, augmented, ctx.times[[i, i - 1]])[0][-1].clone()
+        return (None, None, augmented[n : 2 * n].view(y0.shape), *field.parameter_gradients(augmented))

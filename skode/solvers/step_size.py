@@ -88,6 +88,37 @@ class Tolerances:
         return x / allowed if self.atol > 0.0 else torch.where(allowed > 0.0, x / allowed, 0.0)
 
 
+@dataclass(frozen=True)
+class NormOfModuli:
+    """A norm for states whose neighbouring elements are real and imaginary parts: it is that of the moduli.
+
+    Attributes
+    ----------
+    norm : str or callable
+        As :func:`skode.solvers.solve_ivp` takes it; it meets each modulus twice, in place of either part.
+    """
+
+    norm: str | Norm
+
+
+class TolerancesOfModuli(Tolerances):
+    """The same test for such states: the error's modulus may be ``atol + rtol |y|``, with the modulus of ``y``."""
+
+    def in_allowed_errors(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
+        return super().in_allowed_errors(moduli(error), moduli(y), moduli(y_next))
+
+    def allowed(self, y: Tensor) -> Tensor:
+        return super().allowed(moduli(y))
+
+    def over(self, x: Tensor, allowed: Tensor) -> Tensor:
+        return super().over(moduli(x), allowed)
+
+
+def moduli(x: Tensor) -> Tensor:
+    """The modulus of each pair of neighbours, real and imaginary part, in the place of both."""
+    return torch.linalg.vector_norm(x.reshape(-1, 2), dim=1).repeat_interleave(2).view(x.shape)
+
+
 class EachSample:
     """An error ratio for each sample (the first dimension of the state)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,51 +12,78 @@ from torch import Tensor
 from skode.solvers.step_size import rms_norm
 
 
-def pack(parts: Sequence[Tensor]) -> tuple[Tensor, list[torch.Size]]:
-    """One flat tensor from several, and their shapes; they must share dtype and device."""
-    if not parts or not all(isinstance(part, Tensor) for part in parts):
-        raise TypeError(f"y0 must hold torch tensors, got {[type(part).__name__ for part in parts]}.")
-    if len({(part.dtype, part.device) for part in parts}) > 1:
-        raise TypeError(f"The tensors in y0 must share dtype and device, got {[part.dtype for part in parts]}.")
-    return torch.cat([part.reshape(-1) for part in parts]), [part.shape for part in parts]
+@dataclass(frozen=True)
+class Part:
+    """One of the tensors of a tuple.
+
+    Attributes
+    ----------
+    shape : torch.Size
+        Its shape.
+    dtype : torch.dtype
+        Its dtype. The flat tensor is complex where any part is; imaginary parts of real ones are zero there.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+    def of(self, piece: Tensor, *batch: int) -> Tensor:
+        """The part, from its piece of flat states, which may be several."""
+        piece = piece.real if piece.is_complex() and not self.dtype.is_complex else piece
+        return piece.reshape((*batch, *self.shape))
 
 
-def unpacking(func: Callable[[Tensor, Any], Any], shapes: Sequence[torch.Size]) -> Callable[[Tensor, Tensor], Tensor]:
+def pack(tensors: Sequence[Tensor]) -> tuple[Tensor, list[Part]]:
+    """One flat tensor from several, and its parts; they must share device and dtype, up to real and complex."""
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise TypeError(f"y0 must hold torch tensors, got {[type(tensor).__name__ for tensor in tensors]}.")
+    if len({(tensor.dtype.to_real(), tensor.device) for tensor in tensors}) > 1:
+        raise TypeError(f"The tensors in y0 must share dtype and device, got {[tensor.dtype for tensor in tensors]}.")
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return flat, [Part(tensor.shape, tensor.dtype) for tensor in tensors]
+
+
+def unpacking(func: Callable[[Tensor, Any], Any], parts: Sequence[Part]) -> Callable[[Tensor, Tensor], Tensor]:
     """``func`` over tuples as a function over the flat state."""
-    sizes = [shape.numel() for shape in shapes]
+    expected = [tuple(part.shape) for part in parts]
 
     def flat_func(t: Tensor, y: Tensor) -> Tensor:
-        parts = tuple(piece.view(shape) for piece, shape in zip(y.split(sizes), shapes, strict=True))
-        rates = func(t, parts)
-        expected = [tuple(shape) for shape in shapes]
+        rates = func(t, _tensors(y, parts))
         if not isinstance(rates, tuple | list) or not all(isinstance(rate, Tensor) for rate in rates):
             raise TypeError(f"func(t, y) must return a tuple of tensors, as y is, got {rates!r}.")
         returned = [tuple(rate.shape) for rate in rates]
         if returned != expected:
             raise ValueError(f"func(t, y) returned tensors of shapes {returned} for a state of shapes {expected}.")
+        if y.is_complex() and any(
+            rate.is_complex() != part.dtype.is_complex for rate, part in zip(rates, parts, strict=True)
+        ):
+            raise TypeError(
+                f"func(t, y) returned tensors of {[rate.dtype for rate in rates]} for a state of "
+                f"{[part.dtype for part in parts]}; they must be the same."
+            )
         return torch.cat([rate.reshape(-1) for rate in rates])
 
     return flat_func
 
 
-def unpack(y: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+def unpack(y: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
     """The tensors behind flat states of shape (n_times, size)."""
-    pieces = y.split([shape.numel() for shape in shapes], dim=1)
-    return tuple(piece.reshape(len(y), *shape) for piece, shape in zip(pieces, shapes, strict=True))
+    pieces = y.split([part.shape.numel() for part in parts], dim=1)
+    return tuple(part.of(piece, len(y)) for piece, part in zip(pieces, parts, strict=True))
 
 
-def _parts(y: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
-    pieces = y.split([shape.numel() for shape in shapes])
-    return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
+def _tensors(y: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+    pieces = y.split([part.shape.numel() for part in parts])
+    return tuple(part.of(piece) for piece, part in zip(pieces, parts, strict=True))
 
 
-def event_of_parts(event_fn: Callable[[Tensor, Any], Tensor], shapes: Sequence[torch.Size]) -> Any:
+def event_of_parts(event_fn: Callable[[Tensor, Any], Tensor], parts: Sequence[Part]) -> Any:
     """An event function over tuples as one over the flat state."""
-    return lambda t, y: event_fn(t, _parts(y, shapes))
+    return lambda t, y: event_fn(t, _tensors(y, parts))
 
 
-def norm_of_parts(norm: Any, shapes: Sequence[torch.Size]) -> Any:
+def norm_of_parts(norm: Any, parts: Sequence[Part]) -> Any:
     """A norm over tuples as one over the flat state; ``"mixed"`` is the largest of the parts' root mean squares."""
     if norm == "mixed":
-        return lambda x: torch.stack([rms_norm(part) for part in _parts(x, shapes)]).max()
-    return (lambda x: norm(_parts(x, shapes))) if callable(norm) else norm
+        return lambda x: torch.stack([rms_norm(part) for part in _tensors(x, parts)]).max()
+    return (lambda x: norm(_tensors(x, parts))) if callable(norm) else norm

@@ -475,9 +475,11 @@ def as_field(
     try:
         field, value, tape = _first_evaluation(func, t, y, differentiate, keep_graph)
     except (TypeError, RuntimeError, IndexError, ValueError) as error:
+        state = func.complex_state(y) if hasattr(type(func), "complex_state") else y
         error.add_note(
-            f"This is from the first evaluation of func(t, y), with a time t and a state y of shape {tuple(y.shape)}, "
-            f"{y.dtype}. It must return dy/dt as a tensor of that shape and dtype, without changing y in place."
+            f"This is from the first evaluation of func(t, y), with a time t and a state y of shape "
+            f"{tuple(state.shape)}, {state.dtype}. It must return dy/dt as a tensor of that shape and dtype, without "
+            "changing y in place."
         )
         raise
     check_value(value, y)

@@ -200,6 +200,63 @@ def test_dense_output_ends_at_the_terminal_event():
     torch.testing.assert_close(solution.sol(solution.t_events[0]), solution.y_events[0], rtol=0, atol=1e-11)
 
 
+STARTING_AT_ZERO = {
+    "position": lambda t, y: y[..., 0],
+    "speed": lambda t, y: y[..., 1],
+    "product": lambda t, y: y[..., 0] * y[..., 1],
+    "time": lambda t, y: t * (1.3 - t) * (t + 1.7) + 0 * y[..., 0],
+    "square": lambda t, y: y[..., 0] ** 2 - 0.5 * abs(y[..., 0]),
+}
+
+
+def attributed(func, direction, terminal):
+    def event(t, y):
+        return func(t, y)
+
+    event.direction, event.terminal = direction, terminal
+    return event
+
+
+@pytest.mark.parametrize("direction", [-1, 0, 1])
+@pytest.mark.parametrize("name", list(STARTING_AT_ZERO))
+def test_a_function_that_is_zero_at_the_start_as_scipy_has_it(name, direction):
+    for y0, end in (((0.0, 1.0), 4.0), ((1.0, 0.0), -4.0)):
+        for terminal in (False, True, 2):
+            event = attributed(STARTING_AT_ZERO[name], direction, terminal)
+            compare([crossing(0.4), event, crossing(-0.2, direction=1.0)], (0.0, end), y0, method="dopri8")
+
+
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+@pytest.mark.parametrize("direction", [-1, 0, 1])
+def test_samples_of_which_some_start_at_zero_as_scipy_has_them(direction, step_control):
+    y0 = vector([0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [0.3, 0.4])
+    event = attributed(lambda t, y: y[..., 0], direction, 2)
+    span = (0.0, 7.0)
+    ours = solve_ivp(oscillator, span, y0, events=event, step_control=step_control, **TIGHT)
+    for i, start in enumerate(y0.numpy()):
+        theirs = scipy.integrate.solve_ivp(
+            scipys_oscillator, span, start, "DOP853", events=event, rtol=1e-12, atol=1e-13
+        )
+        own = ours.t_events[0][i]
+        np.testing.assert_allclose(own[~own.isnan()], theirs.t_events[0], rtol=0, atol=1e-8)
+        assert int(ours.status[i]) == theirs.status
+
+
+def test_a_function_that_stays_zero_is_one_event_at_the_start_and_hides_no_other():
+    """SciPy finds one in each step."""
+    events = [attributed(lambda t, y: 0 * y[0], 0, False), crossing(0.4)]
+    ours = solve_ivp(oscillator, (0.0, 4.0), vector(1.0, 0.0), events=events, **TIGHT)
+    assert ours.t_events[0].tolist() == [0.0]
+    np.testing.assert_allclose(ours.t_events[1], [math.acos(0.4)], rtol=0, atol=1e-8)
+
+
+def test_a_zero_at_the_end_of_a_step_is_one_event():
+    """SciPy finds it again at the start of the next step."""
+    how = {"method": "midpoint", "step_size": 0.25}
+    ours = solve_ivp(lambda t, y: torch.ones_like(y), (0.0, 1.0), vector(0.0), events=lambda t, y: y[0] - 0.5, **how)
+    assert ours.t_events[0].tolist() == [0.5]
+
+
 # Events of each sample
 
 

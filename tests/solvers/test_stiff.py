@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
-from skode.solvers import METHODS, MaxStepsError, solve_ivp
+from skode.solvers import METHODS, MaxStepsError, SolverError, odeint, solve_ivp
 
 FIXED_IMPLICIT = [
     name for name, method in METHODS.items() if method.implicit and not method.adaptive and "adams" not in name
@@ -261,3 +261,101 @@ def test_a_stiff_solution_is_followed(where, method, rtol):
     solution = solve_ivp(prothero_robinson, (0.0, 2.0), y0, t_eval=outputs, method=method, rtol=rtol, atol=rtol)
     error = (solution.y[:, 0] - torch.cos(1.7 * solution.t)).abs().max()
     assert error < 30 * rtol
+
+
+# The continuous adjoint, whose state can't be solved back in time
+
+
+@cache
+def robertsons_sensitivity():
+    """Of ``sum(y(40)) + 1e5 y_2(40)`` to the three rates: central differences of SciPy's Radau."""
+    rates = np.array([0.04, 1e4, 3e7])
+
+    def loss(rates):
+        def func(t, y):
+            consumed, merged, burnt = rates[0] * y[0], rates[1] * y[1] * y[2], rates[2] * y[1] ** 2
+            return [merged - consumed, consumed - merged - burnt, burnt]
+
+        y = scipy_solve_ivp(func, (0.0, 40.0), [1.0, 0.0, 0.0], "Radau", rtol=1e-9, atol=1e-13).y[:, -1]
+        return y.sum() + 1e5 * y[1]
+
+    steps = np.diag(1e-3 * rates)
+    return torch.tensor([(loss(rates + step) - loss(rates - step)) / (2 * step.sum()) for step in steps])
+
+
+def robertsons_gradient(solve):
+    """The same by a solve of ours, which gets the field and the initial state."""
+    rates = torch.tensor([0.04, 1e4, 3e7], dtype=torch.float64, requires_grad=True)
+
+    def func(t, y):
+        a, b, c = y.unbind(-1)
+        consumed, merged, burnt = rates[0] * a, rates[1] * b * c, rates[2] * b**2
+        return torch.stack([merged - consumed, consumed - merged - burnt, burnt], dim=-1)
+
+    y = solve(func, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+    return torch.autograd.grad(y.sum() + 1e5 * y[1], rates)[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "rtol", "outputs"), [("kvaerno3", 1e-2, [40.0]), ("kvaerno5", 1e-3, [1e-3, 0.1, 40.0])]
+)
+def test_the_continuous_adjoint_of_robertsons_problem(method, rtol, outputs):
+    solutions = []
+
+    def solve(func, y0):
+        how = {"method": method, "rtol": rtol, "atol": 1e-4 * rtol, "adjoint": "continuous"}
+        solutions.append(solve_ivp(func, (0.0, 40.0), y0, t_eval=outputs, **how))
+        return solutions[0].y[-1]
+
+    torch.testing.assert_close(robertsons_gradient(solve), robertsons_sensitivity(), rtol=10 * rtol, atol=0.0)
+    assert solutions[0].statistics.nfev_backward < 20 * solutions[0].nfev
+
+
+@pytest.mark.parametrize("solver", ["Radau", "BDF", "LSODA"])
+def test_scipys_solvers_of_robertsons_problem(solver):
+    def solve(func, y0):
+        how = {"method": "scipy_solver", "options": {"solver": solver}, "rtol": 1e-5, "atol": 1e-9}
+        return odeint(func, y0, [0.0, 40.0], **how)[-1]
+
+    torch.testing.assert_close(robertsons_gradient(solve), robertsons_sensitivity(), rtol=2e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("door", ["kvaerno5", "scipy_solver"])
+def test_the_continuous_adjoint_of_what_dies_out(door):
+    """``y' = -r (y - cos t)`` in closed form, from a state of which nothing is left at the end; and complex."""
+    r = torch.tensor([3.0, 200.0], dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([2.0, -1.0], dtype=torch.float64, requires_grad=True)
+    how = {"method": door, "adjoint": "continuous", "rtol": 1e-6, "atol": 1e-8}
+    if door == "scipy_solver":
+        how = {"method": door, "options": {"solver": "BDF"}, "rtol": 1e-6, "atol": 1e-8}
+    y = odeint(lambda t, y: -r * (y - torch.cos(t)), y0, [0.0, 1.5], **how)[-1]
+    slow = lambda t: (r**2 * torch.cos(t) + r * torch.sin(t)) / (1 + r**2)  # noqa: E731
+    start, end = torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.5, dtype=torch.float64)
+    exact = slow(end) + (y0 - slow(start)) * torch.exp(-1.5 * r)
+    torch.testing.assert_close(y, exact, rtol=1e-4, atol=1e-5)
+    found, expected = (torch.autograd.grad(x.sum(), [r, y0]) for x in (y, exact))
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_the_continuous_adjoint_of_samples_with_spans_of_their_own():
+    rate = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([[2.0, 0.0], [1.5, 0.0]], dtype=torch.float64)
+    spans = torch.tensor([[0.0, 2.0], [0.0, 1.2]], dtype=torch.float64)
+
+    def gradient(**how):
+        y = solve_ivp(lambda t, y: van_der_pol(t, y, mu=5 * rate), spans, y0, t_eval=spans[:, 1:], **how).y
+        return torch.autograd.grad(y[..., 0].sum(), rate)[0]
+
+    truth = gradient(method="dopri8", rtol=1e-10, atol=1e-10)
+    found = gradient(method="kvaerno5", rtol=1e-5, atol=1e-7, adjoint="continuous")
+    torch.testing.assert_close(found, truth, rtol=1e-3, atol=0.0)
+
+
+def test_a_backward_solve_that_is_lost_says_so_and_ends():
+    """With steps of the samples' own the states are not kept."""
+    y0 = torch.tensor([[2.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    how = {"method": "kvaerno3", "step_control": "per_sample", "adjoint": "continuous", "t_eval": [2.0]}
+    y = solve_ivp(van_der_pol, (0.0, 2.0), y0, **how).y
+    with pytest.raises(SolverError) as caught:
+        y.sum().backward()
+    assert "adjoint='discrete'" in caught.value.__notes__[0]

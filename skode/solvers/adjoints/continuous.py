@@ -4,10 +4,14 @@ With ``a = dL/dy``, the augmented state ``[y, a, g]`` follows ``dy/dt = f``, ``d
 ``dg/dt = -a^T df/dtheta`` from the last output time to the first; at every output time ``a`` jumps by that output's
 cotangent (Algorithm 1 and appendix C of the paper). Memory does not grow with the number of steps; the gradient is
 as exact as the tolerance, not more.
+
+A stiff state can't be solved backward: what has died out forward grows without bound. For the implicit methods that
+choose their steps, ``y`` is read off the forward solve instead, whose steps are kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.dense_output import DenseOutput
+from skode.solvers.errors import SolverError
 from skode.solvers.first_order import first_order
 from skode.solvers.integrate import Path, Problem, index, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import rms_norm
+from skode.solvers.step_size import Tolerances, rms_norm
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column, time_dtype_of
@@ -37,8 +43,13 @@ class _ContinuousAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, jumps: Tensor | None, *parameters: Tensor):
         start = y0.detach().clone() if problem.dense else y0.detach()
-        path = integrate(problem, start, record=problem.dense, keep_stages=problem.dense)
+        kept = problem.dense or keeps_states(problem)
+        path = integrate(problem, start, record=kept, keep_stages=kept)
         holder.append(path)
+        ctx.states = None
+        if keeps_states(problem) and path.steps:
+            # Without the outputs: they hang on this node.
+            ctx.states = DenseOutput(replace(path, outputs=start.new_empty(0)), problem.t0, path.t_end)
         ctx.problem, ctx.output_times, ctx.rows, ctx.t_end = problem, path.times, path.rows, path.t_end
         ctx.save_for_backward(path.y_end, path.outputs, y0, jumps, *parameters)
         return path.outputs
@@ -53,7 +64,7 @@ class _ContinuousAdjoint(torch.autograd.Function):
         if problem.control.per_sample:
             sweep: Any = EachAdjointSolve(problem, given, grad_jumps, y0)
         else:
-            sweep = AdjointSolve(problem, given, grad_jumps, y_end, ctx.t_end)
+            sweep = AdjointSolve(problem, given, grad_jumps, y_end, ctx.t_end, ctx.states)
         grad_y0, grad_parameters = sweep.run()
         return (None, None, grad_y0, grad_jumps, *grad_parameters)
 
@@ -87,6 +98,17 @@ class CotangentsOfOutputs:
         return cls(times[reached], None if rows is None else rows[reached], states[these], cotangents[these])
 
 
+def keeps_states(problem: Problem) -> bool:
+    """Whether the forward solve is kept for the adjoint equation: that of stiff problems, with steps for the batch."""
+    return adaptive_implicit(problem) and not problem.control.per_sample
+
+
+def adaptive_implicit(problem: Problem) -> bool:
+    """Whether the method is one for stiff problems that chooses its steps."""
+    tableau = problem.tableau
+    return isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
+
+
 class AugmentedField:
     """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``.
 
@@ -102,6 +124,8 @@ class AugmentedField:
         One at which the field may be evaluated.
     implicit : bool
         Whether an implicit method is to solve the equation.
+    states : callable or None
+        ``y`` at any time: then that of the flat state has no part in the equation, and stays as it is.
 
     Attributes
     ----------
@@ -111,8 +135,18 @@ class AugmentedField:
 
     parameters: tuple[Tensor, ...] = ()
 
-    def __init__(self, field: Field, like: Tensor, statistics: Statistics, time: float, *, implicit: bool) -> None:
+    def __init__(
+        self,
+        field: Field,
+        like: Tensor,
+        statistics: Statistics,
+        time: float,
+        *,
+        implicit: bool,
+        states: Callable[[float], Tensor] | None = None,
+    ) -> None:
         self.field = field
+        self.states_at = states
         self.shape = like.shape
         self.n = like.numel()
         self.statistics = statistics
@@ -120,8 +154,9 @@ class AugmentedField:
         self.evaluation = field.tape(like, 1, pullable=True)
         self.time_dtype = time_dtype_of(field, like)
         self.stretch: Stretch | None = None
-        n_parameters = sum(p.numel() for p in field.parameters)
-        self.size = 2 * self.n + n_parameters
+        # Gradients of complex parameters are integrated as real and imaginary parts.
+        self.parameter_sizes = [p.numel() * (2 if p.is_complex() else 1) for p in field.parameters]
+        self.size = 2 * self.n + sum(self.parameter_sizes)
         # Implicit methods see the state as blocks of equal size, to which it is filled up.
         self.states = independent_blocks(field, like, time) if implicit else Blocks(like)
         self.size += -self.size % self.states.size if self.n else 0
@@ -134,7 +169,7 @@ class AugmentedField:
         self.statistics.nfev_backward += 1
         n, tape, session = self.n, self.evaluation, self.field.session()
         rates = torch.empty_like(y)
-        tape.place(0).copy_(y[:n])
+        tape.place(0).copy_(y[:n] if self.states_at is None else self.states_at(float(t)).reshape(-1))
         stretch, rate = self.stretch, rates[:n].view(self.shape)
         tape.evaluate(0, t if stretch is None else stretch.times(t), rate)
         adjoint = -y[n : 2 * n].view(self.shape)
@@ -143,16 +178,30 @@ class AugmentedField:
             adjoint.mul_(stretch.length)
         session.pull(tape, 0, adjoint, rates[n : 2 * n].view(self.shape))
         session.flush(tape)
+        if self.states_at is not None:
+            rates[:n] = 0.0
         start = 2 * n
-        for parameter, gradient in zip(self.field.parameters, session.parameter_gradients(), strict=True):
-            rate = rates[start : start + parameter.numel()]
+        for size, gradient in zip(self.parameter_sizes, session.parameter_gradients(), strict=True):
+            rate = rates[start : start + size]
             if gradient is None:
                 rate.zero_()
             else:
+                gradient = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
                 rate.copy_(gradient.reshape(-1))
-            start += parameter.numel()
+            start += size
         rates[start:] = 0.0
         return rates
+
+    def parameter_gradients(self, y: Tensor) -> list[Tensor]:
+        """``g`` of an augmented state, as gradients of the parameters."""
+        gradients, start = [], 2 * self.n
+        for parameter, size in zip(self.field.parameters, self.parameter_sizes, strict=True):
+            piece = y[start : start + size]
+            if parameter.is_complex():
+                piece = torch.complex(piece[::2], piece[1::2])
+            gradients.append(piece.view(parameter.shape).to(parameter))
+            start += size
+        return gradients
 
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
         return FunctionTape(self, like, n_slots)
@@ -211,7 +260,8 @@ class AdjointBlocks(Blocks):
         states, inner, evaluation = augmented.states, augmented.field, augmented.evaluation
         own = states.jacobians(inner, evaluation, 0, augmented.like)
         rest = own.new_zeros((self.n - 2 * states.n, self.size, self.size))
-        return torch.cat([own, -own.transpose(1, 2), rest])
+        first = own if augmented.states_at is None else torch.zeros_like(own)
+        return torch.cat([first, -own.transpose(1, 2), rest])
 
     def holds(self, field: Any, tape: Any, slot: int, like: Tensor, jacobians: Tensor) -> bool:
         return True
@@ -232,16 +282,25 @@ class AdjointSolve:
         The last state that was reached.
     t_end : float
         Its time.
+    states : DenseOutput or None
+        The forward solve, where it was kept.
     """
 
     def __init__(
-        self, problem: Problem, given: CotangentsOfOutputs, grad_jumps: Tensor | None, y_end: Tensor, t_end: float
+        self,
+        problem: Problem,
+        given: CotangentsOfOutputs,
+        grad_jumps: Tensor | None,
+        y_end: Tensor,
+        t_end: float,
+        states: DenseOutput | None = None,
     ) -> None:
         self.problem = problem
         self.given = given
         self.grad_jumps = grad_jumps
         self.y_end = y_end
         self.t_end = t_end
+        self.states = states
         self.shape, self.n = y_end.shape, y_end.numel()
         self.field = AugmentedField(
             problem.field,
@@ -249,6 +308,7 @@ class AdjointSolve:
             problem.statistics,
             t_end,
             implicit=isinstance(problem.tableau, ButcherTableau) and problem.tableau.implicit,
+            states=None if states is None else states.nearest,
         )
 
     def run(self) -> tuple[Tensor, list[Tensor]]:
@@ -278,11 +338,8 @@ class AdjointSolve:
 
     def gradients(self, augmented: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Those of ``y0`` and of the parameters."""
-        n, parameters = self.n, self.problem.field.parameters
-        sizes = [p.numel() for p in parameters]
-        pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
-        gradients = [g.view(p.shape).to(p) for g, p in zip(pieces, parameters, strict=True)]
-        return augmented[n : 2 * n].view(self.shape).clone(), gradients
+        n = self.n
+        return augmented[n : 2 * n].view(self.shape).clone(), self.field.parameter_gradients(augmented)
 
     def _was_reached(self, time: float) -> bool:
         t0 = self.problem.t0
@@ -321,7 +378,15 @@ class AdjointSolve:
             replay=None,
             replay_key=None,
         )
-        return integrate(segment, augmented, record=False).y_end
+        try:
+            return integrate(segment, augmented, record=False).y_end
+        except SolverError as error:
+            error.add_note(
+                "This is from the adjoint equation, solved backward for the gradient: what dies out forward grows "
+                "there. Use adjoint='discrete', which solves nothing backward; of the implicit methods with "
+                "step_control='shared' the states of the forward solve are kept, and read off it."
+            )
+            raise
 
     def _control(self, t: float, t_next: float) -> StepControl:
         control = self.problem.control
@@ -333,11 +398,23 @@ class AdjointSolve:
         landings = sorted((x for x in control.landings if min(t, t_next) < x < max(t, t_next)), reverse=t_next < t)
         jumps = control.jumps & {*landings, t, t_next}
         control = replace(control, per_sample=False, landings=tuple(landings), jumps=jumps, first_step=None)
-        return replace(control, grid=grid, tolerances=replace(control.tolerances, norm=self._norm))
+        return replace(control, grid=grid, tolerances=self._tolerances(), max_steps=self._max_steps())
+
+    def _tolerances(self) -> Tolerances:
+        # Element by element also where states are complex: not all of these are pairs of parts.
+        tolerances = self.problem.control.tolerances
+        return Tolerances(tolerances.rtol, tolerances.atol, self._norm)
+
+    def _max_steps(self) -> int:
+        """How many steps a segment may take: those of a method for stiff problems may shrink backward without end."""
+        problem, statistics = self.problem, self.problem.statistics
+        if not adaptive_implicit(problem) or self.states is not None:
+            return problem.control.max_steps
+        return min(problem.control.max_steps, 100 + 10 * (statistics.n_accepted + statistics.n_rejected))
 
     def _norm(self, x: Tensor) -> Tensor:
         """The largest of the blocks' norms; a seminorm leaves out the parameters' (Kidger et al. 2021)."""
-        n, n_parameters = self.n, sum(p.numel() for p in self.problem.field.parameters)
+        n, n_parameters = self.n, sum(self.field.parameter_sizes)
         blocks = [x[:n], x[n : 2 * n]]
         if n_parameters and not self.problem.seminorm:
             blocks.append(x[2 * n : 2 * n + n_parameters])
@@ -412,5 +489,6 @@ class EachAdjointSolve(AdjointSolve):
             first_step=None,
             min_step=control.min_step and control.min_step / longest,
             max_step=control.max_step and control.max_step / longest,
-            tolerances=replace(control.tolerances, norm=self._norm),
+            max_steps=self._max_steps(),
+            tolerances=self._tolerances(),
         )

@@ -20,7 +20,7 @@ from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import NonFiniteDerivativeError
 from skode.solvers.march import MOST_LEAVES, Move, first_sample, refuse_non_finite, too_many, too_small
 from skode.solvers.parameters import graphs_are_watched
-from skode.solvers.step_size import NORMS, all_finite
+from skode.solvers.step_size import NORMS, Tolerances, all_finite
 from skode.solvers.stepping.explicit import ExplicitStepper, TakenStep
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.vector_field import AutogradField, PullbackField, has_own_pullback, is_hooked
@@ -39,6 +39,7 @@ def marches_ahead(problem: Any, y0: Tensor) -> bool:
         and not tableau.implicit
         and not control.landings
         and not control.nudged
+        and type(control.tolerances) is Tolerances  # the device knows no other test
         and y0.numel() > 0
         and (problem.t0 != problem.t1 or problem.spans is not None)
         and math.isfinite(problem.t1)

@@ -241,3 +241,58 @@ def test_backprop_notices_a_changed_parameter_too(tanh_field, batch):
     change_parameter(tanh_field, batch)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+class TestComplexParameters:
+    """Their gradients are torch's, imaginary parts included: those of the closed form, differentiated by autograd."""
+
+    T = 0.8
+
+    @pytest.fixture(params=["discrete", "continuous", "backprop", "scipy_solver"])
+    def solve(self, request):
+        how = {"adjoint": request.param, "rtol": 1e-8, "atol": 1e-9}
+        if request.param == "scipy_solver":
+            how = {"method": "scipy_solver", "options": {"solver": "DOP853"}, "rtol": 1e-8, "atol": 1e-9}
+        return lambda func, y0: odeint(func, y0, [0.0, self.T], **how)[-1]
+
+    def compare(self, y, exact, inputs):
+        torch.testing.assert_close(y, exact, rtol=1e-6, atol=1e-6)
+        weights = torch.arange(1.0, 1.0 + y.numel(), dtype=y.dtype)
+        found, expected = (torch.autograd.grad((x * weights).sum(), inputs, retain_graph=True) for x in (y, exact))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert any(gradient.is_complex() and bool(gradient.imag.abs().max() > 1e-3) for gradient in found)
+
+    def test_a_rate(self, solve):
+        """``y' = |w|^2 Re(w) y``."""
+        w = torch.tensor(0.5 + 0.7j, dtype=torch.complex128, requires_grad=True)
+        y0 = torch.ones(2, dtype=torch.float64)
+        y = solve(lambda t, y: w.abs() ** 2 * w.real * y, y0)
+        self.compare(y, torch.exp(self.T * w.abs() ** 2 * w.real) * y0, [w])
+
+    def test_behind_an_odd_number_of_real_ones(self, solve):
+        bias = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64, requires_grad=True)
+        w = torch.tensor([[1 + 1j, 2j, 0.5]], dtype=torch.complex128, requires_grad=True)
+        y0 = torch.zeros(3, dtype=torch.float64)
+        y = solve(lambda t, y: bias * t + (w * w).imag[0], y0)
+        self.compare(y, bias * self.T**2 / 2 + (w * w).imag[0] * self.T, [bias, w])
+
+    def test_of_lower_precision_and_conjugated_before_the_solve(self, solve):
+        w = torch.tensor([0.3 - 0.6j, 1j], dtype=torch.complex64, requires_grad=True)
+        conjugate = w.conj() * 2
+        held = w.conj()
+        y = solve(lambda t, y: (conjugate * held).imag.double() * y, torch.ones(2, dtype=torch.float64))
+        self.compare(y, torch.exp(self.T * (conjugate * held).imag.double()), [w])
+
+    def test_a_filter_in_the_frequency_domain(self, solve):
+        """A circular convolution, whose solution is the exponential of its eigenvalues."""
+        spectrum = torch.tensor([0.2, -0.3 + 0.5j, 0.4j, -0.1 - 0.2j], dtype=torch.complex128, requires_grad=True)
+        y0 = torch.tensor([1.0, -0.5, 0.25, 2.0, 0.0, 1.0, -1.0], dtype=torch.float64)
+        y = solve(lambda t, y: torch.fft.irfft(spectrum * torch.fft.rfft(y), n=7), y0)
+        self.compare(y, torch.fft.irfft(torch.exp(self.T * spectrum) * torch.fft.rfft(y0), n=7), [spectrum])
+
+    def test_the_seminorm_leaves_them_out(self):
+        w = torch.tensor(0.5 + 0.7j, dtype=torch.complex128, requires_grad=True)
+        y0 = torch.ones(1, dtype=torch.float64)
+        how = {"adjoint": "continuous", "rtol": 1e-8, "atol": 1e-9, "options": {"seminorm": True}}
+        y = odeint(lambda t, y: (w * w).imag * y, y0, [0.0, self.T], **how)[-1]
+        self.compare(y, torch.exp(self.T * (w * w).imag) * y0, [w])

@@ -484,3 +484,25 @@ def test_the_first_step_is_the_hosts(ahead, norm, tolerances, span, randn):
             attempts = Attempts(posed.tableau, field, y, test, controls, t1, pullable=False)
             found = attempts.first_size(t0, y, f0, (t1 - t0).abs())
             assert float(found) == pytest.approx(abs(expected), rel=1e-12), name
+
+
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+def test_complex_states_are_solved_on_the_usual_way(step_control, ahead):
+    """Whose error test of moduli the device does not know."""
+    rates = torch.tensor([[1j], [-1 + 2j]], dtype=torch.complex128, requires_grad=True)
+    state = torch.cat([torch.ones_like(rates), rates], dim=1)
+    y = solve_ivp(
+        lambda t, z: torch.stack([z[:, 1] * z[:, 0], 0 * z[:, 1]], dim=1),
+        (0.0, 1.5),
+        state,
+        t_eval=[1.5],
+        rtol=1e-7,
+        atol=1e-8,
+        step_control=step_control,
+    ).y
+    exact = torch.exp(1.5 * rates[:, 0])
+    y = y[:, 0, 0] if step_control == "per_sample" and y.shape[0] == 2 else y[0, :, 0]
+    torch.testing.assert_close(y, exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(y.real.sum(), rates), torch.autograd.grad(exact.real.sum(), rates), rtol=1e-5, atol=1e-5
+    )
