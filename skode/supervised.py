@@ -31,6 +31,7 @@ from skode.training import (
     NeuralODEEstimator,
     Regularisation,
     RegularisedSolve,
+    array_api,
     as_index,
     checked_data,
     checked_times,
@@ -408,6 +409,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 ) from None
             yield answer
 
+    @array_api
     def transform(self, X: Any) -> np.ndarray:
         """The state at the end of the ODE (of images, normalised and rectified), which outputs are affine functions of.
 
@@ -427,6 +429,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
         return np.concatenate(list(self._each(self._checked(X), features)))
 
+    @array_api
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The hidden state along depth, of the last ODE where there are several.
 

@@ -42,6 +42,7 @@ from skode.timeseries.tensors import PanelTensors
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    array_api,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -339,6 +340,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
     def fit(self, X: Any, y: Any) -> LatentODERegressor:
         """Fit the model to a panel of series.
 
@@ -505,6 +507,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         white, coloured, memory = (to_numpy(part).astype(np.float64) for part in parts)
         return white, coloured, memory
 
+    @array_api
     def condition(self, X: Any, y: Any) -> LatentODERegressor:
         """Take in more observations, of known or of new series, without training.
 
@@ -541,6 +544,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         conditioned.posterior_ = posterior
         return conditioned
 
+    @array_api
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict at any times of any series.
 
@@ -570,6 +574,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         mean, std = self._moments(self._read(X), with_std=return_std)
         return (self._in_users_shape(mean), self._in_users_shape(std)) if return_std else self._in_users_shape(mean)
 
+    @array_api
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Log predictive density of each row, given what the model is conditioned on.
 
@@ -615,6 +620,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         density -= (observed * np.log(scale)).sum(1)
         return np.where(observed.any(1), density, np.nan)
 
+    @array_api
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draw observations at given rows; rows of one series belong to one path in each draw.
 
@@ -653,6 +659,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         draws = np.moveaxis(draws * scale + shift, 0, -1)
         return draws[:, 0] if self._single_output else draws
 
+    @array_api
     def sample(
         self, n_series: int = 1, times: Any = None, *, covariates: Any = None, random_state: Any = None
     ) -> pd.DataFrame:
@@ -737,6 +744,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         frame[self._output_names] = answers * scale + shift
         return frame
 
+    @array_api
     def transform(self, X: Any) -> np.ndarray:
         """Latent initial state of each row's series: the posterior's mean, or its mode where it was refined.
 
@@ -781,6 +789,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         index = self.context_.ids.rename(column_label(self.series, "series"))
         return pd.DataFrame(to_numpy(self.posterior_.mean), index=index, columns=columns)
 
+    @array_api
     def latent_trajectory(self, X: Any) -> np.ndarray:
         """Mean latent states at given rows.
 
@@ -805,6 +814,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         return self._gathered(self._read(X), lambda answer: answer.mean(answer.states)[None])[0]
 
+    @array_api
     def predict_intensity(self, X: Any) -> np.ndarray:
         """Rate at which observations come, with ``observation_times="poisson"``.
 
@@ -838,6 +848,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
         return self._gathered(self._read(X), rate)[0] / self.time_scale_
 
+    @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination over the values that were observed.
 

@@ -1,5 +1,6 @@
 """One training loop for all estimators."""
 
+from skode.training.array_api import array_api
 from skode.training.caller import warn_caller
 from skode.training.checked import checked_data, field_is_theirs, numeric_targets
 from skode.training.estimator import NeuralODEEstimator
@@ -31,6 +32,7 @@ __all__ = [
     "RegularisedSolve",
     "TrainingRecord",
     "TrainingSettings",
+    "array_api",
     "as_index",
     "checked_data",
     "checked_times",

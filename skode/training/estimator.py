@@ -67,6 +67,11 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     #: What the calls of ``partial_fit`` so far have led to.
     _record: TrainingRecord | None = None
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
+
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the module on the CPU, so that it can be loaded where its device is not."""
         state = dict(super().__getstate__())
