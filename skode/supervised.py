@@ -155,7 +155,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=self._y_is_numeric, reset=first
         )
         y = y.toarray() if issparse(y) else y
-        given = {"X": X, "y": y}
+        task = self._task(X, y, sample_weight)
         if self.image_shape is not None:
             self._checked_image_shape(X.shape[1])
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
@@ -213,7 +213,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                     self.module_.to(dtype)
                 else:
                     self._record = self._fit_module(
-                        objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, **given
+                        objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
                     )
                 self.module_.eval()
         except BaseException:

@@ -343,7 +343,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             explained = field_is_theirs(self.field, f"(n, {X.shape[1]})") if theirs else contextlib.nullcontext()
             with self._own_random_state(rng, needed=theirs), explained:
                 self.module_.train()
-                self._train(X, weights, rng, dtype, {"X": given, "y": y})
+                self._train(X, weights, rng, dtype, self._task(given, y, sample_weight))
         except BaseException:
             if first:  # nothing was learned
                 self.__dict__.pop("module_", None)
@@ -404,7 +404,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 auto_batch_size=auto,
                 max_grad_norm=MAX_GRAD_NORM,
                 averaging=AVERAGING,
-                **task,
+                task=task,
             )
 
     def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:

@@ -404,7 +404,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             self._n_features_out = self.latent_size
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel
-        self._train(panel, rng, dtype, X, y)
+        self._train(panel, rng, dtype, self._task(X, y, None))
         self.posterior_ = self._inferred(panel, self.n_draws)
         return self
 
@@ -420,8 +420,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
         self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
 
-    def _train(self, panel: Panel, rng: np.random.RandomState, dtype: torch.dtype, X: Any, y: Any) -> None:
-        """Train on a panel; with early stopping on what is left of it after the last rows of some series."""
+    def _train(self, panel: Panel, rng: np.random.RandomState, dtype: torch.dtype, task: dict[str, Any]) -> None:
+        """Train on a panel; with early stopping on what is left of it after the last rows of some series.
+
+        ``task`` is what callbacks are told.
+        """
         training, aside, validate = panel, None, None
         rows_aside = last_rows(panel, self.validation_fraction, rng) if self.early_stopping else np.zeros(1, dtype=bool)
         if rows_aside.any():
@@ -452,8 +455,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 auto_batch_size=auto_batch_size,
                 passes=passes,
                 validate=validate,
-                X=X,
-                y=y,
+                task=task,
                 max_grad_norm=MAX_GRAD_NORM,
                 dtype=dtype,
                 averaging=AVERAGING,

@@ -235,32 +235,39 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         alpha: float | None = None,
         passes: int = 1,
         validate: Callable[[], float] | None = None,
-        X: Any = None,
-        y: Any = None,
+        task: dict[str, Any],
         max_grad_norm: float | None = None,
         dtype: torch.dtype | None = None,
         averaging: float = 0.0,
     ) -> TrainingRecord:
-        """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch."""
+        """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch.
+
+        ``task`` is what callbacks are told of it; see :meth:`_task`.
+        """
         settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm, passes=passes)
         settings = replace(settings, averaging=averaging)
         context = self._init_callback_context(max_subtasks=self.max_iter)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        context.call_on_fit_task_begin(estimator=self, **task)
 
         def snapshot() -> dict[str, Any]:
             return self._reconstruction(copy.deepcopy(self.module_).to(dtype))
 
         def on_epoch(record: TrainingRecord) -> bool:
             self._keep(record)
-            task = context.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            return bool(task.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot))
+            epoch = context.subcontext(task_name="epoch")
+            epoch.call_on_fit_task_begin(estimator=self, **task)
+            return bool(epoch.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot))
 
         record = train(objective, n_samples, settings, rng, validate=validate, on_epoch=on_epoch)
         self._keep(record)
         self.module_.to(dtype)
-        context.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot)
+        context.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot)
         return record
+
+    def _task(self, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
+        """What scikit-learn's callbacks are told of a fit: its data, and as metadata what else ``fit`` was passed."""
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        return {"X": X, "y": y, "metadata": metadata}
 
     def _reconstruction(self, module: torch.nn.Module) -> dict[str, Any]:
         """What callbacks make an estimator from that answers as this one would if training ended here."""
