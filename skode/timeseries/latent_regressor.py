@@ -26,6 +26,7 @@ from skode.timeseries.frames import (
     Column,
     LongRows,
     column_label,
+    distinct_rows,
     output_names,
     read_rows,
     read_targets,
@@ -341,7 +342,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     @array_api
-    def fit(self, X: Any, y: Any) -> LatentODERegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:
         """Fit the model to a panel of series.
 
         Parameters
@@ -350,6 +351,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             A time column, a series column if ``series`` says so, and numeric covariates.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             Observed values; NaN where nothing was observed. A row without any still tells the covariates at its time.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, as whole numbers or not: its log-likelihood is multiplied by that. A weight of
+            two is the same as the row given twice (observations of the same values, independent given the latent
+            state), 0 as it left out, covariates and all; a series without any weight is as one never given. Weights
+            also count in the units that are learned from the data, in what the posteriors are conditioned on, in the
+            forecasts that choose the weights of the network and the noise, and in the noise with a memory.
 
         Returns
         -------
@@ -364,14 +371,14 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         before = dict(vars(self))
         try:
             with self._within_memory(goes_on=self.warm_start):
-                return self._fit(X, y)
+                return self._fit(X, y, sample_weight)
         except BaseException:
             # What was learned before is still whole.
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X: Any, y: Any) -> LatentODERegressor:
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> LatentODERegressor:
         wanted = self._what_is_built()
         warm = self.warm_start and hasattr(self, "module_")
         if warm:
@@ -382,38 +389,44 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         else:
             values = read_targets(y, len(rows))
             LIKELIHOODS[self.likelihood].check(values)
+        rows, values, weights = distinct_rows(rows, values, _row_weights(sample_weight, values))
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
-            raise ValueError(f"Input y contains NaN only in output {output}: it was never observed. Drop it.")
+            weighing = " in rows with weight" if sample_weight is not None else ""
+            raise ValueError(f"Input y contains NaN only in output {output}{weighing}: it was never observed. Drop it.")
         self._refined = self.posterior == "laplace"
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
         dtype = next(self.module_.parameters()).dtype if warm else resolve_dtype(self.dtype, X, device)
         if warm:
-            panel = self._panel(rows, values)
+            panel = self._panel(rows, values, weights)
             # condition() shares weights between estimators: the others keep theirs.
             self.module_ = copy.deepcopy(self.module_)
             if isinstance(self.module_.likelihood, Gaussian):
                 self.module_.likelihood.whiten()
         else:
-            self._learn_units(rows, values, y)
-            panel = self._panel(rows, values)
+            self._learn_units(rows, values, weights, y)
+            panel = self._panel(rows, values, weights)
             self.module_ = self._new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.latent_size
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel
-        self._train(panel, rng, dtype, self._task(X, y, None))
+        self._train(panel, rng, dtype, self._task(X, y, sample_weight))
         self.posterior_ = self._inferred(panel, self.n_draws)
         return self
 
-    def _learn_units(self, rows: LongRows, values: np.ndarray, y: Any) -> None:
+    def _learn_units(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None, y: Any) -> None:
         """Scales of times, covariates and outputs, and what the outputs are called."""
         self.time_kind_ = rows.time_kind
-        self.y_scaler_ = fitted_scaler(values, what="y") if LIKELIHOODS[self.likelihood].standardised else None
+        self.y_scaler_ = None
+        if LIKELIHOODS[self.likelihood].standardised:
+            self.y_scaler_ = fitted_scaler(values, weights, what="y")
         has_covariates = rows.covariates.shape[1] > 0
-        self.covariate_scaler_ = fitted_scaler(rows.covariates, what="covariates") if has_covariates else None
+        self.covariate_scaler_ = None
+        if has_covariates:
+            self.covariate_scaler_ = fitted_scaler(rows.covariates, weights, what="covariates")
         self._output_names = output_names(y)
         self._single_output = np.asarray(y).ndim == 1
         self._outputs_are_named = isinstance(y, pd.DataFrame)
@@ -466,7 +479,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if self.noise == "coloured" and self._refined:
             self._learn_noise(likelihood, panel)
         if aside is not None:
-            widen_noise(likelihood, aside.observed().y, self._forecasts(training, aside.observed()))
+            widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
 
     def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
         """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
@@ -510,7 +523,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return white, coloured, memory
 
     @array_api
-    def condition(self, X: Any, y: Any) -> LatentODERegressor:
+    def condition(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:
         """Take in more observations, of known or of new series, without training.
 
         Parameters
@@ -519,6 +532,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             As in ``fit``.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             Observed values; NaN where nothing was observed, as in rows that only tell covariates to come.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, as in ``fit``.
 
         Returns
         -------
@@ -534,7 +549,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
-        new = self._panel(rows, values)
+        new = self._panel(*distinct_rows(rows, values, _row_weights(sample_weight, values)))
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
         changed = joined.ids.get_indexer(new.ids)
@@ -861,7 +876,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             True values; NaN where nothing was observed.
         sample_weight : array-like of shape (n_rows,), default=None
-            Weights of the rows.
+            Weights of the rows, none negative.
 
         Returns
         -------
@@ -880,14 +895,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         rows = self._read(X)
         true = self._targets(y, rows, maybe_nothing=True)
         predicted, _ = self._moments(rows)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, true)
+        weights = _row_weights(sample_weight, true)
         scores = []
         for column, guess in zip(true.T, predicted.T, strict=True):
-            seen = ~np.isnan(column)
+            seen = ~np.isnan(column) & (weights > 0.0)
             if seen.sum() >= 2:
-                scores.append(
-                    r2_score(column[seen], guess[seen], sample_weight=None if weight is None else weight[seen])
-                )
+                scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
         return float(np.mean(scores)) if scores else np.nan
 
     def _what_is_built(self) -> dict[str, Any]:
@@ -917,10 +930,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             generator=generator,
         )
         with torch.no_grad():
-            module.readout.linear.bias.copy_(torch.from_numpy(likelihood.start(panel.y)))
+            module.readout.linear.bias.copy_(torch.from_numpy(likelihood.start(panel.y, panel.row_weights())))
             if module.log_intensity is not None:
                 total = np.ptp(panel.windows(), axis=1).sum() / self.time_scale_
-                events = max(len(panel.observed().time) - panel.n_series, 1)
+                events = max(panel.observed().row_weights().sum() - panel.n_series, 1)
                 module.log_intensity.linear.bias.fill_(float(np.log(events / total)) if total > 0 else 0.0)
         return module
 
@@ -933,10 +946,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         check_is_fitted(self)
         return read_rows(self, X, series=self.series, time=self.time, reset=False)
 
-    def _panel(self, rows: LongRows, values: np.ndarray) -> Panel:
+    def _panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
         """Rows as a panel, standardised."""
         scale, shift = self._units()
-        panel = Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale)
+        panel = Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale, weights)
         return panel.starting(LEAD * self.time_scale_)
 
     def _units(self) -> tuple[Any, Any]:
@@ -1090,6 +1103,11 @@ LEAST_UPDATES = 2
 
 #: Longer gradients are shortened to this.
 MAX_GRAD_NORM = 10.0
+
+
+def _row_weights(sample_weight: Any, values: np.ndarray) -> np.ndarray:
+    """Weights of the rows, 1 where none are given."""
+    return _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
 
 
 def _warn_of_other_ids(asked: pd.Index, known: pd.Index) -> None:

@@ -150,12 +150,11 @@ def test_dtypes_of_tensors_become_the_nearest_that_are_computed_in(dtype):
     np.testing.assert_array_equal(clone(estimator).fit(given, tensor(X[:, 0])).predict(given), expected)
 
 
-@pytest.mark.parametrize("name", ["classifier", "regressor", "density"])
-def test_views_and_weights_are_taken_too(name):
-    estimator, y, methods = ESTIMATORS[name]
+def test_views_and_weights_are_taken_too(case):
+    estimator, X, y, methods = case
     wide = torch.from_numpy(np.repeat(X, 2, axis=1))[:, ::2]
     expected = answers(clone(estimator).fit(X, y, sample_weight=WEIGHTS), X, methods)
-    found = answers(clone(estimator).fit(wide, tensor(y), sample_weight=tensor(WEIGHTS)), wide, methods)
+    found = answers(estimator.fit(wide, tensor(y), sample_weight=tensor(WEIGHTS)), wide, methods)
     for method in methods:
         np.testing.assert_allclose(found[method], expected[method], rtol=1e-6)
 

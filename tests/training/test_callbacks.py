@@ -46,9 +46,6 @@ ESTIMATORS = {
 }
 
 
-#: What ``fit`` takes sample_weight of.
-WEIGHTED = ["ODENetClassifier", "ODENetRegressor", "CNFDensityEstimator"]
-
 WEIGHTS = np.where(X[:, 0] > 0.5, 3.0, 0.25)
 
 
@@ -139,7 +136,7 @@ class Metadata:
     on_fit_task_end = on_fit_task_begin
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_hooks_are_told_the_weights_of_the_fit(name):
     make, y = ESTIMATORS[name]
     told = Metadata()
@@ -162,7 +159,7 @@ def own_score(estimator, X, y, sample_weight=None):
     return {"score": estimator.score(X, y, sample_weight=sample_weight)}
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_scoring_monitor_weights_its_scores_as_the_fit_does(name):
     make, y = ESTIMATORS[name]
     y = X[:, 0] if y is None else y  # without any the monitor does not score
