@@ -279,8 +279,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Features.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features. Sparse ones are made dense a batch at a time.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Class labels: integers, strings or booleans; or, where a sample may have several labels, 0 and 1 for each.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -401,7 +401,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         return_nfe : bool, default=False
             Whether to return also how many evaluations of the vector field each sample took, its depth.
@@ -424,7 +424,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
@@ -441,7 +441,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
@@ -458,7 +458,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             True labels.

@@ -261,8 +261,8 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Features.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features. Sparse ones are made dense a batch at a time.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -328,7 +328,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         return_nfe : bool, default=False
             Whether to return also how many evaluations of the vector field each sample took, its depth.
@@ -351,7 +351,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             True targets.

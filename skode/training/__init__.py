@@ -9,9 +9,11 @@ from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.sparse import SparseFeatures
 from skode.training.tensors import (
     as_index,
     checked_times,
+    fitted_on,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -30,6 +32,7 @@ __all__ = [
     "Objective",
     "Regularisation",
     "RegularisedSolve",
+    "SparseFeatures",
     "TrainingRecord",
     "TrainingSettings",
     "array_api",
@@ -38,6 +41,7 @@ __all__ = [
     "checked_times",
     "distinct",
     "field_is_theirs",
+    "fitted_on",
     "fitted_scaler",
     "new_generator",
     "numeric_targets",
