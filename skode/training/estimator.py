@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skode.dynamics.sizes import checked_sizes
 from skode.solvers import Solution, SolverError, free_idle_memory, get_method, solve_ivp
+from skode.training.documentation import documentation_site
 from skode.training.failures import in_terms_of_parameters
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
@@ -61,6 +62,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
     module_: torch.nn.Module
 
+    # Of scikit-learn's HTML repr, whose link leads to the API reference of the site.
+    _doc_link_module = "skode"
+    _doc_link_template = "{site}/api/generated/skode.{estimator_name}.html"
+
     #: What the module was built from.
     _built_from: dict[str, Any]
 
@@ -71,6 +76,13 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
         return tags
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"site": documentation_site() or "", "estimator_name": type(self).__name__}
+
+    def _get_doc_link(self) -> str:
+        """The address of the estimator's page; empty where the package's metadata name no site."""
+        return super()._get_doc_link() if documentation_site() else ""
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the module on the CPU, so that it can be loaded where its device is not."""
