@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skode.supervised import SUPERVISED_CONSTRAINTS, ODENetEstimator
-from skode.training import to_numpy, warn_caller
+from skode.training import array_api, to_numpy, warn_caller
 
 
 class ODENetClassifier(ClassifierMixin, ODENetEstimator):
@@ -273,13 +273,14 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetClassifier:
         """Fit the network to labelled samples.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Features.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features. Sparse ones are made dense a batch at a time.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Class labels: integers, strings or booleans; or, where a sample may have several labels, 0 and 1 for each.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -298,6 +299,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return self._fit(X, y, sample_weight)
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> ODENetClassifier:
         """Train for one epoch on a batch, going on from the last call.
 
@@ -393,12 +395,13 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         """The labels' codes, of shape (n,), or 0 and 1 for each label."""
         return (outputs > 0).long() if self._multilabel else outputs.argmax(1)
 
+    @array_api
     def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
         """Most probable class of each sample, or all labels that are more probable than not.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         return_nfe : bool, default=False
             Whether to return also how many evaluations of the vector field each sample took, its depth.
@@ -415,12 +418,13 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         labels = decided if self._multilabel else self.classes_[decided]
         return (labels, nfe) if return_nfe else labels
 
+    @array_api
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
@@ -431,12 +435,13 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         outputs = self._answers(X)[0]
         return to_numpy(outputs.sigmoid() if self._multilabel else outputs.softmax(1))
 
+    @array_api
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log-probabilities of the classes.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
@@ -446,6 +451,26 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         """
         outputs = self._answers(X)[0]
         return to_numpy(functional.logsigmoid(outputs) if self._multilabel else outputs.log_softmax(1))
+
+    @array_api
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy on samples with labels; where a sample may have several, the share of those with all labels right.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            Mean accuracy.
+        """
+        return super().score(X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

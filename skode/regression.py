@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
 from skode.supervised import SUPERVISED_CONSTRAINTS, ODENetEstimator
-from skode.training import fitted_scaler, numeric_targets, standardised, to_numpy, to_tensor
+from skode.training import array_api, fitted_scaler, numeric_targets, standardised, to_numpy, to_tensor
 
 
 class ODENetRegressor(RegressorMixin, ODENetEstimator):
@@ -255,13 +255,14 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetRegressor:
         """Fit the network to samples with targets.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Features.
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features. Sparse ones are made dense a batch at a time.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -280,6 +281,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         return self._fit(X, y, sample_weight)
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetRegressor:
         """Train for one epoch on a batch, going on from the last call.
 
@@ -320,12 +322,13 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         return float(r2_score(to_numpy(targets), to_numpy(outputs), sample_weight=to_numpy(weights)))
 
+    @array_api
     def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
         """Targets of samples.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         return_nfe : bool, default=False
             Whether to return also how many evaluations of the vector field each sample took, its depth.
@@ -341,6 +344,26 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         y = self.target_scaler_.inverse_transform(to_numpy(outputs))
         y = y[:, 0] if self._one_dimensional else y
         return (y, nfe) if return_nfe else y
+
+    @array_api
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination on samples with targets.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            :math:`R^2`, averaged over the targets.
+        """
+        return super().score(X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

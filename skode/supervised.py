@@ -31,11 +31,14 @@ from skode.training import (
     NeuralODEEstimator,
     Regularisation,
     RegularisedSolve,
+    SparseFeatures,
+    array_api,
     as_index,
     checked_data,
     checked_times,
     distinct,
     field_is_theirs,
+    fitted_on,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -151,10 +154,17 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             self._check_as_built(built_from)
         self._refuse_stacked_images(X)
         X, y = checked_data(
-            self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=self._y_is_numeric, reset=first
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            multi_output=True,
+            y_numeric=self._y_is_numeric,
+            reset=first,
         )
         y = y.toarray() if issparse(y) else y
-        given = {"X": X, "y": y}
+        task = self._task(X, y, sample_weight)
         if self.image_shape is not None:
             self._checked_image_shape(X.shape[1])
         sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
@@ -183,14 +193,14 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             self._record = None
         elif partial:
             to_scale, its_weights = self._to_scale(X[rows], own_weights)
-            self.scaler_.partial_fit(to_scale, sample_weight=its_weights)
+            fitted_on(self.scaler_, to_scale, its_weights)
         if as_asked and isinstance(self.module_, ConvODENet):
             self.module_.set_autocast(self.dtype == "bfloat16")
         self.module_.to(device=device, dtype=train_in)
 
-        def tensors(rows: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-            x = to_tensor(self._scaled(X[rows]), train_in, device)
-            return x, self._as_tensor(targets[rows], x), to_tensor(weights / weights.mean(), train_in, device)
+        def tensors(rows: np.ndarray, weights: np.ndarray) -> tuple[Tensor | SparseFeatures, Tensor, Tensor]:
+            w = to_tensor(weights / weights.mean(), train_in, device)
+            return self._features(X[rows], train_in, device), self._as_tensor(targets[rows], w), w
 
         objective = _Objective(self, *tensors(rows, own_weights), rng)
         validate = None
@@ -212,7 +222,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                     self.module_.to(dtype)
                 else:
                     self._record = self._fit_module(
-                        objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, **given
+                        objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
                     )
                 self.module_.eval()
         except BaseException:
@@ -347,11 +357,12 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             raise ValueError(f"{problem} samples: a score needs two at least. {INSTEAD}")
         return kept, held_out
 
-    def _to_scale(self, X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _to_scale(self, X: Any, weights: np.ndarray) -> tuple[Any, np.ndarray]:
         """What the scaler is fitted to: features, or all pixels of images as one."""
         if self.image_shape is None:
             return X, weights
-        return X.reshape(-1, 1), np.repeat(weights, X.shape[1])
+        pixels = X.reshape(-1, 1)
+        return pixels.tocsr() if issparse(X) else pixels, np.repeat(weights, X.shape[1])
 
     def _scaled(self, X: np.ndarray) -> np.ndarray:
         """Features standardised, and squashed smoothly so that no outlier is far from the rest.
@@ -363,19 +374,25 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         z = standardised(self.scaler_, X)
         return z / np.hypot(1.0, z / CLIP)
 
+    def _features(self, X: Any, dtype: torch.dtype, device: torch.device) -> Tensor | SparseFeatures:
+        """Features as the network takes them; sparse ones become dense a block at a time, when they are looked at."""
+        if issparse(X):
+            return SparseFeatures(X, self._scaled, dtype, device)
+        return to_tensor(self._scaled(X), dtype, device)
+
     def _outputs(self, x: Tensor, solve: Solve | None = None) -> tuple[Tensor, list[Solution]]:
         """The network's outputs and the solves behind them."""
         solutions = self.module_.solutions(x, solve or self._solve)
         return self.module_.head(self.module_.features(solutions[-1].y[-1])), solutions
 
-    def _checked(self, X: Any) -> Tensor:
+    def _checked(self, X: Any) -> Tensor | SparseFeatures:
         """Features as the fitted network takes them."""
         check_is_fitted(self, "module_")
         self._refuse_stacked_images(X)
-        X = checked_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        X = checked_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         device = resolve_device(self.device)
         self.module_.to(device)  # it may have been fitted on another
-        return to_tensor(self._scaled(X), self.module_.head.weight.dtype, device)
+        return self._features(X, self.module_.head.weight.dtype, device)
 
     def _answers(self, X: Any) -> tuple[Tensor, np.ndarray]:
         """The network's outputs for X, and the evaluations of the vector field that each sample took."""
@@ -385,7 +402,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             counts.append(np.sum([evaluations(solution, len(part)) for solution in solutions], axis=0))
         return torch.cat(outputs), np.concatenate(counts)
 
-    def _each(self, x: Tensor, function: Callable[[Tensor], Answer]) -> Iterator[Answer]:
+    def _each(self, x: Tensor | SparseFeatures, function: Callable[[Tensor], Answer]) -> Iterator[Answer]:
         """Apply a function to samples in blocks, which bounds its memory.
 
         Every sample takes its own steps, so that it does not matter which ones come together.
@@ -408,12 +425,13 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 ) from None
             yield answer
 
+    @array_api
     def transform(self, X: Any) -> np.ndarray:
         """The state at the end of the ODE (of images, normalised and rectified), which outputs are affine functions of.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
@@ -427,12 +445,13 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
         return np.concatenate(list(self._each(self._checked(X), features)))
 
+    @array_api
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The hidden state along depth, of the last ODE where there are several.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         t : array-like of shape (n_times,)
             Depths between 0, the network's input, and 1, its output; strictly increasing.
@@ -460,6 +479,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -474,7 +494,12 @@ class _Objective:
     """The network's weighted mean loss over batches, with dropout on its inputs."""
 
     def __init__(
-        self, estimator: ODENetEstimator, X: Tensor, y: Tensor, weights: Tensor, rng: np.random.RandomState
+        self,
+        estimator: ODENetEstimator,
+        X: Tensor | SparseFeatures,
+        y: Tensor,
+        weights: Tensor,
+        rng: np.random.RandomState,
     ) -> None:
         self.estimator, self.X, self.y, self.weights = estimator, X, y, weights
         self.generator = new_generator(rng, X.device)

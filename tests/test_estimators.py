@@ -178,9 +178,10 @@ def test_frames_and_arrays_give_the_same(estimator):
     assert fitted.n_features_in_ == 2
 
 
-# scikit-learn's own checks
+# scikit-learn's own checks; those of its array API run where SCIPY_ARRAY_API=1 is set.
 
 
+@pytest.mark.filterwarnings("ignore:Columns .* are linearly dependent:UserWarning")  # of make_classification
 @parametrize_with_checks(
     [
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),

@@ -31,6 +31,7 @@ from skode.training import (
     INTERRUPTED,
     NeuralODEEstimator,
     TrainingRecord,
+    array_api,
     checked_data,
     checked_times,
     distinct,
@@ -276,6 +277,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CNFDensityEstimator:
         """Fit the flow to samples.
 
@@ -341,7 +343,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             explained = field_is_theirs(self.field, f"(n, {X.shape[1]})") if theirs else contextlib.nullcontext()
             with self._own_random_state(rng, needed=theirs), explained:
                 self.module_.train()
-                self._train(X, weights, rng, dtype, {"X": given, "y": y})
+                self._train(X, weights, rng, dtype, self._task(given, y, sample_weight))
         except BaseException:
             if first:  # nothing was learned
                 self.__dict__.pop("module_", None)
@@ -402,7 +404,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 auto_batch_size=auto,
                 max_grad_norm=MAX_GRAD_NORM,
                 averaging=AVERAGING,
-                **task,
+                task=task,
             )
 
     def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
@@ -455,6 +457,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             ]
         return np.concatenate(parts, axis=axis)
 
+    @array_api
     def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
         """Log-densities at a time between the base density's and the data's.
 
@@ -482,6 +485,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         log_prob = self._answer(self._to_flow(X), lambda x: self.module_.log_prob(x, self._solve, t=float(t))[0])
         return (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
 
+    @array_api
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-density of each sample, by the exact divergence however the flow was trained.
 
@@ -497,7 +501,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         """
         return self.log_prob(X)
 
-    def score(self, X: Any, y: Any = None) -> float:
+    @array_api
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood of samples.
 
         Parameters
@@ -506,13 +511,21 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Samples.
         y : None
             Ignored; here for scikit-learn's conventions.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the mean, none negative; 1 where None.
 
         Returns
         -------
         float
             Mean log-density per sample in nats, as ``GaussianMixture.score``.
         """
-        return float(self.score_samples(X).mean(dtype=np.float64))
+        log_density = self.score_samples(X)
+        if sample_weight is None:
+            return float(log_density.mean(dtype=np.float64))
+        weights = _check_sample_weight(sample_weight, log_density, dtype=np.float64, ensure_non_negative=True)
+        # A sample without weight does not count, whatever its density, which may be minus infinity.
+        some = weights > 0.0
+        return float(np.average(log_density[some], weights=weights[some]))
 
     @validate_params(
         {"n_samples": [Interval(Integral, 1, None, closed="left")], "random_state": ["random_state"]},
@@ -537,6 +550,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         base = check_random_state(random_state).standard_normal((n_samples, self.n_features_in_))
         return self._from_base(base)
 
+    @array_api
     def transform(self, X: Any) -> np.ndarray:
         """Carry samples back to the base, where data that follow the density are standard normal.
 
@@ -554,6 +568,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         base = self._answer(self._to_flow(X), lambda x: self.module_.pull(x, self._solve))
         return base.astype(X.dtype, copy=False)
 
+    @array_api
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Carry points of the base to data space: the inverse of ``transform``, up to the solver's tolerance.
 
@@ -583,6 +598,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         points = self._answer(base, lambda z: self.module_.push(z, self._solve))
         return self.scaler_.inverse_transform(points).astype(base.dtype, copy=False)
 
+    @array_api
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The paths on which the flow carries samples from the base to where they are.
 

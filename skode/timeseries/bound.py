@@ -48,7 +48,7 @@ class BoundSettings:
 
 
 class NegativeBound:
-    r"""The negative bound per observed value, over batches of series.
+    r"""The negative bound per observed value (a row of weight two has each twice), over batches of series.
 
     With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(y | z_k) p(z_k) / q(z_k | x)` it is
     :math:`\mathrm{E} \log p(y | z_1) - \mathrm{KL}(q \| p)` (Kingma, Welling 2014), or
@@ -124,8 +124,8 @@ class NegativeBound:
         else:
             divergence = 0.5 * (mean**2 + std**2 - 1.0 - 2.0 * torch.log(std)).sum(-1)
             bound = log_likelihood.mean(0) - weight * divergence
-        n_values = (~torch.isnan(observed.y)).sum().clamp_min(1)
-        return -bound.sum() / n_values
+        n_values = observed.n_values
+        return -bound.sum() / torch.where(n_values > 0, n_values, 1)
 
     def _series(self, rows: np.ndarray | Tensor) -> PanelTensors:
         """Those of a batch."""

@@ -6,6 +6,12 @@ timed series: Jones, Boadi-Boateng, "Unequally spaced longitudinal data with AR(
 1991. As :math:`v` is a Markov process, what it says costs a pass over the rows: Kalman's filter ("A new approach to
 linear filtering and prediction problems", Journal of Basic Engineering 82, 1960), and the smoother of Rauch, Tung,
 Striebel, "Maximum likelihood estimates of linear dynamic systems", AIAA Journal 3, 1965.
+
+A row of weight :math:`w` stands for :math:`w` residuals :math:`r` at one time, of one :math:`v` and white noise
+:math:`e` of their own. Of :math:`v` they say what one with white noise of variance :math:`\sigma^2 / w` says,
+
+.. math:: w \log N(r; v, \sigma^2)
+    = \log N(r; v, \sigma^2 / w) - \tfrac{w - 1}{2} \log(2 \pi \sigma^2) - \tfrac12 \log w.
 """
 
 from __future__ import annotations
@@ -28,11 +34,29 @@ class ColouredNoise:
         Where residuals are known.
     white, coloured, memory : Tensor of shape (n_outputs,)
         Standard deviations of both kinds of noise, and the time in which correlations fall by a factor of e.
+    weights : Tensor of shape (n_series, n_slots), default=None
+        For how many residuals each slot stands; None: one.
     """
 
-    def __init__(self, time: Tensor, observed: Tensor, white: Tensor, coloured: Tensor, memory: Tensor) -> None:
+    def __init__(
+        self,
+        time: Tensor,
+        observed: Tensor,
+        white: Tensor,
+        coloured: Tensor,
+        memory: Tensor,
+        weights: Tensor | None = None,
+    ) -> None:
         self.observed = observed
-        self.white, self.variance = white.double(), coloured.double() ** 2
+        self.variance = coloured.double() ** 2
+        #: Of the white noise in each slot, of shape (n_series, n_slots, n_outputs).
+        self.white = white.double().expand(observed.shape)
+        #: What the log-density of the residuals that a slot stands for has beyond that of one, per slot.
+        self.beyond: Tensor | None = None
+        if weights is not None:
+            w = torch.where(observed, weights.double()[..., None], 1.0)
+            self.beyond = repeated_log_density(self.white, w)
+            self.white = self.white / w.sqrt()
         gaps = torch.nan_to_num(torch.diff(time, dim=1), nan=math.inf)
         #: Correlations of v with that of the slot before; 0 where there is none.
         self.kept = torch.zeros(*time.shape, len(white), dtype=torch.float64, device=time.device)
@@ -43,7 +67,7 @@ class ColouredNoise:
         for slot in range(self.n_slots):
             kept = self.kept[:, slot] ** 2
             expected = kept * known + (1.0 - kept) * self.variance
-            total = expected + self.white**2
+            total = expected + self.white[:, slot] ** 2
             gain = torch.where(observed[:, slot], expected / total, 0.0)
             known = expected * (1.0 - gain)
             before.append(expected)
@@ -65,6 +89,8 @@ class ColouredNoise:
     def log_prob(self, residual: Tensor) -> Tensor:
         """Log-density of each series' residuals, of shape (n_copies, n_series)."""
         constant = torch.where(self.observed, 0.5 * torch.log(2.0 * math.pi * self.innovations), 0.0)
+        if self.beyond is not None:
+            constant = constant - self.beyond
         return -(0.5 * self.whitened(residual) ** 2 + constant).sum((-1, -2))
 
     def smoothed(self, residual: Tensor) -> Tensor:
@@ -117,3 +143,8 @@ class ColouredNoise:
     def _back(self) -> Tensor:
         """What each slot's mean learns from the next one's."""
         return self.kept[:, 1:] * self.after[:, :-1] / self.before[:, 1:].clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def repeated_log_density(white: Tensor, weights: Tensor) -> Tensor:
+    """What the log-density of so many equal residuals has beyond that of one with the white noise of their mean."""
+    return -0.5 * (weights - 1.0) * torch.log(2.0 * math.pi * white**2) - 0.5 * torch.log(weights)

@@ -11,6 +11,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from skode.timeseries.panel import series_codes
+from skode.training import distinct
+
 #: The id of the only series where no column names one.
 ONLY_SERIES = 0
 
@@ -40,6 +43,10 @@ class LongRows:
 
     def __len__(self) -> int:
         return len(self.time)
+
+    def take(self, rows: np.ndarray) -> LongRows:
+        """Some of the rows, by position."""
+        return LongRows(self.series[rows], self.time[rows], self.time_kind, self.covariates[rows])
 
 
 def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: Column, reset: bool) -> LongRows:
@@ -76,6 +83,40 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
         X = validate_data(estimator, X, dtype=None if mixed else np.float64, ensure_all_finite=not mixed, reset=reset)
         frame = pd.DataFrame(X).infer_objects()
     return take_apart(frame, series=series, time=time)
+
+
+def distinct_rows(
+    rows: LongRows, values: np.ndarray, weights: np.ndarray
+) -> tuple[LongRows, np.ndarray, np.ndarray | None]:
+    """Rows that differ, with the weights of equal ones added; those without weight are left out.
+
+    They come sorted by series and time, so that a row given twice and one of weight two are the same from here on.
+
+    Parameters
+    ----------
+    rows : LongRows
+        The rows.
+    values : ndarray of shape (n, n_outputs)
+        What was observed in them.
+    weights : ndarray of shape (n,)
+        Their weights, none negative.
+
+    Returns
+    -------
+    rows, values, weights
+        The same of fewer rows; weights are None where they all are 1.
+    """
+    codes, _ = series_codes(rows.series)
+    order = np.lexsort((rows.time, codes))
+    order = order[weights[order] > 0.0]
+    rows, values, weights, codes = rows.take(order), values[order], weights[order], codes[order]
+    if ((np.diff(codes) == 0) & (np.diff(rows.time) == 0)).any():
+        contents = np.column_stack([codes, rows.time, rows.covariates])
+        chosen, weights = distinct(contents, values, weights)
+        in_order = np.argsort(chosen)
+        chosen, weights = chosen[in_order], weights[in_order]
+        rows, values = rows.take(chosen), values[chosen]
+    return rows, values, None if (weights == 1.0).all() else weights
 
 
 def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with_covariates: bool = True) -> LongRows:

@@ -56,6 +56,8 @@ def forecast_density(
 ) -> Callable[[], float]:
     """The mean log-density of the rows set aside, given the others, by the encoder's mean: a function to call anew.
 
+    In the mean a row of weight two counts twice.
+
     Parameters
     ----------
     module : LatentODE
@@ -72,7 +74,7 @@ def forecast_density(
     for block in np.array_split(some, -(-len(some) // VALIDATED_AT_ONCE)):
         context, asked = (tensors(panel.take(block)) for panel in (known, aside))
         parts.append((context, Rows(asked, process=False)))
-    n_values = (~np.isnan(aside.y)).sum()
+    n_values = aside.row_weights() @ (~np.isnan(aside.y)).sum(1)
 
     @torch.no_grad()
     def density() -> float:
@@ -82,14 +84,14 @@ def forecast_density(
             mean, _ = module.posterior(context, solve, [])
             states = module.path(mean[None], asked.time, asked.reach, asked.paths, solve, [])
             eta = module.readout(rows.taken(states)[0], rows.covariates)
-            total += float(module.likelihood.log_prob(eta, rows.y).sum())
+            total += float(rows.weighted(module.likelihood.log_prob(eta, rows.y).sum(-1)).sum())
         return total / n_values
 
     return density
 
 
 @torch.no_grad()
-def widen_noise(likelihood: Gaussian, y: np.ndarray, answers: Sequence[Answer]) -> None:
+def widen_noise(likelihood: Gaussian, aside: Panel, answers: Sequence[Answer]) -> None:
     """Raise the noise to what the rows set aside call for, where that is more than was learned.
 
     Weights that were fitted to the other rows make these look more certain than any row to come.
@@ -98,20 +100,21 @@ def widen_noise(likelihood: Gaussian, y: np.ndarray, answers: Sequence[Answer]) 
     ----------
     likelihood : Gaussian
         Whose noise is raised, by the factor of :data:`WIDER` at which the rows are most likely.
-    y : ndarray of shape (n_rows, n_outputs)
-        What was observed in the rows set aside.
+    aside : Panel
+        The rows set aside.
     answers : sequence of Answer
         What the model says of them, given the others.
     """
     variance = torch.exp(2.0 * likelihood.log_noise)
-    densities = []
+    densities, weights = [], aside.row_weights()
     for factor in WIDER:
         total = 0.0
         for answer in answers:
-            values = torch.from_numpy(y[answer.rows]).to(answer.eta)
+            values, w = (torch.from_numpy(x[answer.rows]).to(answer.eta) for x in (aside.y, weights))
             coloured = 0.0 if answer.coloured is None else answer.coloured
             added = factor**2 * (variance + coloured) - variance
-            total += float(log_mean_density(likelihood.log_prob(answer.eta, values, added), answer.weights).sum())
+            by_row = log_mean_density(likelihood.log_prob(answer.eta, values, added), answer.weights)
+            total += float((w * by_row).sum())
         densities.append(total)
     likelihood.widen(float(WIDER[int(np.argmax(densities))]))
 

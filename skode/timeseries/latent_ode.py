@@ -95,8 +95,10 @@ class Rows:
         Series and slot of each row.
     y, covariates : Tensor of shape (n_rows, ...)
         Of each row.
+    weights : Tensor of shape (n_rows,) or None
+        How often each row was observed; None: all of them once.
     timed : Tensor of shape (n_rows,)
-        1 where a row's time is an event of the process, 0 for rows at the start of series.
+        How many events of the process a row's time is: its weight, or 0 for rows at the start of series.
     reach : Tensor of shape (n_series, 2), float64
         How far each series is to be solved, backward and forward.
     node_weights : Tensor of shape (n_series, n_nodes)
@@ -110,6 +112,7 @@ class Rows:
         self.n_series, self.n_slots = series.time.shape
         self.filled = torch.nonzero(series.filled, as_tuple=True)
         self.y, self.covariates = series.y[self.filled], series.covariates[self.filled]
+        self.weights = None if series.weights is None else series.weights[self.filled]
         self.times, self.reach = series.time, series.reach
         self.process = process
         if process:
@@ -122,7 +125,7 @@ class Rows:
             self.node_weights = ((last - first) * torch.from_numpy(weights / 2.0).to(last)).to(series.y)
             self.times, order = torch.sort(torch.cat([series.time, self.node_times], dim=1), dim=1)
             self.places = torch.argsort(order, dim=1)
-            self.timed = (series.time > first)[self.filled].to(series.y)
+            self.timed = self.weighted((series.time > first)[self.filled].to(series.y))
             self.node_covariates = series.covariates.new_zeros(self.n_series, N_NODES, series.covariates.shape[2])
             if series.paths is not None:
                 codes = torch.arange(self.n_series, device=first.device).repeat_interleave(N_NODES)
@@ -150,6 +153,16 @@ class Rows:
         slots = values.new_zeros(len(values), self.n_series, self.n_slots, *values.shape[2:])
         slots[:, self.filled[0], self.filled[1]] = values
         return slots
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """Values of shape (..., n_rows) times the weights of the rows."""
+        return values if self.weights is None else values * self.weights
+
+    @property
+    def n_values(self) -> Tensor:
+        """How many values were observed, a row of weight two counting twice."""
+        observed = ~torch.isnan(self.y)
+        return observed.sum() if self.weights is None else self.weighted(observed.sum(1)).sum()
 
     def summed(self, values: Tensor) -> Tensor:
         """Sums over each series' rows, of shape (n_copies, n_series, ...), of values of (n_copies, n_rows, ...)."""
@@ -279,9 +292,12 @@ class LatentODE(nn.Module):
         return self.log_intensity(states, covariates)[..., 0].clamp(-LARGEST_LOG, LARGEST_LOG)
 
     def log_likelihood(self, evidence: Evidence, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
-        """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series); with white noise by default."""
+        """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series); with white noise by default.
+
+        A row of weight w counts as w observations of the same values, independent given ``z(0)``.
+        """
         if noise is None:
-            by_series = rows.summed(self.likelihood.log_prob(evidence.eta, rows.y).sum(-1))
+            by_series = rows.summed(rows.weighted(self.likelihood.log_prob(evidence.eta, rows.y).sum(-1)))
         else:
             by_series = noise.log_prob(rows.slotted(rows.y - evidence.eta))
         if evidence.log_rate is None:

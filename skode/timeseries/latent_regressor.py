@@ -26,6 +26,7 @@ from skode.timeseries.frames import (
     Column,
     LongRows,
     column_label,
+    distinct_rows,
     output_names,
     read_rows,
     read_targets,
@@ -42,6 +43,7 @@ from skode.timeseries.tensors import PanelTensors
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    array_api,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -339,7 +341,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any) -> LatentODERegressor:
+    @array_api
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:
         """Fit the model to a panel of series.
 
         Parameters
@@ -348,6 +351,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             A time column, a series column if ``series`` says so, and numeric covariates.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             Observed values; NaN where nothing was observed. A row without any still tells the covariates at its time.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, as whole numbers or not: its log-likelihood is multiplied by that. A weight of
+            two is the same as the row given twice (observations of the same values, independent given the latent
+            state), 0 as it left out, covariates and all; a series without any weight is as one never given. Weights
+            also count in the units that are learned from the data, in what the posteriors are conditioned on, in the
+            forecasts that choose the weights of the network and the noise, and in the noise with a memory.
 
         Returns
         -------
@@ -362,14 +371,14 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         before = dict(vars(self))
         try:
             with self._within_memory(goes_on=self.warm_start):
-                return self._fit(X, y)
+                return self._fit(X, y, sample_weight)
         except BaseException:
             # What was learned before is still whole.
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X: Any, y: Any) -> LatentODERegressor:
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> LatentODERegressor:
         wanted = self._what_is_built()
         warm = self.warm_start and hasattr(self, "module_")
         if warm:
@@ -380,46 +389,55 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         else:
             values = read_targets(y, len(rows))
             LIKELIHOODS[self.likelihood].check(values)
+        rows, values, weights = distinct_rows(rows, values, _row_weights(sample_weight, values))
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
-            raise ValueError(f"Input y contains NaN only in output {output}: it was never observed. Drop it.")
+            weighing = " in rows with weight" if sample_weight is not None else ""
+            raise ValueError(f"Input y contains NaN only in output {output}{weighing}: it was never observed. Drop it.")
         self._refined = self.posterior == "laplace"
         rng = check_random_state(self.random_state)
         device = resolve_device(self.device)
         dtype = next(self.module_.parameters()).dtype if warm else resolve_dtype(self.dtype, X, device)
         if warm:
-            panel = self._panel(rows, values)
+            panel = self._panel(rows, values, weights)
             # condition() shares weights between estimators: the others keep theirs.
             self.module_ = copy.deepcopy(self.module_)
             if isinstance(self.module_.likelihood, Gaussian):
                 self.module_.likelihood.whiten()
         else:
-            self._learn_units(rows, values, y)
-            panel = self._panel(rows, values)
+            self._learn_units(rows, values, weights, y)
+            panel = self._panel(rows, values, weights)
             self.module_ = self._new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.latent_size
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel
-        self._train(panel, rng, dtype, X, y)
+        self._train(panel, rng, dtype, self._task(X, y, sample_weight))
         self.posterior_ = self._inferred(panel, self.n_draws)
         return self
 
-    def _learn_units(self, rows: LongRows, values: np.ndarray, y: Any) -> None:
+    def _learn_units(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None, y: Any) -> None:
         """Scales of times, covariates and outputs, and what the outputs are called."""
         self.time_kind_ = rows.time_kind
-        self.y_scaler_ = fitted_scaler(values, what="y") if LIKELIHOODS[self.likelihood].standardised else None
+        self.y_scaler_ = None
+        if LIKELIHOODS[self.likelihood].standardised:
+            self.y_scaler_ = fitted_scaler(values, weights, what="y")
         has_covariates = rows.covariates.shape[1] > 0
-        self.covariate_scaler_ = fitted_scaler(rows.covariates, what="covariates") if has_covariates else None
+        self.covariate_scaler_ = None
+        if has_covariates:
+            self.covariate_scaler_ = fitted_scaler(rows.covariates, weights, what="covariates")
         self._output_names = output_names(y)
         self._single_output = np.asarray(y).ndim == 1
         self._outputs_are_named = isinstance(y, pd.DataFrame)
         spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
         self.time_scale_ = float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0
 
-    def _train(self, panel: Panel, rng: np.random.RandomState, dtype: torch.dtype, X: Any, y: Any) -> None:
-        """Train on a panel; with early stopping on what is left of it after the last rows of some series."""
+    def _train(self, panel: Panel, rng: np.random.RandomState, dtype: torch.dtype, task: dict[str, Any]) -> None:
+        """Train on a panel; with early stopping on what is left of it after the last rows of some series.
+
+        ``task`` is what callbacks are told.
+        """
         training, aside, validate = panel, None, None
         rows_aside = last_rows(panel, self.validation_fraction, rng) if self.early_stopping else np.zeros(1, dtype=bool)
         if rows_aside.any():
@@ -450,8 +468,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 auto_batch_size=auto_batch_size,
                 passes=passes,
                 validate=validate,
-                X=X,
-                y=y,
+                task=task,
                 max_grad_norm=MAX_GRAD_NORM,
                 dtype=dtype,
                 averaging=AVERAGING,
@@ -462,7 +479,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if self.noise == "coloured" and self._refined:
             self._learn_noise(likelihood, panel)
         if aside is not None:
-            widen_noise(likelihood, aside.observed().y, self._forecasts(training, aside.observed()))
+            widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
 
     def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
         """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
@@ -505,7 +522,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         white, coloured, memory = (to_numpy(part).astype(np.float64) for part in parts)
         return white, coloured, memory
 
-    def condition(self, X: Any, y: Any) -> LatentODERegressor:
+    @array_api
+    def condition(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:
         """Take in more observations, of known or of new series, without training.
 
         Parameters
@@ -514,6 +532,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             As in ``fit``.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             Observed values; NaN where nothing was observed, as in rows that only tell covariates to come.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, as in ``fit``.
 
         Returns
         -------
@@ -529,7 +549,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
-        new = self._panel(rows, values)
+        new = self._panel(*distinct_rows(rows, values, _row_weights(sample_weight, values)))
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
         changed = joined.ids.get_indexer(new.ids)
@@ -541,6 +561,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         conditioned.posterior_ = posterior
         return conditioned
 
+    @array_api
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict at any times of any series.
 
@@ -570,6 +591,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         mean, std = self._moments(self._read(X), with_std=return_std)
         return (self._in_users_shape(mean), self._in_users_shape(std)) if return_std else self._in_users_shape(mean)
 
+    @array_api
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Log predictive density of each row, given what the model is conditioned on.
 
@@ -615,6 +637,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         density -= (observed * np.log(scale)).sum(1)
         return np.where(observed.any(1), density, np.nan)
 
+    @array_api
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draw observations at given rows; rows of one series belong to one path in each draw.
 
@@ -653,6 +676,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         draws = np.moveaxis(draws * scale + shift, 0, -1)
         return draws[:, 0] if self._single_output else draws
 
+    @array_api
     def sample(
         self, n_series: int = 1, times: Any = None, *, covariates: Any = None, random_state: Any = None
     ) -> pd.DataFrame:
@@ -737,6 +761,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         frame[self._output_names] = answers * scale + shift
         return frame
 
+    @array_api
     def transform(self, X: Any) -> np.ndarray:
         """Latent initial state of each row's series: the posterior's mean, or its mode where it was refined.
 
@@ -781,6 +806,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         index = self.context_.ids.rename(column_label(self.series, "series"))
         return pd.DataFrame(to_numpy(self.posterior_.mean), index=index, columns=columns)
 
+    @array_api
     def latent_trajectory(self, X: Any) -> np.ndarray:
         """Mean latent states at given rows.
 
@@ -805,6 +831,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         return self._gathered(self._read(X), lambda answer: answer.mean(answer.states)[None])[0]
 
+    @array_api
     def predict_intensity(self, X: Any) -> np.ndarray:
         """Rate at which observations come, with ``observation_times="poisson"``.
 
@@ -838,6 +865,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
         return self._gathered(self._read(X), rate)[0] / self.time_scale_
 
+    @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination over the values that were observed.
 
@@ -848,7 +876,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             True values; NaN where nothing was observed.
         sample_weight : array-like of shape (n_rows,), default=None
-            Weights of the rows.
+            Weights of the rows, none negative.
 
         Returns
         -------
@@ -867,14 +895,12 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         rows = self._read(X)
         true = self._targets(y, rows, maybe_nothing=True)
         predicted, _ = self._moments(rows)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, true)
+        weights = _row_weights(sample_weight, true)
         scores = []
         for column, guess in zip(true.T, predicted.T, strict=True):
-            seen = ~np.isnan(column)
+            seen = ~np.isnan(column) & (weights > 0.0)
             if seen.sum() >= 2:
-                scores.append(
-                    r2_score(column[seen], guess[seen], sample_weight=None if weight is None else weight[seen])
-                )
+                scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
         return float(np.mean(scores)) if scores else np.nan
 
     def _what_is_built(self) -> dict[str, Any]:
@@ -904,10 +930,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             generator=generator,
         )
         with torch.no_grad():
-            module.readout.linear.bias.copy_(torch.from_numpy(likelihood.start(panel.y)))
+            module.readout.linear.bias.copy_(torch.from_numpy(likelihood.start(panel.y, panel.row_weights())))
             if module.log_intensity is not None:
                 total = np.ptp(panel.windows(), axis=1).sum() / self.time_scale_
-                events = max(len(panel.observed().time) - panel.n_series, 1)
+                events = max(panel.observed().row_weights().sum() - panel.n_series, 1)
                 module.log_intensity.linear.bias.fill_(float(np.log(events / total)) if total > 0 else 0.0)
         return module
 
@@ -920,10 +946,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         check_is_fitted(self)
         return read_rows(self, X, series=self.series, time=self.time, reset=False)
 
-    def _panel(self, rows: LongRows, values: np.ndarray) -> Panel:
+    def _panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
         """Rows as a panel, standardised."""
         scale, shift = self._units()
-        panel = Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale)
+        panel = Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale, weights)
         return panel.starting(LEAD * self.time_scale_)
 
     def _units(self) -> tuple[Any, Any]:
@@ -1077,6 +1103,11 @@ LEAST_UPDATES = 2
 
 #: Longer gradients are shortened to this.
 MAX_GRAD_NORM = 10.0
+
+
+def _row_weights(sample_weight: Any, values: np.ndarray) -> np.ndarray:
+    """Weights of the rows, 1 where none are given."""
+    return _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
 
 
 def _warn_of_other_ids(asked: pd.Index, known: pd.Index) -> None:

@@ -41,9 +41,9 @@ class Likelihood(nn.Module):
         """Refuse values that can't be observed, by ValueError."""
 
     @staticmethod
-    def start(y: np.ndarray) -> np.ndarray:
-        """The ``eta`` that suits the mean of each output, of shape (n_outputs,)."""
-        return np.nanmean(y, axis=0)
+    def start(y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The ``eta`` that suits the mean of each output, of shape (n_outputs,), in rows of some weights."""
+        return _mean(y, weights)
 
     def log_prob(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
         """Log-density of each value; 0 where nothing was observed.
@@ -72,7 +72,7 @@ class Likelihood(nn.Module):
         """Whether part of the noise has a memory."""
         return False
 
-    def coloured_noise(self, time: Tensor, observed: Tensor) -> ColouredNoise | None:
+    def coloured_noise(self, time: Tensor, observed: Tensor, weights: Tensor | None = None) -> ColouredNoise | None:
         """The noise at given times, if part of it has a memory; see :class:`ColouredNoise`."""
         return None
 
@@ -143,10 +143,11 @@ class Gaussian(Likelihood):
     def variance(self, eta: Tensor) -> Tensor:
         return torch.exp(2.0 * self.log_noise).expand_as(eta)
 
-    def coloured_noise(self, time: Tensor, observed: Tensor) -> ColouredNoise | None:
+    def coloured_noise(self, time: Tensor, observed: Tensor, weights: Tensor | None = None) -> ColouredNoise | None:
         if not self.has_memory:
             return None
-        return ColouredNoise(time, observed, torch.exp(self.log_noise.detach()), self.coloured, self.memory)
+        white = torch.exp(self.log_noise.detach())
+        return ColouredNoise(time, observed, white, self.coloured, self.memory, weights)
 
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(eta.shape, generator=generator, dtype=eta.dtype).to(eta.device)
@@ -174,9 +175,9 @@ class Bernoulli(Likelihood):
             )
 
     @staticmethod
-    def start(y: np.ndarray) -> np.ndarray:
-        seen = (~np.isnan(y)).sum(axis=0)
-        ones = np.nansum(y, axis=0)
+    def start(y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        seen = weights @ ~np.isnan(y)
+        ones = weights @ np.nan_to_num(y)
         return np.log((ones + 0.5) / (seen - ones + 0.5))
 
     def mean(self, eta: Tensor) -> Tensor:
@@ -210,8 +211,8 @@ class Poisson(Likelihood):
             raise ValueError(f"likelihood='poisson' takes counts up to {LARGEST_COUNT:g}, but y holds {seen.max():g}.")
 
     @staticmethod
-    def start(y: np.ndarray) -> np.ndarray:
-        return np.log(np.nanmean(y, axis=0) + 1e-3)
+    def start(y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.log(_mean(y, weights) + 1e-3)
 
     def mean(self, eta: Tensor) -> Tensor:
         return torch.exp(eta.clamp_max(LARGEST_LOG))
@@ -228,6 +229,11 @@ class Poisson(Likelihood):
     def _score(self, eta: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         rate = self.mean(eta)
         return y - rate, rate
+
+
+def _mean(y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean of each output where it was observed."""
+    return weights @ np.nan_to_num(y) / (weights @ ~np.isnan(y))
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {"gaussian": Gaussian, "bernoulli": Bernoulli, "poisson": Poisson}

@@ -16,6 +16,8 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from skode.timeseries.coloured_noise import repeated_log_density
+
 #: Of the variance, this much at most has a memory: repeated measurements never agree to the last bit.
 LARGEST_SHARE = 0.99
 
@@ -40,10 +42,13 @@ class LinearisedRows:
         What the initial state 0 leaves of the observations; NaN where nothing was observed.
     slopes : Tensor of shape (latent_size, n_series, n_slots, n_outputs)
         Derivatives of the outputs by the initial state, whose prior is a standard normal.
+    weights : Tensor of shape (n_series, n_slots), default=None
+        How often each row was observed; None: all of them once.
     """
 
-    def __init__(self, time: Tensor, residual: Tensor, slopes: Tensor) -> None:
+    def __init__(self, time: Tensor, residual: Tensor, slopes: Tensor, weights: Tensor | None = None) -> None:
         self.time, self.residual, self.slopes = time, residual, slopes
+        self.weights = torch.ones_like(time) if weights is None else weights
 
     @classmethod
     def joined(cls, parts: Iterable[LinearisedRows]) -> LinearisedRows:
@@ -59,6 +64,7 @@ class LinearisedRows:
             torch.cat([filled(part.time, 1) for part in parts]),
             torch.cat([filled(part.residual, 1) for part in parts]),
             torch.cat([filled(part.slopes, 2) for part in parts], dim=1),
+            torch.cat([filled(part.weights, 1) for part in parts]),
         )
 
     def shortened(self) -> LinearisedRows:
@@ -71,7 +77,12 @@ class LinearisedRows:
         share = torch.arange(len(spare), device=spare.device) * 0.6180339887 % 1.0
         slots = (spare * share).long()[:, None] + torch.arange(MOST_ROWS, device=spare.device)
         series = torch.arange(len(spare), device=spare.device)[:, None]
-        return LinearisedRows(self.time[series, slots], self.residual[series, slots], self.slopes[:, series, slots])
+        return LinearisedRows(
+            self.time[series, slots],
+            self.residual[series, slots],
+            self.slopes[:, series, slots],
+            self.weights[series, slots],
+        )
 
     def likeliest_noise(self) -> list[tuple[float, float] | None]:
         """Share of the variance that has a memory, and that memory, of each output's noise; None where it is white.
@@ -82,16 +93,19 @@ class LinearisedRows:
         return [_likeliest(self._of(output)) for output in range(self.residual.shape[2])]
 
     def _of(self, output: int) -> _Rows:
-        return _Rows(self.time, self.residual[..., output], self.slopes[..., output])
+        return _Rows(self.time, self.residual[..., output], self.slopes[..., output], self.weights)
 
 
 class _Rows:
     """:class:`LinearisedRows` of one output; series without any are left out."""
 
-    def __init__(self, time: Tensor, residual: Tensor, slopes: Tensor) -> None:
+    def __init__(self, time: Tensor, residual: Tensor, slopes: Tensor, weights: Tensor) -> None:
         some = (~torch.isnan(residual)).any(1)
-        time, residual, slopes = time[some], residual[some], slopes[:, some]
+        time, residual, slopes, weights = time[some], residual[some], slopes[:, some], weights[some]
         self.observed = ~torch.isnan(residual)
+        self.weights = torch.where(self.observed, weights, 1.0)
+        #: How many values were observed, a row of weight two counting twice.
+        self.n_values = float(self.weights[self.observed].sum())
         columns = torch.where(self.observed, torch.cat([residual[None], slopes]), 0.0)
         #: Of shape (n_series, n_slots, 1 + latent_size): residuals beside slopes.
         self.columns = columns.permute(1, 2, 0)
@@ -101,7 +115,7 @@ class _Rows:
         """Of all rows, with initial states integrated out."""
         mask = self.observed.to(self.distance)
         covariance = coloured**2 * torch.exp(-self.distance / memory) * mask[..., None] * mask[..., None, :]
-        covariance = covariance + torch.diag_embed(torch.where(self.observed, white**2, 1.0))
+        covariance = covariance + torch.diag_embed(torch.where(self.observed, white**2 / self.weights, 1.0))
         factor = torch.linalg.cholesky(covariance)
         whitened = torch.linalg.solve_triangular(factor, self.columns, upper=False)
         residual, slopes = whitened[..., :1], whitened[..., 1:]
@@ -111,11 +125,12 @@ class _Rows:
         explained = torch.linalg.solve_triangular(small, slopes.mT @ residual, upper=False)
         logs = sum(torch.log(torch.diagonal(x, dim1=-2, dim2=-1)).sum() for x in (factor, small))
         squares = (residual**2).sum() - (explained**2).sum()
-        return -0.5 * squares - logs - 0.5 * math.log(2.0 * math.pi) * int(self.observed.sum())
+        beyond = repeated_log_density(white, self.weights)[self.observed].sum()
+        return beyond - 0.5 * squares - logs - 0.5 * math.log(2.0 * math.pi) * int(self.observed.sum())
 
     def maximised(self, start: list[float]) -> tuple[float, np.ndarray]:
         """Greatest log-likelihood from a start, by L-BFGS, and where it is."""
-        n_values = int(self.observed.sum())
+        n_values = self.n_values
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             leaf = torch.from_numpy(x.copy()).requires_grad_()
@@ -130,7 +145,7 @@ class _Rows:
 
 
 def _likeliest(rows: _Rows) -> tuple[float, float] | None:
-    n_values = int(rows.observed.sum())
+    n_values = rows.n_values
     if n_values < FEWEST_VALUES or len(rows.observed) < FEWEST_SERIES:
         return None
     try:

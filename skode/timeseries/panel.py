@@ -26,6 +26,8 @@ class Panel:
         Covariates, standardised.
     y : ndarray of shape (n, n_outputs)
         Observed values, standardised; NaN where nothing was observed.
+    weights : ndarray of shape (n,) or None
+        How often each row was observed; None: all of them once.
     """
 
     ids: pd.Index
@@ -34,18 +36,24 @@ class Panel:
     time: np.ndarray
     covariates: np.ndarray
     y: np.ndarray
+    weights: np.ndarray | None = None
 
     @classmethod
-    def of(cls, series: np.ndarray, time: np.ndarray, covariates: np.ndarray, y: np.ndarray) -> Panel:
+    def of(
+        cls,
+        series: np.ndarray,
+        time: np.ndarray,
+        covariates: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> Panel:
         """A panel of rows in any order; each series starts at its first row."""
-        try:
-            codes, ids = pd.factorize(series, sort=True)  # so that the order of rows does not matter
-        except TypeError:  # ids without an order
-            codes, ids = pd.factorize(series)
+        codes, ids = series_codes(series)
         order = np.lexsort((time, codes))
         codes, time = codes[order], time[order]
         origins = time[np.searchsorted(codes, np.arange(len(ids)))]
-        return cls(pd.Index(ids), origins, codes, time, covariates[order], y[order])
+        weights = None if weights is None else weights[order]
+        return cls(pd.Index(ids), origins, codes, time, covariates[order], y[order], weights)
 
     @property
     def n_series(self) -> int:
@@ -79,53 +87,54 @@ class Panel:
         """The panel of some series, in the order given."""
         rows = self.rows_of(codes)
         lengths = np.bincount(self.codes, minlength=self.n_series)[codes]
-        return Panel(
-            self.ids[codes],
-            self.origins[codes],
-            np.repeat(np.arange(len(codes)), lengths),
-            self.time[rows],
-            self.covariates[rows],
-            self.y[rows],
+        of_series = replace(self, ids=self.ids[codes], origins=self.origins[codes])
+        return of_series._with_rows(rows, np.repeat(np.arange(len(codes)), lengths))
+
+    def _with_rows(self, rows: np.ndarray, codes: np.ndarray) -> Panel:
+        """The same series with rows at some positions, and the series that each of these belongs to."""
+        weights = None if self.weights is None else self.weights[rows]
+        return replace(
+            self, codes=codes, time=self.time[rows], covariates=self.covariates[rows], y=self.y[rows], weights=weights
         )
+
+    def _with_more_rows(self, rows: Panel, codes: np.ndarray) -> tuple[Panel, np.ndarray]:
+        """The same series with another panel's rows beside, whose series are given; and where each row came from."""
+        weights = None
+        if self.weights is not None or rows.weights is not None:
+            weights = np.concatenate([self.row_weights(), rows.row_weights()])
+        both = replace(
+            self,
+            codes=np.concatenate([self.codes, codes]),
+            time=np.concatenate([self.time, rows.time]),
+            covariates=np.concatenate([self.covariates, rows.covariates]),
+            y=np.concatenate([self.y, rows.y]),
+            weights=weights,
+        )
+        order = np.lexsort((both.time, both.codes))
+        return both._with_rows(order, both.codes[order]), order
+
+    def row_weights(self) -> np.ndarray:
+        """How often each row was observed, of shape (n,)."""
+        return np.ones(len(self.time)) if self.weights is None else self.weights
 
     def joined(self, other: Panel) -> Panel:
         """Both panels' rows; a series in both keeps the start it has here."""
         new = self.ids.get_indexer(other.ids) < 0
         ids = self.ids.append(other.ids[new])
-        codes = np.concatenate([self.codes, ids.get_indexer(other.ids)[other.codes]])
-        time = np.concatenate([self.time, other.time])
-        order = np.lexsort((time, codes))
-        return Panel(
-            ids,
-            np.concatenate([self.origins, other.origins[new]]),
-            codes[order],
-            time[order],
-            np.concatenate([self.covariates, other.covariates])[order],
-            np.concatenate([self.y, other.y])[order],
-        )
+        all_series = replace(self, ids=ids, origins=np.concatenate([self.origins, other.origins[new]]))
+        return all_series._with_more_rows(other, ids.get_indexer(other.ids)[other.codes])[0]
 
     def beside(self, other: Panel) -> tuple[Panel, np.ndarray]:
         """These rows and those of the same series in another panel, and which rows are these, as a mask."""
         shared = self.ids.get_indexer(other.ids)[other.codes]
         rows = np.flatnonzero(shared >= 0)
-        codes = np.concatenate([self.codes, shared[rows]])
-        time = np.concatenate([self.time, other.time[rows]])
-        order = np.lexsort((time, codes))
-        both = replace(
-            self,
-            codes=codes[order],
-            time=time[order],
-            covariates=np.concatenate([self.covariates, other.covariates[rows]])[order],
-            y=np.concatenate([self.y, other.y[rows]])[order],
-        )
+        both, order = self._with_more_rows(other._with_rows(rows, other.codes[rows]), shared[rows])
         return both, order < len(self.codes)
 
     def observed(self) -> Panel:
         """The rows at which anything was observed; series without any stay, empty."""
         rows = ~np.isnan(self.y).all(axis=1)
-        return replace(
-            self, codes=self.codes[rows], time=self.time[rows], covariates=self.covariates[rows], y=self.y[rows]
-        )
+        return self._with_rows(rows, self.codes[rows])
 
     def without(self, rows: np.ndarray) -> Panel:
         """The same rows, as if nothing had been observed at some."""
@@ -136,11 +145,17 @@ class Panel:
         first = np.full(self.n_series, len(self.codes))
         np.minimum.at(first, self.codes[rows], np.flatnonzero(rows))
         kept = np.arange(len(self.codes)) < first[self.codes]
-        return replace(
-            self, codes=self.codes[kept], time=self.time[kept], covariates=self.covariates[kept], y=self.y[kept]
-        )
+        return self._with_rows(kept, self.codes[kept])
 
     def slots(self) -> tuple[np.ndarray, np.ndarray]:
         """Each series' number of rows, and each row's place in its series."""
         lengths = np.bincount(self.codes, minlength=self.n_series)
         return lengths, np.arange(len(self.codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def series_codes(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's series as a position among the distinct ids, and these, sorted if they have an order."""
+    try:
+        return pd.factorize(series, sort=True)  # so that the order of rows does not matter
+    except TypeError:
+        return pd.factorize(series)

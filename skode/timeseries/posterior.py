@@ -200,7 +200,7 @@ class _Inference:
     def __init__(self, module: LatentODE, series: PanelTensors, solve: Solve) -> None:
         self.module, self.series, self.plain_solve = module, series, solve
         self.rows = Rows(series, process=module.process)
-        self.noise = module.likelihood.coloured_noise(series.time, ~torch.isnan(series.y))
+        self.noise = module.likelihood.coloured_noise(series.time, ~torch.isnan(series.y), series.weights)
         self.solves: list[Statistics] = []
 
     @torch.no_grad()
@@ -271,7 +271,7 @@ class _Inference:
         rows, likelihood, eta = self.rows, self.module.likelihood, evidence.eta
         value = self._log_joint(z[None], evidence.of_first())[0]
         if self.noise is None:
-            score, information = likelihood.score(eta[0], rows.y)
+            score, information = (rows.weighted(x.T).T for x in likelihood.score(eta[0], rows.y))
             products = torch.einsum("ird,jrd,rd->rij", slopes, slopes, information)
             gradient = rows.summed(torch.einsum("ird,rd->ri", slopes, score)[None])[0]
             total = rows.summed(products[None])[0]
@@ -315,7 +315,8 @@ class _Inference:
         residual = rows.slotted(rows.y - evidence.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)
         known = self.series.filled & torch.isfinite(value)[:, None]
         residual = torch.where(known[..., None], residual, torch.nan)
-        return LinearisedRows(self.series.time.cpu(), residual.cpu(), slopes.cpu())
+        weights = None if self.series.weights is None else self.series.weights.cpu()
+        return LinearisedRows(self.series.time.cpu(), residual.cpu(), slopes.cpu(), weights)
 
     def _log_joint(self, z0: Tensor, evidence: Evidence) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""

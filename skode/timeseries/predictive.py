@@ -159,7 +159,7 @@ class Predictive:
         # Rows that can't be reached tell nothing. A draw that can't reach one that others can has hardly a weight.
         observed = torch.isfinite(residual).any(0)
         residual = torch.nan_to_num(residual, posinf=0.0, neginf=0.0)
-        noise = self.module.likelihood.coloured_noise(series.time, observed)
+        noise = self.module.likelihood.coloured_noise(series.time, observed, series.weights)
         assert noise is not None
         if generator is not None:
             return noise.drawn(residual, generator)[:, codes, places].to(eta), None

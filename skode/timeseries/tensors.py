@@ -31,6 +31,8 @@ class PanelTensors:
         From when to when the series was watched: times of its first and last row, observed or not.
     paths : CovariatePaths or None
         The series' covariates over time; None without any.
+    weights : Tensor of shape (n_series, n_slots) or None
+        How often each row was observed, 0 in empty slots; None: all of them once.
     """
 
     time: Tensor
@@ -39,6 +41,7 @@ class PanelTensors:
     lengths: Tensor
     window: Tensor
     paths: CovariatePaths | None
+    weights: Tensor | None = None
 
     @classmethod
     def of(
@@ -64,6 +67,11 @@ class PanelTensors:
         time[panel.codes, places] = panel.since_origin() / time_scale
         y[panel.codes, places] = panel.y
         covariates[panel.codes, places] = panel.covariates
+        weights = None
+        if panel.weights is not None:
+            in_slots = np.zeros(shape)
+            in_slots[panel.codes, places] = panel.weights
+            weights = torch.from_numpy(in_slots).to(device, dtype)
         return cls(
             torch.from_numpy(time).to(device),
             torch.from_numpy(y).to(device, dtype),
@@ -71,6 +79,7 @@ class PanelTensors:
             torch.from_numpy(lengths).to(device),
             torch.from_numpy(known.windows() / time_scale).to(device),
             CovariatePaths.of(known, time_scale, dtype, device) if covariates.shape[2] else None,
+            weights,
         )
 
     @property
@@ -88,7 +97,13 @@ class PanelTensors:
         """Those of some series, by position."""
         paths = self.paths and CovariatePaths(self.paths.times[series], self.paths.values[series])
         return PanelTensors(
-            self.time[series], self.y[series], self.covariates[series], self.lengths[series], self.window[series], paths
+            self.time[series],
+            self.y[series],
+            self.covariates[series],
+            self.lengths[series],
+            self.window[series],
+            paths,
+            None if self.weights is None else self.weights[series],
         )
 
     def trimmed(self) -> PanelTensors:
@@ -98,7 +113,8 @@ class PanelTensors:
         n = max(int(self.lengths.max()), 1)
         if n == self.time.shape[1]:
             return self
-        return replace(self, time=self.time[:, :n], y=self.y[:, :n], covariates=self.covariates[:, :n])
+        weights = None if self.weights is None else self.weights[:, :n]
+        return replace(self, time=self.time[:, :n], y=self.y[:, :n], covariates=self.covariates[:, :n], weights=weights)
 
     def beginning(self, share: Tensor) -> PanelTensors:
         """The first rows of each series: a share of them, at least one. The other slots stay, out of use.
@@ -124,7 +140,10 @@ class PanelTensors:
             return values.gather(1, slots[..., None].expand(-1, -1, values.shape[2]))
 
         time = torch.where(idle, torch.nan, self.time.gather(1, slots))
-        return replace(self, time=time, y=taken(self.y), covariates=taken(self.covariates), lengths=lengths)
+        weights = None if self.weights is None else self.weights.gather(1, slots)
+        return replace(
+            self, time=time, y=taken(self.y), covariates=taken(self.covariates), lengths=lengths, weights=weights
+        )
 
     def later(self, shift: Tensor) -> PanelTensors:
         """The same with each series' start so much later; rows before it are at negative times."""

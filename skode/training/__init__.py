@@ -1,5 +1,6 @@
 """One training loop for all estimators."""
 
+from skode.training.array_api import array_api
 from skode.training.caller import warn_caller
 from skode.training.checked import checked_data, field_is_theirs, numeric_targets
 from skode.training.estimator import NeuralODEEstimator
@@ -8,9 +9,11 @@ from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.regularisation import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.sparse import SparseFeatures
 from skode.training.tensors import (
     as_index,
     checked_times,
+    fitted_on,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -29,13 +32,16 @@ __all__ = [
     "Objective",
     "Regularisation",
     "RegularisedSolve",
+    "SparseFeatures",
     "TrainingRecord",
     "TrainingSettings",
+    "array_api",
     "as_index",
     "checked_data",
     "checked_times",
     "distinct",
     "field_is_theirs",
+    "fitted_on",
     "fitted_scaler",
     "new_generator",
     "numeric_targets",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skode.dynamics.sizes import checked_sizes
 from skode.solvers import Solution, SolverError, free_idle_memory, get_method, solve_ivp
+from skode.training.documentation import documentation_site
 from skode.training.failures import in_terms_of_parameters
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
@@ -61,11 +62,27 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
     module_: torch.nn.Module
 
+    # Of scikit-learn's HTML repr, whose link leads to the API reference of the site.
+    _doc_link_module = "skode"
+    _doc_link_template = "{site}/api/generated/skode.{estimator_name}.html"
+
     #: What the module was built from.
     _built_from: dict[str, Any]
 
     #: What the calls of ``partial_fit`` so far have led to.
     _record: TrainingRecord | None = None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"site": documentation_site() or "", "estimator_name": type(self).__name__}
+
+    def _get_doc_link(self) -> str:
+        """The address of the estimator's page; empty where the package's metadata name no site."""
+        return super()._get_doc_link() if documentation_site() else ""
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: the module on the CPU, so that it can be loaded where its device is not."""
@@ -230,32 +247,39 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         alpha: float | None = None,
         passes: int = 1,
         validate: Callable[[], float] | None = None,
-        X: Any = None,
-        y: Any = None,
+        task: dict[str, Any],
         max_grad_norm: float | None = None,
         dtype: torch.dtype | None = None,
         averaging: float = 0.0,
     ) -> TrainingRecord:
-        """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch."""
+        """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch.
+
+        ``task`` is what callbacks are told of it; see :meth:`_task`.
+        """
         settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm, passes=passes)
         settings = replace(settings, averaging=averaging)
         context = self._init_callback_context(max_subtasks=self.max_iter)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+        context.call_on_fit_task_begin(estimator=self, **task)
 
         def snapshot() -> dict[str, Any]:
             return self._reconstruction(copy.deepcopy(self.module_).to(dtype))
 
         def on_epoch(record: TrainingRecord) -> bool:
             self._keep(record)
-            task = context.subcontext(task_name="epoch")
-            task.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            return bool(task.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot))
+            epoch = context.subcontext(task_name="epoch")
+            epoch.call_on_fit_task_begin(estimator=self, **task)
+            return bool(epoch.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot))
 
         record = train(objective, n_samples, settings, rng, validate=validate, on_epoch=on_epoch)
         self._keep(record)
         self.module_.to(dtype)
-        context.call_on_fit_task_end(estimator=self, X=X, y=y, reconstruction_attributes=snapshot)
+        context.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot)
         return record
+
+    def _task(self, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
+        """What scikit-learn's callbacks are told of a fit: its data, and as metadata what else ``fit`` was passed."""
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        return {"X": X, "y": y, "metadata": metadata}
 
     def _reconstruction(self, module: torch.nn.Module) -> dict[str, Any]:
         """What callbacks make an estimator from that answers as this one would if training ended here."""

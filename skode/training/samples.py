@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
+
+from skode.training.sparse import row_hashes
 
 
-def distinct(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def distinct(X: Any, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Samples that differ, with the weights of equal ones added; those without weight are left out.
 
     A sample that comes twice is then the same as one of weight two, to the bit, whatever the batches, and the order
@@ -16,7 +19,7 @@ def distinct(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndar
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or sparse matrix of shape (n_samples, n_features)
         Features.
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Targets.
@@ -31,7 +34,8 @@ def distinct(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndar
         Their weights.
     """
     present = np.flatnonzero(weights > 0.0)
-    columns: list[Any] = [*X[present].T, *y.reshape(len(y), -1)[present].T]
+    features = [row_hashes(X[present])] if issparse(X) else [*X[present].T]
+    columns: list[Any] = [*features, *y.reshape(len(y), -1)[present].T]
     keys = pd.util.hash_pandas_object(pd.DataFrame(dict(enumerate(columns))), index=False).to_numpy()
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     return present[first], np.bincount(group, weights=weights[present])

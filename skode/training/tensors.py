@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -53,14 +54,22 @@ def to_tensor(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Te
     return torch.tensor(np.asarray(array), dtype=dtype, device=device)
 
 
-def fitted_scaler(X: np.ndarray, weights: np.ndarray | None = None, *, what: str = "X") -> StandardScaler:
-    """A scaler fitted to X; ValueError, in which it is called as ``what`` says, where its spread overflows."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaler = StandardScaler().fit(X, sample_weight=weights)
+def fitted_scaler(X: Any, weights: np.ndarray | None = None, *, what: str = "X") -> StandardScaler:
+    """A scaler fitted to X, which may be sparse; ValueError, which calls it ``what``, where its spread overflows."""
+    scaler = fitted_on(StandardScaler(), X, weights)
     if not np.isfinite(scaler.scale_).all():
         by_weights = " (or the weights)" if weights is not None else ""
         raise ValueError(f"{what}{by_weights} holds values too large to standardise in its dtype; rescale it.")
     return scaler
+
+
+def fitted_on(scaler: StandardScaler, X: Any, weights: np.ndarray | None) -> StandardScaler:
+    """A scaler that has learned from X too, which may be sparse; what it transforms has to be dense."""
+    # Of sparse features it learns the means as well, but wants to be told that these are not subtracted.
+    scaler.set_params(with_mean=not issparse(X))
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaler.partial_fit(X, sample_weight=weights)
+    return scaler.set_params(with_mean=True)
 
 
 def standardised(scaler: StandardScaler, X: np.ndarray) -> np.ndarray:

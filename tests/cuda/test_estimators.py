@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_moons
 from sklearn.exceptions import NotFittedError
@@ -647,3 +648,14 @@ def test_the_memory_of_a_failed_fit_is_given_back(gpu, little_memory):
         refusal(lambda: estimator.fit(big, targets))
     gc.collect()
     assert torch.cuda.memory_allocated() <= allocated + 2**20
+
+
+def test_tensors_on_the_device_are_answered_there(device, monkeypatch):
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    given = torch.from_numpy(X).to(device)
+    fitted = CNFDensityEstimator(**COMMON, device=str(device)).fit(given)
+    assert type(fitted.score_samples(given)) is np.ndarray
+    with config_context(array_api_dispatch=True):
+        answer = fitted.score_samples(given)
+    assert answer.device == given.device
+    np.testing.assert_array_equal(answer.cpu().numpy(), fitted.score_samples(X))

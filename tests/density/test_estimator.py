@@ -565,6 +565,15 @@ def test_equal_weights_change_nothing(moons):
     assert same_weights(plain, CNFDensityEstimator(**TINY).fit(moons, sample_weight=np.ones(len(moons))))
 
 
+def test_the_score_with_weights_is_that_of_repeated_samples(fitted, moons):
+    counts = np.random.RandomState(0).randint(0, 4, len(moons))
+    repeated = np.repeat(moons, counts, axis=0)
+    assert fitted.score(moons, sample_weight=counts) == pytest.approx(fitted.score(repeated), rel=1e-6)
+    assert fitted.score(moons, sample_weight=counts) != pytest.approx(fitted.score(moons), rel=1e-6)
+    with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
+        fitted.score(moons, sample_weight=-np.ones(len(moons)))
+
+
 def test_negative_weights_are_refused(moons):
     with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
         CNFDensityEstimator(**TINY).fit(moons, sample_weight=-np.ones(len(moons)))

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -217,3 +218,29 @@ def test_gradients_reach_every_weight_and_solves_are_counted(model, panel, tight
         assert parameter.grad.abs().max() > 0, name
     assert len(bound.solves) == 1
     assert {id(p) for p in bound.parameters()} == {id(p) for p in model.parameters()}
+
+
+def test_weights_multiply_the_likelihood_and_what_it_is_divided_by(model, panel, tight_solve, monkeypatch):
+    mean, std = torch.full((3, LATENT), 0.3).double(), torch.full((3, LATENT), 0.7).double()
+    monkeypatch.setattr(model, "posterior", lambda *args: (mean, std))  # so that the divergence is one number
+    divergence = float(kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum())
+    n_values = int((~np.isnan(panel.y)).sum())
+    likelihoods = []
+    for weight in (None, 0.25, 1.0, 3.0):
+        weights = None if weight is None else np.full(len(panel.time), weight)
+        loss = float(bound_of(model, replace(panel, weights=weights), tight_solve).loss(ALL).detach())
+        likelihoods.append((divergence - loss * (weight or 1.0) * n_values) / (weight or 1.0))
+    np.testing.assert_allclose(likelihoods, likelihoods[0], rtol=1e-9)
+
+
+def test_a_row_of_weight_k_is_k_rows_to_the_bound(model, panel, tight_solve, monkeypatch):
+    mean, std = torch.full((3, LATENT), 0.3).double(), torch.full((3, LATENT), 0.7).double()
+    monkeypatch.setattr(model, "posterior", lambda *args: (mean, std))
+    counts = np.arange(12) % 3 + 1
+    rows = np.repeat(np.arange(12), counts)
+    repeated = Panel.of(panel.codes[rows], panel.time[rows], panel.covariates[rows], panel.y[rows])
+    found, expected = (
+        float(bound_of(model, given, tight_solve, iwae=True, n_samples=3).loss(ALL).detach())
+        for given in (replace(panel, weights=counts.astype(float)), repeated)
+    )
+    assert found == pytest.approx(expected, rel=1e-9)

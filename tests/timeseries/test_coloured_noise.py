@@ -85,3 +85,50 @@ def test_long_silence_leaves_the_prior(noise):
     far = ColouredNoise(time, nothing, *tensors(WHITE, COLOURED, MEMORY))
     assert far.smoothed(torch.ones(1, 1, 2, 2).double())[0, 0, 1].tolist() == [0.0, 0.0]
     np.testing.assert_allclose(far.smoothed_variance[0, 1], COLOURED**2)
+
+
+COUNTS = np.array([[2.0, 1.0, 3.0, 1.0, 2.0], [1.0, 4.0, 2.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0, 0.0]])
+
+
+def weighted_and_repeated(weights=COUNTS):
+    """Noise of weighted slots, that of slots repeated, both with residuals, and where each slot is first repeated."""
+    time, residual = tensors(TIMES, RESIDUALS)
+    noise = ColouredNoise(time, ~torch.isnan(residual), *tensors(WHITE, COLOURED, MEMORY), torch.from_numpy(weights))
+    places = [np.repeat(np.arange(5), row.astype(int)) for row in COUNTS]
+    n_slots = max(map(len, places))
+    times, residuals = np.full((3, n_slots), NAN), np.full((3, n_slots, 2), NAN)
+    for series, slots in enumerate(places):
+        times[series, : len(slots)], residuals[series, : len(slots)] = TIMES[series, slots], RESIDUALS[series, slots]
+    longer = torch.from_numpy(residuals)
+    repeated = ColouredNoise(torch.from_numpy(times), ~torch.isnan(longer), *tensors(WHITE, COLOURED, MEMORY))
+    firsts = [[int(np.flatnonzero(slots == slot)[0]) for slot in np.unique(slots)] for slots in places]
+    return noise, residual[None], repeated, longer[None], firsts
+
+
+def test_a_slot_of_weight_k_is_k_residuals_at_one_time():
+    noise, residual, repeated, longer, firsts = weighted_and_repeated()
+    np.testing.assert_allclose(noise.log_prob(residual), repeated.log_prob(longer), rtol=1e-12)
+    smoothed, expected = noise.smoothed(residual)[0], repeated.smoothed(longer)[0]
+    for series, places in enumerate(firsts):
+        n = len(places)
+        np.testing.assert_allclose(smoothed[series, :n], expected[series, places], atol=1e-12)
+        np.testing.assert_allclose(
+            noise.smoothed_variance[series, :n], repeated.smoothed_variance[series, places], atol=1e-12
+        )
+
+
+def test_a_slot_hardly_weighed_says_nothing_of_the_others():
+    weights = COUNTS.copy()
+    weights[0, 2] = 1e-12
+    noise, residual, *_ = weighted_and_repeated(weights)
+    other = residual.clone()
+    other[0, 0, 2] = 1.0
+    np.testing.assert_allclose(noise.smoothed(other), noise.smoothed(residual), atol=1e-9)
+
+
+def test_draws_given_weighted_slots_vary_as_the_smoother_says():
+    noise, residual, *_ = weighted_and_repeated()
+    draws = noise.drawn(residual.expand(20_000, -1, -1, -1), torch.Generator().manual_seed(0))
+    filled = ~np.isnan(TIMES)
+    np.testing.assert_allclose(draws.mean(0)[filled], noise.smoothed(residual)[0][filled], atol=0.03)
+    np.testing.assert_allclose(draws.var(0)[filled], noise.smoothed_variance[filled], atol=0.03)

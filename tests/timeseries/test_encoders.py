@@ -250,3 +250,21 @@ def test_solves_are_counted(tight_solve):
     encode(encoder_of(ODERNNEncoder), batch(series(4), series(2, 1)), tight_solve, solves)
     assert len(solves) == 3
     assert all(s.nfev > 0 for s in solves)
+
+
+def test_weights_of_one_are_none(encoder, tight_solve):
+    given = batch(series(4), series(2, seed=1))
+    ones = replace(given, weights=given.filled.double())
+    for found, expected in zip(encode(encoder, ones, tight_solve), encode(encoder, given, tight_solve), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_values_of_a_row_hardly_weighed_do_not_matter(encoder, tight_solve):
+    given = batch(series(4))
+    weights = torch.tensor([[1.0, 1e-12, 1.0, 2.0]], dtype=torch.float64)
+    other = given.y.clone()
+    other[0, 1] += 3.0
+    first, second = (encode(encoder, replace(given, y=y, weights=weights), tight_solve)[0] for y in (given.y, other))
+    torch.testing.assert_close(first, second, rtol=0.0, atol=1e-9)
+    heavier = replace(given, weights=torch.tensor([[1.0, 1.0, 1.0, 5.0]], dtype=torch.float64))
+    assert not torch.allclose(encode(encoder, heavier, tight_solve)[0], encode(encoder, given, tight_solve)[0])

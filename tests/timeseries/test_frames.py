@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator
 
-from skode.timeseries.frames import column_position, read_rows, read_targets, take_apart
+from skode.timeseries.frames import column_position, distinct_rows, read_rows, read_targets, take_apart
 
 
 def rows_of(X, *, series="id", time="t"):
@@ -549,3 +549,43 @@ def test_text_in_y_is_told_how_to_become_numbers():
 def test_y_of_three_dimensions_is_refused_with_its_shape():
     with pytest.raises(ValueError, match=r"\(n_rows,\) or \(n_rows, n_outputs\), got \(4, 2, 2\)"):
         read_targets(np.zeros((4, 2, 2)), 4)
+
+
+# Rows that come more than once
+
+
+def merged(X, y, weights=None):
+    weights = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=float)
+    return distinct_rows(rows_of(X), np.asarray(y, dtype=float).reshape(len(X), -1), weights)
+
+
+def test_equal_rows_become_one_with_the_weights_added():
+    X = pd.DataFrame({"id": [2, 1, 2, 1, 2], "t": [0.0, 1.0, 0.0, 1.0, 0.0], "u": [1.0, 2.0, 1.0, 3.0, 1.0]})
+    rows, values, weights = merged(X, [5.0, 6.0, 5.0, 6.0, 7.0], [1.0, 1.0, 0.5, 4.0, 8.0])
+    # Those of series 1 differ in u, the last of series 2 in y.
+    assert rows.series.tolist() == [1, 1, 2, 2]
+    assert rows.covariates[:, 0].tolist() == [2.0, 3.0, 1.0, 1.0]
+    assert values[:, 0].tolist() == [6.0, 6.0, 5.0, 7.0]
+    assert weights.tolist() == [1.0, 4.0, 1.5, 8.0]
+
+
+def test_nothing_observed_is_equal_to_nothing_observed():
+    X = pd.DataFrame({"id": [1, 1, 1], "t": [0.0, 0.0, 1.0]})
+    _, values, weights = merged(X, [np.nan, np.nan, 2.0])
+    np.testing.assert_array_equal(values[:, 0], [np.nan, 2.0])
+    assert weights.tolist() == [2.0, 1.0]
+
+
+def test_rows_without_weight_are_left_out_and_weights_of_one_are_none():
+    X = frame(u=[1.0, 2.0, 3.0])
+    rows, values, weights = merged(X, [1.0, 2.0, 3.0], [1.0, 0.0, 1.0])
+    assert rows.series.tolist() == [1, 2]
+    assert values[:, 0].tolist() == [1.0, 3.0]
+    assert weights is None
+
+
+def test_ids_of_several_types_may_be_mixed():
+    X = pd.DataFrame({"id": np.array(["b", 1, "b"], dtype=object), "t": [1.0, 0.0, 0.0]})
+    rows, _, _ = merged(X, [1.0, 2.0, 3.0])
+    assert rows.series.tolist() == [1, "b", "b"]
+    assert rows.time.tolist() == [0.0, 0.0, 1.0]

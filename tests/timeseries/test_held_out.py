@@ -61,6 +61,27 @@ def test_noise_is_raised_to_the_spread_of_the_residuals_and_never_lowered(spread
     torch.nn.init.constant_(likelihood.log_noise, math.log(0.8))
     zeros = torch.zeros(1, 4000, 1, dtype=torch.float64)
     answer = Answer(np.arange(4000), zeros, zeros, None, torch.ones(1, 4000, dtype=torch.float64))
-    widen_noise(likelihood, residuals, [answer])
+    aside = Panel.of(np.zeros(4000), np.arange(4000.0), np.empty((4000, 0)), residuals)
+    widen_noise(likelihood, aside, [answer])
     rms = float(np.sqrt((residuals**2).mean()))
     assert float(likelihood.log_noise.detach().exp()) == pytest.approx(max(0.8, rms), rel=np.sqrt(WIDER[1]) - 1)
+
+
+def test_noise_is_raised_by_a_row_of_weight_k_as_by_k_rows():
+    rng = np.random.RandomState(0)
+    residuals, counts = 2.0 * rng.standard_normal((60, 1)), rng.randint(1, 6, 60)
+    counts[np.abs(residuals[:, 0]) < 1.5] = 1
+    raised = []
+    for weights, rows in (
+        (counts.astype(float), np.arange(60)),
+        (None, np.repeat(np.arange(60), counts)),
+        (None, np.arange(60)),
+    ):
+        n, likelihood = len(rows), Gaussian(1).double()
+        zeros = torch.zeros(1, n, 1, dtype=torch.float64)
+        answer = Answer(np.arange(n), zeros, zeros, None, torch.ones(1, n, dtype=torch.float64))
+        aside = Panel.of(np.zeros(n), np.arange(float(n)), np.empty((n, 0)), residuals[rows], weights)
+        widen_noise(likelihood, aside, [answer])
+        raised.append(float(likelihood.log_noise.detach().exp()))
+    assert raised[0] == pytest.approx(raised[1], rel=1e-12)
+    assert raised[0] > raised[2]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -228,3 +230,20 @@ def test_gradients_are_those_of_differences(n_covariates):
                 around.append(total().item())
             weight[0, -1] += 1e-4
         assert (around[0] - around[1]) / 2e-4 == pytest.approx(gradient, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
+def test_a_row_of_weight_k_is_k_rows_at_one_time(likelihood, process, tight_solve):
+    model, panel = model_of(likelihood=likelihood, process=process), panel_of(likelihood=likelihood)
+    counts = np.array([2, 1, 3, 1, 2, 1, 4, 2, 1])
+    rows = np.repeat(np.arange(9), counts)
+    repeated = Panel.of(panel.codes[rows], panel.time[rows], panel.covariates[rows], panel.y[rows])
+    found, expected = (
+        model.log_likelihood(model.evidence(initial(), rows, tight_solve, []), rows)
+        for rows in (
+            Rows(tensors_of(replace(panel, weights=counts.astype(float))), process=process),
+            Rows(tensors_of(repeated), process=process),
+        )
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)

@@ -169,11 +169,11 @@ def test_training_starts_at_the_mean_of_each_output(kind):
     y[:300, 1] = 1.0
     y[::5, 0] = np.nan
     likelihood = likelihood_of(kind)
-    start = torch.from_numpy(likelihood.start(y))
+    start = torch.from_numpy(likelihood.start(y, np.ones(len(y))))
     assert start.shape == (2,)
     np.testing.assert_allclose(likelihood.mean(start).detach(), np.nanmean(y, axis=0), atol=0.005)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_starts_finite_where_all_is_zero(kind):
-    assert np.isfinite(LIKELIHOODS[kind].start(np.zeros((5, 2)))).all()
+    assert np.isfinite(LIKELIHOODS[kind].start(np.zeros((5, 2)), np.ones(5))).all()

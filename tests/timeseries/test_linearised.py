@@ -109,3 +109,30 @@ def test_of_long_series_parts_from_all_over_are_looked_at():
     assert starts[0] < 10
     assert starts[-1] > n - MOST_ROWS - 10
     assert np.diff(starts).max() < 10
+
+
+def test_a_row_of_weight_k_is_k_rows():
+    time, residual, slopes = linear_panel(60, 0.3, 0.6, 0.8, n_rows=8)
+    counts = np.random.default_rng(1).integers(1, 4, time.shape).astype(float)
+    n_slots = int(counts.sum(1).max())
+    times, residuals, of_slots = (
+        np.full((60, n_slots), NAN),
+        np.full((60, n_slots, 1), NAN),
+        np.zeros((1, 60, n_slots, 1)),
+    )
+    for series, n in enumerate(counts.astype(int)):
+        slots, filled = np.repeat(np.arange(8), n), slice(n.sum())
+        times[series, filled], residuals[series, filled] = time[series, slots], residual[series, slots]
+        of_slots[0, series, filled] = slopes[0, series, slots]
+    weighted = LinearisedRows(*tensors(time, residual, slopes, counts))
+    repeated = LinearisedRows(*tensors(times, residuals, of_slots))
+    for white, coloured, memory in [(0.3, 0.8, 0.7), (1.2, 0.1, 3.0)]:
+        found, expected = (
+            float(rows._of(0).log_likelihood(*tensors(white, coloured, memory))) for rows in (weighted, repeated)
+        )
+        assert found == pytest.approx(expected, rel=1e-10)
+    np.testing.assert_allclose(weighted.likeliest_noise(), repeated.likeliest_noise(), rtol=1e-6)
+    joined = LinearisedRows.joined([weighted, weighted])
+    assert float(joined._of(0).log_likelihood(*tensors(0.3, 0.8, 0.7))) == pytest.approx(
+        2 * float(weighted._of(0).log_likelihood(*tensors(0.3, 0.8, 0.7))), rel=1e-12
+    )

@@ -163,3 +163,30 @@ def test_ids_without_an_order_are_accepted():
     panel = panel_of(["a", 1, "a", (2, 3)], [2, 1, 1, 0])
     assert panel.n_series == 3
     assert series_of(panel, "a") == ([1, 2], [2, 0])
+
+
+def test_weights_follow_their_rows(panel):
+    weights = np.arange(6.0) + 1.0  # as the values of y, and 1
+    weighted = Panel.of(
+        np.array(["c", "a", "b", "a", "c", "a"], dtype=object),
+        np.array([5.0, 3, 10, 1, 4, 2]),
+        np.empty((6, 0)),
+        np.arange(6.0)[:, None],
+        weights,
+    )
+    more = panel_of(["d", "a"], [0, 2.5], y=[-1, -1])
+    joined, (beside, mine) = weighted.joined(more), weighted.beside(more)
+    kept = weighted.y[:, 0] != 3
+    for changed in (
+        weighted,
+        weighted.take(np.array([2, 0])),
+        weighted.starting(1.0),
+        weighted.without(~kept).observed(),
+        weighted.until(weighted.y[:, 0] == 5),
+        joined.take(np.array([0, 1, 2])).without(joined.take(np.array([0, 1, 2])).y[:, 0] < 0).observed(),
+        beside.without(~mine).observed(),
+    ):
+        np.testing.assert_array_equal(changed.weights, changed.y[:, 0] + 1.0)
+    assert joined.weights[joined.y[:, 0] < 0].tolist() == [1.0, 1.0]
+    assert more.joined(weighted).weights.sum() == weights.sum() + 2.0
+    assert panel.joined(more).weights is None

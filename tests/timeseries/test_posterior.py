@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, _truncated, blocks, infer, linearised_rows, normal_draws
+from skode.timeseries.posterior import Posterior, _Inference, _truncated, blocks, infer, linearised_rows, normal_draws
 from skode.timeseries.tensors import PanelTensors
 
 #: Values at these times, and questions between and after them.
@@ -433,3 +435,27 @@ def test_no_draw_rules_alone():
     expected = torch.softmax(log_weights[:, 1], 0)
     torch.testing.assert_close(weights[:, 1], expected)
     torch.testing.assert_close(weights[:, 2], torch.full((16,), 1 / 16, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "coloured"), [("gaussian", False), ("gaussian", True), ("bernoulli", False), ("poisson", False)]
+)
+def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tight_solve):
+    module = model_of(2, likelihood=likelihood, process=True)
+    if coloured:
+        module.likelihood.colour(0, 0.6, 0.5)
+    panel = random_panel(2)
+    if likelihood != "gaussian":
+        panel = replace(panel, y=(panel.y > 0).astype(float))
+    counts = np.random.RandomState(1).randint(1, 4, len(panel.time))
+    rows = np.repeat(np.arange(len(counts)), counts)
+    repeated = Panel.of(panel.codes[rows], panel.time[rows], panel.covariates[rows], panel.y[rows])
+    z = torch.tensor([[0.3, -0.5], [0.1, 0.8]], dtype=torch.float64)
+    # Log-density, gradient and information, by which the mode and the shape there are found.
+    found, expected, once = (
+        _Inference(module, tensors(given), tight_solve)._local(z)
+        for given in (replace(panel, weights=counts.astype(float)), repeated, panel)
+    )
+    for part, other, unweighted in zip(found, expected, once, strict=True):
+        torch.testing.assert_close(part, other, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(part, unweighted, rtol=1e-2)

@@ -125,3 +125,21 @@ def test_an_ending_is_the_last_rows_in_the_first_slots(batch):
             found, whole = getattr(ending, name)[i, :n], getattr(batch, name)[i, length - n : length]
             torch.testing.assert_close(found, whole, rtol=0, atol=0, equal_nan=True)
     assert ending.filled.sum(1).tolist() == [2, 2, 1]
+
+
+def test_weights_are_in_the_slots_of_their_rows(panel):
+    weights = np.arange(7.0) + 1.0
+    weighted = replace(panel, weights=weights)
+    batch = PanelTensors.of(weighted, 2.0, torch.float64, CPU)
+    of_row = dict(zip(weighted.y[:, 0], weights, strict=True))
+
+    def follows(part):
+        for y, weight in zip(part.y[..., 0].flatten(), part.weights.flatten(), strict=True):
+            assert float(weight) == of_row.get(float(y), 0.0) or bool(torch.isnan(y))
+
+    share = torch.full((3,), 0.5, dtype=torch.float64)
+    for part in (batch, batch.take(torch.tensor([2, 0])), batch.ending(share), batch.beginning(share), batch.trimmed()):
+        follows(part)
+    alone = batch.take(torch.tensor([2])).trimmed()
+    assert alone.weights.shape == alone.time.shape
+    assert PanelTensors.of(panel, 2.0, torch.float64, CPU).weights is None

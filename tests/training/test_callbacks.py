@@ -46,6 +46,9 @@ ESTIMATORS = {
 }
 
 
+WEIGHTS = np.where(X[:, 0] > 0.5, 3.0, 0.25)
+
+
 class Recorder:
     """Records the epochs; asks to stop after some."""
 
@@ -115,6 +118,58 @@ def test_a_scoring_monitor_logs_a_score_per_epoch(name):
     epochs = [row for row in log.data if row["task_name"] == "epoch"]
     assert len(epochs) == 4
     assert epochs[-1][scoring] == pytest.approx(estimator.score(X, y), rel=1e-12)
+
+
+class Metadata:
+    """Records what hooks are told of the fit."""
+
+    def __init__(self):
+        self.told = []
+
+    def setup(self, estimator, context): ...
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context, *, metadata=None):
+        self.told.append((context.task_name, metadata))
+
+    on_fit_task_end = on_fit_task_begin
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_hooks_are_told_the_weights_of_the_fit(name):
+    make, y = ESTIMATORS[name]
+    told = Metadata()
+    make(max_iter=1).set_callbacks(told).fit(X, y, sample_weight=WEIGHTS)
+    assert [task for task, _ in told.told] == ["fit", "epoch", "epoch", "fit"]
+    for _, metadata in told.told:
+        assert list(metadata) == ["sample_weight"]
+        np.testing.assert_array_equal(metadata["sample_weight"], WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_without_weights_there_is_no_metadata(name):
+    make, y = ESTIMATORS[name]
+    told = Metadata()
+    make(max_iter=1).set_callbacks(told).fit(X, y)
+    assert told.told[0][1] is None
+
+
+def own_score(estimator, X, y, sample_weight=None):
+    return {"score": estimator.score(X, y, sample_weight=sample_weight)}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_scoring_monitor_weights_its_scores_as_the_fit_does(name):
+    make, y = ESTIMATORS[name]
+    y = X[:, 0] if y is None else y  # without any the monitor does not score
+    monitor = ScoringMonitor(scoring=own_score)
+    estimator = make(max_iter=1, early_stopping=False).set_callbacks(monitor).fit(X, y, sample_weight=WEIGHTS)
+    log = monitor.get_logs()
+    log = log[-1] if isinstance(log, list) else log
+    (score,) = [row["score"] for row in log.data if row["task_name"] == "epoch"]
+    assert score == pytest.approx(estimator.score(X, y, sample_weight=WEIGHTS), rel=1e-12)
+    assert score != pytest.approx(estimator.score(X, y), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

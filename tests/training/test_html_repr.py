@@ -1,6 +1,9 @@
 """How estimators look in a notebook."""
 
 import re
+from email.message import Message
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from sklearn.utils import estimator_html_repr
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
 from skode.dynamics import MLPField
+from skode.training import documentation
 
 X = np.random.RandomState(0).normal(size=(30, 2))
 
@@ -48,9 +52,60 @@ def test_whether_it_is_fitted_shows(estimator):
     assert "loss_curve_" in html
 
 
-def test_there_is_no_link_as_there_is_no_site_to_lead_to(estimator):
+@pytest.fixture
+def project_urls(monkeypatch):
+    """Sets the addresses in the package's metadata."""
+
+    def published(*urls):
+        described = Message()
+        for url in urls:
+            described["Project-URL"] = url
+        monkeypatch.setattr(documentation, "metadata", lambda name: described)
+        documentation.documentation_site.cache_clear()
+
+    yield published
+    documentation.documentation_site.cache_clear()
+
+
+def test_the_link_leads_to_the_page_of_the_reference(estimator, project_urls):
+    project_urls("Source, https://example.org/code", "Documentation, https://example.org/skode/")
+    name = type(estimator).__name__
+    # docs/api/estimators.rst has sphinx write each page to generated/, under the full name.
+    assert estimator._get_doc_link() == f"https://example.org/skode/api/generated/skode.{name}.html"
+    html = estimator_html_repr(make_pipeline(StandardScaler(), estimator))
+    assert f'href="https://example.org/skode/api/generated/skode.{name}.html"' in html
+    assert f"Documentation for {name}" in html
+
+
+def test_without_a_site_there_is_no_link(estimator, project_urls):
+    project_urls("Source, https://example.org/code")
     assert estimator._get_doc_link() == ""
     assert "href=" not in estimator_html_repr(estimator)
+
+
+def test_an_estimator_of_the_users_own_has_no_page(project_urls):
+    project_urls("Documentation, https://example.org/skode")
+
+    class Mine(ODENetClassifier):
+        pass
+
+    assert Mine()._get_doc_link() == ""
+
+
+def test_a_checkout_that_is_not_installed_has_no_link(estimator, monkeypatch, project_urls):
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    project_urls()
+    monkeypatch.setattr(documentation, "metadata", not_installed)
+    assert estimator._get_doc_link() == ""
+
+
+def test_pages_are_where_the_link_says():
+    page = (Path(__file__).parents[2] / "docs" / "api" / "estimators.rst").read_text()
+    assert ".. currentmodule:: skode\n" in page
+    assert ":toctree: generated/\n" in page
+    assert all(f"   {type(estimator).__name__}\n" in page for estimator in ESTIMATORS)
 
 
 def test_a_notebook_is_offered_both_kinds(estimator):

@@ -18,7 +18,8 @@ class Encoder(nn.Module):
     """Reads a series from its last observation to its first; its final state gives mean and spread of ``z(0)``.
 
     Each observation enters as ``[y, observed?, time since the start, gap to the observation after it, covariates]``,
-    times by their inverse hyperbolic sine, so that a gap of a thousand spans does not drown the rest.
+    times by their inverse hyperbolic sine, so that a gap of a thousand spans does not drown the rest. A row of weight w
+    is observed ``log2(1 + w)``, once for w = 1, and its values fade as w falls from 1 to 0.
 
     Parameters
     ----------
@@ -76,7 +77,11 @@ class Encoder(nn.Module):
         y = taken(series.y, slots)
         observed = ~torch.isnan(y)
         times = torch.asinh(torch.stack([time, gap], dim=2)).to(y.dtype)
-        parts = [torch.nan_to_num(y), observed.to(y.dtype), times, taken(series.covariates, slots)]
+        values, seen = torch.nan_to_num(y), observed.to(y.dtype)
+        if series.weights is not None:
+            weights = series.weights.gather(1, slots)[..., None]
+            values, seen = values * weights.clamp_max(1.0), seen * torch.log2(1.0 + weights)
+        parts = [values, seen, times, taken(series.covariates, slots)]
         last = self._read(torch.cat(parts, dim=2), gap, lengths, solve, solves)
         mean, log_std = self.head(last).chunk(2, dim=1)
         # Never wider than the prior by more than e, never so narrow that its logarithm overflows.
