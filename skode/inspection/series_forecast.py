@@ -18,6 +18,7 @@ from skode.inspection._series_grid import Grid, drawn_times, grid_over, unit_of
 from skode.timeseries import LatentODERegressor
 from skode.timeseries.frames import read_rows
 from skode.timeseries.latent_ode import HORIZON
+from skode.training import to_pandas
 
 #: How many series are drawn where none are named.
 N_SERIES = 3
@@ -200,13 +201,14 @@ class SeriesForecastDisplay:
         check_is_fitted(estimator)
         if not isinstance(level, Real) or not 0.0 < level < 1.0:
             raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
+        X = to_pandas(X)
         rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
         values = estimator._targets(y, rows, maybe_nothing=True)
         grid = Grid(X, rows, series=estimator.series, time=estimator.time)
         columns = _chosen_outputs(outputs, estimator._output_names)
         aside = _marked(held_out, len(rows))
         codes, ids = pd.factorize(rows.series)
-        chosen = _chosen_series(series, pd.Index(ids))
+        chosen = _chosen_series(to_pandas(series, "series"), pd.Index(ids))
         if condition:
             new = (estimator.context_.ids.get_indexer(pd.Index(rows.series)) < 0) & ~aside
             if new.any():

@@ -11,6 +11,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from skode.training import to_pandas
+
 #: The id of the only series where no column names one.
 ONLY_SERIES = 0
 
@@ -68,6 +70,7 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
     ValueError
         Naming the column that is missing, holds missing or infinite values, or can't be read as times or covariates.
     """
+    X = to_pandas(X)
     if isinstance(X, pd.DataFrame):
         validate_data(estimator, _header(estimator, X, (series, time), reset), skip_check_array=True, reset=reset)
         frame = X
@@ -273,8 +276,12 @@ def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
             f"The {label} has missing values (NaN) in {_missing(column)}. Drop these rows: an observation without a "
             "time can't be used."
         )
-    if column.dtype == object and pd.api.types.infer_dtype(column) == "date":
-        column = pd.to_datetime(column)
+    if column.dtype == object:
+        kind = pd.api.types.infer_dtype(column)
+        if kind == "date":
+            column = pd.to_datetime(column)
+        elif kind == "decimal":
+            column = column.astype(np.float64)
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
@@ -307,6 +314,7 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
     ValueError
         Where y has the wrong length, holds infinity, or (unless ``maybe_nothing``) nothing at all was observed.
     """
+    y = to_pandas(y, "y")
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None.")
     try:

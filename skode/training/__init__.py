@@ -2,6 +2,7 @@
 
 from skode.training.caller import warn_caller
 from skode.training.checked import checked_data, field_is_theirs, numeric_targets
+from skode.training.dataframes import to_pandas
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
@@ -44,6 +45,7 @@ __all__ = [
     "shifted",
     "standardised",
     "to_numpy",
+    "to_pandas",
     "to_tensor",
     "train",
     "warn_caller",

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from skode.solvers import SolverError
+from skode.training.dataframes import to_pandas
 
 
 def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) -> Any:
@@ -22,6 +23,8 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
     ValueError, TypeError
         As there; and where columns of a DataFrame hold text or dates, with their names.
     """
+    X = to_pandas(X)
+    args = tuple(to_pandas(y, "y") for y in args)
     try:
         return validate_data(estimator, X, *args, **settings)
     except (ValueError, TypeError) as error:
