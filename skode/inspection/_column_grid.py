@@ -13,7 +13,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skode.timeseries.frames import column_position
-from skode.training import to_pandas
+from skode.training import as_python, to_pandas
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ColumnGrid:
         margin = share * (high - low) if eps is None else eps
         low, high = low - margin, high + margin
         if (high <= low).any():
-            column = frame.columns[chosen[np.argmax(high <= low)]]
+            column = as_python(frame.columns[chosen[np.argmax(high <= low)]])
             raise ValueError(f"Column {column!r} of X has one value only: eps must be above 0; got {eps!r}.")
         coordinates = list(np.meshgrid(*np.linspace(low, high, int(resolution)).T))
         points = np.tile(np.median(values, axis=0), (coordinates[0].size, 1))

@@ -18,7 +18,7 @@ from skode.inspection._series_grid import Grid, drawn_times, grid_over, unit_of
 from skode.timeseries import LatentODERegressor
 from skode.timeseries.frames import read_rows
 from skode.timeseries.latent_ode import HORIZON
-from skode.training import to_pandas
+from skode.training import as_python, to_pandas
 
 #: How many series are drawn where none are named.
 N_SERIES = 3
@@ -354,11 +354,11 @@ def _chosen_series(series: Any, ids: pd.Index) -> np.ndarray:
     """Positions of the series to draw among those of X."""
     if series is None:
         return np.arange(min(len(ids), N_SERIES))
-    asked = [series] if np.ndim(series) == 0 else list(series)
+    asked = [series] if np.ndim(series) == 0 else pd.Series(series).tolist()
     positions = ids.get_indexer(pd.Index(asked))
     if not len(asked) or (positions < 0).any():
         missing = [one for one, position in zip(asked, positions, strict=True) if position < 0]
-        what = f"X has no row of {missing[0]!r}" if missing else "it names none"
+        what = f"X has no row of {as_python(missing[0])!r}" if missing else "it names none"
         raise ValueError(f"series={series!r} must name series of X, but {what}.")
     return positions
 

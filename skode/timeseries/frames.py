@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skode.training import to_pandas
+from skode.training import as_python, first_not_a_number, missing_as_nan, to_pandas
 
 #: The id of the only series where no column names one.
 ONLY_SERIES = 0
@@ -102,7 +103,7 @@ def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with
     rest = [position for position in range(frame.shape[1]) if position not in keys] if with_covariates else []
     covariates = np.empty((len(frame), len(rest)))
     for k, position in enumerate(rest):
-        covariates[:, k] = _read_covariate(frame.iloc[:, position], f"covariate {frame.columns[position]!r}")
+        covariates[:, k] = _read_covariate(frame.iloc[:, position], f"covariate {as_python(frame.columns[position])!r}")
     return LongRows(ids, times, kind, covariates)
 
 
@@ -164,7 +165,7 @@ class _Key:
             level = pd.Series(frame.index.get_level_values(column))
             return cls(level, column, f"{parameter} index level {column!r}")
         position = column_position(frame, column, parameter)
-        label = f"{parameter} column {frame.columns[position]!r}"
+        label = f"{parameter} column {as_python(frame.columns[position])!r}"
         if isinstance(column, int):
             label += f" ({parameter}={column})"
         return cls(frame.iloc[:, position], position, label)
@@ -210,7 +211,10 @@ def _read_ids(column: pd.Series, label: str) -> np.ndarray:
     """Ids as the user wrote them."""
     if column.isna().any():
         raise ValueError(f"The {label} has missing values in {_missing(column)}. Drop these rows, or fill in an id.")
-    return column.to_numpy(dtype=object) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.to_numpy(dtype=object)
+    ids = column.to_numpy()
+    return ids.astype(np.float64) if ids.dtype.kind == "f" else ids  # pandas looks up no other precision everywhere
 
 
 def _read_covariate(column: pd.Series, label: str) -> np.ndarray:
@@ -315,17 +319,21 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
         Where y has the wrong length, holds infinity, or (unless ``maybe_nothing``) nothing at all was observed.
     """
     y = to_pandas(y, "y")
+    if dates := [str(dtype) for dtype in _dtypes(y) if dtype.kind in "mM"]:
+        raise ValueError(f"y holds {dates[0]}; it must hold numbers: divide differences of dates by a unit of time.")
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None.")
+    given = missing_as_nan(y)
     try:
         y = check_array(
-            y, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+            given, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
         )
-    except ValueError as error:
-        if "could not convert string to float" not in str(error):
+    except (ValueError, TypeError) as error:
+        if issparse(given) or (value := first_not_a_number(np.asarray(given))) is None:
             raise
+        holds = "text" if isinstance(value, str) else type(value).__name__
         raise ValueError(
-            f"y holds text ({str(error).rpartition(': ')[2]}); it must hold numbers. Of two classes make 0 and 1, for "
+            f"y holds {holds} ({value!r}); it must hold numbers. Of two classes make 0 and 1, for "
             'likelihood="bernoulli"; text that holds numbers becomes numbers by pd.to_numeric.'
         ) from error
     if len(y) != n_rows:
@@ -335,6 +343,12 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
     if np.isnan(y).all() and not maybe_nothing:
         raise ValueError("Input y contains NaN only: nothing was observed.")
     return y.reshape(n_rows, -1)
+
+
+def _dtypes(y: Any) -> list[Any]:
+    """The dtypes of the outputs, where there are any; of what has none, nothing."""
+    dtypes = y.dtypes.tolist() if isinstance(y, pd.DataFrame) else [getattr(y, "dtype", None)]
+    return [dtype for dtype in dtypes if hasattr(dtype, "kind")]
 
 
 def times_of_kind(times: np.ndarray, kind: str) -> pd.Series:

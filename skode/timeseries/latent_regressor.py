@@ -42,6 +42,7 @@ from skode.timeseries.tensors import PanelTensors
 from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    as_python,
     fitted_scaler,
     new_generator,
     resolve_device,
@@ -1054,7 +1055,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         # A scale of time before the first row, for those not known.
         too_early = np.where(positions < 0, origins + (LEAD - 1.0) * self.time_scale_, -np.inf)
         if (strange := rows.time < too_early[codes]).any():
-            _warn_of_early_times(rows.series[strange][0])
+            _warn_of_early_times(as_python(rows.series[strange][0]))
         nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
         covariates = self._scaled_covariates(rows)
         asked = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)

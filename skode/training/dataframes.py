@@ -7,6 +7,7 @@ from typing import Any
 import narwhals.stable.v2 as nw  # which scikit-learn requires, and reads frames by
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 
 
 def to_pandas(data: Any, name: str = "X") -> Any:
@@ -58,6 +59,23 @@ def to_pandas(data: Any, name: str = "X") -> Any:
     if isinstance(nw.from_native(data, pass_through=True), nw.LazyFrame):
         raise TypeError(f"{name} is a lazy frame, which has no rows yet: pass {name}.collect().")
     return data
+
+
+def missing_as_nan(values: Any) -> Any:
+    """Objects with NaN in place of None, NA and NaT, which NumPy can't convert to numbers; all else as it is."""
+    if values is None or issparse(values):
+        return values
+    objects = np.asarray(values)
+    if objects.dtype != object or not (missing := np.asarray(pd.isna(objects))).any():
+        return values
+    return np.where(missing, np.nan, objects)
+
+
+def as_python(value: Any) -> Any:
+    """A scalar as a message shows it: text and numbers as Python writes them, and not as NumPy does."""
+    if not isinstance(value, np.generic):
+        return value
+    return str(value) if value.dtype.kind in "mM" else value.item()
 
 
 def _column(column: nw.Series) -> pd.Series:

@@ -19,7 +19,7 @@ from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODE
 from skode.inspection import DensityDisplay, SeriesForecastDisplay, ToleranceDisplay, TrajectoryDisplay
 from skode.model_selection import ContinuationScorer, ForecastSplit, PrefixSplit
 from skode.timeseries.frames import read_rows, read_targets
-from skode.training import dataframes, to_pandas
+from skode.training import as_python, dataframes, to_pandas
 
 pa = pytest.importorskip("pyarrow")
 pl = pytest.importorskip("polars")
@@ -538,3 +538,20 @@ def test_targets_that_are_text_or_miss_are_told_alike(form):
         np.testing.assert_array_equal(read_targets(m, 2), [[1.0], [np.nan]])
         with pytest.raises(ValueError, match="Input y contains NaN"):
             ODENetRegressor().fit(X[["when"]], m)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (np.str_("yes"), "'yes'"),
+        (np.int64(7), "7"),
+        (np.float32(0.5), "0.5"),
+        (np.bool_(True), "True"),
+        (np.bytes_(b"a"), "b'a'"),
+        (np.datetime64("2024-01-01T12:00", "ns"), "'2024-01-01T12:00:00.000000000'"),
+        (("a", 1), "('a', 1)"),
+    ],
+    ids=str,
+)
+def test_a_message_shows_a_scalar_of_numpy_as_python_writes_it(value, shown):
+    assert repr(as_python(value)) == shown
