@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skode.supervised import SUPERVISED_CONSTRAINTS, ODENetEstimator
-from skode.training import array_api, to_numpy, warn_caller
+from skode.training import array_api, refuse_missing_labels, to_numpy, warn_caller
 
 
 class ODENetClassifier(ClassifierMixin, ODENetEstimator):
@@ -391,6 +390,19 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     def _strata(self, targets: np.ndarray) -> np.ndarray | None:
         return None if self._multilabel else targets
 
+    def _split(
+        self, rows: np.ndarray, targets: np.ndarray, rng: np.random.RandomState
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not self._multilabel:
+            single = np.flatnonzero(np.bincount(targets[rows], minlength=len(self.classes_)) == 1)
+            if len(single):
+                raise self._cannot_set_aside(
+                    len(rows),
+                    f"there is one sample only of {self.classes_[single].tolist()}, and each class needs one to train "
+                    "on and one to set aside. Set early_stopping=False, or leave out or merge such classes",
+                )
+        return super()._split(rows, targets, rng)
+
     def _decided(self, outputs: Tensor) -> Tensor:
         """The labels' codes, of shape (n,), or 0 and 1 for each label."""
         return (outputs > 0).long() if self._multilabel else outputs.argmax(1)
@@ -476,10 +488,3 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def refuse_missing_labels(y: np.ndarray) -> None:
-    """Refuse labels of which some are None or NaN, which can't be compared with the others."""
-    missing = int(np.count_nonzero(pd.isna(y)))
-    if missing:
-        raise ValueError(f"y has missing labels (None or NaN), {missing} of {y.size}: drop those samples.")

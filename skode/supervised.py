@@ -58,9 +58,6 @@ CLIP = 3.0
 #: Numbers of the widest layer that are computed at once in answers: more take as long, and more memory.
 BLOCK, BLOCK_ON_GPU = 2**19, 2**24
 
-#: What to do where no samples can be set aside.
-INSTEAD = "Set early_stopping=False, or raise validation_fraction."
-
 SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     **COMMON_CONSTRAINTS,
     "state_size": [Interval(Integral, 1, None, closed="left"), None],
@@ -346,16 +343,35 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         self, rows: np.ndarray, targets: np.ndarray, rng: np.random.RandomState
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on and rows to hold out."""
-        problem = f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of {len(rows)}"
-        try:
-            kept, held_out = train_test_split(
-                rows, test_size=self.validation_fraction, random_state=rng, stratify=self._strata(targets[rows])
-            )
-        except ValueError as error:
-            raise ValueError(f"{problem} samples: {error.args[0].rstrip('.')}. {INSTEAD}") from error
-        if len(held_out) < 2:
-            raise ValueError(f"{problem} samples: a score needs two at least. {INSTEAD}")
+        strata = self._strata(targets[rows])
+        self._refuse_too_small_a_split(len(rows), 1 if strata is None else len(np.unique(strata)))
+        kept, held_out = train_test_split(rows, test_size=self.validation_fraction, random_state=rng, stratify=strata)
         return kept, held_out
+
+    def _cannot_set_aside(self, n: int, reason: str) -> ValueError:
+        return ValueError(
+            f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of {n} samples: "
+            f"{reason}."
+        )
+
+    def _refuse_too_small_a_split(self, n: int, n_strata: int) -> None:
+        """Refuse a split of n samples of which a part is smaller than it must be, with the fractions that are not."""
+        n_held_out = math.ceil(self.validation_fraction * n)
+        least, most = max(n_strata, 2), n - n_strata
+        if least <= n_held_out <= most:
+            return
+        each = f", one at least of each of the {n_strata} classes" if n_strata > 1 else ""
+        if n_held_out < least:
+            reason = f"two at least are needed to score{each}"
+        else:
+            reason = f"too few are left to train on{each}"
+        advice = ""
+        if least <= most:
+            change, bound, end = ("raise", least, "more") if n_held_out < least else ("lower", most, "less")
+            # In the middle between two numbers of samples, so that rounding does not matter.
+            fraction = round((bound - 0.5) / n, len(str(n)))
+            advice = f", or {change} validation_fraction to {fraction} or {end}"
+        raise self._cannot_set_aside(n, f"{reason}. Set early_stopping=False{advice}")
 
     def _to_scale(self, X: Any, weights: np.ndarray) -> tuple[Any, np.ndarray]:
         """What the scaler is fitted to: features, or all pixels of images as one."""

@@ -779,6 +779,50 @@ def test_labels_of_which_some_are_missing_are_counted(small):
         ODENetClassifier(**TINY).fit(X, np.array([None, *["a", "b"] * len(X)][: len(X)], dtype=object))
 
 
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (["no"] * 20 + ["maybe"] * 19 + ["yes"], "'yes'"),
+        ([0] * 38 + [5, 9], "5, 9"),
+        ([True] + [False] * 39, "True"),
+    ],
+    ids=["text", "numbers", "booleans"],
+)
+@pytest.mark.parametrize("fraction", [0.1, 0.5])
+def test_classes_of_one_sample_are_named_where_some_are_to_be_set_aside(labels, shown, fraction):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    clf = ODENetClassifier(**TINY, early_stopping=True, validation_fraction=fraction)
+    message = rf"set aside validation_fraction={fraction} of 40 samples: .* one sample only of \[{shown}\]"
+    with pytest.raises(ValueError, match=message) as caught:
+        clf.fit(X, np.array(labels))
+    assert "raise validation_fraction" not in str(caught.value)
+    clf.set_params(early_stopping=False).fit(X, np.array(labels))  # which is what it says
+
+
+def test_samples_without_weight_do_not_count_among_those_of_a_class():
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    weights = np.ones(40)
+    weights[1] = 0.0
+    with pytest.raises(ValueError, match=r"of 39 samples: .* one sample only of \['a'\]"):
+        ODENetClassifier(**TINY, early_stopping=True).fit(X, np.array(["a"] * 2 + ["b"] * 38), weights)
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "advice"),
+    [
+        (30, 0.01, "early_stopping=False, or raise validation_fraction to 0.08 or more"),
+        (30, 0.99, "early_stopping=False, or lower validation_fraction to 0.88 or less"),
+        (6, 0.2, "early_stopping=False, or raise validation_fraction to 0.4 or more"),
+    ],
+)
+def test_what_is_advised_where_none_can_be_set_aside_does_help(n, fraction, advice):
+    X, y = np.random.default_rng(0).normal(size=(n, 2)), np.arange(n) % 3
+    clf = ODENetClassifier(**TINY, early_stopping=True, validation_fraction=fraction)
+    with pytest.raises(ValueError, match=rf"of {n} samples: .*\. Set {advice}\."):
+        clf.fit(X, y)
+    clf.set_params(validation_fraction=float(advice.split()[-3])).fit(X, y)
+
+
 @pytest.mark.parametrize("method", ["fit", "predict"])
 def test_images_in_four_dimensions_are_shown_how_to_be_rows(fitted, method):
     images = np.zeros((6, 1, 4, 4))

@@ -182,7 +182,7 @@ def test_early_stopping_with_few_distinct_rows():
 
 def test_early_stopping_needs_two_samples_held_out(data):
     X, y = data
-    with pytest.raises(ValueError, match="of 8 samples: a score needs two at least"):
+    with pytest.raises(ValueError, match="of 8 samples: two at least are needed to score"):
         ODENetRegressor(**TINY, early_stopping=True).fit(X[:8], y[:8])
 
 
@@ -527,6 +527,24 @@ def test_where_nothing_can_be_set_aside_it_is_said_what_to_do(data):
     X, y = data
     with pytest.raises(ValueError, match=r"validation_fraction=0\.1 of 5 samples.* Set early_stopping=False"):
         ODENetRegressor(**TINY, early_stopping=True).fit(X[:5], y[:5])
+
+
+@pytest.mark.parametrize(
+    ("n", "fraction", "advice"),
+    [
+        (2, 0.5, r"\. Set early_stopping=False\."),
+        (1, 0.1, r"\. Set early_stopping=False\."),
+        (5, 0.99, "or lower validation_fraction to 0.7 or less"),
+        (5, 0.1, "or raise validation_fraction to 0.3 or more"),
+    ],
+)
+def test_what_is_advised_where_nothing_can_be_set_aside_does_help(data, n, fraction, advice):
+    X, y = data[0][:n], data[1][:n]
+    reg = ODENetRegressor(**TINY, early_stopping=True, validation_fraction=fraction)
+    with pytest.raises(ValueError, match=rf"of {n} samples: .*{advice}"):
+        reg.fit(X, y)
+    if "validation_fraction" in advice:
+        reg.set_params(validation_fraction=float(advice.split()[-3])).fit(X, y)
 
 
 @pytest.mark.parametrize(("value", "n_outputs"), [(1e-6, 1), (-3e-4, 2), (1e-30, 1), (-1e8, 2)])

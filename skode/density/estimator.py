@@ -40,6 +40,7 @@ from skode.training import (
     resolve_device,
     resolve_dtype,
     to_numpy,
+    to_pandas,
     to_tensor,
     train,
     worthwhile_threads,
@@ -588,7 +589,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Where X has another number of columns than the data.
         """
         check_is_fitted(self)
-        base = check_array(X, dtype=[np.float64, np.float32])
+        base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
         if base.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
         return self._from_base(base)

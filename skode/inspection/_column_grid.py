@@ -13,6 +13,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skode.timeseries.frames import column_position
+from skode.training import as_python, to_pandas
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class ColumnGrid:
             raise ValueError(f"grid_resolution must be a whole number, 2 or more; got {resolution!r}.")
         if eps is not None and not (isinstance(eps, Real) and 0 <= eps < np.inf):
             raise ValueError(f"eps must be 0 or more, or None; got {eps!r}.")
+        X = to_pandas(X)
         values = check_array(X, dtype=np.float64, input_name="X")
         n_features = getattr(estimator, "n_features_in_", values.shape[1])
         if values.shape[1] != n_features:
@@ -74,7 +76,7 @@ class ColumnGrid:
         margin = share * (high - low) if eps is None else eps
         low, high = low - margin, high + margin
         if (high <= low).any():
-            column = frame.columns[chosen[np.argmax(high <= low)]]
+            column = as_python(frame.columns[chosen[np.argmax(high <= low)]])
             raise ValueError(f"Column {column!r} of X has one value only: eps must be above 0; got {eps!r}.")
         coordinates = list(np.meshgrid(*np.linspace(low, high, int(resolution)).T))
         points = np.tile(np.median(values, axis=0), (coordinates[0].size, 1))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skode.timeseries.frames import Column, LongRows, column_position, read_times
+from skode.training import to_pandas
 
 #: Times on the grid of a series, and how much of its span the grid goes on beyond its last row.
 N_TIMES, BEYOND = 200, 0.25
@@ -55,6 +56,7 @@ class Grid:
 
     def seconds(self, times: Any) -> np.ndarray:
         """Times of the frame's kind as numbers, in order; ValueError where they are of another."""
+        times = to_pandas(times, "times")
         if np.ndim(times) != 1 or len(times) == 0:
             raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
         seconds, kind = read_times(pd.Series(times).reset_index(drop=True), "times")

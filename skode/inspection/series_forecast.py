@@ -18,6 +18,7 @@ from skode.inspection._series_grid import Grid, drawn_times, grid_over, unit_of
 from skode.timeseries import LatentODERegressor
 from skode.timeseries.frames import read_rows
 from skode.timeseries.latent_ode import HORIZON
+from skode.training import as_python, to_pandas
 
 #: How many series are drawn where none are named.
 N_SERIES = 3
@@ -200,13 +201,14 @@ class SeriesForecastDisplay:
         check_is_fitted(estimator)
         if not isinstance(level, Real) or not 0.0 < level < 1.0:
             raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
+        X = to_pandas(X)
         rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
         values = estimator._targets(y, rows, maybe_nothing=True)
         grid = Grid(X, rows, series=estimator.series, time=estimator.time)
         columns = _chosen_outputs(outputs, estimator._output_names)
         aside = _marked(held_out, len(rows))
         codes, ids = pd.factorize(rows.series)
-        chosen = _chosen_series(series, pd.Index(ids))
+        chosen = _chosen_series(to_pandas(series, "series"), pd.Index(ids))
         if condition:
             new = (estimator.context_.ids.get_indexer(pd.Index(rows.series)) < 0) & ~aside
             if new.any():
@@ -352,11 +354,11 @@ def _chosen_series(series: Any, ids: pd.Index) -> np.ndarray:
     """Positions of the series to draw among those of X."""
     if series is None:
         return np.arange(min(len(ids), N_SERIES))
-    asked = [series] if np.ndim(series) == 0 else list(series)
+    asked = [series] if np.ndim(series) == 0 else pd.Series(series).tolist()
     positions = ids.get_indexer(pd.Index(asked))
     if not len(asked) or (positions < 0).any():
         missing = [one for one, position in zip(asked, positions, strict=True) if position < 0]
-        what = f"X has no row of {missing[0]!r}" if missing else "it names none"
+        what = f"X has no row of {as_python(missing[0])!r}" if missing else "it names none"
         raise ValueError(f"series={series!r} must name series of X, but {what}.")
     return positions
 

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from skode.inspection._axes import one_axes, require_matplotlib
 from skode.inspection._estimators import refusal
 from skode.timeseries.frames import read_rows
+from skode.training import as_python, to_pandas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,6 +173,7 @@ class TrajectoryDisplay:
             Where matplotlib is missing.
         """
         require_matplotlib(f"{cls.__name__}.from_estimator")
+        X, c = to_pandas(X), to_pandas(c, "c")
         if hasattr(estimator, "latent_trajectory"):
             display = cls._of_series(estimator, X, t, c)
         elif hasattr(estimator, "trajectory"):
@@ -212,7 +214,8 @@ class TrajectoryDisplay:
             for path in paths:
                 if len(pd.unique(c[path])) > 1:
                     raise ValueError(
-                        f"c must be the same in all rows of a series; that of {rows.series[path[0]]!r} differs."
+                        "c must be the same in all rows of a series; that of "
+                        f"{as_python(rows.series[path[0]])!r} differs."
                     )
             c = c[[path[0] for path in paths]]
         times, label = rows.time, estimator.time if isinstance(estimator.time, str) else "time"

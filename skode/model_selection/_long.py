@@ -13,6 +13,7 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_array, check_consistent_length
 
 from skode.timeseries.frames import Column, take_apart
+from skode.training import to_pandas
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def read_series_times(X: Any, series: Column | None, time: Column) -> SeriesTime
 
     Of the others nothing is asked: an estimator further on may encode them.
     """
+    X = to_pandas(X)
     if not isinstance(X, pd.DataFrame):
         X = pd.DataFrame(check_array(X, dtype=None, ensure_all_finite=False))
     rows = take_apart(X, series=series, time=time, with_covariates=False)
@@ -86,7 +88,8 @@ class LongFrameSplit(BaseCrossValidator):
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
-            The long frame: one row is one observation of one series at one time, in any order.
+            The long frame (of pandas, polars or pyarrow): one row is one observation of one series at one time, in
+            any order.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
             Not read. A row counts whether or not its y is NaN.
         groups : object, default=None

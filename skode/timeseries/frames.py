@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from skode.timeseries.panel import series_codes
-from skode.training import distinct
+from skode.training import as_python, distinct, first_not_a_number, missing_as_nan, to_pandas
 
 #: The id of the only series where no column names one.
 ONLY_SERIES = 0
@@ -75,6 +76,7 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
     ValueError
         Naming the column that is missing, holds missing or infinite values, or can't be read as times or covariates.
     """
+    X = to_pandas(X)
     if isinstance(X, pd.DataFrame):
         validate_data(estimator, _header(estimator, X, (series, time), reset), skip_check_array=True, reset=reset)
         frame = X
@@ -140,7 +142,7 @@ def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with
     rest = [position for position in range(frame.shape[1]) if position not in keys] if with_covariates else []
     covariates = np.empty((len(frame), len(rest)))
     for k, position in enumerate(rest):
-        covariates[:, k] = _read_covariate(frame.iloc[:, position], f"covariate {frame.columns[position]!r}")
+        covariates[:, k] = _read_covariate(frame.iloc[:, position], f"covariate {as_python(frame.columns[position])!r}")
     return LongRows(ids, times, kind, covariates)
 
 
@@ -202,7 +204,7 @@ class _Key:
             level = pd.Series(frame.index.get_level_values(column))
             return cls(level, column, f"{parameter} index level {column!r}")
         position = column_position(frame, column, parameter)
-        label = f"{parameter} column {frame.columns[position]!r}"
+        label = f"{parameter} column {as_python(frame.columns[position])!r}"
         if isinstance(column, int):
             label += f" ({parameter}={column})"
         return cls(frame.iloc[:, position], position, label)
@@ -248,7 +250,10 @@ def _read_ids(column: pd.Series, label: str) -> np.ndarray:
     """Ids as the user wrote them."""
     if column.isna().any():
         raise ValueError(f"The {label} has missing values in {_missing(column)}. Drop these rows, or fill in an id.")
-    return column.to_numpy(dtype=object) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.to_numpy(dtype=object)
+    ids = column.to_numpy()
+    return ids.astype(np.float64) if ids.dtype.kind == "f" else ids  # pandas looks up no other precision everywhere
 
 
 def _read_covariate(column: pd.Series, label: str) -> np.ndarray:
@@ -314,8 +319,12 @@ def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
             f"The {label} has missing values (NaN) in {_missing(column)}. Drop these rows: an observation without a "
             "time can't be used."
         )
-    if column.dtype == object and pd.api.types.infer_dtype(column) == "date":
-        column = pd.to_datetime(column)
+    if column.dtype == object:
+        kind = pd.api.types.infer_dtype(column)
+        if kind == "date":
+            column = pd.to_datetime(column)
+        elif kind == "decimal":
+            column = column.astype(np.float64)
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
@@ -348,17 +357,22 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
     ValueError
         Where y has the wrong length, holds infinity, or (unless ``maybe_nothing``) nothing at all was observed.
     """
+    y = to_pandas(y, "y")
+    if dates := [str(dtype) for dtype in _dtypes(y) if dtype.kind in "mM"]:
+        raise ValueError(f"y holds {dates[0]}; it must hold numbers: divide differences of dates by a unit of time.")
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None.")
+    given = missing_as_nan(y)
     try:
         y = check_array(
-            y, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+            given, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
         )
-    except ValueError as error:
-        if "could not convert string to float" not in str(error):
+    except (ValueError, TypeError) as error:
+        if issparse(given) or (value := first_not_a_number(np.asarray(given))) is None:
             raise
+        holds = "text" if isinstance(value, str) else type(value).__name__
         raise ValueError(
-            f"y holds text ({str(error).rpartition(': ')[2]}); it must hold numbers. Of two classes make 0 and 1, for "
+            f"y holds {holds} ({value!r}); it must hold numbers. Of two classes make 0 and 1, for "
             'likelihood="bernoulli"; text that holds numbers becomes numbers by pd.to_numeric.'
         ) from error
     if len(y) != n_rows:
@@ -368,6 +382,12 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
     if np.isnan(y).all() and not maybe_nothing:
         raise ValueError("Input y contains NaN only: nothing was observed.")
     return y.reshape(n_rows, -1)
+
+
+def _dtypes(y: Any) -> list[Any]:
+    """The dtypes of the outputs, where there are any; of what has none, nothing."""
+    dtypes = y.dtypes.tolist() if isinstance(y, pd.DataFrame) else [getattr(y, "dtype", None)]
+    return [dtype for dtype in dtypes if hasattr(dtype, "kind")]
 
 
 def times_of_kind(times: np.ndarray, kind: str) -> pd.Series:

@@ -44,11 +44,13 @@ from skode.training import (
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
     array_api,
+    as_python,
     fitted_scaler,
     new_generator,
     resolve_device,
     resolve_dtype,
     to_numpy,
+    to_pandas,
     warn_caller,
     worthwhile_threads,
 )
@@ -348,7 +350,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
-            A time column, a series column if ``series`` says so, and numeric covariates.
+            A time column, a series column if ``series`` says so, and numeric covariates. Frames may be those of
+            pandas, polars or pyarrow, here and in all other methods.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             Observed values; NaN where nothing was observed. A row without any still tells the covariates at its time.
         sample_weight : array-like of shape (n_rows,), default=None
@@ -384,6 +387,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if warm:
             self._check_as_built(wanted)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=not warm)
+        y = to_pandas(y, "y")
         if warm:
             values = self._targets(y, rows)
         else:
@@ -708,6 +712,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         module = self._fitted_module()
         _check_count("n_series", n_series)
+        times = to_pandas(times, "times")
         if times is not None and (np.ndim(times) != 1 or len(times) == 0):
             raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
         if times is None:
@@ -727,7 +732,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             if not n_covariates:
                 raise ValueError("covariates were given, but the model was fitted without any; leave covariates=None.")
             covariates = check_array(
-                covariates, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name="covariates"
+                to_pandas(covariates, "covariates"),
+                ensure_2d=False,
+                allow_nd=True,
+                dtype=np.float64,
+                input_name="covariates",
             )
             try:
                 given[:] = covariates
@@ -976,6 +985,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     def _targets(self, y: Any, rows: LongRows, *, maybe_nothing: bool = False) -> np.ndarray:
         """Observed values beside rows; ValueError where they, or the times, are not what the model was fitted to."""
+        y = to_pandas(y, "y")
         values = read_targets(y, len(rows), maybe_nothing=maybe_nothing)
         n_outputs = self.module_.likelihood.n_outputs
         self._refuse_other_kind(rows)
@@ -1071,7 +1081,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         # A scale of time before the first row, for those not known.
         too_early = np.where(positions < 0, origins + (LEAD - 1.0) * self.time_scale_, -np.inf)
         if (strange := rows.time < too_early[codes]).any():
-            _warn_of_early_times(rows.series[strange][0])
+            _warn_of_early_times(as_python(rows.series[strange][0]))
         nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
         covariates = self._scaled_covariates(rows)
         asked = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)

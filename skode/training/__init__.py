@@ -2,7 +2,14 @@
 
 from skode.training.array_api import array_api
 from skode.training.caller import warn_caller
-from skode.training.checked import checked_data, field_is_theirs, numeric_targets
+from skode.training.checked import (
+    checked_data,
+    field_is_theirs,
+    first_not_a_number,
+    numeric_targets,
+    refuse_missing_labels,
+)
+from skode.training.dataframes import as_python, missing_as_nan, to_pandas
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
@@ -37,19 +44,24 @@ __all__ = [
     "TrainingSettings",
     "array_api",
     "as_index",
+    "as_python",
     "checked_data",
     "checked_times",
     "distinct",
     "field_is_theirs",
+    "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
+    "missing_as_nan",
     "new_generator",
     "numeric_targets",
+    "refuse_missing_labels",
     "resolve_device",
     "resolve_dtype",
     "shifted",
     "standardised",
     "to_numpy",
+    "to_pandas",
     "to_tensor",
     "train",
     "warn_caller",

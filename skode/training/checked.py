@@ -9,23 +9,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
 from skode.solvers import SolverError
+from skode.training.dataframes import as_python, missing_as_nan, to_pandas
 
 
 def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) -> Any:
-    """``sklearn.utils.validation.validate_data``, which here names the columns of a frame that hold no numbers.
+    """``sklearn.utils.validation.validate_data``, which here takes any frame and says which columns hold no numbers.
 
     Raises
     ------
     ValueError, TypeError
-        As there; and where columns of a DataFrame hold text or dates, with their names.
+        As there; and where columns of a frame hold text or dates, with their names.
     """
+    X = to_pandas(X)
+    args = tuple(_labels(to_pandas(y, "y")) for y in args)
     try:
         return validate_data(estimator, X, *args, **settings)
     except (ValueError, TypeError) as error:
-        of_type = "could not convert" in str(error) or isinstance(error, np.exceptions.DTypePromotionError)
+        of_type = isinstance(error, TypeError) or "could not convert" in str(error) or "Input contains" in str(error)
         if not of_type:
             raise
         if wrong := not_numbers(X):
@@ -34,9 +38,28 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
                 "encode categories (pd.get_dummies, or a OneHotEncoder in a ColumnTransformer), turn dates into "
                 "differences from one of them, or drop these columns."
             ) from error
+        if (known := missing_as_nan(X)) is not X:
+            check_array(known, dtype=np.float64, estimator=estimator, input_name="X")
         for y in args:
-            numeric_targets(y, type(estimator).__name__)
+            if settings.get("y_numeric"):
+                numeric_targets(y, type(estimator).__name__)
+            else:
+                refuse_missing_labels(y)
         raise
+
+
+def _labels(y: Any) -> Any:
+    """A list of text as objects, since NumPy makes the text "nan" of what is missing there; all else as it is."""
+    is_text = isinstance(y, list | tuple) and any(isinstance(label, str) for label in y)
+    return np.array(y, dtype=object) if is_text and pd.isna(pd.Series(y, dtype=object)).any() else y
+
+
+def refuse_missing_labels(y: Any) -> None:
+    """Refuse labels of which some are None, NaN or NA, which can't be compared with the others."""
+    missing = np.asarray(pd.isna(np.asarray(y)))
+    if missing.any():
+        n_missing = np.count_nonzero(missing)
+        raise ValueError(f"y has missing labels (None or NaN), {n_missing} of {missing.size}: drop those samples.")
 
 
 def numeric_targets(y: Any, who: str) -> np.ndarray:
@@ -45,21 +68,36 @@ def numeric_targets(y: Any, who: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        Where they are text or dates; it names the estimator, ``who``.
+        Where they are text or dates, or some are missing or infinite; it names the estimator, ``who``.
     """
-    values = np.asarray(y)
-    if values.dtype.kind in "mM":
+    values = np.asarray(missing_as_nan(y))
+    kind = values.dtype if values.dtype.kind in "mM" else pd.api.types.infer_dtype(values.ravel())
+    if values.dtype.kind in "mM" or kind in {"datetime", "date", "timedelta"}:
         raise ValueError(
-            f"y holds {values.dtype}, but {who} predicts numbers: subtract a date and divide by a unit of time, as in "
+            f"y holds {kind}, but {who} predicts numbers: subtract a date and divide by a unit of time, as in "
             '(y - y.min()) / pd.Timedelta("1D").'
         )
     try:
-        return values.astype(np.float64)
-    except ValueError as error:
+        numbers = values.astype(np.float64)
+    except (ValueError, TypeError) as error:
+        value = first_not_a_number(values)
+        holds = "text" if isinstance(value, str) else type(value).__name__
         raise ValueError(
-            f"y holds text (such as {str(values.flat[0])!r}), but {who} predicts numbers: turn text that holds numbers "
+            f"y holds {holds} (such as {value!r}), but {who} predicts numbers: turn text that holds numbers "
             "into numbers by pd.to_numeric, or predict classes by ODENetClassifier."
         ) from error
+    assert_all_finite(numbers, input_name="y")
+    return numbers
+
+
+def first_not_a_number(values: np.ndarray) -> Any:
+    """The first value that can't be read as a number, as Python writes it; None where all can."""
+    for value in values.flat:
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return as_python(value)
+    return None
 
 
 def not_numbers(X: Any) -> dict[Any, str]:
@@ -69,7 +107,7 @@ def not_numbers(X: Any) -> dict[Any, str]:
         try:
             if pd.api.types.is_datetime64_any_dtype(column.dtype):
                 raise TypeError
-            column.astype(np.float64)
+            column.dropna().astype(np.float64)
         except (TypeError, ValueError):
             wrong[name] = str(column.dtype)
     return wrong

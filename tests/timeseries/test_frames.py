@@ -1,3 +1,4 @@
+import re
 import sys
 from datetime import date, datetime
 from decimal import Decimal
@@ -5,6 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 
 from skode.timeseries.frames import column_position, distinct_rows, read_rows, read_targets, take_apart
@@ -149,6 +151,29 @@ def test_ids_of_any_kind_name_series(ids):
 def test_missing_ids_are_refused(missing):
     with pytest.raises(ValueError, match="series column 'id' has missing values"):
         rows_of(frame(id=missing))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.longdouble])
+def test_ids_of_any_precision_name_series(dtype):
+    X = np.array([[7, 0.0], [7, 1.5], [9, 0.5]], dtype=dtype)
+    for rows in (rows_of(X, series=0, time=1), rows_of(pd.DataFrame(X, columns=["id", "t"]))):
+        assert pd.Index([7, 8, 9]).get_indexer(pd.Index(rows.series)).tolist() == [0, 0, 2]
+        assert rows.time.tolist() == [0.0, 1.5, 0.5]
+
+
+def test_decimals_are_times_and_ids():
+    X = frame(t=[Decimal(0), Decimal("1.5"), Decimal("0.5")], id=[Decimal(7), Decimal(7), Decimal(10**30)])
+    rows = rows_of(X)
+    assert (rows.time.tolist(), rows.time_kind) == ([0.0, 1.5, 0.5], "number")
+    assert rows.series.tolist() == X["id"].tolist()
+
+
+def test_columns_that_are_called_by_numbers_are_shown_as_the_user_wrote_them():
+    X = pd.DataFrame([[1, 0.0, np.nan], [1, 1.0, 2.0]], columns=[5, 7, 9])
+    with pytest.raises(ValueError, match="The covariate 9 has missing values"):
+        rows_of(X, series=0, time=1)
+    with pytest.raises(ValueError, match=r"The time column 9 \(time=2\) has missing values"):
+        rows_of(X, series=0, time=2)
 
 
 def test_without_a_series_column_all_rows_are_one_series():
@@ -544,6 +569,44 @@ def test_missing_times_and_ids_are_counted():
 def test_text_in_y_is_told_how_to_become_numbers():
     with pytest.raises(ValueError, match=r"y holds text \('no'\).*likelihood=\"bernoulli\""):
         read_targets(np.array(["no", "yes"], dtype=object), 2)
+
+
+@pytest.mark.parametrize(
+    ("y", "value"),
+    [
+        (np.array(["yes", "no"]), "text ('yes')"),
+        (np.array(["1.5", "low"]), "text ('low')"),
+        (np.array([b"yes", b"no"]), "bytes (b'yes')"),
+        ([1.0, {"a": 1}], "dict ({'a': 1})"),
+        ([datetime(2020, 1, 1)] * 2, "datetime (datetime.datetime(2020, 1, 1, 0, 0))"),
+        (pd.Series(["x", pd.NA], dtype="string"), "text ('x')"),
+    ],
+    ids=["array of text", "text after a number", "bytes", "dict", "datetime", "string"],
+)
+def test_the_value_of_y_that_is_no_number_is_shown(y, value):
+    with pytest.raises(ValueError, match=re.escape(f"y holds {value}; it must hold numbers")):
+        read_targets(y, 2)
+
+
+def test_sparse_targets_are_told_to_be_made_dense():
+    with pytest.raises(TypeError, match="Sparse data was passed for y"):
+        read_targets(csr_array([[1.0], [0.0]]), 2)
+
+
+@pytest.mark.parametrize("dates", [pd.to_datetime(["2020-01-01", None]), pd.to_timedelta(["1s", None])])
+def test_dates_are_no_targets(dates):
+    for y in (dates, pd.DataFrame({"a": [1.0, 2.0], "b": dates})[["b"]]):
+        with pytest.raises(ValueError, match=r"y holds \w+64\[.*; it must hold numbers"):
+            read_targets(y, 2)
+
+
+@pytest.mark.parametrize("missing", [pd.NA, pd.NaT, None, np.nan], ids=str)
+def test_what_is_missing_in_y_was_not_observed_whatever_it_is_written_as(missing):
+    objects = [1.0, missing, 3.0]
+    for y in (objects, np.array(objects, dtype=object), pd.Series(objects, dtype=object), [[v] for v in objects]):
+        np.testing.assert_array_equal(read_targets(y, 3), [[1.0], [np.nan], [3.0]])
+    flags = pd.DataFrame({"a": [True, False, missing], "b": objects}, dtype=object)
+    np.testing.assert_array_equal(read_targets(flags, 3), [[1.0, 1.0], [0.0, np.nan], [np.nan, 3.0]])
 
 
 def test_y_of_three_dimensions_is_refused_with_its_shape():

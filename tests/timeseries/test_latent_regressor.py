@@ -1,3 +1,4 @@
+import copy
 import pickle
 import warnings
 from dataclasses import replace
@@ -1349,6 +1350,17 @@ def test_an_unknown_series_asked_long_before_it_is_taken_to_start_is_warned_of(t
     ) as caught:
         model.predict(asked.assign(t=start - 1.1 * model.time_scale_))
     assert caught[0].filename == __file__
+
+
+def test_an_unknown_series_is_named_as_its_id_is_written(tiny_waves):
+    model, X, _ = tiny_waves
+    early = {"t": [X["t"].min() - 2.0 * model.time_scale_] * 2}
+    with pytest.warns(UserWarning, match="and 77 is asked long before that"):
+        model.predict(pd.DataFrame({"id": [77, "s0"], **early}, dtype=object).infer_objects())
+    numbers = copy.copy(model)
+    numbers.context_ = replace(model.context_, ids=pd.RangeIndex(model.context_.n_series))
+    with pytest.warns(UserWarning, match="and 77 is asked long before that"):
+        numbers.predict(pd.DataFrame({"id": [77, 0], **early}))
 
 
 def test_an_explosion_far_from_the_data_is_warned_of(tiny_waves):

@@ -1,10 +1,12 @@
+from datetime import date, datetime
+
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
-from skode import CNFDensityEstimator, ODENetClassifier
+from skode import CNFDensityEstimator, ODENetClassifier, ODENetRegressor
 from skode.training import checked_data, field_is_theirs, numeric_targets
 
 FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": [3, 4]})
@@ -53,6 +55,70 @@ def test_text_of_a_kind_that_scikit_learn_converts_is_named_too():
 def test_targets_that_are_dates_are_said_to_be():
     with pytest.raises(ValueError, match=r"y holds datetime64.*divide by a unit of time"):
         numeric_targets(pd.Series(pd.to_datetime(["2020-01-01", "2020-01-02"])), "Somebody")
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([datetime(2020, 1, 1)] * 2, r"y holds datetime.*divide by a unit of time"),
+        ([date(2020, 1, 1)] * 2, r"y holds date.*divide by a unit of time"),
+        (np.array([1.0, {"a": 1}], dtype=object), r"y holds dict \(such as {'a': 1}\), but Somebody predicts numbers"),
+        (np.array(["1.5", "low"]), r"y holds text \(such as 'low'\)"),
+        (pd.Series([2.0, "low"], dtype=object), r"y holds text \(such as 'low'\)"),
+    ],
+    ids=["datetimes", "dates", "dicts", "text after a number", "text among objects"],
+)
+def test_the_value_that_is_no_number_is_shown(y, message):
+    with pytest.raises(ValueError, match=message):
+        numeric_targets(y, "Somebody")
+
+
+MISSING = [pd.NA, pd.NaT, None, np.nan]
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series])
+def test_targets_that_miss_are_said_to_whatever_they_are_written_as(kind, missing):
+    objects = [2.0, missing, 1.0]
+    y = objects if kind is list else kind(objects, dtype=object)
+    X = pd.DataFrame({"a": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        ODENetRegressor().fit(X, y)
+    labels = ["yes", missing, "no"]
+    labels = labels if kind is list else kind(labels, dtype=object)
+    with pytest.raises(ValueError, match=r"y has missing labels \(None or NaN\), 1 of 3: drop those samples"):
+        ODENetClassifier().fit(X, labels)
+
+
+@pytest.mark.parametrize("dtype", ["string", "str", "category", "boolean"])
+def test_labels_that_miss_are_counted_whatever_their_dtype(dtype):
+    labels = pd.Series([True, None, False] if dtype == "boolean" else ["yes", None, "no"], dtype=dtype)
+    with pytest.raises(ValueError, match=r"y has missing labels .*1 of 3|Input y contains NaN"):
+        ODENetClassifier().fit([[1.0], [2.0], [3.0]], labels)
+
+
+def test_targets_that_are_infinite_among_objects_are_refused():
+    with pytest.raises(ValueError, match="Input y contains infinity"):
+        ODENetRegressor().fit([[1.0], [2.0]], np.array([1, np.inf], dtype=object))
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+def test_columns_of_objects_that_miss_some_are_no_text(missing):
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": pd.Series([True, missing], dtype=object)})
+    for X in (frame, frame.to_numpy(dtype=object), frame.to_numpy(dtype=object).tolist()):
+        with pytest.raises(ValueError, match=r"Input X contains NaN\.\nCNFDensityEstimator does not accept missing"):
+            CNFDensityEstimator().fit(X)
+
+
+def test_a_column_of_text_is_named_beside_one_that_misses_some():
+    frame = pd.DataFrame({"a": pd.Series([1.0, pd.NA], dtype=object), "b": pd.Series([pd.NA, "x"], dtype=object)})
+    with pytest.raises(ValueError, match=r"X has columns that hold no numbers: {'b': 'object'}"):
+        CNFDensityEstimator().fit(frame)
+
+
+def test_labels_that_are_text_are_not_blamed_for_text_in_an_array():
+    with pytest.raises(ValueError, match="could not convert string to float: 'x'"):
+        ODENetClassifier().fit(np.array([["x"], ["y"]], dtype=object), ["yes", "no"])
 
 
 class TooWide(nn.Module):
