@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
 
+from skode.timeseries.absurd_times import refuse_absurd_times
 from skode.timeseries.bound import BoundSettings, NegativeBound
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.frames import (
@@ -357,7 +358,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Raises
         ------
         ValueError
-            Where X or y are not as described; the message names the column.
+            Where X or y are not as described; the message names the column. Where a time lies a thousand times as far
+            from the rest of its series as other series span, the message names the row.
         """
         before = dict(vars(self))
         try:
@@ -400,6 +402,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             self.module_ = self._new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.latent_size
+        refuse_absurd_times(rows)
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel
         self._train(panel, rng, dtype, X, y)
@@ -533,6 +536,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
+        refuse_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
         new = self._panel(rows, values)
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
