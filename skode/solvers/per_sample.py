@@ -30,13 +30,16 @@ def march_each(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
         One of its children, naming the sample, where one can't go on.
     """
     crowd = Crowd(problem, stepper, y0)
-    crowd.leave()
-    while len(crowd.samples):
-        crowd.choose_steps()
-        if not len(crowd.samples):
-            break
-        yield from crowd.attempt()
+    try:
         crowd.leave()
+        while len(crowd.samples):
+            crowd.choose_steps()
+            if not len(crowd.samples):
+                break
+            yield from crowd.attempt()
+            crowd.leave()
+    finally:
+        crowd.release()
 
 
 class Crowd:
@@ -44,7 +47,8 @@ class Crowd:
 
     def __init__(self, problem: Any, stepper: Any, y0: Tensor) -> None:
         control = problem.control
-        self.problem, self.control, self.stepper, self.y = problem, control, stepper, y0
+        self.problem, self.control, self.y = problem, control, y0
+        self.stepper = self.given_stepper = stepper
         self.statistics: Statistics = stepper.statistics
         n = len(y0)
         spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (n, 1))
@@ -209,7 +213,14 @@ class Crowd:
         if len(self.samples):
             rows = self._index(np.flatnonzero(these))
             self.y = self.y[rows]
-            self.stepper = self.stepper.take(rows)
+            smaller = self.stepper.take(rows)
+            self.release()
+            self.stepper = smaller
+
+    def release(self) -> None:
+        """Let others have the memory of the present stepper, unless it is the one that was given."""
+        if self.stepper is not self.given_stepper:
+            self.stepper.release()
 
     def _forget(self, these: np.ndarray) -> None:
         """All numbers of samples that are not among these."""

@@ -54,10 +54,6 @@ class CovariatePaths:
         values = np.where(empty[..., None], last[:, None], values)
         return cls(torch.from_numpy(times).to(device), torch.from_numpy(values).to(device, dtype))
 
-    def repeated(self, n: int) -> CovariatePaths:
-        """The paths of n copies of the series, one after another."""
-        return CovariatePaths(self.times.repeat(n, 1), self.values.repeat(n, 1, 1))
-
     def at(self, series: Tensor, t: Tensor) -> Tensor:
         """Covariates of some series at one time each.
 
@@ -157,9 +153,10 @@ class DrivenBy:
         self.perceptron, self.n_features, self.paths = perceptron, n_features, paths
 
     def states(self, z: Tensor) -> Tensor:
-        """Initial states, of shape (n_series, n_features + 1), from those of z."""
+        """Initial states, of shape (n, n_features + 1), from those of z: of all series, once or several times over."""
+        series = torch.arange(len(z), device=z.device) % len(self.paths.times)
         # Rounding to integers gives the series back; so small that no norm of the state is any larger for it.
-        return torch.cat([z, torch.arange(len(z), device=z.device)[:, None].to(z) * TINY], dim=1)
+        return torch.cat([z, series[:, None].to(z) * TINY], dim=1)
 
     def parameters(self) -> list[Tensor]:
         """Those of the perceptron."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.solution import Solve
+from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentODE, Rows
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
@@ -20,9 +21,6 @@ LONGEST_TAIL = 1 / 3
 
 #: Fewer observed rows than this are all trained on.
 FEWEST_ROWS = 20
-
-#: Series validated at once, to bound memory.
-VALIDATED_AT_ONCE = 1000
 
 #: Factors by which the noise may be raised.
 WIDER = np.geomspace(1.0, 4.0, 29)
@@ -52,7 +50,13 @@ def last_rows(panel: Panel, fraction: float, rng: np.random.RandomState) -> np.n
 
 
 def forecast_density(
-    module: LatentODE, known: Panel, aside: Panel, tensors: Callable[[Panel], PanelTensors], solve: Solve
+    module: LatentODE,
+    known: Panel,
+    aside: Panel,
+    tensors: Callable[[Panel], PanelTensors],
+    solve: Solve,
+    *,
+    method: str = "dopri5",
 ) -> Callable[[], float]:
     """The mean log-density of the rows set aside, given the others, by the encoder's mean: a function to call anew.
 
@@ -68,11 +72,14 @@ def forecast_density(
         Turns a panel's observed rows into tensors in the model's units.
     solve : callable
         The solver.
+    method : str, default="dopri5"
+        Its method, by which its memory is counted.
     """
     some = np.unique(aside.observed().codes)
+    lengths = np.bincount(aside.beside(known)[0].codes, minlength=aside.n_series)
     parts = []
-    for block in np.array_split(some, -(-len(some) // VALIDATED_AT_ONCE)):
-        context, asked = (tensors(panel.take(block)) for panel in (known, aside))
+    for places in Footprint.of(module, method).blocks(1, lengths[some]):
+        context, asked = (tensors(panel.take(some[places])) for panel in (known, aside))
         parts.append((context, Rows(asked, process=False)))
     n_values = aside.row_weights() @ (~np.isnan(aside.y)).sum(1)
 

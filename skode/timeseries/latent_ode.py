@@ -256,7 +256,7 @@ class LatentODE(nn.Module):
         field: MLPField | DrivenBy
         if isinstance(self.field, DrivenField):
             assert paths is not None
-            field = self.field.along(paths.repeated(n_copies))
+            field = self.field.along(paths)
             start = field.states(z0.flatten(0, 1))
         else:
             field, start = self.field, z0.flatten(0, 1)

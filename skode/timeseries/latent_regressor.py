@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor
 
+from skode.timeseries.absurd_times import refuse_absurd_times
 from skode.timeseries.bound import BoundSettings, NegativeBound
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.frames import (
@@ -369,7 +370,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Raises
         ------
         ValueError
-            Where X or y are not as described; the message names the column.
+            Where X or y are not as described; the message names the column. Where a time lies a thousand times as far
+            from the rest of its series as other series span, the message names the row.
         """
         before = dict(vars(self))
         try:
@@ -415,6 +417,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             self.module_ = self._new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.latent_size
+        refuse_absurd_times(rows)
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel
         self._train(panel, rng, dtype, self._task(X, y, sample_weight))
@@ -448,7 +451,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             training, aside = panel.without(rows_aside), panel.without(~rows_aside)
             if self.observation_times == "poisson":
                 training = panel.until(rows_aside)  # nobody watched afterwards
-            validate = forecast_density(self.module_, training, aside, self._tensors_observed, self._solve)
+            validate = forecast_density(
+                self.module_, training, aside, self._tensors_observed, self._solve, method=self.method
+            )
         auto_batch_size = min(max(panel.n_series // 5, 1), 50)
         batch_size = self._batch_size(panel.n_series, auto_batch_size)
         device = next(self.module_.parameters()).device
@@ -487,7 +492,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
         """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
-        rows = linearised_rows(self._module_in_double(), panel, self._tensors_in_double, self._solve)
+        rows = linearised_rows(
+            self._module_in_double(), panel, self._tensors_in_double, self._solve, method=self.method
+        )
         for output, found in enumerate(rows.likeliest_noise()):
             if found is not None:
                 likelihood.colour(output, *found)
@@ -553,6 +560,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
+        refuse_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
         new = self._panel(*distinct_rows(rows, values, _row_weights(sample_weight, values)))
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
@@ -1013,7 +1021,15 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _inferred(self, panel: Panel, n_draws: int, module: LatentODE | None = None) -> Posterior:
         """The posteriors of a panel's series, in float64 whatever the model was trained in."""
         module = self._module_in_double(module)
-        return infer(module, panel, self._tensors_in_double, self._solve, n_draws, refined=self._refined)
+        return infer(
+            module,
+            panel,
+            self._tensors_in_double,
+            self._solve,
+            n_draws,
+            refined=self._refined,
+            method=self.method,
+        )
 
     def _module_in_double(self, module: LatentODE | None = None) -> LatentODE:
         module = module or self.module_
@@ -1023,7 +1039,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return self._tensors_observed(panel, double=True)
 
     def _predictive(self) -> Predictive:
-        return Predictive(self.module_, self._tensors, self._solve)
+        return Predictive(self.module_, self._tensors, self._solve, self.method)
 
     def _in_users_shape(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._single_output else values
@@ -1067,7 +1083,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         quantity : callable
             Of an answer, whose rows are positions in ``rows``, a tensor of shape (n, rows of the answer, ...).
         noise : Tensor, default=None
-            What to draw latent states from; None: the draws that predictions are made from.
+            What to draw latent states from, as many at once as memory allows: the quantity has an entry for each. None:
+            the draws that predictions are made from.
         generator : torch.Generator, default=None
             Source of paths of the noise that has a memory; None: its mean and variance.
         """
@@ -1085,18 +1102,29 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
         covariates = self._scaled_covariates(rows)
         asked = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)
-        posterior = self.posterior_.take(positions)
+        posterior, predictive = self.posterior_.take(positions), self._predictive()
         if noise is None:
-            noise = normal_draws(posterior.n_draws, self.module_.latent_size)
-        else:
-            uniform = torch.full((len(noise), len(ids)), -np.log(len(noise)), dtype=torch.float64)
-            posterior = Posterior(posterior.mean, posterior.factor, uniform)
+            draws = normal_draws(posterior.n_draws, self.module_.latent_size)
+            return self._in_order(
+                quantity, order, predictive.answers(asked, self.context_, positions, posterior, draws, generator)
+            )
+        parts = []
+        for some in noise.split(predictive.n_draws_at_once(asked, self.context_)):
+            uniform = torch.full((len(some), len(ids)), -np.log(len(some)), dtype=torch.float64)
+            equal = Posterior(posterior.mean, posterior.factor, uniform)
+            answers = predictive.answers(asked, self.context_, positions, equal, some, generator)
+            parts.append(self._in_order(quantity, order, answers))
+        return np.concatenate(parts)
+
+    @staticmethod
+    def _in_order(quantity: Callable[[Answer], Tensor], order: np.ndarray, answers: Iterable[Answer]) -> np.ndarray:
+        """A quantity of the answers to all rows, in the user's order, in which row i of the panel is ``order[i]``."""
         gathered: np.ndarray | None = None
-        for answer in self._predictive().answers(asked, self.context_, positions, posterior, noise, generator):
+        for answer in answers:
             answer = replace(answer, rows=order[answer.rows])
             part = to_numpy(quantity(answer)).astype(np.float64)
             if gathered is None:
-                gathered = np.empty((len(part), len(rows), *part.shape[2:]))
+                gathered = np.empty((len(part), len(order), *part.shape[2:]))
             gathered[:, answer.rows] = part
         assert gathered is not None
         return gathered

@@ -12,7 +12,7 @@ distributions", Technometrics 37, 1995.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from skode.solvers import Solution, Statistics
 from skode.solvers.solution import Solve
+from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import Evidence, LatentODE, Rows
 from skode.timeseries.linearised import LinearisedRows
 from skode.timeseries.panel import Panel
@@ -41,9 +42,6 @@ PRIOR_SHARE = 0.25
 
 #: A noise with a memory is looked for in so many series at most.
 MOST_SERIES = 500
-
-#: Series are worked on in blocks that hold about this many latent states, padding included, to bound memory.
-BLOCK = 200_000
 
 
 @dataclass(frozen=True)
@@ -119,18 +117,6 @@ def normal_draws(n_draws: int, latent_size: int) -> Tensor:
     return torch.from_numpy(norm.ppf(np.clip(uniform, 1e-9, 1 - 1e-9)))
 
 
-def blocks(codes: np.ndarray, n_series: int, n_copies: int) -> Iterator[np.ndarray]:
-    """Groups of series whose rows together stay within the memory bound, each in order."""
-    counts = np.bincount(codes, minlength=n_series)
-    longest_first = np.argsort(-counts, kind="stable")
-    first = 0
-    while first < n_series:
-        # A block is padded to its longest series, which is its first.
-        size = max(BLOCK // (max(int(counts[longest_first[first]]), 1) * n_copies), 1)
-        yield np.sort(longest_first[first : first + size])
-        first += size
-
-
 def infer(
     module: LatentODE,
     panel: Panel,
@@ -139,6 +125,7 @@ def infer(
     n_draws: int,
     *,
     refined: bool,
+    method: str = "dopri5",
 ) -> Posterior:
     """The posteriors of a panel's series.
 
@@ -156,6 +143,8 @@ def infer(
         Draws that predictions will be made from.
     refined : bool
         Whether to go beyond the encoder's answer.
+    method : str, default="dopri5"
+        The solver's method, by which its memory is counted.
 
     Returns
     -------
@@ -165,10 +154,10 @@ def infer(
     noise = normal_draws(n_draws, module.latent_size)
     found = Posterior.prior(panel.n_series, module.latent_size, n_draws)
     n_copies = max(n_draws, module.latent_size + 1)
-    for block in blocks(panel.codes, panel.n_series, n_copies):
-        block = block[np.bincount(panel.codes, minlength=panel.n_series)[block] > 0]
-        if not len(block):
-            continue
+    lengths = np.bincount(panel.codes, minlength=panel.n_series)
+    some = np.flatnonzero(lengths > 0)
+    for places in Footprint.of(module, method).blocks(n_copies, lengths[some]):
+        block = some[places]
         series = tensors(panel.take(block))
         part = _Inference(module, series, solve).posterior(noise, refined=refined)
         rows = torch.from_numpy(block)
@@ -179,7 +168,12 @@ def infer(
 
 
 def linearised_rows(
-    module: LatentODE, panel: Panel, tensors: Callable[[Panel], PanelTensors], solve: Solve
+    module: LatentODE,
+    panel: Panel,
+    tensors: Callable[[Panel], PanelTensors],
+    solve: Solve,
+    *,
+    method: str = "dopri5",
 ) -> LinearisedRows:
     """The rows of a panel, or of :data:`MOST_SERIES` of its series, linear about the modes of the initial states.
 
@@ -189,7 +183,8 @@ def linearised_rows(
     some = np.flatnonzero(lengths > 0)
     panel = panel.take(some[np.unique(np.linspace(0, len(some) - 1, min(len(some), MOST_SERIES)).astype(int))])
     parts = []
-    for block in blocks(panel.codes, panel.n_series, module.latent_size + 1):
+    lengths = np.bincount(panel.codes, minlength=panel.n_series)
+    for block in Footprint.of(module, method).blocks(module.latent_size + 1, lengths):
         parts.append(_Inference(module, tensors(panel.take(block)), solve).linearised().shortened())
     return LinearisedRows.joined(parts)
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from skode.solvers import SolverError, Statistics
 from skode.solvers.solution import Solve
+from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, blocks
+from skode.timeseries.posterior import Posterior
 from skode.timeseries.tensors import PanelTensors
 from skode.training import warn_caller
 
@@ -63,10 +64,19 @@ class Predictive:
         Turns a panel, and the panel from which covariates are known, into tensors in the model's units.
     solve : callable
         The solver.
+    method : str, default="dopri5"
+        Its method, by which its memory is counted.
     """
 
-    def __init__(self, module: LatentODE, tensors: Callable[[Panel, Panel], PanelTensors], solve: Solve) -> None:
+    def __init__(
+        self,
+        module: LatentODE,
+        tensors: Callable[[Panel, Panel], PanelTensors],
+        solve: Solve,
+        method: str = "dopri5",
+    ) -> None:
         self.module, self.tensors, self.solve = module, tensors, solve
+        self.footprint = Footprint.of(module, method)
 
     def answers(
         self,
@@ -95,8 +105,7 @@ class Predictive:
             Source of paths of the noise that has a memory; None: its mean, and its variance beside.
         """
         n_lost = 0
-        rows = asked.beside(known)[0] if self.module.likelihood.has_memory else asked
-        for block in blocks(rows.codes, asked.n_series, len(noise)):
+        for block in self.footprint.blocks(len(noise), *self._lengths(asked, known)):
             answer, lost = self._answer(
                 asked.take(block),
                 known.take(positions[block][positions[block] >= 0]),
@@ -112,6 +121,17 @@ class Predictive:
                 "were left out. Ask for times closer to the data, or train on longer series.",
                 ConvergenceWarning,
             )
+
+    def n_draws_at_once(self, asked: Panel, known: Panel) -> int:
+        """How many draws of the longest series stay within the memory bound; one at least."""
+        n_rows, n_knots = self._lengths(asked, known)
+        return self.footprint.n_copies(int(n_rows.max(initial=0)), int(n_knots.max(initial=0)))
+
+    def _lengths(self, asked: Panel, known: Panel) -> tuple[np.ndarray, np.ndarray]:
+        """Of each series to answer, rows that are solved for, and rows from which covariates are known."""
+        both, _ = asked.beside(known)
+        n_own, n_all = (np.bincount(panel.codes, minlength=asked.n_series) for panel in (asked, both))
+        return n_all if self.module.likelihood.has_memory else n_own, n_all
 
     @torch.no_grad()
     def _answer(

@@ -1,5 +1,6 @@
 """``step_control="per_sample"``: every sample is solved as if it were alone."""
 
+import gc
 import math
 
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 
 from skode.dynamics import MLPField
+from skode.dynamics.mlp_tape import Roll
 from skode.solvers import METHODS as METHODS_BY_NAME
-from skode.solvers import solve_ivp
+from skode.solvers import free_idle_memory, solve_ivp
+from skode.solvers.stepping.buffers import StageBuffers
 
 METHODS = ["dopri5", "tsit5", "dopri8", "kvaerno5"]
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
@@ -425,3 +428,24 @@ def test_what_cannot_be_is_refused(settings, name):
     arguments = {"t_span": (0.0, 1.0), "y0": torch.ones(2, 1), "step_control": "per_sample", **settings}
     with pytest.raises(ValueError, match=name):
         solve_ivp(lambda t, y: -y, arguments.pop("t_span"), arguments.pop("y0"), **arguments)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8", "kvaerno3"])
+def test_memory_is_handed_on_when_samples_leave(method):
+    def live():
+        return [x for x in gc.get_objects() if type(x) in (Roll, StageBuffers)]
+
+    field = MLPField(2, (8,), generator=torch.Generator().manual_seed(0)).double()
+    spans = torch.stack([torch.zeros(20, dtype=torch.float64), torch.linspace(0.1, 8.0, 20, dtype=torch.float64)], 1)
+    free_idle_memory()
+    gc.collect()
+    before = len(live())
+    gc.disable()  # what is left to the garbage collector comes back much later, if at all
+    try:
+        with torch.no_grad():
+            solve_ivp(field, spans, torch.ones(20, 2, dtype=torch.float64), method=method, step_control="per_sample")
+        assert len(live()) > before  # kept for the next solve ...
+        free_idle_memory()
+        assert len(live()) == before  # ... and by nobody else
+    finally:
+        gc.enable()

@@ -105,14 +105,6 @@ def test_a_series_without_rows_has_the_mean():
             np.testing.assert_array_equal(at(paths, i, [-1.0, 0.0, 0.5, 3.0]), np.zeros((4, 1)))
 
 
-def test_repeated_paths_are_copies_one_after_another():
-    rng = np.random.RandomState(3)
-    paths = paths_of(*[random_series(rng, n) for n in (5, 3)])
-    repeated, t = paths.repeated(3), np.linspace(0, 3, 7)
-    for i in range(6):
-        np.testing.assert_array_equal(at(repeated, i, t), at(paths, i % 2, t))
-
-
 # Dynamics
 
 
@@ -154,11 +146,21 @@ def test_the_field_is_a_perceptron_of_state_and_covariates(paths):
 
 def test_the_series_positions_weigh_nothing():
     n = 100_000
-    dynamics = field_of(n_features=1, n_covariates=1).along(paths_of(*[[(0.0, 1.0)]] * 2))
+    one = CovariatePaths(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64))
+    paths = CovariatePaths(one.times.expand(n, -1), one.values.expand(n, -1, -1))
+    dynamics = field_of(n_features=1, n_covariates=1).along(paths)
     for dtype in (torch.float32, torch.float64):
         state = dynamics.states(torch.zeros(n, 1, dtype=dtype))
         assert state.abs().max() < 1e-12
         assert torch.equal(torch.round(state[:, -1] * 2.0**60).long(), torch.arange(n))
+
+
+def test_copies_of_all_series_follow_the_same_paths(paths):
+    field = field_of()
+    dynamics = field.along(paths)
+    z, t = torch.randn(12, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64), torch.full((12, 1), 0.7)
+    copies = [dynamics(t[:4].double(), dynamics.states(part)) for part in z.split(4)]
+    torch.testing.assert_close(dynamics(t.double(), dynamics.states(z)), torch.cat(copies))
 
 
 @pytest.mark.parametrize("activation", ["silu", "tanh"])

@@ -7,12 +7,12 @@ from scipy.linalg import expm
 from scipy.stats import multivariate_normal
 
 from skode.solvers import solve_ivp
-from skode.timeseries import posterior as posterior_module
+from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, _Inference, _truncated, blocks, infer, linearised_rows, normal_draws
+from skode.timeseries.posterior import Posterior, _Inference, _truncated, infer, linearised_rows, normal_draws
 from skode.timeseries.tensors import PanelTensors
 
 #: Values at these times, and questions between and after them.
@@ -318,8 +318,7 @@ def test_the_posterior_of_one_series_does_not_depend_on_the_others(tight_solve):
 def test_blocks_change_nothing(tight_solve, monkeypatch):
     module, panel = model_of(2), random_panel(7)
     together = infer(module, panel, tensors, tight_solve, 8, refined=True)
-    monkeypatch.setattr(posterior_module, "BLOCK", 100)
-    assert len(list(blocks(panel.codes, 7, 8))) > 3
+    monkeypatch.setattr(footprint, "MOST_NUMBERS", 1)
     apart = infer(module, panel, tensors, tight_solve, 8, refined=True)
     torch.testing.assert_close(apart.mean, together.mean, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(apart.log_weights, together.log_weights, rtol=1e-5, atol=1e-5)
@@ -408,17 +407,6 @@ def test_normal_draws_are_the_same_at_each_call(n_draws):
     if n_draws == 512:
         assert first.mean(0).abs().max() < 0.01
         torch.testing.assert_close(torch.cov(first.T), torch.eye(3, dtype=torch.float64), rtol=0, atol=0.03)
-
-
-def test_blocks_hold_each_series_once_and_stay_within_memory(monkeypatch):
-    monkeypatch.setattr(posterior_module, "BLOCK", 60)
-    codes = np.repeat(np.arange(8), [1, 7, 0, 2, 3, 30, 1, 2])
-    found = list(blocks(codes, 8, 2))
-    assert sorted(np.concatenate(found).tolist()) == list(range(8))
-    counts = np.bincount(codes, minlength=8)
-    for block in found:
-        assert (np.diff(block) > 0).all()
-        assert len(block) == 1 or len(block) * counts[block].max() * 2 <= 60
 
 
 def test_no_draw_rules_alone():

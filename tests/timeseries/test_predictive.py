@@ -5,7 +5,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skode.solvers import SolverError, solve_ivp
-from skode.timeseries import posterior as posterior_module
+from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import HORIZON, LatentODE
 from skode.timeseries.likelihoods import Gaussian
@@ -112,7 +112,7 @@ def test_each_series_may_have_noise_of_its_own(tight_solve):
 def test_blocks_change_nothing(tight_solve, monkeypatch):
     module, asked = model_of(), panel_of(*ASKED)
     together = answered(module, asked, tight_solve)
-    monkeypatch.setattr(posterior_module, "BLOCK", 10)
+    monkeypatch.setattr(footprint, "MOST_NUMBERS", 1)
     for part, expected in zip(answered(module, asked, tight_solve), together, strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-8)
 

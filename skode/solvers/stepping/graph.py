@@ -98,6 +98,9 @@ class GraphStepper:
             value = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y).view(self.shape)
             self.first = torch.where(torch.as_tensor(edges[0]), value, self.first.view(self.shape)).reshape(-1)
 
+    def release(self) -> None:
+        """Do nothing: what steps have used belongs to the graph."""
+
     def take(self, these: Tensor) -> GraphStepper:
         """The same over some samples only."""
         other = type(self)(self.tableau, self.func, self.like[these], self.statistics)

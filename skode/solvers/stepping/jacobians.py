@@ -46,6 +46,7 @@ class Blocks:
             session.pull(tape, slot, cotangent.view(like.shape).clone(), rows[i].view(like.shape))
             session.discard()
             cotangent[:, i] = 0.0
+        session.parameter_gradients()  # which ends it: others may have its memory
         return rows.transpose(0, 1).contiguous()
 
     def holds(self, field: Field, tape: Tape, slot: int, like: Tensor, jacobians: Tensor) -> bool:
@@ -61,6 +62,7 @@ class Blocks:
         session = field.session(with_parameters=False)
         session.pull(tape, slot, probe.view(like.shape), pulled)
         session.discard()
+        session.parameter_gradients()  # as above
         expected = torch.einsum("bi,bij->bj", probe, jacobians)
         scale = expected.abs().max() + pulled.abs().max()
         # Where the field is not finite, nothing can be said against it.

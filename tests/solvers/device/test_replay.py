@@ -630,7 +630,6 @@ def test_nothing_is_recorded_on_a_device_that_is_waited_for(mlp, y0, replays):
         {"dense_output": True},
         {"method": "kvaerno3", "first_step": None},
         {"method": "rk4", "first_step": None, "max_step": None, "step_size": 0.1},
-        {"t_eval": torch.tensor([0.35, 1.0], requires_grad=True)},
     ],
     ids=lambda settings: "-".join(settings),
 )
@@ -639,6 +638,17 @@ def test_solves_that_are_not_recorded(ahead, mlp, y0, replays, settings):
     for _ in range(3):
         solve(field, y0, **settings)
     assert not replays
+
+
+def test_recorded_solves_have_gradients_of_times(ahead, mlp, y0, replays):
+    field = mlp()
+    for _ in range(3):
+        t_eval = torch.tensor([0.35, 1.0], dtype=torch.float64, requires_grad=True)
+        y = solve(field, y0, t_eval=t_eval)
+        (found,) = torch.autograd.grad(y.sum(), t_eval)
+        expected = torch.stack([field(t, state).sum() for t, state in zip(t_eval.detach(), y.detach(), strict=True)])
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12)
+    assert replays
 
 
 # Modules of users
