@@ -20,6 +20,7 @@ from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import all_finite
 from skode.solvers.tableaus import Method
+from skode.solvers.transforms import TORCH_FUNC, transform_of
 from skode.solvers.vector_field import AutogradField, Field, Tape, as_field, column
 
 #: Bytes that the discrete adjoint may keep where the user gives no number, and the device is no GPU.
@@ -78,6 +79,12 @@ def run(
         memory_budget = (total_memory(y0.device) or 4 * DEFAULT_MEMORY_BUDGET) // 4
     t0, t1 = span
     plain, differentiate = y0.detach(), torch.is_grad_enabled()
+    start: Any = t0 if spans is None else column(spans[:, 0], y0)
+    transform = transform_of(func, start, y0, moving_times)
+    if transform is not None:
+        _check_transform(transform, adjoint, tableau, control)
+        if transform == TORCH_FUNC:
+            control = replace(control, tolerances=control.tolerances.mapped())
 
     def problem_of(field: Field, f0: Tensor | None, tape0: Tape | None) -> Problem:
         return Problem(
@@ -106,6 +113,11 @@ def run(
         return differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))
 
     problem = None
+    if transform is not None:
+        unsearched = AutogradField(func, ())  # autograd finds what it depends on
+        problem = problem_of(unsearched, unsearched(start, plain), None)
+        outputs, path = ADJOINTS[adjoint](problem, y0, moving_times, func)
+        return outputs, path, problem
     found = recordable(func, plain) if adjoint != "backprop" and moving_times is None and not compile else None
     if found is not None:
         field, field_key = found
@@ -113,7 +125,6 @@ def run(
         problem = with_replay(problem_of(field, None, None), field, field_key, plain, pullable=pullable)
     if problem is None or problem.replay is None:
         key = None if problem is None else problem.replay_key
-        start: Any = t0 if spans is None else column(spans[:, 0], y0)
         field, f0, tape0 = as_field(
             func,
             start,
@@ -136,3 +147,24 @@ def run(
         return path.outputs, path, problem
     outputs, path = ADJOINTS[adjoint](problem, y0, moving_times, func)
     return outputs, path, problem
+
+
+def _check_transform(transform: str, adjoint: str, tableau: Method, control: StepControl) -> None:
+    """Refuse what can't be done forward by autograd, or inside a transform of ``torch.func``."""
+    if adjoint != "backprop":
+        raise TypeError(
+            f"The solve is inside {transform}, which adjoint={adjoint!r} gives no derivatives for: pass "
+            "adjoint='backprop', or take gradients by backward() or torch.autograd.grad."
+        )
+    if transform != TORCH_FUNC:
+        return
+    unknown = None
+    if control.per_sample:
+        unknown = "step_control='per_sample'"
+    elif tableau.implicit:
+        unknown = f"the implicit method={tableau.name!r}"
+    if unknown is not None:
+        raise TypeError(
+            f"The solve is inside {transform}, which does not go with {unknown}: pass a batch of states as one y0, and "
+            "take gradients by backward() or torch.autograd.grad."
+        )

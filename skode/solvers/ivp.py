@@ -25,6 +25,7 @@ from skode.solvers.options import step_control as step_control_of
 from skode.solvers.posed import pose, reached, status_of, without_last
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
+from skode.solvers.transforms import numbers
 
 
 def solve_ivp(
@@ -103,7 +104,7 @@ def solve_ivp(
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed: exactly, for the computed solution, by a reverse sweep over the steps; by the
         adjoint differential equation, in constant memory, up to the tolerance; by autograd through the solver, the
-        one that can be differentiated again.
+        one that can be differentiated again, and goes with forward-mode AD and the transforms of ``torch.func``.
     step_size : float, default=None
         For fixed-step methods: the largest step; the time span is divided into equal steps.
     first_step : float, default=None
@@ -251,7 +252,7 @@ def solve_ivp(
         adjoint=adjoint,
         memory_budget=budget,
         seminorm=seminorm,
-        times=None if problem.times is None else problem.times.detach().numpy().copy(),
+        times=None if problem.times is None else numbers(problem.times).copy(),
         rows=problem.rows,
         moving_times=problem.moving_times,
         dense=dense_output,
@@ -262,7 +263,9 @@ def solve_ivp(
     )
     outputs = problem.unpacked(outputs)
     t, y = reached(asked, problem, path, outputs)
-    found = problem.finder and occurrences(problem.finder, func, outputs, problem.real_times(path), y0)
+    found = problem.finder and occurrences(
+        problem.finder, func, outputs, problem.real_times(path), y0, exact=adjoint == "backprop"
+    )
     return Solution(
         t=t,
         y=y,

@@ -320,7 +320,7 @@ def _until_event(
     found_t = torch.from_numpy(path.times)
     if adjoint == "backprop":  # where autograd records the steps, the events found in them move with the initial time
         found_t = found_t + (start - start.detach())
-    (event_t,), (event_y,) = occurrences(finder, func, outputs, found_t, y0)
+    (event_t,), (event_y,) = occurrences(finder, func, outputs, found_t, y0, exact=adjoint == "backprop")
     return event_t[0], torch.stack([outputs[0], event_y[0]])
 
 

@@ -14,6 +14,7 @@ from skode.solvers.asked import AskedTimes, padded
 from skode.solvers.events import Event, EventFinder
 from skode.solvers.integrate import Path, index
 from skode.solvers.own_time import carrying_spans, on_unit_time
+from skode.solvers.transforms import carries_derivatives
 from skode.solvers.vector_field import column
 
 
@@ -118,7 +119,7 @@ def pose(
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64) if unit or carried else asked.span_t
         known = torch.empty(0, dtype=torch.float64) if times is None else times
         moving = torch.cat([ends, known])
-        moving = moving if moving.requires_grad else None
+        moving = moving if carries_derivatives(moving) else None
     return PosedProblem(
         func=problem_func,
         y0=problem_y0,

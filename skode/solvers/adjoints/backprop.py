@@ -30,7 +30,7 @@ class _ConstantClock(Clock):
 
 def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
     """Solve while autograd records; see :func:`skode.solvers.adjoints.solve`."""
-    clock = TensorClock(problem, times) if times is not None and times.requires_grad else _ConstantClock()
+    clock = TensorClock(problem, times) if times is not None else _ConstantClock()
 
     def cast(t: Any, y: Tensor) -> Tensor:
         value = func(torch.as_tensor(t, dtype=y.dtype, device=y.device), y)
@@ -43,7 +43,7 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
     outputs, path = collector.outputs, collector.path
     # Outputs whose own times carry gradients are all read off an interpolant, those at the ends of steps too.
     along = None
-    if times is not None and times.requires_grad and problem.times is not None and not problem.grid_is_times:
+    if times is not None and problem.times is not None and not problem.grid_is_times:
         along = times[2:]
     waiting = collector.start
     if along is None or problem.t0 == problem.t1:
