@@ -79,6 +79,8 @@ def run(
         memory_budget = (total_memory(y0.device) or 4 * DEFAULT_MEMORY_BUDGET) // 4
     t0, t1 = span
     plain, differentiate = y0.detach(), torch.is_grad_enabled()
+    if not y0.numel():
+        adjoint = "backprop"  # states without elements have nothing to sweep over
     start: Any = t0 if spans is None else column(spans[:, 0], y0)
     transform = transform_of(func, start, y0, moving_times)
     if transform is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.asked import AskedTimes
+from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.device.own_times import OutsideError, OwnTimes, times_stay_on_device
 from skode.solvers.engine import run
@@ -28,6 +29,7 @@ from skode.solvers.tableaus import get_method
 from skode.solvers.transforms import numbers
 
 
+@solves_outside_autocast
 def solve_ivp(
     func: Callable[[Tensor, Tensor], Tensor],
     t_span: Any,

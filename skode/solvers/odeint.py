@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.engine import run
 from skode.solvers.events import Event, EventFinder, occurrences
 from skode.solvers.march import StepControl
@@ -37,6 +38,7 @@ OPTIONS = (
 ALIASES: dict[Any, str] = {None: "dopri5", "fixed_adams": "implicit_adams"}
 
 
+@solves_outside_autocast
 def odeint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,

@@ -45,7 +45,7 @@ def untransformed(tensor: Tensor) -> Tensor:
 
 def numbers(tensor: Tensor) -> np.ndarray:
     """A tensor as numbers, whatever differentiates it."""
-    if not is_transformed(tensor):
+    if not torch._C._are_functorch_transforms_active():
         return tensor.detach().cpu().numpy()
     plain = untransformed(tensor)
     with torch._C._DisableFuncTorch():  # inside a transform even a copy would be a part of it

@@ -18,7 +18,7 @@ from skode.solvers.march import Clock
 from skode.solvers.stepping import new_graph_stepper
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.times import TensorClock
-from skode.solvers.vector_field import check_value
+from skode.solvers.vector_field import WithGrad, check_value, time_tensor
 
 
 class _ConstantClock(Clock):
@@ -33,10 +33,16 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
     clock = TensorClock(problem, times) if times is not None else _ConstantClock()
 
     def cast(t: Any, y: Tensor) -> Tensor:
-        value = func(torch.as_tensor(t, dtype=y.dtype, device=y.device), y)
+        nonlocal func
+        try:
+            value = func(time_tensor(t, y), y)
+        except RuntimeError as error:
+            func = WithGrad.instead_of(func, error)
+            return cast(t, y)
         check_value(value, y)
         return value
 
+    y0 = y0.view_as(y0)  # func may call y.requires_grad_()
     stepper = new_graph_stepper(problem.tableau, cast, y0, problem.statistics, problem.control.tolerances)
     stepper.start(problem.f0)
     collector = Collector(problem, y0)

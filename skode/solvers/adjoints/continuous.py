@@ -22,7 +22,7 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import rms_norm
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column
+from skode.solvers.vector_field import AutogradField, Field, FunctionTape, Session, Tape, column
 
 
 def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tuple[Tensor, Path]:
@@ -64,6 +64,8 @@ class AugmentedField:
         self.n = like.numel()
         self.statistics = statistics
         self.like = like
+        if isinstance(field, AutogradField):
+            field.evaluated_again()
         self.evaluation = field.tape(like, 1, pullable=True)
         n_parameters = sum(p.numel() for p in field.parameters)
         self.size = 2 * self.n + n_parameters
@@ -90,7 +92,7 @@ class AugmentedField:
             if gradient is None:
                 rate.zero_()
             else:
-                rate.copy_(gradient.reshape(-1))
+                rate.copy_((gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1))
             start += parameter.numel()
         rates[start:] = 0.0
         return rates

@@ -90,6 +90,7 @@ class ReverseSweep:
         self.session: Session = problem.field.session()
         self.steppers: dict[torch.Size, Any] = {}
         self.opening = problem.opening[0] if problem.opening else None  # what keeps the first evaluation's recording
+        self.remakes = False  # whether the field has been evaluated again
         self.times = TimeGradients(problem, path) if with_time else None
         # Where every sample takes its own steps, these do not move with the times.
         self.with_time = with_time and not problem.control.per_sample
@@ -241,6 +242,9 @@ class ReverseSweep:
     def _remake(self, stepper: Any, step: RecordedStep, *, last_is_used: bool) -> None:
         """Evaluate the step again, and see that the field answers as before."""
         taken = step.taken
+        if isinstance(self.problem.field, AutogradField) and not self.remakes:
+            self.problem.field.evaluated_again()
+            self.remakes = True
         first = step.first if taken.stages is None else taken.stages[0]
         self.problem.statistics.nfev_backward += bool(first is None and stepper.n_carried)
         again = stepper.remake(taken, first, last_is_used=last_is_used)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skode.solvers.autocast import outside_autocast
 from skode.solvers.transforms import has_tangent, in_dual_level, is_mapped, is_transformed
 
 
@@ -22,7 +23,7 @@ def first_order(backward: Callable[..., tuple]) -> Callable[..., tuple]:
     @functools.wraps(backward)
     def wrapper(ctx: Any, *cotangents: Tensor) -> tuple:
         refuse_transformed(cotangents)
-        with torch.no_grad():
+        with torch.no_grad(), outside_autocast(cotangents[0].device):
             gradients = backward(ctx, *cotangents)
         if not torch.is_grad_enabled():  # create_graph=False
             return gradients
