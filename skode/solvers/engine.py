@@ -20,6 +20,7 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import all_finite
 from skode.solvers.tableaus import Method
 from skode.solvers.times import Jumps
+from skode.solvers.transforms import TORCH_FUNC, refuse_adjoint, transform_of
 from skode.solvers.vector_field import AutogradField, Field, Tape, as_field
 
 #: Bytes that the discrete adjoint may keep where the user gives no number, and the device is no GPU.
@@ -81,6 +82,14 @@ def run(
         direction = np.sign(t1 - t0 if spans is None else spans[:, 1] - spans[:, 0])
         jumps = Jumps(jump_t, control.jumps & {*control.landings}, direction)
     plain, differentiate = y0.detach(), torch.is_grad_enabled()
+    if not y0.numel():
+        adjoint = "backprop"  # states without elements have nothing to sweep over
+    start = start_time(t0, t1, spans, control.jumps, func, plain)
+    transform = transform_of(func, start, y0, None if jumps is None else jumps.times)
+    if transform is not None:
+        _check_transform(transform, adjoint, tableau, control)
+        if transform == TORCH_FUNC:
+            control = replace(control, tolerances=control.tolerances.mapped())
 
     def problem_of(field: Field, f0: Tensor | None, tape0: Tape | None) -> Problem:
         return Problem(
@@ -109,6 +118,11 @@ def run(
         return differentiate and any(tensor.requires_grad for tensor in inputs)
 
     problem = None
+    if transform is not None:
+        unsearched = AutogradField(func, ())  # autograd finds what it depends on
+        problem = problem_of(unsearched, unsearched(start, plain), None)
+        outputs, path = ADJOINTS[adjoint](problem, y0, func)
+        return outputs, path, problem
     found = recordable(func, plain) if adjoint != "backprop" and jumps is None and not compile else None
     if found is not None:
         field, field_key = found
@@ -116,7 +130,6 @@ def run(
         problem = with_replay(problem_of(field, None, None), field, field_key, plain, pullable=pullable)
     if problem is None or problem.replay is None:
         key = None if problem is None else problem.replay_key
-        start = start_time(t0, t1, spans, control.jumps, func, plain)
         field, f0, tape0 = as_field(
             func,
             start,
@@ -138,3 +151,20 @@ def run(
         return path.outputs, path, problem
     outputs, path = ADJOINTS[adjoint](problem, y0, func)
     return outputs, path, problem
+
+
+def _check_transform(transform: str, adjoint: str, tableau: Method, control: StepControl) -> None:
+    """Refuse what can't be done forward by autograd, or inside a transform of ``torch.func``."""
+    refuse_adjoint(transform, adjoint)
+    if transform != TORCH_FUNC:
+        return
+    unknown = None
+    if control.per_sample:
+        unknown = "step_control='per_sample'"
+    elif tableau.implicit:
+        unknown = f"the implicit method={tableau.name!r}"
+    if unknown is not None:
+        raise TypeError(
+            f"The solve is inside {transform}, which does not go with {unknown}: pass a batch of states as one y0, and "
+            "take gradients by backward() or torch.autograd.grad."
+        )

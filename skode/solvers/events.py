@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.first_order import once_differentiable
 from skode.solvers.march import Move
 from skode.solvers.readout import Positions, Reading
+from skode.solvers.times import ZERO_STEP_ORDER, zero_step
+from skode.solvers.transforms import in_dual_level, is_mapped, is_transformed, numbers
 from skode.solvers.vector_field import column, time_tensor
 
 EventFunction = Callable[[Tensor, Tensor], Tensor]
@@ -143,7 +146,17 @@ class EventFinder:
         value = func(t, y)
         if not isinstance(value, Tensor):
             raise TypeError(f"An event must return a tensor, got {type(value).__name__}.")
-        return value.detach().double().cpu().numpy()
+        if not value.is_floating_point():
+            raise TypeError(
+                f"An event must return floating-point numbers, whose sign changes on the way, got {value.dtype}: "
+                "return the difference (y - 1.0) rather than the comparison (y > 1.0)."
+            )
+        if is_mapped(value):
+            raise TypeError(
+                "Events can't be found inside torch.func.vmap, as each state that is mapped over has its own: pass a "
+                "batch of states as one y0, and let the event function return one number per sample."
+            )
+        return numbers(value).astype(np.float64)
 
     def in_step(self, move: Move, positions: Positions) -> tuple[list[Reading], np.ndarray]:
         """Events inside a step.
@@ -251,13 +264,15 @@ class EventFinder:
 
 
 def differentiable(
-    event: Event, func: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor
+    event: Event, func: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, *, exact: bool
 ) -> tuple[Tensor, Tensor]:
     """Time and state of events as functions of what the solution depends on.
 
     The solution ``y`` is given at fixed times ``t``. By the implicit function theorem on ``g(t, y(t)) = 0`` the time
     moves by ``-dg / (dg/dt + dg/dy . f)`` for a change ``dg`` at fixed time, and the state by ``f`` times that
-    (R. T. Q. Chen, B. Amos, M. Nickel, "Learning neural event functions", ICLR 2021).
+    (R. T. Q. Chen, B. Amos, M. Nickel, "Learning neural event functions", ICLR 2021). That is a Newton iteration for
+    the time from its own solution. Each further one has one more derivative right, if the state moves along the
+    solution: by a Runge-Kutta step, of no length, whose derivatives are right up to its order.
 
     Parameters
     ----------
@@ -269,30 +284,60 @@ def differentiable(
         The times, in the state's dtype.
     y : Tensor
         The states there, with their graph.
+    exact : bool
+        Whether derivatives up to the fourth are right; else that of first order is, and others are refused.
 
     Returns
     -------
     t, y : Tensor
         The same values, differentiable as those of the event.
     """
+    slope = _slope(event, func, t.detach(), y.detach())
+
+    def moved(shift: Tensor) -> Tensor:
+        return zero_step(func, y, t, shift)
+
+    shift, state = torch.zeros_like(t), y
+    for i in range(ZERO_STEP_ORDER if exact else 1):
+        state = moved(shift) if i else y
+        g = event.func(t + shift, state)
+        shift = shift - ((g - g.detach()) / slope).view(t.shape)
+    if exact:
+        return t + shift, moved(shift)
     with torch.no_grad():
         rate = func(t, y.detach())
-    with torch.enable_grad():
-        time, state = t.detach().requires_grad_(), y.detach().requires_grad_()
-        value = event.func(time, state)
-        slopes = torch.autograd.grad(value.sum(), (time, state), allow_unused=True)
+    shift = once_differentiable(shift)
+    return t + shift, y + rate * shift.to(y)
+
+
+def _slope(event: Event, func: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Tensor:
+    """``dg/dt + dg/dy . f`` as a number, or one for each sample; 1 where it is 0."""
+    with torch.no_grad():
+        rate = func(t, y)
+    slopes: Any
+    if is_transformed(rate) or is_transformed(y):
+        value, pull = torch.func.vjp(event.func, t, y)[:2]
+        slopes = pull(torch.ones_like(value))
+    else:
+        with torch.enable_grad():
+            time, state = t.requires_grad_(), y.requires_grad_()
+            value = event.func(time, state)
+            slopes = torch.autograd.grad(value.sum(), (time, state), allow_unused=True)
     along = torch.zeros_like(value) if slopes[0] is None else slopes[0].reshape(value.shape)
     if slopes[1] is not None:
         product = slopes[1] * rate
         along = along + (product.flatten(1).sum(1) if value.ndim else product.sum())
-    g = event.func(t, y)
-    slope = torch.where(along == 0.0, 1.0, along).detach()  # where g only touches zero its time has no derivative
-    shift = (-(g - g.detach()) / slope).view(t.shape)
-    return t + shift, y + rate * shift.to(y)
+    return torch.where(along == 0.0, 1.0, along).detach()  # where g only touches zero its time has no derivative
 
 
 def occurrences(
-    finder: EventFinder, func: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, times: Tensor, y0: Tensor
+    finder: EventFinder,
+    func: Callable[[Tensor, Tensor], Tensor],
+    outputs: Tensor,
+    times: Tensor,
+    y0: Tensor,
+    *,
+    exact: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Times and states of all events that were found, differentiable where the outputs are.
 
@@ -308,13 +353,15 @@ def occurrences(
         When they are.
     y0 : Tensor
         The initial state.
+    exact : bool
+        Whether autograd has recorded the solve, so that derivatives of higher order are known.
     """
     t_events, y_events = [], []
     for event, found in zip(finder.events, finder.found, strict=True):
         if finder.rowwise:
-            t, y = _of_samples(event, found, func, outputs, times, y0)
+            t, y = _of_samples(event, found, func, outputs, times, y0, exact)
         else:
-            pairs = [_at(event, func, times[p], outputs[p]) for _, _, p in found]
+            pairs = [_at(event, func, times[p], outputs[p], exact) for _, _, p in found]
             t = torch.stack([pair[0] for pair in pairs]) if pairs else times.new_empty(0)
             y = torch.stack([pair[1] for pair in pairs]) if pairs else y0.new_empty((0, *y0.shape))
         t_events.append(t)
@@ -322,16 +369,22 @@ def occurrences(
     return t_events, y_events
 
 
-def _at(event: Event, func: Any, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _at(event: Event, func: Any, t: Tensor, y: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
     """An event as it is, or differentiable; its time stays in float64."""
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() or in_dual_level()):
         return t, y
-    time, state = differentiable(event, func, time_tensor(t, y, func), y)
+    time, state = differentiable(event, func, time_tensor(t, y, func), y, exact=exact)
     return t.detach() + (time - time.detach()).to(t), state
 
 
 def _of_samples(
-    event: Event, found: list[tuple[int, float, int]], func: Any, outputs: Tensor, times: Tensor, y0: Tensor
+    event: Event,
+    found: list[tuple[int, float, int]],
+    func: Any,
+    outputs: Tensor,
+    times: Tensor,
+    y0: Tensor,
+    exact: bool,
 ) -> tuple[Tensor, Tensor]:
     """Events of samples, padded to the most that one of them has."""
     n = len(y0)
@@ -346,7 +399,7 @@ def _of_samples(
         there = here.to(y0.device).view(shape)
         y = torch.where(there, outputs[places.to(y0.device)], y0.detach())
         t = torch.where(here, times[places], 0.0)
-        t, y = _at(event, func, t.view(shape).to(y0.device), y)
+        t, y = _at(event, func, t.view(shape).to(y0.device), y, exact)
         columns.append((torch.where(here, t.view(n).cpu(), torch.nan), torch.where(there, y, torch.nan)))
     if not columns:
         return times.new_empty((n, 0)), y0.new_empty((n, 0, *y0.shape[1:]))

@@ -15,7 +15,7 @@ from skode.solvers.device import AheadStepper, march_ahead, marches_ahead
 from skode.solvers.device.own_times import OwnReading, OwnTimes, OwnTimesCollector
 from skode.solvers.errors import SolverError
 from skode.solvers.march import FLOATS, Clock, Move, StepControl, march
-from skode.solvers.per_sample import march_each
+from skode.solvers.per_sample import explained_by_samples, march_each
 from skode.solvers.readout import EveryStep, OutputTimes, OwnOutputTimes, Positions, Reading, Readout
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import TakenStep, new_stepper
@@ -217,7 +217,9 @@ class Collector:
         if events is None:
             return readings
         stopped = events.stopped.copy()
-        at_events, stop = events.in_step(move, self.positions)
+        n = len(self.y0) if self.y0.ndim else 1
+        with explained_by_samples(n if move.rows is None else len(move.rows), n):
+            at_events, stop = events.in_step(move, self.positions)
         samples = np.arange(len(stop)) if move.rows is None or not events.rowwise else move.rows
         stop = np.where(stopped[samples], -1.0, stop)
         kept = [reading.until(stop) for reading in readings]
@@ -287,8 +289,8 @@ class Outputs:
     def assemble(self, y0: Tensor, *, rowwise: bool, n_outputs: int) -> Tensor:
         """All outputs, stacked: each a state, or the state of one sample; NaN for those never reached."""
         shape = y0.shape[int(rowwise) :]
-        if not self.pieces and not y0.numel() and not rowwise:
-            return y0.expand(n_outputs, *y0.shape).clone()
+        if not self.pieces and not y0.numel():  # with the graph of the initial state
+            return y0.reshape(n_outputs, *shape) if rowwise else y0.expand(n_outputs, *y0.shape).clone()
         if not self.pieces:
             return y0.new_full((n_outputs, *shape), torch.nan)
         stacked = torch.cat(self.pieces)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.asked import AskedTimes
+from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.complex_state import RealEvent, RealField, complex_solution, real_norm, real_part_wise
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.device.own_times import OutsideError, OwnTimes, times_stay_on_device
@@ -31,6 +32,7 @@ from skode.solvers.times import moved_outputs, moved_start
 from skode.solvers.wide_time import with_wide_time
 
 
+@solves_outside_autocast
 def solve_ivp(
     func: Callable[[Tensor, Tensor], Tensor],
     t_span: Any,
@@ -109,7 +111,8 @@ def solve_ivp(
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed: exactly, for the computed solution, by a reverse sweep over the steps; by the
         adjoint differential equation, in constant memory (``kvaerno3``, ``kvaerno5``: with the steps of the solve),
-        up to the tolerance; by autograd through the solver, the one that can be differentiated again.
+        up to the tolerance; by autograd through the solver, the one that can be differentiated again, and goes with
+        forward-mode AD and the transforms of ``torch.func``.
     step_size : float, default=None
         For fixed-step methods: the largest step; the time span is divided into equal steps.
     first_step : float, default=None
@@ -282,7 +285,9 @@ def solve_ivp(
         moved = moved_outputs(func, outputs[:n], output_t, adjoint, rows, y0)
         outputs = moved if n == len(outputs) else torch.cat([moved, outputs[n:]])
     t, y = reached(asked, problem, path, outputs, len(y0) if y0.ndim else 1)
-    found = problem.finder and occurrences(problem.finder, func, outputs, problem.real_times(path), y0)
+    found = problem.finder and occurrences(
+        problem.finder, func, outputs, problem.real_times(path), y0, exact=adjoint == "backprop"
+    )
     solution = Solution(
         t=t,
         y=y,

@@ -25,6 +25,7 @@ from skode.solvers.errors import (
 )
 from skode.solvers.step_size import Controller, Tolerances, all_finite, first_step_size
 from skode.solvers.stepping import NO_EDGES
+from skode.solvers.transforms import untransformed
 
 # As many steps may leave the field's domain while time goes on by less than a thousandth; then that is its end.
 MOST_LEAVES = 50
@@ -270,6 +271,7 @@ def first_sample(value: Tensor) -> int | None:
 def refuse_non_finite(value: Tensor, t: float, h: float) -> None:
     """Raise where the field's value, or what was computed from it, is not finite."""
     if not all_finite(value):
+        value = untransformed(value)
         count = int((~torch.isfinite(value)).sum())
         raise NonFiniteDerivativeError(
             f"func(t, y) gave NaN or infinity in {count} of {value.numel()} elements",

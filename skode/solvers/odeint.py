@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
 from skode.solvers.engine import run
 from skode.solvers.events import occurrences
@@ -43,6 +44,7 @@ OPTIONS = (
 ALIASES: dict[Any, str] = {None: "dopri5", "fixed_adams": "implicit_adams"}
 
 
+@solves_outside_autocast
 def odeint(
     func: Callable[[Tensor, Any], Any],
     y0: Any,
@@ -345,7 +347,8 @@ def _until_event(
         events=finder,
         compile=bool(options.get("compile", False)),
     )
-    (event_t,), (event_y,) = occurrences(finder, func, outputs, torch.from_numpy(path.times), y0)
+    exact = adjoint == "backprop"
+    (event_t,), (event_y,) = occurrences(finder, func, outputs, torch.from_numpy(path.times), y0, exact=exact)
     return event_t[0], torch.stack([y0, event_y[0]])
 
 

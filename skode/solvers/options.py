@@ -24,6 +24,7 @@ from skode.solvers.step_size import (
     all_finite,
 )
 from skode.solvers.tableaus import Method
+from skode.solvers.transforms import carries_derivatives, is_mapped, numbers
 
 DEFAULT_MAX_STEPS = 10_000
 STATE_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
@@ -40,21 +41,10 @@ def check_state(y0: Any) -> Tensor:
             f"y0 must be float32 or float64, got {y0.dtype}: pass y0.float() or y0.double(); complex64 and complex128 "
             "are solved too."
         )
-    if _is_transformed(y0):
-        raise TypeError(
-            "y0 is inside a transform of torch.func (vmap, grad, jacrev, ...), which a solve does not support: pass a "
-            "batch of states as one y0, and take gradients by backward() or torch.autograd.grad."
-        )
     # Elsewhere the solve sees to it where it waits for the device anyway.
     if not is_asynchronous(y0.device) and not all_finite(y0.detach().abs() if y0.is_complex() else y0.detach()):
         raise ValueError("y0 contains NaN or infinity.")
     return y0
-
-
-def _is_transformed(tensor: Tensor) -> bool:
-    """Whether a tensor stands for others inside a transform of ``torch.func``."""
-    functorch = getattr(torch._C, "_functorch", None)
-    return functorch is not None and functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def check_tolerance(name: str, value: Any) -> float:
@@ -127,11 +117,13 @@ def check_controller(controller: Any) -> tuple[float, float, float]:
 
 
 def check_times(name: str, t: Any) -> tuple[np.ndarray, Tensor | None]:
-    """Times as float64 numbers, and the tensor they came from if it requires grad."""
-    if isinstance(t, list | tuple) and any(isinstance(time, Tensor) and time.requires_grad for time in t):
+    """Times as float64 numbers, and the tensor they came from if it carries derivatives."""
+    if isinstance(t, list | tuple) and any(isinstance(time, Tensor) and carries_derivatives(time) for time in t):
         t = torch.stack([torch.as_tensor(time, dtype=torch.float64) for time in t])
-    tensor = t if isinstance(t, Tensor) and t.requires_grad else None
-    values = t.detach().cpu().numpy() if isinstance(t, Tensor) else t
+    tensor = t if isinstance(t, Tensor) and carries_derivatives(t) else None
+    if tensor is not None and is_mapped(tensor):
+        raise TypeError(f"{name} must be the same for all that torch.func.vmap maps over: pass it with in_dims=None.")
+    values = numbers(t) if isinstance(t, Tensor) else t
     try:
         array = np.asarray(values)
         if not np.can_cast(array.dtype, np.float64, casting="same_kind"):  # complex numbers would lose a part

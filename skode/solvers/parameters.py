@@ -147,11 +147,14 @@ class Evaluation:
         ``func(t, argument)``.
     nbytes : int
         Memory that it holds, beside what ``func`` itself holds.
+    held : tuple of Tensor
+        The tensors requiring grad that were found to be held by ``func``.
     """
 
     argument: Tensor
     value: Tensor
     nbytes: int
+    held: tuple[Tensor, ...] = ()
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
@@ -197,20 +200,44 @@ def find_parameters(
         saved.append(tensor)
         return tensor.detach()  # a value that its own graph saves would never be freed
 
-    with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
-        value = func(t, argument)
+    watched = True
+    with torch.enable_grad():
+        try:
+            with saved_tensors_hooks(note, lambda tensor: tensor):
+                value = func(t, argument)
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            value, watched = func(t, argument), False  # which calls a transform of torch.func
     if not isinstance(value, Tensor):
         return tuple(parameters), Evaluation(argument, value, 0)
-    own = _storages([argument, value, *saved])
-    nbytes = sum(own[at] for at in own.keys() - _storages(held).keys()) + GRAPH_NBYTES
+    if watched:
+        own = _storages([argument, value, *saved])
+        nbytes = sum(own[at] for at in own.keys() - _storages(held).keys()) + GRAPH_NBYTES
+    else:  # as if every operation saved a state
+        nbytes = len(_graph_behind(value)[0]) * y.numel() * y.element_size() + GRAPH_NBYTES
     saved.clear()
-    evaluation = Evaluation(argument, value, nbytes)
+    evaluation = Evaluation(argument, value, nbytes, tuple(parameters))
     if value.requires_grad:
         parameters += leaves_behind(value, [*parameters, argument])
-    found = independent(parameters)
-    if any(tensor._backward_hooks for tensor in found):
+    return tuple(independent(parameters)), evaluation
+
+
+def refuse_replaced(func: Callable, held: Iterable[Tensor]) -> None:
+    """Refuse a vector field that no longer holds the tensors that are to be differentiated, where it held them."""
+    still = {id(tensor) for tensor in held_tensors(func)}
+    if gone := [tensor for tensor in held if tensor.is_leaf and id(tensor) not in still]:
+        raise RuntimeError(
+            f"func(t, y) no longer holds a tensor of shape {tuple(gone[0].shape)} that it held when it was solved: its "
+            "gradient would be lost. Where torch.func.functional_call replaced parameters for the solve, call it "
+            "inside func instead, or solve with adjoint='backprop'."
+        )
+
+
+def refuse_hooks(parameters: Iterable[Tensor]) -> None:
+    """Refuse tensors with hooks where they are not differentiated once, by the backward pass itself."""
+    if any(tensor._backward_hooks for tensor in parameters):
         raise RuntimeError(
             "func(t, y) depends on a tensor with a hook (register_hook), which would be called for every evaluation "
             "and once more for their sum. Use adjoint='backprop', or register the hook on another tensor."
         )
-    return tuple(found), evaluation

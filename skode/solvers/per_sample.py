@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ def march_each(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
     SolverError
         One of its children, naming the sample, where one can't go on.
     """
+    if problem.tableau.implicit and not y0.numel():
+        return
     crowd = Crowd(problem, stepper, y0)
     try:
         crowd.leave()
@@ -36,10 +39,27 @@ def march_each(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
             crowd.choose_steps()
             if not len(crowd.samples):
                 break
-            yield from crowd.attempt()
+            with explained_by_samples(len(crowd.samples), len(y0)):
+                yield from crowd.attempt()
             crowd.leave()
     finally:
         crowd.release()
+
+
+@contextmanager
+def explained_by_samples(n_here: int, n: int) -> Iterator[None]:
+    """Say of an error about shapes that it may come from the samples that are not there."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError) as error:
+        about_shapes = any(word in str(error) for word in ("size", "shape", "dimension"))
+        if isinstance(error, SolverError) or n_here == n or not about_shapes:
+            raise
+        raise ValueError(
+            f"func(t, y) or an event failed on {n_here} of the {n} samples of the batch: {error} With "
+            "step_control='per_sample' they are given the samples that are still on their way. Tensors of one row for "
+            "each sample must be part of the state, as elements that stay constant; or pass step_control='shared'."
+        ) from error
 
 
 class Crowd:

@@ -14,6 +14,7 @@ from skode.solvers.asked import AskedTimes, padded
 from skode.solvers.events import Event, EventFinder
 from skode.solvers.integrate import Path, index
 from skode.solvers.own_time import on_unit_time
+from skode.solvers.transforms import carries_derivatives, numbers
 from skode.solvers.vector_field import column, time_dtype_of
 
 
@@ -68,7 +69,7 @@ def pose(func: Any, asked: AskedTimes, y0: Tensor, events: list[Event], *, per_s
         finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or asked.own_time, time_dtype=dtype)
     rowwise = per_sample or asked.own_time or (finder is not None and finder.rowwise)
     eval_t = asked.by_sample(n) if rowwise else asked.eval_t
-    eval_t = None if eval_t is None else eval_t.detach()
+    eval_t = None if eval_t is None else torch.from_numpy(numbers(eval_t))
     present = None if eval_t is None or eval_t.ndim == 1 else ~torch.isnan(eval_t)
     if finder is not None and not finder.rowwise and eval_t is not None and eval_t.ndim == 2:
         raise ValueError("events of the whole state need a t_eval of one dimension; return one number per sample.")
@@ -98,14 +99,14 @@ def moving_times(asked: AskedTimes, problem: PosedProblem, path: Path) -> Tensor
     Where the user named none, the ends of the steps are constants but for the first and the last.
     """
     if asked.eval_t is not None:
-        if not asked.eval_t.requires_grad:
+        if not carries_derivatives(asked.eval_t):
             return None
         if problem.present is None:
             return asked.eval_t
         eval_t = asked.by_sample(len(problem.present))
         assert eval_t is not None
         return torch.masked_select(eval_t, problem.present)
-    if not asked.span_t.requires_grad:
+    if not carries_derivatives(asked.span_t):
         return None
     times = torch.from_numpy(path.times)
     rows = np.zeros(len(times), dtype=np.int64) if path.rows is None else path.rows

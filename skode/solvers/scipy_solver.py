@@ -18,6 +18,7 @@ from skode.solvers.errors import NonFiniteDerivativeError, SolverError
 from skode.solvers.first_order import first_order
 from skode.solvers.options import check_choice
 from skode.solvers.statistics import Statistics
+from skode.solvers.transforms import transform_of
 from skode.solvers.vector_field import Field, as_field
 
 SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
@@ -27,6 +28,12 @@ def odeint_scipy(func: Any, y0: Tensor, times: np.ndarray, *, rtol: float, atol:
     """States at all times, solved by SciPy; differentiable with respect to ``y0`` and the tensors behind ``func``."""
     check_choice("options['solver']", solver, SOLVERS)
     differentiate = torch.is_grad_enabled()
+    transform = transform_of(func, float(times[0]), y0, None)
+    if transform is not None:
+        raise TypeError(
+            f"The solve is inside {transform}, which method='scipy_solver' gives no derivatives for: pass another "
+            "method and adjoint='backprop'."
+        )
     field, _, _ = as_field(func, float(times[0]), y0.detach(), differentiate=differentiate)
     solve = _Solve(field, rtol, atol, solver)
     if not (differentiate and (y0.requires_grad or any(p.requires_grad for p in field.parameters))):

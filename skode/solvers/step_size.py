@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.transforms import is_transformed, untransformed
+
 SAFETY = 0.9
 MIN_FACTOR = 0.2
 MAX_FACTOR = 10.0
@@ -25,7 +27,12 @@ CONTROLLERS = {"I": (1.0, 0.0, 0.0), "PI": (3 / 5, -1 / 5, 0.0), "PID": (1 / 18,
 def all_finite(x: Tensor) -> bool:
     """Whether no element is NaN or infinite."""
     # A sum costs a tenth of torch.isfinite; it is not finite if an element isn't, and else only where it overflows.
-    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+    try:
+        return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+    except RuntimeError:  # states that vmap maps over have no one number
+        if not is_transformed(x):
+            raise
+        return all_finite(untransformed(x))
 
 
 def rms_norm(x: Tensor) -> Tensor:
@@ -79,6 +86,10 @@ class Tolerances:
             scale.clamp_min_(torch.finfo(scale.dtype).tiny)
         return torch.div(error, scale, out=scale)
 
+    def mapped(self) -> MappedTolerances:
+        """The same test of states that ``vmap`` maps over."""
+        return MappedTolerances(self.rtol, self.atol, self.norm)
+
     def allowed(self, y: Tensor) -> Tensor:
         """The error allowed at a state, element by element."""
         return y.abs().mul_(self.rtol).add_(self.atol)
@@ -117,6 +128,17 @@ class TolerancesOfModuli(Tolerances):
 def moduli(x: Tensor) -> Tensor:
     """The modulus of each pair of neighbours, real and imaginary part, in the place of both."""
     return torch.linalg.vector_norm(x.reshape(-1, 2), dim=1).repeat_interleave(2).view(x.shape)
+
+
+class MappedTolerances(Tolerances):
+    """The same for states that ``vmap`` maps over: each of them is held to the tolerance."""
+
+    def size(self, x: Tensor) -> float:
+        return float(untransformed(torch.as_tensor(self.norm(x))).max())
+
+    def in_allowed_errors(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
+        scale = torch.maximum(y.abs(), y_next.abs()) * self.rtol + self.atol
+        return error / (scale.clamp_min(torch.finfo(scale.dtype).tiny) if self.atol == 0.0 else scale)
 
 
 class EachSample:

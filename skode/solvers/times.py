@@ -22,10 +22,14 @@ import torch
 from torch import Tensor
 
 from skode.solvers.first_order import first_order
+from skode.solvers.transforms import is_transformed, numbers, refuse_adjoint, transform_of
 from skode.solvers.vector_field import column, time_dtype_of, time_tensor
 
 # The field at times of shape (m,), or of none, and as many states.
 Rates = Callable[[Tensor, Tensor], Tensor]
+
+#: Up to which order the derivatives of a step of size zero are the solution's.
+ZERO_STEP_ORDER = 4
 
 
 def moved_start(func: Any, y0: Tensor, t0: Tensor, adjoint: str) -> Tensor:
@@ -67,7 +71,7 @@ def moved_outputs(func: Any, outputs: Tensor, t: Tensor, adjoint: str, rows: np.
         return outputs
     rates = _rates_of_outputs(func) if rows is None else _rates_of_samples(func, rows, y0.detach())
     reached = torch.isfinite(outputs.detach()).reshape(len(outputs), -1).all(1)
-    if bool(reached.all()):
+    if is_transformed(outputs) or bool(reached.all()):
         return _moved(outputs, t, rates, adjoint)
     # An evaluation at NaN would reach the times and parameters as 0 * NaN.
     standing = y0.detach() if rows is None else y0.detach()[_index(rows, y0)]
@@ -99,7 +103,7 @@ class Jumps:
     def __init__(self, times: Tensor, inside: Collection[float], direction: float | np.ndarray) -> None:
         flat = times.reshape(-1).double().cpu()
         first: dict[float, int] = {}
-        for place, time in enumerate(flat.tolist()):
+        for place, time in enumerate(numbers(flat).tolist()):
             if time in inside:
                 first.setdefault(time, place)
         self.times = flat[list(first.values())]
@@ -125,7 +129,7 @@ class Jumps:
         time = time if samples is None else time.expand(len(y))
         for side, away in zip(self._sides(t, y, samples, time_dtype_of(func, y)), (False, True), strict=True):
             shift = torch.as_tensor(side, dtype=time.dtype, device="cpu").reshape(time.shape) - time.detach()
-            y = _zero_step(y, time, _shifted(_rates_at(func), shift), away=away)
+            y = _moved_exactly(y, time, _shifted(_rates_at(func), shift), away=away)
         return y
 
     def _sides(self, t: float, y: Tensor, samples: np.ndarray | None, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -192,19 +196,28 @@ def _rates_of_samples(func: Any, rows: np.ndarray, y0: Tensor) -> Rates:
 
 def _moved(y: Tensor, t: Tensor, rates: Rates, adjoint: str, *, away: bool = False) -> Tensor:
     if adjoint == "backprop":
-        return _zero_step(y, t, rates, away=away)
+        return _moved_exactly(y, t, rates, away=away)
+    if transform := transform_of(None, 0.0, y, t):
+        refuse_adjoint(transform, adjoint)
     return _Moved.apply(y, t, rates, away)
 
 
-def _zero_step(y: Tensor, t: Tensor, rates: Rates, *, away: bool = False) -> Tensor:
-    """One step of the classical Runge-Kutta method, of size zero, to ``t``, or ``away`` from it."""
+def _moved_exactly(y: Tensor, t: Tensor, rates: Rates, *, away: bool = False) -> Tensor:
     fixed = t.detach()
-    start, h = (t, fixed - t) if away else (fixed, t - fixed)
+    return zero_step(rates, y, t, fixed - t) if away else zero_step(rates, y, fixed, t - fixed)
+
+
+def zero_step(rates: Rates, y: Tensor, t: Tensor, h: Tensor) -> Tensor:
+    """A step of size zero, of the classical Runge-Kutta method: the solution near ``t`` as a function of all of these.
+
+    Its derivatives are those of the solution up to the method's order, as the error of a step of size h is of one
+    order more.
+    """
     size = h.to(y).view((*h.shape, *[1] * (y.ndim - h.ndim)))
-    k1 = rates(start, y)
-    k2 = rates(start + 0.5 * h, y + 0.5 * size * k1)
-    k3 = rates(start + 0.5 * h, y + 0.5 * size * k2)
-    k4 = rates(start + h, y + size * k3)
+    k1 = rates(t, y)
+    k2 = rates(t + 0.5 * h, y + 0.5 * size * k1)
+    k3 = rates(t + 0.5 * h, y + 0.5 * size * k2)
+    k4 = rates(t + h, y + size * k3)
     return y + size / 6 * (k1 + 2 * (k2 + k3) + k4)
 
 

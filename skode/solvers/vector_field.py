@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skode.solvers.parameters import Evaluation, find_parameters, graphs_are_watched, leaves_behind
+from skode.solvers.parameters import (
+    Evaluation,
+    find_parameters,
+    graphs_are_watched,
+    leaves_behind,
+    refuse_hooks,
+    refuse_replaced,
+)
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -173,25 +180,66 @@ class AutogradField:
         What it depends on beside its arguments.
     graph_nbytes : int, default=0
         Memory that an evaluation with its graph takes.
+    held : tuple of Tensor, default=()
+        Those of the parameters that ``func`` was found to hold.
     """
 
-    def __init__(self, func: Function, parameters: tuple[Tensor, ...], *, graph_nbytes: int = 0) -> None:
+    def __init__(
+        self,
+        func: Function,
+        parameters: tuple[Tensor, ...],
+        *,
+        graph_nbytes: int = 0,
+        held: tuple[Tensor, ...] = (),
+    ) -> None:
+        self.held = held
         self.func = func
         self.time_dtype = getattr(func, "time_dtype", None)
         self.parameters = parameters
         self.graph_nbytes = graph_nbytes
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            value = self.func(time_tensor(t, y, self), y)
+        try:
+            with torch.no_grad():
+                value = self.func(time_tensor(t, y, self), y)
+        except RuntimeError as error:
+            self.func = WithGrad.instead_of(self.func, error)
+            return self(t, y)
         check_value(value, y)
         return value
+
+    def evaluated_again(self) -> None:
+        """See that ``func``, before it is evaluated for the backward pass, is still what was solved."""
+        refuse_replaced(self.func, self.held)
 
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Any:
         return AutogradTape(self, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
 
     def session(self, *, with_parameters: bool = True) -> AutogradSession:
         return AutogradSession(self.parameters if with_parameters else (), parameters_wanted=with_parameters)
+
+
+class WithGrad:
+    """A function that differentiates with respect to its state, for states that require no grad.
+
+    Hamiltonian and Lagrangian networks are such (S. Greydanus, M. Dzamba, J. Yosinski, "Hamiltonian Neural Networks",
+    NeurIPS 2019).
+    """
+
+    def __init__(self, func: Function) -> None:
+        self.func = func
+
+    @classmethod
+    def instead_of(cls, func: Function, error: RuntimeError) -> WithGrad:
+        """What to call in a function's place; raises the error that it failed by, where that has other reasons."""
+        if isinstance(func, cls) or "does not require grad" not in str(error):
+            raise error
+        return cls(func)
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        with torch.enable_grad():
+            value = self.func(t, y if y.requires_grad else y.view_as(y).requires_grad_())
+        return value.view_as(value)  # without the graph where none is recorded; detach() would take tangents away too
 
 
 class AutogradTape(FunctionTape):
@@ -502,9 +550,11 @@ def _first_evaluation(
             value = field(t, y)
     elif differentiate:
         parameters, evaluation = find_parameters(func, time_tensor(t, y, func), y)
+        if not keep_graph:
+            refuse_hooks(parameters)
         check_value(evaluation.value, y)
         value = evaluation.value.detach()
-        field = AutogradField(func, parameters, graph_nbytes=evaluation.nbytes)
+        field = AutogradField(func, parameters, graph_nbytes=evaluation.nbytes, held=evaluation.held)
         if not graphs_are_watched():
             tape = field.tape(y, 1, pullable=True)
             tape.hold(0, evaluation)

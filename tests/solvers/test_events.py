@@ -663,3 +663,104 @@ def test_odeint_event_agrees_with_torchdiffeq():
         )  # fmt: skip
         assert float(ours[0]) == pytest.approx(float(theirs[0]), abs=1e-7)
         torch.testing.assert_close(ours[1], theirs[1], rtol=0, atol=1e-7)
+
+
+def derivatives(function, x, order):
+    """Value and derivatives of a function of one number."""
+    x = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    found = [function(x)]
+    for _ in range(order):
+        found += torch.autograd.grad(found[-1], x, create_graph=True)
+    return torch.stack([value.detach() for value in found])
+
+
+BACKPROP = {"adjoint": "backprop", "rtol": 1e-10, "atol": 1e-10}
+
+
+def explosion(start, level=4.0, **how):
+    """When and where ``dy/dt = y^2`` meets a level: after ``1 / start - 1 / level``."""
+    event = crossing(0.0)
+    t, y = odeint_event(lambda t, y: y**2, start.reshape(1), 0.0, event_fn=lambda t, y: y[0] - level, **how)
+    solution = solve_ivp(
+        lambda t, y: y**2,
+        (0.0, 1.2),
+        torch.stack([start, start]).reshape(2, 1),
+        events=lambda t, y: event(t, y) - level,
+        **how,
+    )
+    return t, y[-1, 0], solution.t_events[0][0, 0], solution.y_events[0][1, 0, 0]
+
+
+def test_events_have_derivatives_up_to_the_fourth():
+    # The case of the issue: log(2) / r.
+    def half_life(rate):
+        t, y = odeint_event(
+            lambda t, y: -rate * y, vector(1.0), 0.0, event_fn=lambda t, y: y[0] - 0.5, adjoint="backprop"
+        )
+        return torch.stack([t, y[-1, 0]])
+
+    found = derivatives(lambda rate: half_life(rate)[0], 0.5, 4)
+    expected = derivatives(lambda rate: math.log(2) / rate, 0.5, 4)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        derivatives(lambda rate: half_life(rate)[1], 0.5, 2), vector(0.5, 0, 0), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("which", range(4), ids=["event_t", "y", "t_events", "y_events"])
+@pytest.mark.parametrize("moving", ["start", "level"])
+def test_events_of_a_nonlinear_field_have_them_too(moving, which):
+    if moving == "start":
+        found = derivatives(lambda start: explosion(start, **BACKPROP)[which], 0.8, 3)
+        truth = (lambda start: 1 / start - 0.25, lambda start: 4.0 + 0.0 * start**3)[which % 2]
+        expected = derivatives(truth, 0.8, 3)
+    else:
+        found = derivatives(lambda root: explosion(vector(0.8), root**2, **BACKPROP)[which], 2.0, 3)
+        truth = (lambda root: 1.25 - 1 / root**2, lambda root: root**2 + 0.0 * root**3)[which % 2]
+        expected = derivatives(truth, 2.0, 3)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_events_that_depend_on_time_have_second_derivatives():
+    # Where a + sin(t) meets a line in t.
+    def ours(a):
+        solution = solve_ivp(
+            lambda t, y: torch.cos(t) + 0.0 * y,
+            (0.0, 1.2),
+            a.reshape(1, 1),
+            events=lambda t, y: (y - 1.2 * t).reshape(-1) - 0.05,
+            step_control="per_sample",
+            **BACKPROP,
+        )
+        return solution.y_events[0][0, 0, 0]
+
+    def truth(a):
+        t = vector(0.3)[0]
+        for _ in range(30):
+            t = t - (a + torch.sin(t) - 1.2 * t - 0.05) / (torch.cos(t) - 1.2)
+        return a + torch.sin(t)
+
+    torch.testing.assert_close(derivatives(ours, 0.1, 2), derivatives(truth, 0.1, 2), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("which", range(4), ids=["event_t", "y", "t_events", "y_events"])
+def test_second_derivatives_of_events_are_refused_without_a_graph(graphless_adjoint, which):
+    # A level that only the event function knows of, whose first derivative passes the solve by.
+    def meets(root):
+        return explosion(vector(0.8), root**2, adjoint=graphless_adjoint)[which]
+
+    with pytest.raises(RuntimeError, match=r"can't be differentiated again.*adjoint='backprop'"):
+        derivatives(meets, 2.0, 2)
+
+
+@pytest.mark.parametrize("event", [lambda t, y: y[0] < 0.5, lambda t, y: (y[0] < 0.5).int(), lambda t, y: t > 1])
+def test_events_that_are_no_numbers_are_refused(event):
+    y0 = vector(1.0)
+    for attempt in (
+        lambda: solve_ivp(lambda t, y: -y, (0.0, 2.0), y0, events=event),
+        lambda: odeint_event(lambda t, y: -y, y0, 0.0, event_fn=event),
+        lambda: odeint_event(lambda t, y: (-y[0],), (y0,), 0.0, event_fn=lambda t, y: event(t, y[0])),
+        lambda: odeint(lambda t, y: -y, y0, [0.0, 2.0], event_fn=event),
+    ):
+        with pytest.raises(TypeError, match=r"must return floating-point numbers.*torch\.(bool|int32).*y - 1\.0"):
+            attempt()

@@ -423,9 +423,3 @@ def test_an_event_that_never_comes_is_said_not_to():
         odeint_event(
             lambda t, y: -y, torch.ones(1), 0.0, event_fn=lambda t, y: y[0] + 1.0, options={"max_num_steps": 20}
         )
-
-
-@pytest.mark.parametrize("transform", [lambda f: torch.func.vmap(f), lambda f: torch.func.grad(lambda y: f(y).sum())])
-def test_transforms_of_torch_func_are_refused_by_name(transform):
-    with pytest.raises(TypeError, match=r"torch\.func .* does not support"):
-        transform(lambda y: odeint(lambda t, y: -y, y, [0.0, 1.0])[-1])(torch.ones(2, 3))

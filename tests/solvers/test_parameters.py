@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import pytest
 import torch
@@ -401,3 +402,66 @@ def test_find_parameters_evaluates_once_and_hands_back_the_value():
     assert parameters == (w,)
     assert len(calls) == 1
     torch.testing.assert_close(evaluation.value.detach(), 0.3 * y)
+
+
+@pytest.mark.parametrize("kind", ["a leaf", "computed"])
+def test_hooks_are_called_once_with_backprop(kind):
+    given = []
+    leaf = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    rate = leaf if kind == "a leaf" else 1.0 * leaf
+    rate.register_hook(lambda gradient: (given.append(gradient.item()), 2.0 * gradient)[1])
+    one = torch.ones(1, dtype=torch.float64)
+    end = odeint(lambda t, y: -rate * y, one, [0.0, 1.0], adjoint="backprop")
+    (gradient,) = torch.autograd.grad(end[-1].sum(), leaf)
+    assert given == [pytest.approx(-math.exp(-0.5))]
+    assert gradient.item() == pytest.approx(-2.0 * math.exp(-0.5))
+
+
+def test_hooks_after_accumulation_are_called_once(adjoint):
+    calls = []
+    rate = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    rate.register_post_accumulate_grad_hook(lambda p: calls.append(p.grad.item()))
+    one = torch.ones(1, dtype=torch.float64)
+    odeint(lambda t, y: -rate * y, one, [0.0, 1.0], adjoint=adjoint)[-1].sum().backward()
+    assert calls == [pytest.approx(-math.exp(-0.5), rel=1e-6)]
+
+
+class Rates(torch.nn.Module):
+    """A module that solves, with rates of its own."""
+
+    def __init__(self, adjoint, **options):
+        super().__init__()
+        self.rates = torch.nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+        self.how = {"adjoint": adjoint, "options": options}
+
+    def forward(self, y):
+        return odeint(lambda t, y: -self.rates * y, y, [0.0, 1.0], **self.how)[-1].sum()
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("value", [1.0, 0.5])
+def test_functional_call_around_a_solve(adjoint, trains, value):
+    # The rates are put back before the backward pass, so that an adjoint that evaluates the field again can't.
+    rates = torch.tensor([1.0, 2.0 * value], dtype=torch.float64, requires_grad=True)
+    one = torch.ones(2, dtype=torch.float64)
+    expected = -torch.exp(-rates.detach())
+    for options in ({}, {"memory_budget": 0}):
+        model = Rates(adjoint, **options).requires_grad_(trains)
+        loss = torch.func.functional_call(model, {"rates": rates}, (one,))
+        if adjoint == "backprop" or (adjoint == "discrete" and not options):
+            torch.testing.assert_close(torch.autograd.grad(loss, rates)[0], expected, rtol=1e-6, atol=0)
+        else:
+            with pytest.raises(RuntimeError, match=r"no longer holds a tensor of shape \(2,\).*inside func"):
+                torch.autograd.grad(loss, rates)
+
+
+def test_sparse_gradients(adjoint):
+    rows = torch.tensor([0, 2, 2])
+    weight = torch.linspace(0.1, 0.8, 8, dtype=torch.float64).view(4, 2)
+    table = torch.nn.Embedding.from_pretrained(weight.clone(), freeze=False, sparse=True)
+    one = torch.ones(3, 2, dtype=torch.float64)
+    for options in ({}, {"memory_budget": 0}):
+        table.weight.grad = None
+        odeint(lambda t, y: -table(rows) * y, one, [0.0, 1.0], adjoint=adjoint, options=options)[-1].sum().backward()
+        counts = torch.tensor([[1.0], [0.0], [2.0], [0.0]], dtype=torch.float64)
+        torch.testing.assert_close(table.weight.grad.to_dense(), -counts * torch.exp(-weight), rtol=1e-6, atol=1e-9)

@@ -449,3 +449,43 @@ def test_memory_is_handed_on_when_samples_leave(method):
         assert len(live()) == before  # ... and by nobody else
     finally:
         gc.enable()
+
+
+ROWS = torch.tensor([[1.0], [2.0], [30.0]])
+
+
+@pytest.mark.parametrize(
+    "func",
+    [
+        lambda t, y: -ROWS * y,  # fails in torch
+        lambda t, y: -y * torch.nn.functional.linear(y, torch.eye(1))[torch.tensor([True, True, True])],
+        lambda t, y: -torch.cat([y, ROWS], dim=1)[:, 1:] * y,
+    ],
+)
+def test_tensors_of_one_row_per_sample_are_refused_by_name(func, adjoint):
+    y0 = torch.tensor([[1.0], [2.0], [30.0]], requires_grad=True)
+    with pytest.raises(
+        ValueError, match=r"failed on \d of the 3 samples.*step_control='per_sample'.*part of the state"
+    ):
+        solve_ivp(func, (0.0, 1.0), y0, t_eval=[1.0], step_control="per_sample", adjoint=adjoint)
+
+
+def test_events_of_one_threshold_per_sample_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"an event failed on \d of the 3 samples.*step_control='shared'"):
+        solve_ivp(
+            lambda t, y: -y * y,
+            (0.0, 1.0),
+            ROWS.clone(),
+            step_control="per_sample",
+            events=lambda t, y: y[:, 0] - ROWS[:, 0] / 2,
+        )
+
+
+def test_errors_of_the_field_that_have_other_reasons_stay_as_they_are():
+    def func(t, y):
+        if len(y) < 3:
+            raise RuntimeError("the pump is broken")
+        return -y * y
+
+    with pytest.raises(RuntimeError, match=r"^the pump is broken$"):
+        solve_ivp(func, (0.0, 1.0), ROWS.clone(), step_control="per_sample")

@@ -298,3 +298,96 @@ def test_an_error_inside_func_says_what_it_was_called_with(func, adjoint):
 def test_what_is_not_callable_is_refused():
     with pytest.raises(TypeError, match=r"func must be a callable func\(t, y\), got Tensor"):
         odeint(torch.ones(3), torch.ones(3), TIMES)
+
+
+def energy(y, stiffness):
+    """Of particles with positions ``y[..., 0]`` and momenta ``y[..., 1]``, in a potential of the fourth order."""
+    return stiffness * (y[..., 0] ** 4 / 4 + y[..., 1] ** 2 / 2)
+
+
+def hamiltonian(slopes):
+    """The field of a Hamiltonian whose slopes are computed by ``slopes(y, stiffness)``."""
+
+    def of_stiffness(stiffness):
+        def func(t, y):
+            by_position, by_momentum = slopes(y, stiffness).unbind(-1)
+            return torch.stack([by_momentum, -by_position], dim=-1)
+
+        return func
+
+    return of_stiffness
+
+
+def by_hand(y, stiffness):
+    return stiffness * torch.stack([y[..., 0] ** 3, y[..., 1]], dim=-1)
+
+
+def by_autograd(y, stiffness):
+    return torch.autograd.grad(energy(y, stiffness).sum(), y, create_graph=True)[0]
+
+
+def by_autograd_as_it_should_be(y, stiffness):
+    with torch.enable_grad():
+        return by_autograd(y.requires_grad_(), stiffness)
+
+
+def by_torch_func(y, stiffness):
+    return torch.func.grad(lambda y: energy(y, stiffness).sum())(y)
+
+
+def by_torch_func_of_each_sample(y, stiffness):
+    return torch.func.vmap(torch.func.jacrev(lambda y: energy(y, stiffness)))(y)
+
+
+def by_jacobian(y, stiffness):
+    return torch.autograd.functional.jacobian(lambda y: energy(y, stiffness).sum(), y, create_graph=True)
+
+
+SLOPES = [by_autograd, by_autograd_as_it_should_be, by_torch_func, by_torch_func_of_each_sample, by_jacobian]
+WAYS = {
+    "discrete": {"adjoint": "discrete"},
+    "recomputed": {"adjoint": "discrete", "memory_budget": 0},
+    "continuous": {"adjoint": "continuous"},
+    "backprop": {"adjoint": "backprop"},
+    "per_sample": {"step_control": "per_sample"},
+    "implicit": {"method": "kvaerno5"},
+    "implicit backprop": {"method": "kvaerno5", "adjoint": "backprop"},
+}
+
+
+@pytest.mark.parametrize("how", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("slopes", SLOPES)
+def test_fields_may_differentiate_with_respect_to_their_state(slopes, how):
+    def solve(slopes, how, *, state_moves=True):
+        y0 = torch.tensor([[1.0, 0.5], [0.3, -0.8]], dtype=torch.float64, requires_grad=state_moves)
+        stiffness = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+        y = solve_ivp(hamiltonian(slopes)(stiffness), (0, 0.5), y0, t_eval=[0.2, 0.5], rtol=1e-2, atol=1e-2, **how).y
+        moving = (y0, stiffness) if state_moves else (stiffness,)
+        gradients = torch.autograd.grad((y[-1] ** 2).sum() + y[0, 0, 0], moving)
+        assert y0.requires_grad is state_moves
+        return [y.detach(), *gradients]
+
+    expected = solve(by_hand, how)
+    torch.testing.assert_close(solve(slopes, how), expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(solve(slopes, how, state_moves=False), [expected[0], expected[2]], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("slopes", SLOPES)
+def test_they_may_also_where_nothing_is_differentiated(slopes, adjoint):
+    y0, stiffness = torch.tensor([[1.0, 0.5], [0.3, -0.8]]), torch.tensor(1.3)
+    expected = solve_ivp(hamiltonian(by_hand)(stiffness), (0.0, 0.5), y0, adjoint=adjoint).y
+    found = solve_ivp(hamiltonian(slopes)(stiffness), (0.0, 0.5), y0, adjoint=adjoint).y
+    torch.testing.assert_close(found, expected)
+    assert not y0.requires_grad
+    assert not found.requires_grad
+    with torch.no_grad():
+        stiffness.requires_grad_()
+        torch.testing.assert_close(solve_ivp(hamiltonian(slopes)(stiffness), (0.0, 0.5), y0).y, expected)
+
+
+def test_fields_that_differentiate_what_requires_no_grad_fail_as_in_torch(adjoint):
+    def func(t, y):
+        return torch.autograd.grad((y.detach() ** 2).sum(), y)[0]
+
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        solve_ivp(func, (0.0, 1.0), torch.ones(2), adjoint=adjoint)

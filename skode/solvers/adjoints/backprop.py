@@ -17,7 +17,7 @@ from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, inde
 from skode.solvers.march import Clock, Move
 from skode.solvers.stepping import new_graph_stepper
 from skode.solvers.times import Jumps
-from skode.solvers.vector_field import check_value, time_dtype_of, time_tensor
+from skode.solvers.vector_field import WithGrad, check_value, time_dtype_of, time_tensor
 
 
 class _TensorClock(Clock):
@@ -31,11 +31,17 @@ def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     """Solve while autograd records; see :func:`skode.solvers.adjoints.solve`."""
 
     def cast(t: Any, y: Tensor) -> Tensor:
-        value = func(time_tensor(t, y, func), y)
+        nonlocal func
+        try:
+            value = func(time_tensor(t, y, func), y)
+        except RuntimeError as error:
+            func = WithGrad.instead_of(func, error)
+            return cast(t, y)
         check_value(value, y)
         return value
 
     cast.time_dtype = time_dtype_of(func, y0)  # type: ignore[attr-defined]
+    y0 = y0.view_as(y0)  # func may call y.requires_grad_()
     stepper = new_graph_stepper(problem.tableau, cast, y0, problem.statistics, problem.control.tolerances)
     stepper.start(problem.f0)
     collector = Collector(problem, y0)

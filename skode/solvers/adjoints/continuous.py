@@ -28,7 +28,7 @@ from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import Tolerances, rms_norm
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column, time_dtype_of
+from skode.solvers.vector_field import AutogradField, Field, FunctionTape, Session, Tape, column, time_dtype_of
 
 
 def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
@@ -151,6 +151,8 @@ class AugmentedField:
         self.n = like.numel()
         self.statistics = statistics
         self.like = like
+        if isinstance(field, AutogradField):
+            field.evaluated_again()
         self.evaluation = field.tape(like, 1, pullable=True)
         self.time_dtype = time_dtype_of(field, like)
         self.stretch: Stretch | None = None
@@ -186,6 +188,7 @@ class AugmentedField:
             if gradient is None:
                 rate.zero_()
             else:
+                gradient = gradient.to_dense() if gradient.is_sparse else gradient
                 gradient = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
                 rate.copy_(gradient.reshape(-1))
             start += size

@@ -91,6 +91,7 @@ class ReverseSweep:
         self.steppers: dict[torch.Size, Any] = {}
         self.opening = problem.opening[0] if problem.opening else None  # what keeps the first evaluation's recording
         self.grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
+        self.remakes = False  # whether the field has been evaluated again
 
     def run(self, y0: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Sweep from the end to the start; returns the cotangents of ``y0`` and of the parameters."""
@@ -249,6 +250,9 @@ class ReverseSweep:
     def _remake(self, stepper: Any, step: RecordedStep, *, last_is_used: bool) -> None:
         """Evaluate the step again, and see that the field answers as before."""
         taken = step.taken
+        if isinstance(self.problem.field, AutogradField) and not self.remakes:
+            self.problem.field.evaluated_again()
+            self.remakes = True
         first = step.first if taken.stages is None else taken.stages[0]
         self.problem.statistics.nfev_backward += bool(first is None and stepper.n_carried)
         again = stepper.remake(taken, first, last_is_used=last_is_used)

@@ -13,7 +13,11 @@ from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping.explicit import NO_EDGES, Edges, ExplicitStepper, TakenStep, stage_time, tableau_tensors
 from skode.solvers.stepping.implicit import ImplicitStepper
 from skode.solvers.tableaus import ButcherTableau, get_method
+from skode.solvers.transforms import no_derivatives
 from skode.solvers.vector_field import AutogradField, time_dtype_of, time_tensor
+
+#: Order of the derivatives up to which recorded implicit steps are right.
+HIGHEST_DERIVATIVE = 4
 
 
 class GraphStepper:
@@ -155,8 +159,8 @@ def local_error(func: Any, t: float, h: float, y: Tensor, *, method: str = "dopr
 class GraphImplicitStepper(GraphStepper):
     """Implicit steps with a graph.
 
-    The stages are solved for without one; two Newton iterations with the exact Jacobian, recorded, then carry the
-    first and second derivatives (an iteration from the solution has one more derivative right than the one before).
+    The stages are solved for without one; :data:`HIGHEST_DERIVATIVE` Newton iterations with the exact Jacobian,
+    recorded, then carry as many derivatives (an iteration from the solution has one more right than the one before).
     """
 
     def __init__(
@@ -176,7 +180,7 @@ class GraphImplicitStepper(GraphStepper):
         tableau, inner = self.tableau, self.inner
         if tableau.carries_last and self.first is None:
             self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
-        with torch.no_grad():
+        with no_derivatives():
             if self.first is not None:
                 inner.stages[0] = self.first
             taken = inner.attempt(plain_t, plain_h, y.detach(), edges)
@@ -186,9 +190,9 @@ class GraphImplicitStepper(GraphStepper):
         if self.first is not None:
             self.stages[0] = self.first
         for group in inner.groups:
-            with torch.no_grad():
+            with no_derivatives():
                 matrix = inner.newton_matrix(group, taken)
-            for _ in range(2):
+            for _ in range(HIGHEST_DERIVATIVE):
                 self._iterate(group, matrix, t, h, y, edges)
         return replace(
             taken,
@@ -233,7 +237,8 @@ class GraphImplicitStepper(GraphStepper):
 
     def restart(self, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
         super().restart(t, h, y, edges)
-        self.inner.restart(t, h, y.detach(), edges)
+        with no_derivatives():
+            self.inner.restart(t, h, y.detach(), edges)
 
     def take(self, these: Tensor) -> GraphImplicitStepper:
         like = self.like[these]

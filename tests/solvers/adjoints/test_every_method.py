@@ -258,3 +258,18 @@ def test_gradients_of_a_module_are_those_of_its_pullback(name):
     pairs = zip(found(field, field.parameters()), found(lambda t, y: module(y), module.parameters()), strict=True)
     for one, other in pairs:
         assert relative_error(one, other) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_states_without_elements_have_empty_outputs_and_gradients(name, shape, adjoint):
+    steps = {} if METHODS[name].adaptive else {"step_size": 0.5}
+    rate = torch.tensor(0.5, requires_grad=True)
+    for step_control in ("shared", "per_sample")[: len(shape)]:
+        y0 = torch.ones(shape, requires_grad=True)
+        how = {"method": name, "adjoint": adjoint, "step_control": step_control, **steps}
+        y = solve_ivp(lambda t, y: -rate * y, (0.0, 1.0), y0, t_eval=[0.0, 0.5, 1.0], **how).y
+        assert y.shape == (3, *shape)
+        gradients = torch.autograd.grad(y.sum(), (y0, rate), allow_unused=True)
+        assert gradients[0].shape == shape
+        assert gradients[1] in (None, 0.0)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from skode.solvers import odeint
 from skode.solvers.tableaus import METHODS
 
 T, H = 0.3, 0.2
@@ -61,3 +62,26 @@ def test_gradients_pass_from_step_to_step(name, field, p, y, started, definition
     values = {i: twice(y + i * size * direction).item() for i in (-2, -1, 1, 2)}
     slope = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * size)
     assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if method.implicit))
+def test_implicit_steps_have_derivatives_up_to_the_fourth(name):
+    # Steps of dy/dt = -k y^3 against differences of the third derivative, and of the steps themselves.
+    def solve(rate):
+        how = {"rtol": 1e-3, "atol": 1e-3, "options": {"first_step": 0.5, "min_step": 0.5}}
+        how = how if METHODS[name].adaptive else {"options": {"step_size": 0.5}}
+        one = torch.ones(1, dtype=torch.float64)
+        return odeint(lambda t, y: -rate * y**3, one, [0.0, 1.0], method=name, adjoint="backprop", **how)[-1, 0]
+
+    def derivative(rate, order):
+        rate = torch.tensor(rate, dtype=torch.float64, requires_grad=True)
+        value = solve(rate)
+        for _ in range(order):
+            (value,) = torch.autograd.grad(value, rate, create_graph=True)
+        return value.item()
+
+    small = 1e-3
+    for order in (1, 2, 3, 4):
+        near = {i: derivative(0.7 + i * small, order - 1) for i in (-2, -1, 1, 2)}
+        slope = (8 * (near[1] - near[-1]) - (near[2] - near[-2])) / (12 * small)
+        assert derivative(0.7, order) == pytest.approx(slope, rel=1e-6)
