@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
+from skode.solvers.callbacks import Callbacks
 from skode.solvers.device import marches_ahead, recordable, with_replay
 from skode.solvers.device.own_times import OwnTimes
 from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.events import EventFinder
-from skode.solvers.integrate import Path, Problem, integrate
+from skode.solvers.integrate import AS_FORWARD, BackwardSolve, Path, Problem, integrate
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import all_finite
+from skode.solvers.stepping.explicit import stage_time
 from skode.solvers.tableaus import Method
 from skode.solvers.vector_field import AutogradField, Field, Tape, as_field, column
 
@@ -35,7 +37,7 @@ def run(
     control: StepControl,
     adjoint: str,
     memory_budget: int | None,
-    seminorm: bool,
+    backward: BackwardSolve = AS_FORWARD,
     times: np.ndarray | None,
     rows: np.ndarray | None = None,
     moving_times: Tensor | None = None,
@@ -46,6 +48,8 @@ def run(
     on_failure: str = "raise",
     compile: bool = False,
     own_times: OwnTimes | None = None,
+    callbacks: Callbacks | None = None,
+    parameters: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Path, Problem]:
     """Solve a problem whose arguments have been checked.
 
@@ -62,7 +66,9 @@ def run(
     memory_budget : int or None
         As in :class:`skode.solvers.integrate.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a GPU's
         memory.
-    tableau, control, adjoint, seminorm, times, rows, grid_is_times, dense, spans, on_failure, own_times
+    parameters : sequence of Tensor or None
+        The tensors behind ``func`` whose gradients are wanted; None: all that are found.
+    tableau, control, adjoint, backward, times, rows, grid_is_times, dense, spans, on_failure, own_times, callbacks
         As in :class:`skode.solvers.integrate.Problem`.
 
     Returns
@@ -92,7 +98,8 @@ def run(
             rows=rows,
             statistics=Statistics(nfev=1),
             memory_budget=memory_budget,
-            seminorm=seminorm,
+            backward=backward,
+            callbacks=callbacks,
             grid_is_times=grid_is_times,
             dense=dense,
             spans=spans,
@@ -106,7 +113,8 @@ def run(
         return differentiate and (moving or y0.requires_grad or any(p.requires_grad for p in field.parameters))
 
     problem = None
-    found = recordable(func, plain) if adjoint != "backprop" and moving_times is None and not compile else None
+    as_it_is = adjoint != "backprop" and moving_times is None and not compile and parameters is None
+    found = recordable(func, plain) if as_it_is else None
     if found is not None:
         field, field_key = found
         pullable = adjoint == "discrete" and memory_budget > 0 and to_differentiate(field)
@@ -114,6 +122,8 @@ def run(
     if problem is None or problem.replay is None:
         key = None if problem is None else problem.replay_key
         start: Any = t0 if spans is None else column(spans[:, 0], y0)
+        if control.nudged:
+            start = stage_time(start, t1 - t0, 0.0, (True, True), plain)
         field, f0, tape0 = as_field(
             func,
             start,
@@ -121,6 +131,7 @@ def run(
             differentiate=differentiate,
             with_time=moving_times is not None,
             keep_graph=adjoint == "backprop",
+            parameters=parameters,
         )
         if compile and isinstance(field, AutogradField):
             func = field.func = torch.compile(func)  # torch itself remembers what it has compiled

@@ -5,6 +5,8 @@ SciPy solves in float64 on the host, the whole state as one system.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,61 +17,116 @@ from torch import Tensor
 from skode.solvers.adjoints.continuous import AugmentedField
 from skode.solvers.adjoints.first_order import first_order
 from skode.solvers.errors import NonFiniteDerivativeError, SolverError
-from skode.solvers.options import check_choice
+from skode.solvers.options import check_choice, check_positive
 from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import Tolerances
 from skode.solvers.vector_field import Field, as_field
 
 SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
 
-
-def odeint_scipy(func: Any, y0: Tensor, times: np.ndarray, *, rtol: float, atol: float, solver: str) -> Tensor:
-    """States at all times, solved by SciPy; differentiable with respect to ``y0`` and the tensors behind ``func``."""
-    check_choice("options['solver']", solver, SOLVERS)
-    differentiate = torch.is_grad_enabled()
-    field, _, _ = as_field(func, float(times[0]), y0.detach(), differentiate=differentiate)
-    solve = _Solve(field, rtol, atol, solver)
-    if not (differentiate and (y0.requires_grad or any(p.requires_grad for p in field.parameters))):
-        return solve(y0.detach(), times)
-    return _ScipyAdjoint.apply(solve, times, y0, *field.parameters)
+#: Those of torchdiffeq's options that SciPy's solvers have.
+OPTIONS = ("solver", "first_step", "min_step", "max_step")
 
 
-class _Solve:
-    """SciPy's solver over a field and its adjoint equation."""
+@dataclass(frozen=True)
+class ScipySolver:
+    """One of SciPy's solvers with its settings.
 
-    def __init__(self, field: Field, rtol: float, atol: float, solver: str) -> None:
-        self.field, self.rtol, self.atol, self.solver = field, rtol, atol, solver
+    Attributes
+    ----------
+    name : str
+        One of :data:`SOLVERS`.
+    tolerances : Tolerances
+        The error that a step may make, in SciPy's own norm.
+    steps : dict
+        ``first_step``, ``min_step`` and ``max_step``, as far as they are given.
+    """
 
-    def __call__(self, y0: Tensor, times: np.ndarray) -> Tensor:
-        return self.solve(self.field, y0, times).view(len(times), *y0.shape)
+    name: str
+    tolerances: Tolerances
+    steps: dict[str, float | None]
 
-    def solve(self, field: Any, y0: Tensor, times: np.ndarray) -> Tensor:
+    @classmethod
+    def of(cls, options: dict, tolerances: Tolerances, where: str = "options") -> ScipySolver:
+        """The solver that torchdiffeq's options describe."""
+        name = check_choice(f"{where}['solver']", options.get("solver", "LSODA"), SOLVERS)
+        if idle := sorted(set(options) - set(OPTIONS)):
+            raise ValueError(f"{where} {idle} play no part with method='scipy_solver', which takes {sorted(OPTIONS)}.")
+        unbounded = {"first_step": None, "min_step": 0.0, "max_step": np.inf}
+        chosen = {key: options[key] for key, value in unbounded.items() if options.get(key, value) not in (None, value)}
+        steps = {key: check_positive(f"{where}['{key}']", value) for key, value in chosen.items()}
+        if "min_step" in steps and name != "LSODA":
+            raise ValueError(f"{where}['min_step'] is for SciPy's LSODA; {name} finds its smallest step by itself.")
+        if isinstance(tolerances.rtol, Tensor) and name in ("Radau", "BDF"):
+            raise ValueError(f"rtol must be one number for SciPy's {name}; atol may be one for each element.")
+        return cls(name, tolerances, steps)
+
+    def __call__(self, field: Any, y0: Tensor, times: np.ndarray) -> Tensor:
         """Flat states at all times, of shape (n_times, n)."""
 
         def rates(t: float, y: np.ndarray) -> np.ndarray:
             state = torch.from_numpy(y).to(y0).view(y0.shape)
             return field(t, state).detach().reshape(-1).double().cpu().numpy()
 
-        if len(times) == 1:
-            return y0.reshape(1, -1).clone()
+        if len(times) == 1 or not y0.numel():
+            return y0.reshape(1, -1).expand(len(times), -1).clone()
         start = y0.detach().reshape(-1).double().cpu().numpy()
         # SciPy's solvers may loop forever on NaN: refuse it where it appears.
         found = scipy_solve_ivp(
             _finite(rates),
             (times[0], times[-1]),
             start,
-            method=self.solver,
+            method=self.name,
             t_eval=times,
-            rtol=self.rtol,
-            atol=self.atol,
+            rtol=_flat(self.tolerances.rtol),
+            atol=_flat(self.tolerances.atol),
+            **self.steps,
         )
         if not found.success:
             raise SolverError(
-                f"SciPy's {self.solver} failed: {found.message}",
+                f"SciPy's {self.name} failed: {found.message}",
                 time=float(found.t[-1]) if len(found.t) else float(times[0]),
                 step_size=0.0,
                 advice="Try another of SciPy's solvers, or looser tolerances.",
             )
         return torch.from_numpy(found.y.T.copy()).to(y0)
+
+
+def odeint_scipy(
+    func: Any,
+    y0: Tensor,
+    times: np.ndarray,
+    moving_times: Tensor | None,
+    *,
+    solver: ScipySolver,
+    backward: ScipySolver,
+    parameters: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """States at all times, solved by SciPy; differentiable.
+
+    Parameters
+    ----------
+    func, y0
+        The problem.
+    times : ndarray of shape (n_times,)
+        Output times.
+    moving_times : Tensor of shape (n_times,), float64, or None
+        The same where they require grad.
+    solver, backward : ScipySolver
+        What solves the equation, and its adjoint equation.
+    parameters : sequence of Tensor or None
+        The tensors behind ``func`` whose gradients are wanted; None: all that are found.
+    """
+    differentiate = torch.is_grad_enabled()
+    field, _, _ = as_field(func, float(times[0]), y0.detach(), differentiate=differentiate, parameters=parameters)
+    inputs = [y0, *field.parameters, *([] if moving_times is None else [moving_times])]
+    if not (differentiate and any(x.requires_grad for x in inputs)):
+        return solver(field, y0.detach(), times).view(len(times), *y0.shape)
+    return _ScipyAdjoint.apply(field, solver, backward, times, y0, moving_times, *field.parameters)
+
+
+def _flat(tolerance: float | Tensor) -> float | np.ndarray:
+    return tolerance.reshape(-1).double().cpu().numpy() if isinstance(tolerance, Tensor) else tolerance
 
 
 def _finite(rates: Any) -> Any:
@@ -89,25 +146,45 @@ def _finite(rates: Any) -> Any:
 
 class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, solve: _Solve, times: np.ndarray, y0: Tensor, *parameters: Tensor) -> Tensor:
-        outputs = solve(y0, times)
-        ctx.solve, ctx.times = solve, times
-        ctx.save_for_backward(outputs, y0, *parameters)
+    def forward(
+        ctx: Any,
+        field: Field,
+        solver: ScipySolver,
+        backward: ScipySolver,
+        times: np.ndarray,
+        y0: Tensor,
+        moving_times: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        outputs = solver(field, y0, times).view(len(times), *y0.shape)
+        ctx.field, ctx.solver, ctx.times = field, backward, times
+        ctx.with_time = moving_times is not None
+        ctx.save_for_backward(outputs, y0, moving_times, *parameters)
         return outputs
 
     @staticmethod
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor) -> tuple:
-        outputs, y0, *parameters = ctx.saved_tensors
-        solve, n = ctx.solve, y0.numel()
-        field = AugmentedField(solve.field, y0, Statistics(), float(ctx.times[0]), implicit=False)
+        outputs, y0, _, *parameters = ctx.saved_tensors
+        n, times = y0.numel(), ctx.times
+        field = AugmentedField(ctx.field, y0, Statistics(), float(times[0]), implicit=False)
         augmented = y0.new_zeros(field.size)
-        for i in range(len(ctx.times) - 1, -1, -1):
+        for i in range(len(times) - 1, -1, -1):
             augmented[:n] = outputs[i].reshape(-1)
             augmented[n : 2 * n] += grad_outputs[i].reshape(-1)
             if i > 0:
-                augmented = solve.solve(field, augmented, ctx.times[[i, i - 1]])[-1].clone()
+                augmented = ctx.solver(field, augmented, times[[i, i - 1]])[-1].clone()
         sizes = [p.numel() for p in parameters]
         pieces = augmented[2 * n : 2 * n + sum(sizes)].split(sizes)
         gradients = [piece.view(p.shape).to(p) for piece, p in zip(pieces, parameters, strict=True)]
-        return (None, None, augmented[n : 2 * n].view(y0.shape), *gradients)
+        grad_y0 = augmented[n : 2 * n].view(y0.shape)
+        grad_times = _time_gradients(ctx.field, times, outputs, grad_outputs, grad_y0) if ctx.with_time else None
+        return (None, None, None, None, grad_y0, grad_times, *gradients)
+
+
+def _time_gradients(field: Field, times: np.ndarray, outputs: Tensor, grad_outputs: Tensor, grad_y0: Tensor) -> Tensor:
+    """``dL/dt_j = g_j . f(t_j, y_j)``, and ``-a(t_0) . f(t_0, y_0)`` besides where the solve starts."""
+    rates = [field(time, state) for time, state in zip(times.tolist(), outputs, strict=True)]
+    moved = torch.stack([(given * rate).sum() for given, rate in zip(grad_outputs, rates, strict=True)])
+    moved[0] -= (grad_y0 * rates[0]).sum()
+    return moved.double().cpu()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.callbacks import carry_over
 from skode.solvers.step_size import rms_norm
 
 
@@ -22,11 +24,9 @@ def pack(parts: Sequence[Tensor]) -> tuple[Tensor, list[torch.Size]]:
 
 def unpacking(func: Callable[[Tensor, Any], Any], shapes: Sequence[torch.Size]) -> Callable[[Tensor, Tensor], Tensor]:
     """``func`` over tuples as a function over the flat state."""
-    sizes = [shape.numel() for shape in shapes]
 
     def flat_func(t: Tensor, y: Tensor) -> Tensor:
-        parts = tuple(piece.view(shape) for piece, shape in zip(y.split(sizes), shapes, strict=True))
-        rates = func(t, parts)
+        rates = func(t, parts_of(y, shapes))
         expected = [tuple(shape) for shape in shapes]
         if not isinstance(rates, tuple | list) or not all(isinstance(rate, Tensor) for rate in rates):
             raise TypeError(f"func(t, y) must return a tuple of tensors, as y is, got {rates!r}.")
@@ -35,6 +35,7 @@ def unpacking(func: Callable[[Tensor, Any], Any], shapes: Sequence[torch.Size]) 
             raise ValueError(f"func(t, y) returned tensors of shapes {returned} for a state of shapes {expected}.")
         return torch.cat([rate.reshape(-1) for rate in rates])
 
+    carry_over(func, flat_func, lambda y: parts_of(y, shapes))
     return flat_func
 
 
@@ -44,18 +45,32 @@ def unpack(y: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
     return tuple(piece.reshape(len(y), *shape) for piece, shape in zip(pieces, shapes, strict=True))
 
 
-def _parts(y: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+def parts_of(y: Tensor, shapes: Sequence[torch.Size]) -> tuple[Tensor, ...]:
+    """The tensors behind one flat state."""
     pieces = y.split([shape.numel() for shape in shapes])
     return tuple(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True))
 
 
 def event_of_parts(event_fn: Callable[[Tensor, Any], Tensor], shapes: Sequence[torch.Size]) -> Any:
     """An event function over tuples as one over the flat state."""
-    return lambda t, y: event_fn(t, _parts(y, shapes))
+    return lambda t, y: event_fn(t, parts_of(y, shapes))
 
 
 def norm_of_parts(norm: Any, shapes: Sequence[torch.Size]) -> Any:
     """A norm over tuples as one over the flat state; ``"mixed"`` is the largest of the parts' root mean squares."""
     if norm == "mixed":
-        return lambda x: torch.stack([rms_norm(part) for part in _parts(x, shapes)]).max()
-    return (lambda x: norm(_parts(x, shapes))) if callable(norm) else norm
+        return lambda x: torch.stack([rms_norm(part) for part in parts_of(x, shapes)]).max()
+    return (lambda x: norm(parts_of(x, shapes))) if callable(norm) else norm
+
+
+def tolerance_of_parts(name: str, tolerance: Any, y0: Tensor, shapes: Sequence[torch.Size]) -> Any:
+    """A tolerance of each part as one of each element of the flat state; one for all stays what it is."""
+    if (isinstance(tolerance, Tensor | np.ndarray) and tolerance.ndim == 0) or not hasattr(tolerance, "__len__"):
+        return tolerance
+    if len(tolerance) != len(shapes):
+        raise ValueError(f"{name} must be one number, or one for each of y0's {len(shapes)} parts; got {tolerance!r}.")
+    each = [torch.as_tensor(part).to(y0) for part in tolerance]
+    try:
+        return torch.cat([part.expand(shape).reshape(-1) for part, shape in zip(each, shapes, strict=True)])
+    except RuntimeError as error:
+        raise ValueError(f"{name} must broadcast part by part to y0's shapes {list(map(tuple, shapes))}.") from error

@@ -178,13 +178,22 @@ class AutogradField:
         Whether gradients of times are wanted.
     graph_nbytes : int, default=0
         Memory that an evaluation with its graph takes.
+    chosen : bool, default=False
+        Whether the parameters are those whose gradients are wanted, rather than all.
     """
 
     def __init__(
-        self, func: Function, parameters: tuple[Tensor, ...], *, with_time: bool = False, graph_nbytes: int = 0
+        self,
+        func: Function,
+        parameters: tuple[Tensor, ...],
+        *,
+        with_time: bool = False,
+        graph_nbytes: int = 0,
+        chosen: bool = False,
     ) -> None:
         self.func = func
         self.parameters = parameters
+        self.chosen = chosen
         self.with_time = with_time
         self.graph_nbytes = graph_nbytes
 
@@ -198,7 +207,8 @@ class AutogradField:
         return AutogradTape(self, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
 
     def session(self, *, with_parameters: bool = True) -> AutogradSession:
-        return AutogradSession(self.parameters if with_parameters else (), parameters_wanted=with_parameters)
+        complete = with_parameters and not self.chosen
+        return AutogradSession(self.parameters if with_parameters else (), complete=complete)
 
 
 class AutogradTape(FunctionTape):
@@ -232,9 +242,9 @@ class AutogradTape(FunctionTape):
 class AutogradSession:
     """Adds up the gradients of one evaluation after another."""
 
-    def __init__(self, parameters: tuple[Tensor, ...], *, parameters_wanted: bool = True) -> None:
+    def __init__(self, parameters: tuple[Tensor, ...], *, complete: bool = True) -> None:
         self.parameters = parameters
-        self.parameters_wanted = parameters_wanted
+        self.complete = complete  # no evaluation may depend on others
         self.gradients: list[Tensor | None] = [None] * len(parameters)
         self.placed: Tensor
         # What autograd leaves in non-leaf tensors with retain_grad() is to be of the whole solve, not of evaluations.
@@ -281,7 +291,7 @@ class AutogradSession:
 
     def _refuse_hidden_tensors(self, time: Tensor, argument: Tensor, value: Tensor) -> None:
         """See that an evaluation hangs on no tensor that was not known before the solve."""
-        if not self.parameters_wanted or not value.requires_grad:
+        if not self.complete or not value.requires_grad:
             return
         missed = leaves_behind(value, [time, argument, *self.parameters])
         if missed:
@@ -449,7 +459,14 @@ def _within(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def as_field(
-    func: Any, t: float, y: Tensor, *, differentiate: bool, with_time: bool = False, keep_graph: bool = False
+    func: Any,
+    t: float,
+    y: Tensor,
+    *,
+    differentiate: bool,
+    with_time: bool = False,
+    keep_graph: bool = False,
+    parameters: Sequence[Tensor] | None = None,
 ) -> tuple[Field, Tensor, Tape | None]:
     """Wrap ``func`` for the engine and evaluate it once at the start of the solve.
 
@@ -467,6 +484,8 @@ def as_field(
         Whether gradients of times are wanted.
     keep_graph : bool, default=False
         Whether autograd is to record the solve itself, for which ``func`` is called as it is.
+    parameters : sequence of Tensor, default=None
+        The tensors behind ``func`` whose gradients are wanted; None: all that are found.
 
     Returns
     -------
@@ -485,7 +504,7 @@ def as_field(
     if not callable(func):
         raise TypeError(f"func must be a callable func(t, y), got {type(func).__name__}.")
     try:
-        field, value, tape = _first_evaluation(func, t, y, differentiate, with_time, keep_graph)
+        field, value, tape = _first_evaluation(func, t, y, differentiate, with_time, keep_graph, parameters)
     except (TypeError, RuntimeError, IndexError, ValueError) as error:
         error.add_note(
             f"This is from the first evaluation of func(t, y), with a time t and a state y of shape {tuple(y.shape)}, "
@@ -497,12 +516,18 @@ def as_field(
 
 
 def _first_evaluation(
-    func: Any, t: float, y: Tensor, differentiate: bool, with_time: bool, keep_graph: bool
+    func: Any,
+    t: float,
+    y: Tensor,
+    differentiate: bool,
+    with_time: bool,
+    keep_graph: bool,
+    chosen: Sequence[Tensor] | None,
 ) -> tuple[Field, Tensor, Tape | None]:
     """What :func:`as_field` answers, before the value was looked at."""
     field: Field
     tape = None
-    if has_own_pullback(func) and not keep_graph:
+    if has_own_pullback(func) and not keep_graph and _are_its_own(chosen, func):
         field = PullbackField(func)
         if differentiate:
             tape, value = field.tape(y, 1, pullable=True), torch.empty_like(y)
@@ -515,7 +540,13 @@ def _first_evaluation(
         parameters, evaluation = find_parameters(func, time, y)
         check_value(evaluation.value, y)
         value = evaluation.value.detach()
-        field = AutogradField(func, parameters, with_time=with_time, graph_nbytes=evaluation.nbytes)
+        field = AutogradField(
+            func,
+            parameters if chosen is None else tuple(chosen),
+            with_time=with_time,
+            graph_nbytes=evaluation.nbytes,
+            chosen=chosen is not None,
+        )
         if not graphs_are_watched():
             tape = field.tape(y, 1, pullable=True)
             tape.hold(0, evaluation)
@@ -523,6 +554,11 @@ def _first_evaluation(
         field = AutogradField(func, ())
         value = field(t, y)
     return field, value, tape
+
+
+def _are_its_own(chosen: Sequence[Tensor] | None, func: Any) -> bool:
+    """Whether the tensors whose gradients are wanted are the parameters of a field with its own pullback."""
+    return chosen is None or list(map(id, chosen)) == list(map(id, func.parameters()))
 
 
 def check_value(value: Any, y: Tensor) -> None:

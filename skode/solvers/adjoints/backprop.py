@@ -6,17 +6,25 @@ the one that supports derivatives of higher order.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skode.solvers.errors import SolverError
-from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, index, moves, start_time, weights_tensor
+from skode.solvers.integrate import (
+    Collector,
+    Path,
+    Problem,
+    RecordedStep,
+    differentiable_weights,
+    index,
+    moves,
+    start_time,
+    weights_tensor,
+)
 from skode.solvers.march import Clock
 from skode.solvers.stepping import new_graph_stepper
-from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.times import TensorClock
 from skode.solvers.vector_field import check_value
 
@@ -74,7 +82,7 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
                     else:
                         start, h = clock.at(move.t), move.h
                     theta = (along[index(reading.positions, along)] - start) / h
-                    outputs.interpolate(reading, move, _differentiable_weights(taken.tableau, theta).to(y0))
+                    outputs.interpolate(reading, move, differentiable_weights(taken.tableau, theta).to(y0))
                 elif reading.at_end:
                     outputs.take(reading, taken.y_next)
                 else:
@@ -82,8 +90,7 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
             waiting = []
             path.y_end, path.t_end = taken.y_next, move.t_next
             if problem.dense:
-                plain = replace(taken, h=move.t_next - move.t, y=taken.y.detach(), stages=taken.stages.detach())
-                path.steps.append(RecordedStep(plain, move.t, move.t_next, readings, move.opens, None, None))
+                path.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, None, None))
             if collector.ended:
                 break
     except SolverError as error:
@@ -92,10 +99,3 @@ def solve(problem: Problem, y0: Tensor, times: Tensor | None, func: Any) -> tupl
         failure = error
     collector.finish(failure)
     return path.outputs, path
-
-
-def _differentiable_weights(tableau: ButcherTableau, theta: Tensor) -> Tensor:
-    """Interpolation weights as a differentiable function of the position in the step."""
-    coefficients = torch.tensor(tableau.interpolant, dtype=theta.dtype, device=theta.device)
-    powers = torch.arange(1, coefficients.shape[1] + 1, device=theta.device)
-    return theta[:, None] ** powers @ coefficients.T

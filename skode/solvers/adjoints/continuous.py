@@ -8,6 +8,8 @@ as exact as the tolerance, not more.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +18,12 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints.first_order import first_order
+from skode.solvers.callbacks import Callbacks
 from skode.solvers.integrate import Path, Problem, index, integrate
-from skode.solvers.march import StepControl
+from skode.solvers.march import StepControl, equal_steps
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import rms_norm
+from skode.solvers.stepping.explicit import stage_time
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.vector_field import Field, FunctionTape, Session, Tape, column
@@ -40,6 +44,8 @@ class _ContinuousAdjoint(torch.autograd.Function):
         holder.append(path)
         ctx.problem, ctx.output_times, ctx.rows = problem, path.times, path.rows
         ctx.with_time = times is not None and times.requires_grad
+        # As torchdiffeq's nodes, this one shows the norm of its error test, and takes another.
+        ctx.adjoint_options = {"norm": adjoint_norm(problem)}
         ctx.save_for_backward(path.y_end, path.outputs, y0, times, *parameters)
         return path.outputs
 
@@ -47,10 +53,33 @@ class _ContinuousAdjoint(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         y_end, outputs, *_ = ctx.saved_tensors
-        sweep = AdjointSolve(ctx.problem, ctx.output_times, ctx.rows, outputs, grad_outputs)
+        norm = ctx.adjoint_options["norm"]
+        sweep = AdjointSolve(ctx.problem, ctx.output_times, ctx.rows, outputs, grad_outputs, norm)
         grad_y0, grad_parameters = sweep.run(y_end)
         grad_times = sweep.time_gradients(grad_y0) if ctx.with_time else None
         return (None, None, grad_y0, grad_times, *grad_parameters)
+
+
+def adjoint_norm(problem: Problem) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """The norm of the adjoint equation's error test: of its state ``(0, y, a, *gradients)`` as a tuple.
+
+    By default the largest of the norm of the forward solve over ``y`` and ``a`` and the root mean squares of the
+    parameters' gradients, which a seminorm leaves out (Kidger et al. 2021).
+    """
+    backward, control = problem.backward, problem.control
+    if backward.norm is not None:
+        return backward.norm
+    # Where steps are per sample, that is the norm of one sample.
+    of_state = rms_norm if control.per_sample else control.tolerances.norm
+
+    def largest(state: tuple[Tensor, ...]) -> Tensor:
+        time, y, adjoint, *gradients = state
+        sizes = [time.abs(), of_state(y), of_state(adjoint)]
+        if not backward.seminorm:
+            sizes += [rms_norm(gradient) for gradient in gradients]
+        return torch.stack([torch.as_tensor(size, dtype=y.dtype).reshape(()) for size in sizes]).max()
+
+    return largest
 
 
 class AugmentedField:
@@ -74,6 +103,13 @@ class AugmentedField:
     def blocks(self) -> AdjointBlocks:
         """How an implicit method may take the state apart."""
         return AdjointBlocks(self)
+
+    def parts(self, y: Tensor) -> list[Tensor]:
+        """State, adjoint and the parameters' gradients out of the flat state."""
+        shapes = [self.shape, self.shape, *(p.shape for p in self.field.parameters)]
+        sizes = [shape.numel() for shape in shapes]
+        pieces = y[: sum(sizes)].split(sizes)
+        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev_backward += 1
@@ -137,7 +173,10 @@ class AdjointSolve:
         rows: np.ndarray | None,
         outputs: Tensor,
         grad_outputs: Tensor,
+        norm: Callable[[tuple[Tensor, ...]], Tensor],
     ) -> None:
+        self.tableau = problem.backward.tableau or problem.tableau
+        self.norm = norm
         self.problem = problem
         self.output_times = output_times
         self.rows = rows
@@ -154,7 +193,7 @@ class AdjointSolve:
             y_end,
             problem.statistics,
             problem.t1,
-            implicit=isinstance(problem.tableau, ButcherTableau) and problem.tableau.implicit,
+            implicit=isinstance(self.tableau, ButcherTableau) and self.tableau.implicit,
         )
         augmented = y_end.new_zeros(field.size)
         augmented[:n] = y_end.reshape(-1)
@@ -162,7 +201,7 @@ class AdjointSolve:
         for time in np.unique(np.append(self.output_times, problem.t0))[:: -1 if problem.t1 >= problem.t0 else 1]:
             # Before the last output the adjoint is zero and, where states are known, there is nothing to solve.
             if time != t and (self.rows is not None or bool(augmented[n : 2 * n].any())):
-                augmented = self._segment(field, t, float(time), augmented, n)
+                augmented = self._segment(field, t, float(time), augmented)
                 t = float(time)
             self._jump(time, augmented, n, shape)
             if self.rows is None:
@@ -186,16 +225,20 @@ class AdjointSolve:
         else:
             a.index_add_(0, index(self.rows[positions], a), given)
 
-    def _segment(self, field: AugmentedField, t: float, t_next: float, augmented: Tensor, n: int) -> Tensor:
+    def _segment(self, field: AugmentedField, t: float, t_next: float, augmented: Tensor) -> Tensor:
+        control = self._control(t, t_next, augmented, field)
+        start = stage_time(t, t_next - t, 0.0, (True, True), field.like) if control.nudged else t
         segment = replace(
             self.problem,
             field=field,
-            f0=field(t, augmented),
+            f0=field(start, augmented),
+            tableau=self.tableau,
+            callbacks=self._callbacks(field),
             t0=t,
             t1=t_next,
             times=np.array([t_next]),
             rows=None,
-            control=self._control(t, t_next, n),
+            control=control,
             statistics=Statistics(),
             grid_is_times=False,
             dense=False,
@@ -208,25 +251,38 @@ class AdjointSolve:
         )
         return integrate(segment, augmented, record=False).y_end
 
-    def _control(self, t: float, t_next: float, n: int) -> StepControl:
-        control, seminorm = self.problem.control, self.problem.seminorm
-        n_parameters = sum(p.numel() for p in self.problem.field.parameters)
+    def _control(self, t: float, t_next: float, augmented: Tensor, field: AugmentedField) -> StepControl:
+        problem = self.problem
+        if problem.backward.control is not None:
+            control = problem.backward.control(field, augmented, t, t_next)
+        else:
+            control = self._forward_control(t, t_next)
 
         def norm(x: Tensor) -> Tensor:
-            """The largest of the blocks' norms; a seminorm leaves out the parameters' (Kidger et al. 2021)."""
-            blocks = [x[:n], x[n : 2 * n]]
-            if n_parameters and not seminorm:
-                blocks.append(x[2 * n : 2 * n + n_parameters])
-            return torch.stack([rms_norm(block) for block in blocks]).max()
+            return self.norm((x.new_zeros(()), *field.parts(x)))
 
+        tolerances = problem.backward.tolerances or control.tolerances.tightest()
+        return replace(control, tolerances=replace(tolerances, norm=norm))
+
+    def _forward_control(self, t: float, t_next: float) -> StepControl:
+        """The step control of the forward solve, between two times and without its norm."""
+        problem, control = self.problem, self.problem.control
+        low, high = min(t, t_next), max(t, t_next)
         grid = control.grid
+        if grid is None and not problem.tableau.adaptive:
+            nodes = equal_steps(control, problem.t0, problem.t1)
+            grid = np.array(list(itertools.takewhile(lambda node: abs(node - problem.t0) < abs(t - problem.t0), nodes)))
         if grid is not None:
-            low, high = min(t, t_next), max(t, t_next)
             inner = grid[(grid > low) & (grid < high)]
             grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
-        landings = sorted((x for x in control.landings if min(t, t_next) < x < max(t, t_next)), reverse=t_next < t)
-        control = replace(control, per_sample=False, landings=tuple(landings), jumps=control.jumps & set(landings))
-        return replace(control, grid=grid, first_step=None, tolerances=replace(control.tolerances, norm=norm))
+        landings = sorted((x for x in control.landings if low < x < high), reverse=t_next < t)
+        jumps = control.jumps & set(landings)
+        return replace(control, per_sample=False, landings=tuple(landings), jumps=jumps, grid=grid, first_step=None)
+
+    def _callbacks(self, field: AugmentedField) -> Callbacks | None:
+        """The callbacks of the adjoint equation, which get its state as a tuple."""
+        callbacks = self.problem.backward.callbacks
+        return None if callbacks is None else callbacks.of(lambda x: (x.new_zeros(()), *field.parts(x)))
 
     def time_gradients(self, a0: Tensor) -> Tensor:
         """``dL/dt_j = g_j . f(t_j, y_j)`` for the outputs and ``dL/dt0 = -a(t0) . f(t0, y0)``.
