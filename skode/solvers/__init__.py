@@ -13,7 +13,7 @@ from skode.solvers.errors import (
 )
 from skode.solvers.idle_memory import free_idle_memory
 from skode.solvers.ivp import solve_ivp
-from skode.solvers.odeint import odeint, odeint_adjoint, odeint_event
+from skode.solvers.odeint import odeint, odeint_adjoint, odeint_dense, odeint_event
 from skode.solvers.solution import Solution
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.graph import local_error
@@ -38,6 +38,7 @@ __all__ = [
     "local_error",
     "odeint",
     "odeint_adjoint",
+    "odeint_dense",
     "odeint_event",
     "solve_ivp",
 ]

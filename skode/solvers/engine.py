@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
+from skode.solvers.callbacks import Callbacks
 from skode.solvers.device import marches_ahead, recordable, with_replay
 from skode.solvers.device.own_times import OwnTimes
 from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.events import EventFinder
-from skode.solvers.integrate import Path, Problem, integrate, start_time
+from skode.solvers.integrate import AS_FORWARD, BackwardSolve, Path, Problem, integrate, start_time
 from skode.solvers.march import StepControl
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import all_finite
@@ -36,7 +37,7 @@ def run(
     control: StepControl,
     adjoint: str,
     memory_budget: int | None,
-    seminorm: bool,
+    backward: BackwardSolve = AS_FORWARD,
     times: np.ndarray | None,
     rows: np.ndarray | None = None,
     jump_t: Tensor | None = None,
@@ -46,6 +47,8 @@ def run(
     on_failure: str = "raise",
     compile: bool = False,
     own_times: OwnTimes | None = None,
+    callbacks: Callbacks | None = None,
+    parameters: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Path, Problem]:
     """Solve a problem whose arguments have been checked.
 
@@ -62,7 +65,11 @@ def run(
     memory_budget : int or None
         As in :class:`skode.solvers.integrate.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a GPU's
         memory.
-    tableau, control, adjoint, seminorm, times, rows, dense, spans, on_failure, own_times
+    jump_t : Tensor or None
+        The times at which the field jumps, where they require grad.
+    parameters : sequence of Tensor or None
+        The tensors behind ``func`` whose gradients are wanted; None: all that are found.
+    tableau, control, adjoint, backward, times, rows, dense, spans, on_failure, own_times, callbacks
         As in :class:`skode.solvers.integrate.Problem`.
 
     Returns
@@ -84,7 +91,7 @@ def run(
     plain, differentiate = y0.detach(), torch.is_grad_enabled()
     if not y0.numel():
         adjoint = "backprop"  # states without elements have nothing to sweep over
-    start = start_time(t0, t1, spans, control.jumps, func, plain)
+    start = start_time(t0, t1, spans, control, func, plain)
     transform = transform_of(func, start, y0, None if jumps is None else jumps.times)
     if transform is not None:
         _check_transform(transform, adjoint, tableau, control)
@@ -104,7 +111,8 @@ def run(
             rows=rows,
             statistics=Statistics(nfev=1),
             memory_budget=memory_budget,
-            seminorm=seminorm,
+            backward=backward,
+            callbacks=callbacks,
             jumps=jumps,
             dense=dense,
             spans=spans,
@@ -123,7 +131,8 @@ def run(
         problem = problem_of(unsearched, unsearched(start, plain), None)
         outputs, path = ADJOINTS[adjoint](problem, y0, func)
         return outputs, path, problem
-    found = recordable(func, plain) if adjoint != "backprop" and jumps is None and not compile else None
+    as_it_is = adjoint != "backprop" and jumps is None and not compile and parameters is None
+    found = recordable(func, plain) if as_it_is else None
     if found is not None:
         field, field_key = found
         pullable = adjoint == "discrete" and memory_budget > 0 and to_differentiate(field)
@@ -136,6 +145,7 @@ def run(
             plain,
             differentiate=differentiate,
             keep_graph=adjoint == "backprop",
+            parameters=parameters,
         )
         if compile and isinstance(field, AutogradField):
             func = field.func = torch.compile(func)  # torch itself remembers what it has compiled

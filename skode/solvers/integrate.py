@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.callbacks import Callbacks, observed
 from skode.solvers.device import AheadStepper, march_ahead, marches_ahead
 from skode.solvers.device.own_times import OwnReading, OwnTimes, OwnTimesCollector
 from skode.solvers.errors import SolverError
@@ -18,11 +20,44 @@ from skode.solvers.march import FLOATS, Clock, Move, StepControl, march
 from skode.solvers.per_sample import explained_by_samples, march_each
 from skode.solvers.readout import EveryStep, OutputTimes, OwnOutputTimes, Positions, Reading, Readout
 from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping import TakenStep, new_stepper
 from skode.solvers.stepping.explicit import stage_time
 from skode.solvers.tableaus import ButcherTableau, Method
 from skode.solvers.times import Jumps
 from skode.solvers.vector_field import Field, Tape, column, time_dtype_of
+
+
+@dataclass(frozen=True)
+class BackwardSolve:
+    """How the adjoint equation is solved, where that differs from the way of the solve that it belongs to.
+
+    Attributes
+    ----------
+    tableau : ButcherTableau or AdamsMethod or None
+        Another method.
+    control : callable or None
+        Step control of ``control(func, y, t, t_next)`` for the adjoint equation from one time to another.
+    tolerances : Tolerances or None
+        Other tolerances, whose norm plays no part.
+    norm : callable or None
+        The norm of its error test, of the tuple ``(0, y, a, *gradients)`` of time (of which there is no error), state,
+        adjoint and the gradients of the parameters.
+    seminorm : bool
+        Whether the default norm leaves out the parameters' gradients.
+    callbacks : Callbacks or None
+        What is called at every step.
+    """
+
+    tableau: Method | None = None
+    control: Callable[[Any, Tensor, float, float], StepControl] | None = None
+    tolerances: Tolerances | None = None
+    norm: Callable[[tuple[Tensor, ...]], Tensor] | None = None
+    seminorm: bool = False
+    callbacks: Callbacks | None = None
+
+
+AS_FORWARD = BackwardSolve()
 
 
 @dataclass(frozen=True)
@@ -52,8 +87,8 @@ class Problem:
     memory_budget : int
         Bytes of stage activations, or of autograd graphs, that the discrete adjoint may keep; beyond it they are
         recomputed.
-    seminorm : bool
-        Whether the continuous adjoint's error test leaves out the parameters' gradients.
+    backward : BackwardSolve
+        How the continuous adjoint solves its equation.
     jumps : Jumps or None
         The times at which the field jumps, where these require grad.
     dense : bool
@@ -75,6 +110,8 @@ class Problem:
         What keeps the first evaluation by a recording, once it was made and if it can be pulled back.
     own_times : OwnTimes or None
         Output times of the samples where they are on the device; ``times`` is None then.
+    callbacks : Callbacks or None
+        What is called at every step.
     """
 
     field: Field
@@ -87,7 +124,7 @@ class Problem:
     rows: np.ndarray | None
     statistics: Statistics
     memory_budget: int
-    seminorm: bool = False
+    backward: BackwardSolve = AS_FORWARD
     jumps: Jumps | None = None
     dense: bool = False
     tape0: Tape | None = None
@@ -99,6 +136,7 @@ class Problem:
     replay_key: Any = None
     opening: list[Any] = dataclasses.field(default_factory=list)
     own_times: OwnTimes | None = None
+    callbacks: Callbacks | None = None
 
     def readout(self, n_samples: int, positions: Positions) -> Readout:
         """A fresh account of the outputs still to be answered."""
@@ -323,14 +361,24 @@ def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> 
     return torch.from_numpy(tableau.interpolation_weights(theta)).to(like)
 
 
-def start_time(t0: float, t1: float, spans: np.ndarray | None, jumps: frozenset[float], func: Any, y0: Tensor) -> Any:
+def differentiable_weights(tableau: ButcherTableau, theta: Tensor) -> Tensor:
+    """Interpolation weights as a differentiable function of the position in the step."""
+    coefficients = torch.tensor(tableau.interpolant, dtype=theta.dtype, device=theta.device)
+    powers = torch.arange(1, coefficients.shape[1] + 1, device=theta.device)
+    return theta[:, None] ** powers @ coefficients.T
+
+
+def start_time(t0: float, t1: float, spans: np.ndarray | None, control: StepControl, func: Any, y0: Tensor) -> Any:
     """Where the field is first evaluated, just after a jump: of all samples, or a column of one for each."""
-    dtype = time_dtype_of(func, y0)
+    dtype, jumps = time_dtype_of(func, y0), control.jumps
     if spans is None:
-        return stage_time(t0, math.copysign(1.0, t1 - t0), 0.0, (t0 in jumps, False), dtype)
-    at_jumps = column(np.isin(spans[:, 0], sorted(jumps)), y0).bool() if jumps else False
+        inside = control.nudged or t0 in jumps
+        return stage_time(t0, math.copysign(1.0, t1 - t0), 0.0, (inside, False), dtype)
+    here: Any = (
+        column(np.isin(spans[:, 0], sorted(jumps)), y0).bool() if jumps and not control.nudged else control.nudged
+    )
     start, direction = column(spans[:, 0], y0, dtype), column(np.copysign(1.0, spans[:, 1] - spans[:, 0]), y0)
-    return stage_time(start, direction, 0.0, (at_jumps, False), dtype)
+    return stage_time(start, direction, 0.0, (here, False), dtype)
 
 
 def moves(problem: Problem, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Any:
@@ -339,6 +387,8 @@ def moves(problem: Problem, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> 
         return march_ahead(problem, stepper, y0)
     if problem.control.per_sample:
         return march_each(problem, stepper, y0)
+    if problem.callbacks is not None:
+        return observed(march, problem, stepper, y0, clock)
     return march(problem, stepper, y0, clock)
 
 

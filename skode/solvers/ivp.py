@@ -16,6 +16,7 @@ from skode.solvers.dense_output import DenseOutput
 from skode.solvers.device.own_times import OutsideError, OwnTimes, times_stay_on_device
 from skode.solvers.engine import run
 from skode.solvers.events import as_events, occurrences
+from skode.solvers.integrate import BackwardSolve
 from skode.solvers.options import (
     DEFAULT_MAX_STEPS,
     check_adjoint,
@@ -238,7 +239,6 @@ def solve_ivp(
                 control=step_control_of(chosen, 0.0, 1.0, **how),
                 adjoint=adjoint,
                 memory_budget=budget,
-                seminorm=False,
                 times=None,
                 own_times=own,
             )
@@ -268,7 +268,7 @@ def solve_ivp(
         control=control,
         adjoint=adjoint,
         memory_budget=budget,
-        seminorm=seminorm,
+        backward=BackwardSolve(seminorm=seminorm),
         times=problem.times,
         rows=problem.rows,
         jump_t=check_times("jump_t", jump_t)[1] if control.jumps else None,

@@ -52,7 +52,7 @@ class StepControl:
     max_steps : int
         Attempted steps (per sample where steps are) after which the solve is given up.
     grid : ndarray or None
-        Step boundaries of a fixed-step method, first and last at the ends of the time span.
+        Step boundaries of a fixed-step method, first and last at the ends of the time span; None where that has no end.
     step_size : float or None
         What the grid was made from, where it was.
     landings : ndarray
@@ -129,7 +129,7 @@ def march(problem: Any, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Iter
     if problem.t0 == problem.t1 or (problem.tableau.implicit and y0.numel() == 0):
         return iter(())
     refuse_non_finite(problem.f0, problem.t0, 0.0)
-    if problem.control.grid is None:
+    if problem.tableau.adaptive:
         return _adaptive(problem, stepper, y0, clock)
     return _fixed(problem, stepper, y0, clock)
 
@@ -206,9 +206,8 @@ def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[M
 
 def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
     control: StepControl = problem.control
-    assert control.grid is not None
-    grid = control.grid.tolist()
-    if len(grid) - 1 > control.max_steps:
+    grid: Any = equal_steps(control, problem.t0, problem.t1) if control.grid is None else control.grid.tolist()
+    if control.grid is not None and len(grid) - 1 > control.max_steps:
         # A grid made from a step size was not made longer than it takes to be refused here.
         h = control.step_size or abs(grid[1] - grid[0])
         n_steps = len(grid) - 1 if control.step_size is None else math.ceil(abs(grid[-1] - grid[0]) / h - 1e-9)
@@ -219,6 +218,8 @@ def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move
             advice=f"Raise {MAX_STEPS_NAMES} or step_size.",
         )
     edges = (True, True) if control.nudged else NO_EDGES
+    # The last stage of a step, just before its end, does not serve as the first of the next, just after it.
+    reopens = control.nudged and getattr(problem.tableau, "carries_last", False)
     opens, watch = True, _Watch(problem, y)
     for t, t_next in itertools.pairwise(grid):
         h = clock.between(t, t_next, t_next - t)
@@ -229,7 +230,19 @@ def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move
         yield Move(t, t_next, h, taken, opens)
         stepper.accept()
         y, opens = y_next, False
+        if reopens and t_next != problem.t1:
+            stepper.restart(clock.at(t_next), h, y, edges)
+            opens = True
     watch.look()
+    if math.isinf(problem.t1):
+        raise too_many(control, t_next, problem.t1, t_next - t, y)
+
+
+def equal_steps(control: StepControl, t0: float, t1: float) -> Iterator[float]:
+    """The grid of a fixed-step method towards a time that it is not made to end at, as long as it may be."""
+    assert control.step_size is not None
+    h = math.copysign(control.step_size, t1 - t0)
+    return (t0 + n * h for n in range(control.max_steps + 1))
 
 
 class _Watch:
@@ -314,7 +327,7 @@ def too_many(control: StepControl, t: float, t1: float, h: float, y: Tensor, sam
             advice="See that event_fn changes its sign along the solution, in this direction of time; where it does so "
             "later, raise options['max_num_steps'].",
         )
-    too_tight = control.tolerances.rtol < 8 * torch.finfo(y.dtype).eps
+    too_tight = control.tolerances.tightest().rtol < 8 * torch.finfo(y.dtype).eps
     return MaxStepsError(
         f"max_steps={control.max_steps} steps did not reach t={t1:.6g}; the solve stopped",
         time=t,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -12,36 +12,35 @@ import torch
 from torch import Tensor
 
 from skode.solvers.autocast import solves_outside_autocast
+from skode.solvers.callbacks import callbacks_of, carry_over
 from skode.solvers.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
+from skode.solvers.dense_output import DenseOutput
 from skode.solvers.engine import run
 from skode.solvers.events import occurrences
 from skode.solvers.first_change import FirstChangeFinder
 from skode.solvers.march import StepControl
+from skode.solvers.odeint_arguments import (
+    AdjointArguments,
+    check_options,
+    control_of,
+    interpolating,
+    known_method,
+    supported,
+)
 from skode.solvers.options import (
-    DEFAULT_MAX_STEPS,
     check_adjoint,
     check_memory_budget,
     check_monotone,
     check_state,
     check_times,
-    step_control,
+    check_tolerance,
 )
-from skode.solvers.scipy_solver import odeint_scipy
-from skode.solvers.tableaus import Method, get_method
+from skode.solvers.scipy_solver import ScipySolver, odeint_scipy
+from skode.solvers.step_size import Tolerances
 from skode.solvers.times import moved_outputs, moved_start
-from skode.solvers.tuple_state import event_of_parts, norm_of_parts, pack, unpack, unpacking
+from skode.solvers.tuple_state import event_of_parts, norm_of_parts, pack, tolerance_of_parts, unpack, unpacking
 from skode.solvers.vector_field import time_dtype_of
 from skode.solvers.wide_time import with_wide_time
-
-# torchdiffeq's options, and skode's own.
-OPTIONS = (
-    *("first_step", "min_step", "max_step", "max_num_steps", "step_t", "jump_t", "norm", "dtype"),
-    *("step_size", "grid_constructor", "perturb", "solver"),
-    *("controller", "memory_budget", "seminorm", "compile"),
-)
-
-# What else torchdiffeq calls its methods.
-ALIASES: dict[Any, str] = {None: "dopri5", "fixed_adams": "implicit_adams"}
 
 
 @solves_outside_autocast
@@ -50,8 +49,8 @@ def odeint(
     y0: Any,
     t: Any,
     *,
-    rtol: float = 1e-7,
-    atol: float = 1e-9,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
     method: str | None = "dopri5",
     adjoint: str = "discrete",
     options: Mapping[str, Any] | None = None,
@@ -68,8 +67,9 @@ def odeint(
         and returns tuples; real and complex parts may be mixed.
     t : array-like of shape (n_times,)
         Times, strictly increasing or strictly decreasing; ``t[0]`` is the initial one.
-    rtol, atol : float, default=1e-7 and 1e-9
-        Relative and absolute tolerance of the local error.
+    rtol, atol : float or array-like, default=1e-7 and 1e-9
+        Relative and absolute tolerance of the local error: of all elements, or of each where the shape broadcasts to
+        that of ``y0``. With a tuple, also a tuple of such tolerances for its parts.
     method : str, default="dopri5"
         A name in :data:`skode.solvers.METHODS`, or ``"scipy_solver"``, with ``options={"solver": "LSODA"}`` for
         example, whose gradient is the continuous adjoint's. Methods of fixed steps step from each time in ``t`` to
@@ -81,7 +81,8 @@ def odeint(
         torchdiffeq's ``first_step``, ``min_step``, ``max_step``, ``max_num_steps`` (default 10,000), ``step_t``,
         ``jump_t``, ``norm`` ("rms", "max", "mixed", or a callable over the state; of a tuple of tensors "mixed", its
         default, is the largest of their root mean squares), ``dtype`` (accepted: times are float64 always),
-        ``step_size``, ``grid_constructor``, ``perturb``, ``solver``; and ``controller``, ``memory_budget``,
+        ``step_size``, ``grid_constructor``, ``perturb``, ``interp`` ("linear" or "cubic", of outputs in fixed steps;
+        by default these come off the method's own interpolant), ``solver``; and ``controller``, ``memory_budget``,
         ``seminorm``, ``compile`` as the parameters of :func:`skode.solvers.solve_ivp`.
     event_fn : callable, default=None
         ``event_fn(t, y)``; the solve goes on until one of its elements changes sign, whatever ``t[1]``, which only
@@ -107,80 +108,18 @@ def odeint(
     >>> print([f"{v:.4f}" for v in y[:, 0].tolist()])
     ['1.0000', '0.6065', '0.3679']
     """
-    if not isinstance(options, Mapping | None):
-        raise TypeError(f'options must be a dict, such as {{"step_size": 0.1}}, or None; got {options!r}.')
-    chosen = dict(options or {})
-    unknown = sorted(set(chosen) - set(OPTIONS))
-    if unknown:
-        raise ValueError(f"options has unknown keys {unknown}; the known ones are {sorted(OPTIONS)}.")
-    if isinstance(y0, tuple):
-        flat, parts = pack(y0)
-        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), parts)
-        y = odeint(
-            unpacking(func, parts),
-            flat,
-            t,
-            rtol=rtol,
-            atol=atol,
-            method=method,
-            adjoint=adjoint,
-            options=chosen,
-            event_fn=None if event_fn is None else event_of_parts(event_fn, parts),
-        )
-        if event_fn is not None:
-            return y[0], unpack(y[1], parts)
-        return unpack(y, parts)
-    y0 = check_state(y0)
-    if y0.is_complex():
-        y = odeint(
-            RealField(func),
-            real_part_wise(y0),
-            t,
-            rtol=rtol,
-            atol=atol,
-            method=method,
-            adjoint=adjoint,
-            options=real_options(chosen, func, y0),
-            event_fn=None if event_fn is None else RealEvent(event_fn, "event_fn"),
-        )
-        return as_complex(y) if event_fn is None else (y[0], as_complex(y[1]))
-    if event_fn is not None:
-        return _until_event(func, y0, t, event_fn, rtol=rtol, atol=atol, method=method, adjoint=adjoint, options=chosen)
-
-    times, t_tensor = check_times("t", t)
-    if times.ndim != 1 or len(times) == 0:
-        raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}.")
-    check_monotone("t", times)
-    moving_t = None if t_tensor is None else t_tensor.double().cpu()
-    if method == "scipy_solver":
-        start = y0 if moving_t is None else moved_start(func, y0, moving_t[0], "continuous")
-        outputs = odeint_scipy(func, start, times, rtol=rtol, atol=atol, solver=chosen.get("solver", "LSODA"))
-        return outputs if moving_t is None else moved_outputs(func, outputs, moving_t, "continuous", None, y0)
-    solver = _known_method(method)
-    adjoint = check_adjoint(adjoint)
-    _refuse_idle(chosen, solver)
-    t0, t1 = float(times[0]), float(times[-1])
-    grid = times
-    if chosen.get("grid_constructor") is not None:
-        if chosen.get("step_size") is not None:
-            raise ValueError("options must not have both step_size and grid_constructor.")
-        grid = _constructed(chosen["grid_constructor"], func, y0, times)
-    control = _control(solver, t0, t1, chosen, rtol=rtol, atol=atol, grid=grid)
-    func = with_wide_time(func, t0, t1, y0)
-    outputs, _, _ = run(
+    return _solve(
         func,
-        y0 if moving_t is None else moved_start(func, y0, moving_t[0], adjoint),
-        (t0, t1),
-        tableau=solver,
-        control=control,
-        adjoint=adjoint,
-        memory_budget=_memory_budget(chosen),
-        seminorm=bool(chosen.get("seminorm", False)),
-        times=np.array(times),
-        jump_t=_moving_jumps(chosen, control),
-        compile=bool(chosen.get("compile", False)),
+        y0,
+        t,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        adjoint=check_adjoint(adjoint),
+        options=options,
+        event_fn=event_fn,
+        backward=AdjointArguments(),
     )
-    return outputs if moving_t is None else moved_outputs(func, outputs, moving_t, adjoint, None, y0)
 
 
 def odeint_adjoint(
@@ -188,23 +127,35 @@ def odeint_adjoint(
     y0: Any,
     t: Any,
     *,
-    adjoint_options: Mapping[str, Any] | None = None,
-    adjoint_params: Any = None,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = "dopri5",
     options: Mapping[str, Any] | None = None,
-    **kwargs: Any,
+    event_fn: Callable[[Tensor, Any], Tensor] | None = None,
+    adjoint_rtol: float | None = None,
+    adjoint_atol: float | None = None,
+    adjoint_method: str | None = None,
+    adjoint_options: Mapping[str, Any] | None = None,
+    adjoint_params: Iterable[Tensor] | None = None,
 ) -> Any:
     r""":func:`odeint` with the gradient by the adjoint equation, under torchdiffeq's name and with its arguments.
 
-    The adjoint equation is solved by the method and at the tolerances of the solve itself.
-
     Parameters
     ----------
-    func, y0, t, options, **kwargs
+    func, y0, t, rtol, atol, method, options, event_fn
         As in :func:`odeint`.
+    adjoint_rtol, adjoint_atol : float, default=None
+        Tolerances of the adjoint equation; None: those of the solve, of several the smallest.
+    adjoint_method : str, default=None
+        The method that solves it; None: that of the solve.
     adjoint_options : dict, default=None
-        ``{"norm": "seminorm"}`` leaves the parameters' gradients out of the error test.
-    adjoint_params : ignored
-        The tensors behind ``func`` are found without it.
+        Its ``options``; None, or nothing but a norm: those of the solve. ``norm`` is a callable over the tuple
+        ``(t, y, a, *gradients)`` of the adjoint equation's state, where ``t`` is zero and a state that is a tuple is
+        taken apart, or ``"seminorm"``. By default it is the largest of the solve's own norm of ``y`` and of ``a`` and
+        the root mean squares of the parameters' gradients; the seminorm leaves these out.
+    adjoint_params : iterable of Tensor, default=None
+        The tensors whose gradients are computed, beside those of ``y0`` and ``t``; None: all that ``func`` is found to
+        depend on.
 
     Returns
     -------
@@ -214,24 +165,83 @@ def odeint_adjoint(
 
     Raises
     ------
-    ValueError
-        Where ``adjoint_options`` asks for more than the seminorm.
-    TypeError
-        Where torchdiffeq's ``adjoint_rtol``, ``adjoint_atol`` or ``adjoint_method`` are given.
-    SolverError
+    SolverError, ValueError, TypeError
         As :func:`odeint`.
     """
-    if idle := sorted(name for name in kwargs if name.startswith("adjoint")):
-        raise TypeError(
-            f"odeint_adjoint takes no {', '.join(idle)}: the adjoint equation is solved by the method and at the "
-            "tolerances of the solve itself; set these by method, rtol and atol."
-        )
-    settings = dict(adjoint_options or {})
-    seminorm = settings.pop("norm", None)
-    if settings or seminorm not in (None, "seminorm"):
-        raise ValueError(f'adjoint_options may only be {{"norm": "seminorm"}}, got {adjoint_options!r}.')
-    chosen = {**(options or {}), **({"seminorm": True} if seminorm else {})}
-    return odeint(func, y0, t, adjoint="continuous", options=chosen, **kwargs)
+    return _solve(
+        func,
+        y0,
+        t,
+        rtol=rtol,
+        atol=atol,
+        method=method,
+        adjoint="continuous",
+        options=options,
+        event_fn=event_fn,
+        backward=AdjointArguments(adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options, adjoint_params),
+    )
+
+
+def odeint_dense(
+    func: Callable[[Tensor, Tensor], Tensor],
+    y0: Tensor,
+    t0: Any,
+    t1: Any,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = "dopri5",
+    options: Mapping[str, Any] | None = None,
+) -> DenseOutput:
+    r"""Solve ``dy/dt = func(t, y)`` from ``y(t0) = y0`` and return the solution as a function of time.
+
+    Parameters
+    ----------
+    func, rtol, atol, method, options
+        As in :func:`odeint`; ``method`` is one in :data:`skode.solvers.METHODS`.
+    y0 : Tensor
+        The initial state.
+    t0, t1 : float or 0-dimensional Tensor
+        The time span. It has no gradient here.
+
+    Returns
+    -------
+    DenseOutput
+        ``solution(t)`` is the state at a time, or the states at several, by the interpolants of the steps (see
+        ``options["interp"]``). It is differentiable with respect to ``t``, ``y0`` and the tensors behind ``func``, as
+        ``odeint(..., adjoint="backprop")``.
+
+    Raises
+    ------
+    SolverError, ValueError, TypeError
+        As :func:`odeint`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skode.solvers import odeint_dense
+    >>> solution = odeint_dense(lambda t, y: -y, torch.ones(1), 0.0, 1.0)
+    >>> print(f"{solution(0.5).item():.4f}")
+    0.6065
+    """
+    y0 = check_state(y0)
+    times, _ = check_times("t0 and t1", [float(t0), float(t1)])
+    check_monotone("t0 and t1", times)
+    chosen = check_options(options)
+    solver = interpolating(known_method(method), chosen)
+    outputs, path, _ = run(
+        func,
+        y0,
+        (float(times[0]), float(times[1])),
+        tableau=solver,
+        control=control_of(solver, func, y0, times, chosen, rtol=rtol, atol=atol),
+        adjoint="backprop",
+        memory_budget=None,
+        times=times[1:],
+        dense=True,
+        callbacks=callbacks_of(func, supported(solver), solver.name),
+    )
+    return DenseOutput(path, float(times[0]), float(times[1]), differentiable=outputs.requires_grad)
 
 
 def odeint_event(
@@ -316,64 +326,180 @@ def odeint_event(
     return event_t, y
 
 
+def _solve(
+    func: Any,
+    y0: Any,
+    t: Any,
+    *,
+    rtol: Any,
+    atol: Any,
+    method: Any,
+    adjoint: str,
+    options: Any,
+    event_fn: Any,
+    backward: AdjointArguments,
+) -> Any:
+    """Both of torchdiffeq's calls: checks, and a state that is a tuple as one tensor."""
+    chosen = check_options(options)
+    settings = {"method": method, "adjoint": adjoint}
+    if not isinstance(y0, tuple):
+        y0 = check_state(y0)
+        if y0.is_complex():
+            return _solve_complex(
+                func, y0, t, rtol=rtol, atol=atol, options=chosen, event_fn=event_fn, backward=backward, **settings
+            )
+        if event_fn is None:
+            return _at_times(func, y0, t, rtol=rtol, atol=atol, options=chosen, backward=backward, **settings)
+        return _until_event(func, y0, t, event_fn, rtol=rtol, atol=atol, options=chosen, backward=backward, **settings)
+    flat, parts = pack(y0)
+    if method != "scipy_solver" or "norm" in chosen:
+        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), parts)
+    y = _solve(
+        unpacking(func, parts),
+        flat,
+        t,
+        rtol=tolerance_of_parts("rtol", rtol, flat, parts),
+        atol=tolerance_of_parts("atol", atol, flat, parts),
+        options=chosen,
+        event_fn=None if event_fn is None else event_of_parts(event_fn, parts),
+        backward=backward.of_parts(parts),
+        **settings,
+    )
+    return unpack(y, parts) if event_fn is None else (y[0], unpack(y[1], parts))
+
+
+def _solve_complex(
+    func: Any, y0: Tensor, t: Any, *, rtol: Any, atol: Any, options: dict, event_fn: Any, **settings: Any
+) -> Any:
+    """A complex state as one of real and imaginary parts."""
+
+    def of_parts(tolerance: Any) -> Any:
+        return torch.as_tensor(tolerance).unsqueeze(-1) if np.ndim(tolerance) else tolerance
+
+    real = RealField(func)
+    carry_over(func, real, as_complex)
+    y = _solve(
+        real,
+        real_part_wise(y0),
+        t,
+        rtol=of_parts(rtol),
+        atol=of_parts(atol),
+        options=options if settings["method"] == "scipy_solver" else real_options(options, func, y0),
+        event_fn=None if event_fn is None else RealEvent(event_fn, "event_fn"),
+        **settings,
+    )
+    return as_complex(y) if event_fn is None else (y[0], as_complex(y[1]))
+
+
+def _at_times(
+    func: Any,
+    y0: Tensor,
+    t: Any,
+    *,
+    rtol: Any,
+    atol: Any,
+    method: Any,
+    adjoint: str,
+    options: dict,
+    backward: AdjointArguments,
+) -> Tensor:
+    """The states at all times ``t``."""
+    times, t_tensor = check_times("t", t)
+    if times.ndim != 1 or len(times) == 0:
+        raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}.")
+    check_monotone("t", times)
+    moving = None if t_tensor is None else t_tensor.double().cpu()
+    if method == "scipy_solver":
+        for suffix in ("", "_adjoint"):  # to warn of them
+            callbacks_of(func, (), method, suffix=suffix)
+        tolerances = Tolerances(check_tolerance("rtol", rtol, y0), check_tolerance("atol", atol, y0))
+        forward = ScipySolver.of(options, tolerances)
+        outputs = odeint_scipy(
+            func,
+            y0 if moving is None else moved_start(func, y0, moving[0], "continuous"),
+            times,
+            solver=forward,
+            backward=backward.scipy_solver(forward),
+            parameters=backward.tensors(),
+        )
+        return outputs if moving is None else moved_outputs(func, outputs, moving, "continuous", None, y0)
+    tableau = interpolating(known_method(method), options)
+    control = control_of(tableau, func, y0, times, options, rtol=rtol, atol=atol)
+    way, callbacks = (
+        backward.solve(func, tableau, control, options),
+        callbacks_of(func, supported(tableau), tableau.name),
+    )
+    func = with_wide_time(func, times[0], times[-1], y0)
+    outputs, _, _ = run(
+        func,
+        y0 if moving is None else moved_start(func, y0, moving[0], adjoint),
+        (float(times[0]), float(times[-1])),
+        tableau=tableau,
+        control=control,
+        adjoint=adjoint,
+        memory_budget=_memory_budget(options),
+        times=np.array(times),
+        jump_t=_moving_jumps(options, control),
+        compile=bool(options.get("compile", False)),
+        parameters=backward.tensors(),
+        backward=way,
+        callbacks=callbacks,
+    )
+    return outputs if moving is None else moved_outputs(func, outputs, moving, adjoint, None, y0)
+
+
 def _until_event(
-    func: Any, y0: Any, t: Any, event_fn: Any, *, rtol: Any, atol: Any, method: Any, adjoint: Any, options: dict
+    func: Any,
+    y0: Tensor,
+    t: Any,
+    event_fn: Any,
+    *,
+    rtol: Any,
+    atol: Any,
+    method: Any,
+    adjoint: str,
+    options: dict,
+    backward: AdjointArguments,
 ) -> tuple[Tensor, Tensor]:
     """The time of the first sign change in an element of ``event_fn``, and the states at the start and there."""
     times, t_tensor = check_times("t", t)
     if times.shape != (2,):
         raise ValueError(f"With event_fn, t must be (t0, t1), where t1 only gives the direction; got {t!r}.")
     check_monotone("t", times)
-    solver = _known_method(method)
-    adjoint = check_adjoint(adjoint)
-    _refuse_idle(options, solver)
-    if not solver.adaptive:
-        raise ValueError(f"event_fn needs an adaptive method, not {method!r}: no end of time is given to divide.")
+    if method == "scipy_solver":
+        raise ValueError("event_fn needs one of skode.solvers.METHODS: method='scipy_solver' looks for no events.")
+    tableau = interpolating(known_method(method), options)
     t0, forever = float(times[0]), math.copysign(math.inf, times[1] - times[0])
+    if not tableau.adaptive and options.get("step_size") is None:
+        raise ValueError(
+            f"event_fn with method={method!r} needs options['step_size']: no end of time is given to divide."
+        )
+    control = control_of(tableau, func, y0, np.array([t0, forever]), options, rtol=rtol, atol=atol)
+    way, callbacks = (
+        backward.solve(func, tableau, control, options),
+        callbacks_of(func, supported(tableau), tableau.name),
+    )
     func = with_wide_time(func, t0, forever, y0)
     finder = FirstChangeFinder(event_fn, t0, y0.detach(), time_dtype_of(func, y0))
-    control = _control(solver, t0, forever, options, rtol=rtol, atol=atol)
     outputs, path, _ = run(
         func,
         y0 if t_tensor is None else moved_start(func, y0, t_tensor[0].double().cpu(), adjoint),
         (t0, forever),
-        tableau=solver,
+        tableau=tableau,
         control=control,
         adjoint=adjoint,
         memory_budget=_memory_budget(options),
-        seminorm=bool(options.get("seminorm", False)),
         times=np.array([t0]),
         jump_t=_moving_jumps(options, control),
         events=finder,
         compile=bool(options.get("compile", False)),
+        parameters=backward.tensors(),
+        backward=way,
+        callbacks=callbacks,
     )
     exact = adjoint == "backprop"
     (event_t,), (event_y,) = occurrences(finder, func, outputs, torch.from_numpy(path.times), y0, exact=exact)
     return event_t[0], torch.stack([y0, event_y[0]])
-
-
-def _control(
-    method: Method, t0: float, t1: float, options: dict, *, rtol: Any, atol: Any, grid: np.ndarray | None = None
-) -> StepControl:
-    """Step control as torchdiffeq's options say."""
-    return step_control(
-        method,
-        t0,
-        t1,
-        rtol=rtol,
-        atol=atol,
-        norm=options.get("norm", "rms"),
-        controller=options.get("controller", "I"),
-        first_step=options.get("first_step"),
-        min_step=options.get("min_step") or None,  # torchdiffeq's default is 0
-        max_step=None if options.get("max_step") == math.inf else options.get("max_step"),
-        max_steps=options.get("max_num_steps", DEFAULT_MAX_STEPS),
-        step_size=options.get("step_size"),
-        grid=grid,
-        step_t=options.get("step_t"),
-        jump_t=options.get("jump_t"),
-        perturb=bool(options.get("perturb", False)),
-    )
 
 
 def _moving_jumps(options: dict, control: StepControl) -> Tensor | None:
@@ -381,33 +507,5 @@ def _moving_jumps(options: dict, control: StepControl) -> Tensor | None:
     return check_times("options['jump_t']", options["jump_t"])[1] if control.jumps else None
 
 
-def _refuse_idle(options: dict, method: Method) -> None:
-    """Refuse options that would play no part with this method."""
-    idle = {"solver"} | ({"grid_constructor"} if method.adaptive else set())
-    if found := sorted(idle & set(options)):
-        raise ValueError(f"options {found} play no part with method={method.name!r}.")
-
-
-def _known_method(name: Any) -> Method:
-    """A method by skode's name, or torchdiffeq's."""
-    if isinstance(name, str | None):
-        name = ALIASES.get(name, name)
-    return get_method(name)
-
-
 def _memory_budget(options: dict) -> int | None:
     return check_memory_budget("options['memory_budget']", options.get("memory_budget"))
-
-
-def _constructed(constructor: Any, func: Any, y0: Tensor, times: np.ndarray) -> np.ndarray:
-    """A grid of steps made by the user's function, checked."""
-    made = constructor(func, y0, torch.from_numpy(times).to(y0.device))
-    grid, _ = check_times("options['grid_constructor']", made)
-    check_monotone("options['grid_constructor']", grid)
-    if len(grid) < 2 or not np.isclose(grid[0], times[0]) or not np.isclose(grid[-1], times[-1]):
-        raise ValueError(
-            f"options['grid_constructor'] must return a grid from {times[0]} to {times[-1]}, got "
-            f"{len(grid)} times from {grid[0]} to {grid[-1]}."
-        )
-    grid[0], grid[-1] = times[0], times[-1]
-    return grid

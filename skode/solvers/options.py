@@ -47,11 +47,31 @@ def check_state(y0: Any) -> Tensor:
     return y0
 
 
-def check_tolerance(name: str, value: Any) -> float:
-    """A tolerance as a float that is not negative."""
+def check_tolerance(name: str, value: Any, like: Tensor | None = None) -> float | Tensor:
+    """A tolerance as a float that is not negative; for a state like this one, also as a tensor of one per element."""
+    if like is not None and np.ndim(value):
+        return _tolerance_of_elements(name, value, like)
+    if isinstance(value, Tensor | np.ndarray) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}.")
     return float(value)
+
+
+def _tolerance_of_elements(name: str, value: Any, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise ValueError(f"{name} must not require grad: a solve has no gradient of its tolerances.")
+    tolerance = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    try:
+        tolerance = tolerance.expand(like.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} must be a number, or of a shape that broadcasts to that of y0, {tuple(like.shape)}; got shape "
+            f"{tuple(tolerance.shape)}."
+        ) from error
+    if not bool((torch.isfinite(tolerance) & (tolerance >= 0.0)).all()):
+        raise ValueError(f"{name} must hold finite numbers >= 0, got {value!r}.")
+    return tolerance
 
 
 def check_positive(name: str, value: Any) -> float | None:
@@ -176,10 +196,14 @@ def step_control(
     jump_t: Any = None,
     perturb: bool = False,
     per_sample: bool = False,
+    like: Tensor | None = None,
 ) -> StepControl:
-    """Checked step control; a fixed-step method gets equal steps of at most ``step_size``, or the given grid."""
-    rtol, atol = check_tolerance("rtol", rtol), check_tolerance("atol", atol)
-    if method.adaptive and rtol == atol == 0.0:
+    """Checked step control; a fixed-step method gets equal steps of at most ``step_size``, or the given grid.
+
+    For a state like the one given, elements may have tolerances of their own.
+    """
+    rtol, atol = check_tolerance("rtol", rtol, like), check_tolerance("atol", atol, like)
+    if method.adaptive and bool(torch.as_tensor((rtol == 0.0) & (atol == 0.0)).any()):
         raise ValueError("rtol and atol must not both be 0.")
     step_size = check_positive("step_size", step_size)
     max_steps = check_count("max_steps", max_steps, least=1)
@@ -203,10 +227,7 @@ def step_control(
                 f"step_t and jump_t are for adaptive methods; give method={method.name!r} a grid of steps."
             )
         if step_size is not None:
-            # Rounding must not add a step where the span is a multiple of the step size.
-            n_steps = max(math.ceil(abs(t1 - t0) / step_size - 1e-9), 1)
-            # linspace would allocate a grid of any length: march refuses one longer than max_steps.
-            grid = np.linspace(t0, t1, min(n_steps, max_steps + 1) + 1)
+            grid = _equal_steps(t0, t1, step_size, max_steps)
         elif grid is None and t0 != t1:
             raise ValueError(f"method={method.name!r} takes steps of a fixed size: pass step_size.")
     return StepControl(
@@ -223,3 +244,13 @@ def step_control(
         nudged=bool(perturb),
         per_sample=per_sample and method.adaptive,  # with a grid all samples take the same steps
     )
+
+
+def _equal_steps(t0: float, t1: float, step_size: float, max_steps: int) -> np.ndarray | None:
+    """A grid of equal steps of at most a size; None where the end of the span is left to an event."""
+    if math.isinf(t1):
+        return None
+    # Rounding must not add a step where the span is a multiple of the step size.
+    n_steps = max(math.ceil(abs(t1 - t0) / step_size - 1e-9), 1)
+    # linspace would allocate a grid of any length: march refuses one longer than max_steps.
+    return np.linspace(t0, t1, min(n_steps, max_steps + 1) + 1)

@@ -6,6 +6,8 @@ solve, which is kept for it: those of stiff problems can't be solved for backwar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,105 @@ from torch import Tensor
 from skode.solvers.adjoints.continuous import AugmentedField
 from skode.solvers.errors import NonFiniteDerivativeError, SolverError
 from skode.solvers.first_order import first_order
-from skode.solvers.options import check_choice
+from skode.solvers.options import check_choice, check_positive
 from skode.solvers.statistics import Statistics
+from skode.solvers.step_size import Tolerances
 from skode.solvers.transforms import transform_of
 from skode.solvers.vector_field import Field, as_field
 
 SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
 
+#: Those of torchdiffeq's options that SciPy's solvers have.
+OPTIONS = ("solver", "first_step", "min_step", "max_step")
 
-def odeint_scipy(func: Any, y0: Tensor, times: np.ndarray, *, rtol: float, atol: float, solver: str) -> Tensor:
-    """States at all times, solved by SciPy; differentiable with respect to ``y0`` and the tensors behind ``func``."""
-    check_choice("options['solver']", solver, SOLVERS)
+
+@dataclass(frozen=True)
+class ScipySolver:
+    """One of SciPy's solvers with its settings.
+
+    Attributes
+    ----------
+    name : str
+        One of :data:`SOLVERS`.
+    tolerances : Tolerances
+        The error that a step may make, in SciPy's own norm.
+    steps : dict
+        ``first_step``, ``min_step`` and ``max_step``, as far as they are given.
+    """
+
+    name: str
+    tolerances: Tolerances
+    steps: dict[str, float | None]
+
+    @classmethod
+    def of(cls, options: dict, tolerances: Tolerances, where: str = "options") -> ScipySolver:
+        """The solver that torchdiffeq's options describe."""
+        name = check_choice(f"{where}['solver']", options.get("solver", "LSODA"), SOLVERS)
+        if idle := sorted(set(options) - set(OPTIONS)):
+            raise ValueError(f"{where} {idle} play no part with method='scipy_solver', which takes {sorted(OPTIONS)}.")
+        unbounded = {"first_step": None, "min_step": 0.0, "max_step": np.inf}
+        chosen = {key: options[key] for key, value in unbounded.items() if options.get(key, value) not in (None, value)}
+        steps = {key: check_positive(f"{where}['{key}']", value) for key, value in chosen.items()}
+        if "min_step" in steps and name != "LSODA":
+            raise ValueError(f"{where}['min_step'] is for SciPy's LSODA; {name} finds its smallest step by itself.")
+        if isinstance(tolerances.rtol, Tensor) and name in ("Radau", "BDF"):
+            raise ValueError(f"rtol must be one number for SciPy's {name}; atol may be one for each element.")
+        return cls(name, tolerances, steps)
+
+    def __call__(self, field: Any, y0: Tensor, times: np.ndarray, *, dense: bool = False) -> tuple[Tensor, Any]:
+        """Flat states at all times, of shape (n_times, n), and at any time between them if ``dense``."""
+
+        def rates(t: float, y: np.ndarray) -> np.ndarray:
+            state = torch.from_numpy(y).to(y0).view(y0.shape)
+            return field(t, state).detach().reshape(-1).double().cpu().numpy()
+
+        if len(times) == 1 or not y0.numel():
+            return y0.reshape(1, -1).expand(len(times), -1).clone(), None
+        start = y0.detach().reshape(-1).double().cpu().numpy()
+        # SciPy's solvers may loop forever on NaN: refuse it where it appears.
+        found = scipy_solve_ivp(
+            _finite(rates),
+            (times[0], times[-1]),
+            start,
+            method=self.name,
+            t_eval=times,
+            dense_output=dense,
+            rtol=_flat(self.tolerances.rtol),
+            atol=_flat(self.tolerances.atol),
+            **self.steps,
+        )
+        if not found.success:
+            raise SolverError(
+                f"SciPy's {self.name} failed: {found.message}",
+                time=float(found.t[-1]) if len(found.t) else float(times[0]),
+                step_size=0.0,
+                advice="Try another of SciPy's solvers, or looser tolerances.",
+            )
+        return torch.from_numpy(found.y.T.copy()).to(y0), found.sol
+
+
+def odeint_scipy(
+    func: Any,
+    y0: Tensor,
+    times: np.ndarray,
+    *,
+    solver: ScipySolver,
+    backward: ScipySolver,
+    parameters: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """States at all times, solved by SciPy; differentiable.
+
+    Parameters
+    ----------
+    func, y0
+        The problem.
+    times : ndarray of shape (n_times,)
+        Output times.
+    solver, backward : ScipySolver
+        What solves the equation, and its adjoint equation.
+    parameters : sequence of Tensor or None
+        The tensors behind ``func`` whose gradients are wanted; None: all that are found.
+    """
     differentiate = torch.is_grad_enabled()
     transform = transform_of(func, float(times[0]), y0, None)
     if transform is not None:
@@ -34,51 +124,14 @@ def odeint_scipy(func: Any, y0: Tensor, times: np.ndarray, *, rtol: float, atol:
             f"The solve is inside {transform}, which method='scipy_solver' gives no derivatives for: pass another "
             "method and adjoint='backprop'."
         )
-    field, _, _ = as_field(func, float(times[0]), y0.detach(), differentiate=differentiate)
-    solve = _Solve(field, rtol, atol, solver)
-    if not (differentiate and (y0.requires_grad or any(p.requires_grad for p in field.parameters))):
-        return solve(y0.detach(), times)
-    return _ScipyAdjoint.apply(solve, times, y0, *field.parameters)
+    field, _, _ = as_field(func, float(times[0]), y0.detach(), differentiate=differentiate, parameters=parameters)
+    if not (differentiate and any(x.requires_grad for x in (y0, *field.parameters))):
+        return solver(field, y0.detach(), times)[0].view(len(times), *y0.shape)
+    return _ScipyAdjoint.apply(field, solver, backward, times, y0, *field.parameters)
 
 
-class _Solve:
-    """SciPy's solver over a field and its adjoint equation."""
-
-    def __init__(self, field: Field, rtol: float, atol: float, solver: str) -> None:
-        self.field, self.rtol, self.atol, self.solver = field, rtol, atol, solver
-
-    def __call__(self, y0: Tensor, times: np.ndarray) -> Tensor:
-        return self.solve(self.field, y0, times)[0].view(len(times), *y0.shape)
-
-    def solve(self, field: Any, y0: Tensor, times: np.ndarray, *, dense: bool = False) -> tuple[Tensor, Any]:
-        """Flat states at all times, of shape (n_times, n), and at any time between them if ``dense``."""
-
-        def rates(t: float, y: np.ndarray) -> np.ndarray:
-            state = torch.from_numpy(y).to(y0).view(y0.shape)
-            return field(t, state).detach().reshape(-1).double().cpu().numpy()
-
-        if len(times) == 1:
-            return y0.reshape(1, -1).clone(), None
-        start = y0.detach().reshape(-1).double().cpu().numpy()
-        # SciPy's solvers may loop forever on NaN: refuse it where it appears.
-        found = scipy_solve_ivp(
-            _finite(rates),
-            (times[0], times[-1]),
-            start,
-            method=self.solver,
-            t_eval=times,
-            dense_output=dense,
-            rtol=self.rtol,
-            atol=self.atol,
-        )
-        if not found.success:
-            raise SolverError(
-                f"SciPy's {self.solver} failed: {found.message}",
-                time=float(found.t[-1]) if len(found.t) else float(times[0]),
-                step_size=0.0,
-                advice="Try another of SciPy's solvers, or looser tolerances.",
-            )
-        return torch.from_numpy(found.y.T.copy()).to(y0), found.sol
+def _flat(tolerance: float | Tensor) -> float | np.ndarray:
+    return tolerance.reshape(-1).double().cpu().numpy() if isinstance(tolerance, Tensor) else tolerance
 
 
 def _finite(rates: Any) -> Any:
@@ -98,10 +151,18 @@ def _finite(rates: Any) -> Any:
 
 class _ScipyAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, solve: _Solve, times: np.ndarray, y0: Tensor, *parameters: Tensor) -> Tensor:
-        outputs, ctx.states = solve.solve(solve.field, y0, times, dense=True)
+    def forward(
+        ctx: Any,
+        field: Field,
+        solver: ScipySolver,
+        backward: ScipySolver,
+        times: np.ndarray,
+        y0: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        outputs, ctx.states = solver(field, y0, times, dense=True)
         outputs = outputs.view(len(times), *y0.shape)
-        ctx.solve, ctx.times = solve, times
+        ctx.field, ctx.solver, ctx.times = field, backward, times
         ctx.save_for_backward(outputs, y0, *parameters)
         return outputs
 
@@ -109,17 +170,18 @@ class _ScipyAdjoint(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor) -> tuple:
         outputs, y0, *_ = ctx.saved_tensors
-        solve, n = ctx.solve, y0.numel()
-        low, high = sorted((ctx.times[0], ctx.times[-1]))
+        n, times = y0.numel(), ctx.times
+        low, high = sorted((times[0], times[-1]))
 
         def state_at(t: float) -> Tensor:
             return torch.from_numpy(ctx.states(min(max(t, low), high))).to(y0)
 
-        field = AugmentedField(solve.field, y0, Statistics(), float(ctx.times[0]), implicit=False, states=state_at)
+        field = AugmentedField(ctx.field, y0, Statistics(), float(times[0]), implicit=False, states=state_at)
         augmented = y0.new_zeros(field.size)
-        for i in range(len(ctx.times) - 1, -1, -1):
+        for i in range(len(times) - 1, -1, -1):
             augmented[:n] = outputs[i].reshape(-1)
             augmented[n : 2 * n] += grad_outputs[i].reshape(-1)
             if i > 0:
-                augmented = solve.solve(field, augmented, ctx.times[[i, i - 1]])[0][-1].clone()
-        return (None, None, augmented[n : 2 * n].view(y0.shape), *field.parameter_gradients(augmented))
+                augmented = ctx.solver(field, augmented, times[[i, i - 1]])[0][-1].clone()
+        grad_y0 = augmented[n : 2 * n].view(y0.shape)
+        return (None, None, None, None, grad_y0, *field.parameter_gradients(augmented))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -58,11 +58,33 @@ NORMS: dict[str, Norm] = {"rms": rms_norm, "max": max_norm, "mixed": mixed_norm}
 
 @dataclass(frozen=True)
 class Tolerances:
-    """The error that a step may make: ``norm(error / (atol + rtol |y|)) <= 1``."""
+    """The error that a step may make: ``norm(error / (atol + rtol |y|)) <= 1``.
 
-    rtol: float
-    atol: float
+    Attributes
+    ----------
+    rtol, atol : float, or Tensor of the state's shape and dtype
+        Relative and absolute tolerance, of all elements or of each.
+    norm : callable
+        What makes one number of the elements' errors.
+    """
+
+    rtol: float | Tensor
+    atol: float | Tensor
     norm: Norm = rms_norm
+    # Whether an element that is zero is allowed no error at all.
+    purely_relative: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "purely_relative", _least(self.atol) == 0.0)
+
+    @property
+    def of_elements(self) -> bool:
+        """Whether elements of the state have tolerances of their own."""
+        return isinstance(self.rtol, Tensor) or isinstance(self.atol, Tensor)
+
+    def tightest(self) -> Tolerances:
+        """The smallest of the elements' tolerances, for all."""
+        return Tolerances(_least(self.rtol), _least(self.atol), self.norm)
 
     def error_ratio(self, error: Tensor, y: Tensor, y_next: Tensor) -> float:
         """How many times the allowed error a step made; not finite where the step left the field's domain."""
@@ -81,7 +103,7 @@ class Tolerances:
     def in_allowed_errors(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         """The error of a step, element by element, in units of the allowed one."""
         scale = torch.maximum(y.abs(), y_next.abs()).mul_(self.rtol).add_(self.atol)
-        if self.atol == 0.0:
+        if self.purely_relative:
             # With a purely relative test, a component that is and stays zero makes no error: 0 / tiny, not 0 / 0.
             scale.clamp_min_(torch.finfo(scale.dtype).tiny)
         return torch.div(error, scale, out=scale)
@@ -96,7 +118,11 @@ class Tolerances:
 
     def over(self, x: Tensor, allowed: Tensor) -> Tensor:
         """``x`` in units of the allowed error; 0 for components that are allowed none."""
-        return x / allowed if self.atol > 0.0 else torch.where(allowed > 0.0, x / allowed, 0.0)
+        return torch.where(allowed > 0.0, x / allowed, 0.0) if self.purely_relative else x / allowed
+
+
+def _least(tolerance: float | Tensor) -> float:
+    return float(tolerance.min()) if isinstance(tolerance, Tensor) else tolerance
 
 
 @dataclass(frozen=True)
@@ -138,7 +164,7 @@ class MappedTolerances(Tolerances):
 
     def in_allowed_errors(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         scale = torch.maximum(y.abs(), y_next.abs()) * self.rtol + self.atol
-        return error / (scale.clamp_min(torch.finfo(scale.dtype).tiny) if self.atol == 0.0 else scale)
+        return error / (scale.clamp_min(torch.finfo(scale.dtype).tiny) if self.purely_relative else scale)
 
 
 class EachSample:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.callbacks import carry_over
 from skode.solvers.step_size import rms_norm
 
 
@@ -48,7 +50,7 @@ def unpacking(func: Callable[[Tensor, Any], Any], parts: Sequence[Part]) -> Call
     expected = [tuple(part.shape) for part in parts]
 
     def flat_func(t: Tensor, y: Tensor) -> Tensor:
-        rates = func(t, _tensors(y, parts))
+        rates = func(t, parts_of(y, parts))
         if not isinstance(rates, tuple | list) or not all(isinstance(rate, Tensor) for rate in rates):
             raise TypeError(f"func(t, y) must return a tuple of tensors, as y is, got {rates!r}.")
         returned = [tuple(rate.shape) for rate in rates]
@@ -63,6 +65,7 @@ def unpacking(func: Callable[[Tensor, Any], Any], parts: Sequence[Part]) -> Call
             )
         return torch.cat([rate.reshape(-1) for rate in rates])
 
+    carry_over(func, flat_func, lambda y: parts_of(y, parts))
     return flat_func
 
 
@@ -72,18 +75,36 @@ def unpack(y: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
     return tuple(part.of(piece, len(y)) for piece, part in zip(pieces, parts, strict=True))
 
 
-def _tensors(y: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+def parts_of(y: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
+    """The tensors behind one flat state."""
     pieces = y.split([part.shape.numel() for part in parts])
     return tuple(part.of(piece) for piece, part in zip(pieces, parts, strict=True))
 
 
 def event_of_parts(event_fn: Callable[[Tensor, Any], Tensor], parts: Sequence[Part]) -> Any:
     """An event function over tuples as one over the flat state."""
-    return lambda t, y: event_fn(t, _tensors(y, parts))
+    return lambda t, y: event_fn(t, parts_of(y, parts))
 
 
 def norm_of_parts(norm: Any, parts: Sequence[Part]) -> Any:
     """A norm over tuples as one over the flat state; ``"mixed"`` is the largest of the parts' root mean squares."""
     if norm == "mixed":
-        return lambda x: torch.stack([rms_norm(part) for part in _tensors(x, parts)]).max()
-    return (lambda x: norm(_tensors(x, parts))) if callable(norm) else norm
+        return lambda x: torch.stack([rms_norm(part) for part in parts_of(x, parts)]).max()
+    return (lambda x: norm(parts_of(x, parts))) if callable(norm) else norm
+
+
+def tolerance_of_parts(name: str, tolerance: Any, y0: Tensor, parts: Sequence[Part]) -> Any:
+    """A tolerance of each part as one of each element of the flat state; one for all stays what it is."""
+    if (isinstance(tolerance, Tensor | np.ndarray) and tolerance.ndim == 0) or not hasattr(tolerance, "__len__"):
+        return tolerance
+    if len(tolerance) != len(parts):
+        raise ValueError(f"{name} must be one number, or one for each of y0's {len(parts)} parts; got {tolerance!r}.")
+    each = [torch.as_tensor(one).to(y0.device, y0.dtype.to_real()) for one in tolerance]
+    try:
+        return torch.cat(
+            [tolerance.expand(part.shape).reshape(-1) for tolerance, part in zip(each, parts, strict=True)]
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} must broadcast part by part to y0's shapes {[tuple(part.shape) for part in parts]}."
+        ) from error

@@ -182,6 +182,8 @@ class AutogradField:
         Memory that an evaluation with its graph takes.
     held : tuple of Tensor, default=()
         Those of the parameters that ``func`` was found to hold.
+    chosen : bool, default=False
+        Whether the parameters are those whose gradients are wanted, rather than all.
     """
 
     def __init__(
@@ -191,11 +193,13 @@ class AutogradField:
         *,
         graph_nbytes: int = 0,
         held: tuple[Tensor, ...] = (),
+        chosen: bool = False,
     ) -> None:
         self.held = held
         self.func = func
         self.time_dtype = getattr(func, "time_dtype", None)
         self.parameters = parameters
+        self.chosen = chosen
         self.graph_nbytes = graph_nbytes
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
@@ -216,7 +220,8 @@ class AutogradField:
         return AutogradTape(self, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
 
     def session(self, *, with_parameters: bool = True) -> AutogradSession:
-        return AutogradSession(self.parameters if with_parameters else (), parameters_wanted=with_parameters)
+        complete = with_parameters and not self.chosen
+        return AutogradSession(self.parameters if with_parameters else (), complete=complete)
 
 
 class WithGrad:
@@ -271,9 +276,9 @@ class AutogradTape(FunctionTape):
 class AutogradSession:
     """Adds up the gradients of one evaluation after another."""
 
-    def __init__(self, parameters: tuple[Tensor, ...], *, parameters_wanted: bool = True) -> None:
+    def __init__(self, parameters: tuple[Tensor, ...], *, complete: bool = True) -> None:
         self.parameters = parameters
-        self.parameters_wanted = parameters_wanted
+        self.complete = complete  # no evaluation may depend on others
         self.gradients: list[Tensor | None] = [None] * len(parameters)
         self.placed: Tensor
         # What autograd leaves in non-leaf tensors with retain_grad() is to be of the whole solve, not of evaluations.
@@ -316,7 +321,7 @@ class AutogradSession:
 
     def _refuse_hidden_tensors(self, argument: Tensor, value: Tensor) -> None:
         """See that an evaluation hangs on no tensor that was not known before the solve."""
-        if not self.parameters_wanted or not value.requires_grad:
+        if not self.complete or not value.requires_grad:
             return
         missed = leaves_behind(value, [argument, *self.parameters])
         if missed:
@@ -487,7 +492,13 @@ def _within(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def as_field(
-    func: Any, t: float, y: Tensor, *, differentiate: bool, keep_graph: bool = False
+    func: Any,
+    t: float,
+    y: Tensor,
+    *,
+    differentiate: bool,
+    keep_graph: bool = False,
+    parameters: Sequence[Tensor] | None = None,
 ) -> tuple[Field, Tensor, Tape | None]:
     """Wrap ``func`` for the engine and evaluate it once at the start of the solve.
 
@@ -503,6 +514,8 @@ def as_field(
         Whether gradients may be asked for, so that the tensors behind ``func`` must be known.
     keep_graph : bool, default=False
         Whether autograd is to record the solve itself, for which ``func`` is called as it is.
+    parameters : sequence of Tensor, default=None
+        The tensors behind ``func`` whose gradients are wanted; None: all that are found.
 
     Returns
     -------
@@ -521,7 +534,7 @@ def as_field(
     if not callable(func):
         raise TypeError(f"func must be a callable func(t, y), got {type(func).__name__}.")
     try:
-        field, value, tape = _first_evaluation(func, t, y, differentiate, keep_graph)
+        field, value, tape = _first_evaluation(func, t, y, differentiate, keep_graph, parameters)
     except (TypeError, RuntimeError, IndexError, ValueError) as error:
         state = func.complex_state(y) if hasattr(type(func), "complex_state") else y
         error.add_note(
@@ -535,12 +548,17 @@ def as_field(
 
 
 def _first_evaluation(
-    func: Any, t: float, y: Tensor, differentiate: bool, keep_graph: bool
+    func: Any,
+    t: float,
+    y: Tensor,
+    differentiate: bool,
+    keep_graph: bool,
+    chosen: Sequence[Tensor] | None,
 ) -> tuple[Field, Tensor, Tape | None]:
     """What :func:`as_field` answers, before the value was looked at."""
     field: Field
     tape = None
-    if has_own_pullback(func) and not keep_graph:
+    if has_own_pullback(func) and not keep_graph and _are_its_own(chosen, func):
         field = PullbackField(func)
         if differentiate:
             tape, value = field.tape(y, 1, pullable=True), torch.empty_like(y)
@@ -554,7 +572,13 @@ def _first_evaluation(
             refuse_hooks(parameters)
         check_value(evaluation.value, y)
         value = evaluation.value.detach()
-        field = AutogradField(func, parameters, graph_nbytes=evaluation.nbytes, held=evaluation.held)
+        field = AutogradField(
+            func,
+            parameters if chosen is None else tuple(chosen),
+            graph_nbytes=evaluation.nbytes,
+            held=evaluation.held,
+            chosen=chosen is not None,
+        )
         if not graphs_are_watched():
             tape = field.tape(y, 1, pullable=True)
             tape.hold(0, evaluation)
@@ -562,6 +586,11 @@ def _first_evaluation(
         field = AutogradField(func, ())
         value = field(t, y)
     return field, value, tape
+
+
+def _are_its_own(chosen: Sequence[Tensor] | None, func: Any) -> bool:
+    """Whether the tensors whose gradients are wanted are the parameters of a field with its own pullback."""
+    return chosen is None or list(map(id, chosen)) == list(map(id, func.parameters()))
 
 
 def check_value(value: Any, y: Tensor) -> None:

@@ -9,7 +9,7 @@ import pytest
 import scipy.integrate
 import torch
 
-from skode.solvers import MaxStepsError, odeint, odeint_adjoint, odeint_event, solve_ivp
+from skode.solvers import MaxStepsError, odeint, odeint_event, solve_ivp
 
 
 @dataclass(frozen=True)
@@ -404,12 +404,6 @@ def test_what_is_wrong_is_named_with_its_value(arguments, error, message):
     arguments = {"y0": torch.ones(2), "t": [0.0, 1.0], **arguments}
     with pytest.raises(error, match=message):
         odeint(lambda t, y: -y, **arguments)
-
-
-@pytest.mark.parametrize("name", ["adjoint_rtol", "adjoint_atol", "adjoint_method"])
-def test_the_adjoint_takes_its_settings_from_the_solve(name):
-    with pytest.raises(TypeError, match=rf"odeint_adjoint takes no {name}: .* rtol and atol"):
-        odeint_adjoint(lambda t, y: -y, torch.ones(2), [0.0, 1.0], **{name: None})
 
 
 @pytest.mark.parametrize("t0", [[0.0, 1.0], torch.zeros(2)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from skode.solvers import NonFiniteDerivativeError, SolverError, odeint
+from skode.solvers import NonFiniteDerivativeError, SolverError, odeint, odeint_adjoint
 from skode.solvers.scipy_solver import SOLVERS
 
 TIMES = [0.0, 0.3, 1.0, 2.0]
@@ -149,15 +149,107 @@ def test_an_unknown_solver_is_refused(y0):
         odeint(Damped(), y0, TIMES, method="scipy_solver", options={"solver": "RK99"})
 
 
-def test_gradients_of_times_are_those_of_the_solution(solver):
-    # y = exp(sin(t) - sin(t0)), of which each output time moves its own output, and the first one all
-    t = torch.tensor([0.3, 0.9, 1.4], dtype=torch.float64, requires_grad=True)
-    y0 = torch.ones(1, dtype=torch.float64)
-    y = odeint(lambda t, y: torch.cos(t) * y, y0, t, rtol=1e-8, atol=1e-8, **solver)[:, 0]
-    weights = torch.tensor([3.0, 1.0, -2.0], dtype=torch.float64)
-    (found,) = torch.autograd.grad(weights @ y, t)
-    (expected,) = torch.autograd.grad(weights @ torch.exp(torch.sin(t) - torch.sin(t[0])), t)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("times", [TIMES, TIMES[::-1]], ids=["forward", "backward"])
+def test_gradients_of_times_are_those_of_the_solution(solver, times):
+    # dy/dt = cos(t) y from 1 at t0
+    t = torch.tensor(times, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.tensor([3.0, 1.0, -2.0, 1.5], dtype=torch.float64)
+    y = odeint(lambda t, y: torch.cos(t) * y, torch.ones(1, dtype=torch.float64), t, **TIGHT, **solver)
+    (found,) = torch.autograd.grad(cotangent @ y[:, 0], t)
+    (expected,) = torch.autograd.grad(cotangent @ torch.exp(torch.sin(t) - torch.sin(t[0])), t)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_gradients_of_times_states_and_parameters_together(y0):
+    field, t = Damped(), torch.tensor(TIMES, dtype=torch.float64, requires_grad=True)
+    y0.requires_grad_()
+    inputs = [t, y0, *field.parameters()]
+
+    def gradients(**settings):
+        return torch.autograd.grad(odeint(field, y0, t, **TIGHT, **settings).square().sum(), inputs)
+
+    for found, expected in zip(gradients(method="scipy_solver"), gradients(method="dopri8"), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_time_in_float32_gets_its_gradient_in_float32():
+    t = torch.tensor([0.0, 1.0], requires_grad=True)
+    odeint(lambda t, y: -2 * y, torch.ones(1), t, method="scipy_solver")[-1].sum().backward()
+    torch.testing.assert_close(t.grad, torch.tensor([2.0, -2.0]) * math.exp(-2), rtol=1e-5, atol=0)
+
+
+def test_over_no_time_neither_times_nor_states_are_changed(y0):
+    t = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    y = odeint(Damped(), y0.requires_grad_(), t, method="scipy_solver")
+    assert torch.equal(y[0], y0)
+    grad_t, grad_y0 = torch.autograd.grad(y.sum(), [t, y0])
+    assert grad_t.item() == 0.0
+    assert torch.equal(grad_y0, torch.ones_like(y0))
+
+
+def test_the_largest_step_is_scipys(y0, counted):
+    free, short = counted(Damped()), counted(Damped())
+    settings = {"rtol": 0.1, "atol": 0.1, "method": "scipy_solver"}
+    odeint(free, y0, TIMES, **settings, options={"solver": "RK45", "max_step": math.inf})
+    odeint(short, y0, TIMES, **settings, options={"solver": "RK45", "max_step": 0.05})
+    assert short.n_calls >= 2.0 / 0.05 * 6 > 2 * free.n_calls
+
+
+def test_the_first_step_is_scipys(y0, counted):
+    field = counted(Damped())
+    options = {"solver": "RK23", "first_step": 0.02}
+    odeint(field, y0, TIMES, rtol=0.1, atol=0.1, method="scipy_solver", options=options)
+    assert sorted(set(field.times))[1] == pytest.approx(0.01)
+
+
+def test_elements_may_have_tolerances_of_their_own(counted):
+    # The fast element is allowed any error, as a whole or by its own tolerance.
+    def slow_and_fast(t, y):
+        return torch.stack([-y[0], 20 * torch.cos(20 * t)])
+
+    def calls(**tolerances):
+        field = counted(slow_and_fast)
+        y = odeint(field, torch.ones(2).double(), [0.0, 3.0], method="scipy_solver", **tolerances)
+        assert abs(float(y[-1, 0]) - math.exp(-3)) < 1e-6
+        return field.n_calls
+
+    assert calls(rtol=1e-13, atol=torch.tensor([1e-8, 1e3])) < 0.5 * calls(rtol=1e-13, atol=1e-8)
+
+
+def test_the_adjoint_equation_may_have_another_solver_and_tolerances(y0):
+    field = Damped()
+
+    def gradient(**settings):
+        y = odeint_adjoint(field, y0, TIMES, method="scipy_solver", options={"solver": "DOP853"}, **TIGHT, **settings)
+        return torch.autograd.grad(y.square().sum(), field.friction)[0]
+
+    expected = gradient()
+    other = gradient(adjoint_options={"solver": "RK45"})
+    loose = gradient(adjoint_rtol=1e-4, adjoint_atol=1e-4)
+    assert other != expected
+    torch.testing.assert_close(other, expected, rtol=1e-7, atol=0)
+    assert 1e-9 < abs(float(loose / expected) - 1) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"options": {"step_size": 0.1}}, r"options \['step_size'\] play no part with method='scipy_solver'"),
+        ({"options": {"norm": torch.norm}}, r"options \['norm'\] play no part"),
+        ({"options": {"max_step": -1.0}}, r"options\['max_step'\] must be a finite number > 0"),
+        ({"options": {"first_step": 0.0}}, r"options\['first_step'\] must be a finite number > 0"),
+        ({"options": {"solver": "RK45", "min_step": 0.1}}, r"options\['min_step'\] is for SciPy's LSODA"),
+        ({"options": {"solver": "Radau"}, "rtol": [1e-3, 1e-3]}, "rtol must be one number for SciPy's Radau"),
+        ({"adjoint_method": "dopri5"}, "adjoint_method='dopri5' does not go with method='scipy_solver'"),
+        ({"adjoint_options": {"norm": "seminorm"}}, r"adjoint_options \['norm'\] play no part"),
+        ({"adjoint_options": {"solver": "RK99"}}, r"adjoint_options\['solver'\]='RK99'"),
+        ({"rtol": -1.0}, "rtol must be a finite number >= 0"),
+    ],
+    ids=str,
+)
+def test_what_scipy_has_no_word_for_is_refused(y0, settings, message):
+    with pytest.raises(ValueError, match=message):
+        odeint_adjoint(Damped(), y0, TIMES, method="scipy_solver", **settings)
 
 
 def test_events_are_refused(y0):

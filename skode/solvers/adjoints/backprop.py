@@ -6,7 +6,6 @@ the one that supports derivatives of higher order.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,8 +61,7 @@ def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
                 taken.y_next = _moved_by_jumps(problem.jumps, cast, move)
             path.y_end, path.t_end = taken.y_next, move.t_next
             if problem.dense:
-                plain = replace(taken, h=move.t_next - move.t, y=taken.y.detach(), stages=taken.stages.detach())
-                path.steps.append(RecordedStep(plain, move.t, move.t_next, readings, move.opens, None, None))
+                path.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, None, None))
             if collector.ended:
                 break
     except SolverError as error:

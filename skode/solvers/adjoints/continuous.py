@@ -11,6 +11,8 @@ choose their steps, ``y`` is read off the forward solve instead, whose steps are
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.callbacks import Callbacks
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.errors import SolverError
 from skode.solvers.first_order import first_order
 from skode.solvers.integrate import Path, Problem, index, integrate
-from skode.solvers.march import StepControl
+from skode.solvers.march import StepControl, equal_steps
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import Tolerances, rms_norm
+from skode.solvers.stepping.explicit import stage_time
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.vector_field import AutogradField, Field, FunctionTape, Session, Tape, column, time_dtype_of
@@ -48,8 +52,9 @@ class _ContinuousAdjoint(torch.autograd.Function):
         holder.append(path)
         ctx.states = None
         if keeps_states(problem) and path.steps:
-            # Without the outputs: they hang on this node.
-            ctx.states = DenseOutput(replace(path, outputs=start.new_empty(0)), problem.t0, path.t_end)
+            ctx.states = DenseOutput(path, problem.t0, path.t_end)
+        # As torchdiffeq's nodes, this one shows the norm of its error test, and takes another.
+        ctx.adjoint_options = {"norm": adjoint_norm(problem)}
         ctx.problem, ctx.output_times, ctx.rows, ctx.t_end = problem, path.times, path.rows, path.t_end
         ctx.save_for_backward(path.y_end, path.outputs, y0, jumps, *parameters)
         return path.outputs
@@ -58,13 +63,13 @@ class _ContinuousAdjoint(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         y_end, outputs, y0, *_ = ctx.saved_tensors
-        problem = ctx.problem
+        problem, norm = ctx.problem, ctx.adjoint_options["norm"]
         given = CotangentsOfOutputs.of(ctx.output_times, ctx.rows, outputs, grad_outputs)
         grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
         if problem.control.per_sample:
-            sweep: Any = EachAdjointSolve(problem, given, grad_jumps, y0)
+            sweep: Any = EachAdjointSolve(problem, given, grad_jumps, y0, norm)
         else:
-            sweep = AdjointSolve(problem, given, grad_jumps, y_end, ctx.t_end, ctx.states)
+            sweep = AdjointSolve(problem, given, grad_jumps, y_end, ctx.t_end, norm, ctx.states)
         grad_y0, grad_parameters = sweep.run()
         return (None, None, grad_y0, grad_jumps, *grad_parameters)
 
@@ -107,6 +112,29 @@ def adaptive_implicit(problem: Problem) -> bool:
     """Whether the method is one for stiff problems that chooses its steps."""
     tableau = problem.tableau
     return isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
+
+
+def adjoint_norm(problem: Problem) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """The norm of the adjoint equation's error test: of its state ``(0, y, a, *gradients)`` as a tuple.
+
+    By default the largest of the norm of the forward solve over ``y`` and ``a`` and the root mean squares of the
+    parameters' gradients, which a seminorm leaves out (Kidger et al. 2021).
+    """
+    backward, control = problem.backward, problem.control
+    if backward.norm is not None:
+        return backward.norm
+    # Where steps are per sample, that is the norm of one sample, where states are complex that of moduli.
+    plain = not control.per_sample and type(control.tolerances) is Tolerances
+    of_state = control.tolerances.norm if plain else rms_norm
+
+    def largest(state: tuple[Tensor, ...]) -> Tensor:
+        time, y, adjoint, *gradients = state
+        sizes = [time.abs(), of_state(y), of_state(adjoint)]
+        if not backward.seminorm:
+            sizes += [rms_norm(gradient) for gradient in gradients]
+        return torch.stack([torch.as_tensor(size, dtype=y.dtype).reshape(()) for size in sizes]).max()
+
+    return largest
 
 
 class AugmentedField:
@@ -166,6 +194,15 @@ class AugmentedField:
     def blocks(self) -> AdjointBlocks:
         """How an implicit method may take the state apart."""
         return AdjointBlocks(self)
+
+    def parts(self, y: Tensor) -> list[Tensor]:
+        """State, adjoint and the parameters' gradients out of the flat state."""
+        # Gradients of complex parameters as pairs of numbers.
+        shapes = [(*p.shape, 2) if p.is_complex() else tuple(p.shape) for p in self.field.parameters]
+        shapes = [tuple(self.shape), tuple(self.shape), *shapes]
+        sizes = [math.prod(shape) for shape in shapes]
+        pieces = y[: sum(sizes)].split(sizes)
+        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev_backward += 1
@@ -285,6 +322,8 @@ class AdjointSolve:
         The last state that was reached.
     t_end : float
         Its time.
+    norm : callable
+        That of the error test, see :func:`adjoint_norm`.
     states : DenseOutput or None
         The forward solve, where it was kept.
     """
@@ -296,8 +335,11 @@ class AdjointSolve:
         grad_jumps: Tensor | None,
         y_end: Tensor,
         t_end: float,
+        norm: Callable[[tuple[Tensor, ...]], Tensor],
         states: DenseOutput | None = None,
     ) -> None:
+        self.tableau = problem.backward.tableau or problem.tableau
+        self.norm = norm
         self.problem = problem
         self.given = given
         self.grad_jumps = grad_jumps
@@ -310,7 +352,7 @@ class AdjointSolve:
             y_end,
             problem.statistics,
             t_end,
-            implicit=isinstance(problem.tableau, ButcherTableau) and problem.tableau.implicit,
+            implicit=isinstance(self.tableau, ButcherTableau) and self.tableau.implicit,
             states=None if states is None else states.nearest,
         )
 
@@ -362,15 +404,20 @@ class AdjointSolve:
 
     def _segment(self, t: float, t_next: float, augmented: Tensor) -> Tensor:
         """Solve the equation from one time to another; returns the state there."""
+        control, field = self._control(t, t_next, augmented), self.field
+        inside = control.nudged or t in control.jumps
+        start = stage_time(t, math.copysign(1.0, t_next - t), 0.0, (inside, False), field.time_dtype)
         segment = replace(
             self.problem,
-            field=self.field,
-            f0=self.field(t, augmented),
+            field=field,
+            f0=field(start, augmented),
+            tableau=self.tableau,
+            callbacks=self._callbacks(),
             t0=t,
             t1=t_next,
             times=np.array([t_next]),
             rows=None,
-            control=self._control(t, t_next),
+            control=control,
             statistics=Statistics(),
             jumps=None,
             dense=False,
@@ -391,37 +438,49 @@ class AdjointSolve:
             )
             raise
 
-    def _control(self, t: float, t_next: float) -> StepControl:
-        control = self.problem.control
-        grid = control.grid
-        if grid is not None:
-            low, high = min(t, t_next), max(t, t_next)
-            inner = grid[(grid > low) & (grid < high)]
-            grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
-        landings = sorted((x for x in control.landings if min(t, t_next) < x < max(t, t_next)), reverse=t_next < t)
-        jumps = control.jumps & {*landings, t, t_next}
-        control = replace(control, per_sample=False, landings=tuple(landings), jumps=jumps, first_step=None)
-        return replace(control, grid=grid, tolerances=self._tolerances(), max_steps=self._max_steps())
+    def _control(self, t: float, t_next: float, augmented: Tensor) -> StepControl:
+        backward = self.problem.backward
+        if backward.control is not None:
+            control = backward.control(self.field, augmented, t, t_next)
+        else:
+            control = self._forward_control(t, t_next)
+        return replace(control, tolerances=self._tolerances(), max_steps=self._max_steps(control))
 
     def _tolerances(self) -> Tolerances:
         # Element by element also where states are complex: not all of these are pairs of parts.
-        tolerances = self.problem.control.tolerances
-        return Tolerances(tolerances.rtol, tolerances.atol, self._norm)
+        tolerances = self.problem.backward.tolerances or self.problem.control.tolerances.tightest()
+        return Tolerances(tolerances.rtol, tolerances.atol, self._norm_of_flat)
 
-    def _max_steps(self) -> int:
+    def _norm_of_flat(self, x: Tensor) -> Tensor:
+        return self.norm((x.new_zeros(()), *self.field.parts(x)))
+
+    def _max_steps(self, control: StepControl) -> int:
         """How many steps a segment may take: those of a method for stiff problems may shrink backward without end."""
-        problem, statistics = self.problem, self.problem.statistics
-        if not adaptive_implicit(problem) or self.states is not None:
-            return problem.control.max_steps
-        return min(problem.control.max_steps, 100 + 10 * (statistics.n_accepted + statistics.n_rejected))
+        tableau, statistics = self.tableau, self.problem.statistics
+        stiff = isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
+        if not stiff or self.states is not None:
+            return control.max_steps
+        return min(control.max_steps, 100 + 10 * (statistics.n_accepted + statistics.n_rejected))
 
-    def _norm(self, x: Tensor) -> Tensor:
-        """The largest of the blocks' norms; a seminorm leaves out the parameters' (Kidger et al. 2021)."""
-        n, n_parameters = self.n, sum(self.field.parameter_sizes)
-        blocks = [x[:n], x[n : 2 * n]]
-        if n_parameters and not self.problem.seminorm:
-            blocks.append(x[2 * n : 2 * n + n_parameters])
-        return torch.stack([rms_norm(block) for block in blocks]).max()
+    def _forward_control(self, t: float, t_next: float) -> StepControl:
+        """The step control of the forward solve, between two times."""
+        problem, control = self.problem, self.problem.control
+        low, high = min(t, t_next), max(t, t_next)
+        grid = control.grid
+        if grid is None and not problem.tableau.adaptive:
+            nodes = equal_steps(control, problem.t0, problem.t1)
+            grid = np.array(list(itertools.takewhile(lambda node: abs(node - problem.t0) < abs(t - problem.t0), nodes)))
+        if grid is not None:
+            inner = grid[(grid > low) & (grid < high)]
+            grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
+        landings = sorted((x for x in control.landings if low < x < high), reverse=t_next < t)
+        jumps = control.jumps & {*landings, t, t_next}
+        return replace(control, per_sample=False, landings=tuple(landings), jumps=jumps, grid=grid, first_step=None)
+
+    def _callbacks(self) -> Callbacks | None:
+        """The callbacks of the adjoint equation, which get its state as a tuple."""
+        callbacks = self.problem.backward.callbacks
+        return None if callbacks is None else callbacks.of(lambda x: (x.new_zeros(()), *self.field.parts(x)))
 
 
 class EachAdjointSolve(AdjointSolve):
@@ -431,9 +490,16 @@ class EachAdjointSolve(AdjointSolve):
     in the same segment, which is solved over the unit interval; those that have arrived stay where they are.
     """
 
-    def __init__(self, problem: Problem, given: CotangentsOfOutputs, grad_jumps: Tensor | None, y0: Tensor) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        given: CotangentsOfOutputs,
+        grad_jumps: Tensor | None,
+        y0: Tensor,
+        norm: Callable[[tuple[Tensor, ...]], Tensor],
+    ) -> None:
         y0 = y0.detach()
-        super().__init__(problem, given, grad_jumps, y0, problem.t0)
+        super().__init__(problem, given, grad_jumps, y0, problem.t0, norm)
         spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (len(y0), 1))
         assert given.rows is not None
         self.stops = [self._stops_of(given.times[given.rows == i], *spans[i]) for i in range(len(y0))]
@@ -479,7 +545,7 @@ class EachAdjointSolve(AdjointSolve):
             a.index_add_(0, rows, given.cotangents[chosen])
             y[rows] = given.states[chosen]
 
-    def _control(self, t: float, t_next: float) -> StepControl:
+    def _forward_control(self, t: float, t_next: float) -> StepControl:
         control, lengths = self.problem.control, self.field.stretch
         assert lengths is not None
         longest = float(lengths.length.abs().max())
@@ -492,6 +558,4 @@ class EachAdjointSolve(AdjointSolve):
             first_step=None,
             min_step=control.min_step and control.min_step / longest,
             max_step=control.max_step and control.max_step / longest,
-            max_steps=self._max_steps(),
-            tolerances=self._tolerances(),
         )

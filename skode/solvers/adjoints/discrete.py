@@ -233,7 +233,7 @@ class ReverseSweep:
 
     def _start_time(self, y0: Tensor) -> Any:
         problem = self.problem
-        return start_time(problem.t0, problem.t1, problem.spans, problem.control.jumps, problem.field, y0)
+        return start_time(problem.t0, problem.t1, problem.spans, problem.control, problem.field, y0)
 
     def _opening_tape(self, t: Any, y: Tensor, *, first: bool) -> Tape:
         """A tape with the evaluation at ``(t, y)``: that of the solve where it is its first, and is still there."""

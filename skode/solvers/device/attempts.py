@@ -203,7 +203,8 @@ class Attempts:
 
     def _ratio(self, error: Tensor, y: Tensor, y_next: Tensor) -> Tensor:
         """How many times the allowed error it is."""
-        off = in_allowed_errors(error, y, y_next, self.tolerances.rtol, self.tolerances.atol)
+        rtol, atol = float(self.tolerances.rtol), float(self.tolerances.atol)
+        off = in_allowed_errors(error, y, y_next, rtol, atol)
         if self.tolerances.norm is rms_norm:
             return torch.linalg.vector_norm(off).double() / math.sqrt(max(off.numel(), 1))
         return self._size(off)

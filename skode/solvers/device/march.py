@@ -40,6 +40,8 @@ def marches_ahead(problem: Any, y0: Tensor) -> bool:
         and not control.landings
         and not control.nudged
         and type(control.tolerances) is Tolerances  # the device knows no other test
+        and not control.tolerances.of_elements
+        and problem.callbacks is None
         and y0.numel() > 0
         and (problem.t0 != problem.t1 or problem.spans is not None)
         and math.isfinite(problem.t1)

@@ -92,7 +92,7 @@ class ImplicitStepper(ExplicitStepper):
         """The error, a thousand times what is allowed where a step was not solved, so that it shrinks at once."""
         if not bool(self.failed.any()):
             return error
-        allowed = self.tolerances.atol + self.tolerances.rtol * y.abs()
+        allowed = self.tolerances.allowed(y)
         there, n = self.failed.view(-1, 1), len(self.failed)
         return torch.where(there, 1e3 * allowed.reshape(n, -1), error.reshape(n, -1)).view(self.shape)
 
@@ -159,7 +159,7 @@ class ImplicitStepper(ExplicitStepper):
         h_block = self.blocks.column(h)
         known = self._known_part(group, h, y)
         eps = torch.finfo(y.dtype).eps
-        scale = self.tolerances.atol + self.tolerances.rtol * y.reshape(n, 1, size).abs()
+        scale = self.tolerances.allowed(y).reshape(n, 1, size)
         rows = slice(group[0], group[-1] + 1)
         a = self.coefficients.full[rows, rows]
         factors = self._factors(group, h)
@@ -300,7 +300,7 @@ class ImplicitStepper(ExplicitStepper):
         size = torch.maximum(step.y.abs().max(), added.abs().max())
         allowed = torch.finfo(size.dtype).eps ** 0.5 * size
         if self.tableau.adaptive:
-            allowed = allowed + self.tolerances.atol + self.tolerances.rtol * size
+            allowed = allowed + self.tolerances.allowed(size.expand_as(step.y)).max()
         if not bool(left <= allowed):
             raise changed_field()
 
