@@ -62,6 +62,17 @@ def as_events(events: Any) -> list[Event]:
     return checked
 
 
+def refuse_other_than_numbers(value: Any) -> None:
+    """Refuse what an event function returned unless its changes of sign can be found."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"An event must return a tensor, got {type(value).__name__}.")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"An event must return floating-point numbers, whose sign changes on the way, got {value.dtype}: "
+            "return the difference (y - 1.0) rather than the comparison (y > 1.0)."
+        )
+
+
 class EventFinder:
     """Finds events step by step.
 
@@ -144,13 +155,7 @@ class EventFinder:
     @staticmethod
     def _value(func: EventFunction, t: Tensor, y: Tensor) -> np.ndarray:
         value = func(t, y)
-        if not isinstance(value, Tensor):
-            raise TypeError(f"An event must return a tensor, got {type(value).__name__}.")
-        if not value.is_floating_point():
-            raise TypeError(
-                f"An event must return floating-point numbers, whose sign changes on the way, got {value.dtype}: "
-                "return the difference (y - 1.0) rather than the comparison (y > 1.0)."
-            )
+        refuse_other_than_numbers(value)
         if is_mapped(value):
             raise TypeError(
                 "Events can't be found inside torch.func.vmap, as each state that is mapped over has its own: pass a "

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.events import Event, EventFinder
+from skode.solvers.events import Event, EventFinder, refuse_other_than_numbers
 from skode.solvers.march import Move
 from skode.solvers.readout import Positions, Reading
 
@@ -42,6 +42,7 @@ class FirstChangeFinder(EventFinder):
         self.event_fn = event_fn
         with torch.no_grad():
             start = event_fn(torch.as_tensor(t0, dtype=time_dtype, device=y0.device), y0)
+            refuse_other_than_numbers(start)
             self.signs = torch.sign(start)
         self.leaving = torch.zeros_like(self.signs, dtype=torch.bool)  # those that got their sign in this step
         super().__init__([Event(self.least, -1.0, 1)], t0, y0, per_sample=False, time_dtype=time_dtype)

@@ -30,6 +30,7 @@ from skode.solvers.posed import moving_times, pose, reached, status_of
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
 from skode.solvers.times import moved_outputs, moved_start
+from skode.solvers.transforms import carries_derivatives
 from skode.solvers.wide_time import with_wide_time
 
 
@@ -259,7 +260,7 @@ def solve_ivp(
             "step_t and jump_t with a t_span of each sample need step_control='per_sample': with shared steps no step "
             "ends at one time for all."
         )
-    start_t = asked.span_t[..., 0] if asked.span_t.requires_grad else None
+    start_t = asked.span_t[..., 0] if carries_derivatives(asked.span_t) else None
     outputs, path, solved = run(
         problem.func,
         y0 if start_t is None else moved_start(func, y0, start_t, adjoint),
