@@ -342,6 +342,25 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         y = y[:, 0] if self._one_dimensional else y
         return (y, nfe) if return_nfe else y
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination R2, averaged over the targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, none negative; 1 where None.
+
+        Returns
+        -------
+        float
+            R2.
+        """
+        return self._scored(super().score, X, y, sample_weight)
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True

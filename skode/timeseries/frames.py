@@ -11,6 +11,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from skode.training import naming, refuse_equal_names
+
 #: The id of the only series where no column names one.
 ONLY_SERIES = 0
 
@@ -69,11 +71,14 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
         Naming the column that is missing, holds missing or infinite values, or can't be read as times or covariates.
     """
     if isinstance(X, pd.DataFrame):
+        refuse_equal_names(X)
         validate_data(estimator, _header(estimator, X, (series, time), reset), skip_check_array=True, reset=reset)
         frame = X
     else:
         mixed = series is not None
-        X = validate_data(estimator, X, dtype=None if mixed else np.float64, ensure_all_finite=not mixed, reset=reset)
+        kind = None if mixed else np.float64
+        with naming("X"):
+            X = validate_data(estimator, X, dtype=kind, ensure_all_finite=not mixed, reset=reset)
         frame = pd.DataFrame(X).infer_objects()
     return take_apart(frame, series=series, time=time)
 
@@ -207,7 +212,14 @@ def _read_ids(column: pd.Series, label: str) -> np.ndarray:
     """Ids as the user wrote them."""
     if column.isna().any():
         raise ValueError(f"The {label} has missing values in {_missing(column)}. Drop these rows, or fill in an id.")
-    return column.to_numpy(dtype=object) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+    ids = column.to_numpy(dtype=object) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+    try:
+        pd.factorize(ids)
+    except TypeError as error:
+        raise ValueError(
+            f"The {label} holds {type(ids[0]).__name__}, which can't be told apart as ids: make them text or numbers."
+        ) from error
+    return ids
 
 
 def _read_covariate(column: pd.Series, label: str) -> np.ndarray:
@@ -296,6 +308,11 @@ def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     times = column.to_numpy(np.float64)
     if not np.isfinite(times).all():
         raise ValueError(f"The {label} contains infinity; drop these rows.")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.ptp(times)):
+            raise ValueError(
+                f"The {label} spans more than float64 can hold; rescale it, or drop the first or last rows."
+            )
     return times, "number"
 
 
@@ -310,9 +327,10 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None.")
     try:
-        y = check_array(
-            y, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
-        )
+        with naming("y"):
+            y = check_array(
+                y, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+            )
     except ValueError as error:
         if "could not convert string to float" not in str(error):
             raise

@@ -1,8 +1,17 @@
 """One training loop for all estimators."""
 
-from skode.training.caller import warn_caller
-from skode.training.checked import checked_data, field_is_theirs, numeric_targets
+from skode.training.caller import warn_caller, warn_of_overflow
+from skode.training.checked import (
+    checked_data,
+    checked_weights,
+    field_is_theirs,
+    naming,
+    numeric_targets,
+    refuse_equal_names,
+    squaring,
+)
 from skode.training.estimator import NeuralODEEstimator
+from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.regularisation import Regularisation, RegularisedSolve
@@ -34,18 +43,24 @@ __all__ = [
     "as_index",
     "checked_data",
     "checked_times",
+    "checked_weights",
     "distinct",
     "field_is_theirs",
     "fitted_scaler",
+    "memory_for",
+    "naming",
     "new_generator",
     "numeric_targets",
+    "refuse_equal_names",
     "resolve_device",
     "resolve_dtype",
     "shifted",
+    "squaring",
     "standardised",
     "to_numpy",
     "to_tensor",
     "train",
     "warn_caller",
+    "warn_of_overflow",
     "worthwhile_threads",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import validate_data
+from sklearn.utils import check_array
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from skode.solvers import SolverError
+
+#: One of these in a message says what it is about.
+ARGUMENTS = frozenset({"X", "y", "sample_weight"})
 
 
 def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) -> Any:
@@ -20,14 +25,17 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
     Raises
     ------
     ValueError, TypeError
-        As there; and where columns of a DataFrame hold text or dates, with their names.
+        As there, where need be with the name of the argument in front; and where columns of a DataFrame hold text or
+        dates, or have one name, with their names.
     """
+    refuse_equal_names(X)
     try:
         return validate_data(estimator, X, *args, **settings)
     except (ValueError, TypeError) as error:
+        about = "y" if args and is_table(X) else "X"
         of_type = "could not convert" in str(error) or isinstance(error, np.exceptions.DTypePromotionError)
         if not of_type:
-            raise
+            raise named(error, about)  # noqa: B904
         if wrong := not_numbers(X):
             raise ValueError(
                 f"X has columns that hold no numbers: {wrong}. {type(estimator).__name__} takes numbers only: one-hot "
@@ -36,7 +44,68 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
             ) from error
         for y in args:
             numeric_targets(y, type(estimator).__name__)
-        raise
+        raise named(error, about)  # noqa: B904
+
+
+def named(error: Exception, argument: str) -> Exception:
+    """The same error, with the name of the argument that it is about in front where it has none.
+
+    Some of scikit-learn's errors, and all of NumPy's, don't say what they are about.
+    """
+    if {argument, *ARGUMENTS}.intersection(re.findall(r"\w+", str(error))):
+        return error
+    new = (TypeError if isinstance(error, TypeError) else ValueError)(f"{argument}: {error}")
+    new.__cause__ = error
+    return new
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Have errors about an argument name it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise named(error, argument)  # noqa: B904
+
+
+@contextmanager
+def squaring(argument: str) -> Iterator[None]:
+    """Refuse an argument whose squares overflow on the way to a score, which would be NaN."""
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError as error:
+        raise ValueError(f"{argument} holds values too large to square in its dtype; rescale it.") from error
+
+
+def is_table(X: Any) -> bool:
+    """Whether scikit-learn can read a table of finite numbers."""
+    try:
+        check_array(X, dtype=np.float64)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def refuse_equal_names(X: Any) -> None:
+    """Refuse a DataFrame of which two columns have one name, which no message could tell apart."""
+    names = getattr(X, "columns", None)
+    if isinstance(names, pd.Index) and not names.is_unique:
+        raise ValueError(
+            f"X has several columns of one name: {list(names[names.duplicated()].unique())}. Rename or drop them."
+        )
+
+
+def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+    """Weights of the samples as float64, 1 where there are none given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where they are not numbers, one for each sample, of which none is negative, NaN or infinite, and not all 0.
+    """
+    with naming("sample_weight"):
+        return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
 
 def numeric_targets(y: Any, who: str) -> np.ndarray:
