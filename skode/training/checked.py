@@ -30,7 +30,8 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
     """
     refuse_equal_names(X)
     try:
-        return validate_data(estimator, X, *args, **settings)
+        with np.errstate(invalid="ignore"):  # scikit-learn adds all numbers up to see whether they are finite
+            return validate_data(estimator, X, *args, **settings)
     except (ValueError, TypeError) as error:
         about = "y" if args and is_table(X) else "X"
         of_type = "could not convert" in str(error) or isinstance(error, np.exceptions.DTypePromotionError)
@@ -61,9 +62,10 @@ def named(error: Exception, argument: str) -> Exception:
 
 @contextmanager
 def naming(argument: str) -> Iterator[None]:
-    """Have errors about an argument name it."""
+    """Have errors about an argument name it; that its numbers overflow when added up is no warning's matter."""
     try:
-        yield
+        with np.errstate(invalid="ignore"):
+            yield
     except (ValueError, TypeError) as error:
         raise named(error, argument)  # noqa: B904
 

@@ -147,3 +147,11 @@ def test_a_score_of_what_is_too_large_to_square_is_refused():
         np.square(np.array([1e200]))
     with squaring("y"):
         assert np.square(np.array([1e150]))[0] == pytest.approx(1e300)
+
+
+def test_the_largest_numbers_are_numbers():
+    # Their sums are infinite with either sign in different parts, of which the sum is NaN.
+    X = np.array([[1.7e308, -1.7e308] * 8 + [1.7e308] * 8]).T * np.ones(25)
+    np.testing.assert_array_equal(checked_data(LinearRegression(), X), X)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        checked_data(LinearRegression(), X * [np.nan])
