@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skode.supervised import SUPERVISED_CONSTRAINTS, ODENetEstimator
-from skode.training import array_api, refuse_missing_labels, to_numpy, warn_caller
+from skode.training import array_api, naming, refuse_missing_labels, to_numpy, warn_caller
 
 
 class ODENetClassifier(ClassifierMixin, ODENetEstimator):
@@ -324,8 +325,10 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
         refuse_missing_labels(y)
-        check_classification_targets(y)
-        target_type = type_of_target(y, input_name="y")
+        refuse_mixed_labels(y)
+        with naming("y"):
+            check_classification_targets(y)
+            target_type = type_of_target(y, input_name="y")
         if target_type not in ("binary", "multiclass", "multilabel-indicator"):
             raise ValueError(
                 f"Classification of targets of the type {target_type!r} is not supported: y may have one column of "
@@ -475,16 +478,26 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             True labels.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples.
+            Weights of the samples, none negative; 1 where None.
 
         Returns
         -------
         float
             Mean accuracy.
         """
-        return super().score(X, y, sample_weight)
+        return self._scored(super().score, X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def refuse_mixed_labels(y: np.ndarray) -> None:
+    """Refuse labels of types that have no order among each other, as text and numbers."""
+    kinds: dict[type, Any] = {}
+    for label in y.flat if y.dtype == object else ():
+        kinds.setdefault(next((kind for kind in (str, Number) if isinstance(label, kind)), type(label)), label)
+    if len(kinds) > 1:
+        found = " and ".join(f"{label!r} ({type(label).__name__})" for label in kinds.values())
+        raise ValueError(f"y mixes labels of several types, such as {found}: make them one, as by y.astype(str).")

@@ -356,14 +356,14 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             True targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples.
+            Weights of the samples, none negative; 1 where None.
 
         Returns
         -------
         float
             :math:`R^2`, averaged over the targets.
         """
-        return super().score(X, y, sample_weight)
+        return self._scored(super().score, X, y, sample_weight)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -16,7 +16,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skode.dynamics.convolutional import ConvODENet
@@ -36,14 +36,17 @@ from skode.training import (
     as_index,
     checked_data,
     checked_times,
+    checked_weights,
     distinct,
     field_is_theirs,
     fitted_on,
     fitted_scaler,
+    naming,
     new_generator,
     resolve_device,
     resolve_dtype,
     shifted,
+    squaring,
     standardised,
     to_numpy,
     to_tensor,
@@ -164,7 +167,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         task = self._task(X, y, sample_weight)
         if self.image_shape is not None:
             self._checked_image_shape(X.shape[1])
-        sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        sample_weight = checked_weights(sample_weight, X)
         targets = self._encode(y, first=first, classes=classes)
         weights = self._weights(targets, sample_weight)
         rng = check_random_state(self.random_state)
@@ -440,6 +443,12 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                     sample=first + error.sample,
                 ) from None
             yield answer
+
+    def _scored(self, score: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
+        """A score by scikit-learn, of weights that are checked as in ``fit``; errors name the argument."""
+        weights = None if sample_weight is None else checked_weights(sample_weight, X)
+        with naming("y"), squaring("y"):
+            return float(score(X, y, sample_weight=weights))
 
     @array_api
     def transform(self, X: Any) -> np.ndarray:

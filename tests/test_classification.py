@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skode import ODENetClassifier, supervised
+from skode.classification import refuse_mixed_labels
 from skode.dynamics import ConvField
 from skode.dynamics.fields import FIELDS
 from skode.dynamics.products import onednn_is_faster
@@ -884,3 +885,31 @@ def test_an_error_names_the_sample_among_all(monkeypatch):
     monkeypatch.setattr(supervised, "BLOCK", 64 * 10)
     with pytest.raises(SolverError, match="sample 41"):
         clf.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kinds"),
+    [
+        ([1, "a"], r"1 \(int\) and 'a' \(str\)"),
+        (["a", 2.5], r"'a' \(str\) and 2.5 \(float\)"),
+        ([True, "a"], r"True \(bool\) and 'a' \(str\)"),
+        (["a", b"b"], r"'a' \(str\) and b'b' \(bytes\)"),
+        ([np.int64(1), np.str_("a")], r"\(int64\) and .*\(str_\)"),
+    ],
+)
+def test_labels_of_several_types_are_named(labels, kinds):
+    y = np.array(labels * 10, dtype=object)
+    for fit in (ODENetClassifier().fit, lambda X, y: ODENetClassifier().partial_fit(X, y, classes=[0, 1])):
+        with pytest.raises(ValueError, match=f"y mixes labels of several types, such as .*{kinds}"):
+            fit(np.zeros((20, 1)), y)
+
+
+@pytest.mark.parametrize("labels", [[1, 2.5], [True, 2], ["a", np.str_("b")], [np.int64(1), 0]])
+def test_labels_that_have_an_order_are_not_mixed(labels):
+    refuse_mixed_labels(np.array(labels, dtype=object))
+
+
+@pytest.mark.parametrize("y", [[[1], [2, 3]] * 5, [[1]] * 9 + [[2, 3]]])
+def test_errors_about_labels_name_them(y):
+    with pytest.raises(ValueError, match=r"\by\b"):
+        ODENetClassifier().fit(np.zeros((10, 1)), y)

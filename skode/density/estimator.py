@@ -17,7 +17,7 @@ from sklearn.callback import with_callbacks
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skode.density.columns import refuse_columns_without_density
@@ -34,8 +34,11 @@ from skode.training import (
     array_api,
     checked_data,
     checked_times,
+    checked_weights,
     distinct,
     field_is_theirs,
+    memory_for,
+    naming,
     new_generator,
     resolve_device,
     resolve_dtype,
@@ -43,6 +46,7 @@ from skode.training import (
     to_pandas,
     to_tensor,
     train,
+    warn_of_overflow,
     worthwhile_threads,
 )
 
@@ -320,7 +324,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         else:
             self._check_as_built(built_from)
         given = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
-        weights = _check_sample_weight(sample_weight, given, dtype=np.float64, ensure_non_negative=True)
+        weights = checked_weights(sample_weight, given)
         rows, weights = distinct(given, np.zeros(len(given)), weights)
         # As given, where nothing tells samples apart; else by their values, so that a sample given twice and one of
         # weight two come to the same place. Either way results don't change with units.
@@ -361,10 +365,11 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         module, like = self.module_, self.module_.log_scale
         inputs = to_tensor(self._to_flow(X), like.dtype, like.device)
         chosen, validate = np.arange(len(X)), None
+        # Steps are shared with gradients and without: noise is drawn for the rows of a batch, none of which may leave.
+        together = functools.partial(self._solve, step_control="shared")
         if self.early_stopping:
-            chosen, held_out = train_test_split(chosen, test_size=self.validation_fraction, random_state=rng)
+            chosen, held_out = self._split(chosen, rng)
             validation, shares = inputs[torch.from_numpy(held_out).to(like.device)], weights[held_out]
-            together = functools.partial(self._solve, step_control="shared")  # as in training, and faster
 
             def validate() -> float:
                 module.eval()
@@ -380,7 +385,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             module,
             inputs,
             own,
-            self._solve,
+            together,
             kinetic_energy=self._kinetic_energy(max(counts.sum(), n)),
             jacobian_norm=self.jacobian_norm,
             estimate=self.divergence == "hutchinson",
@@ -407,6 +412,17 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 averaging=AVERAGING,
                 task=task,
             )
+
+    def _split(self, rows: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and rows to hold out."""
+        try:
+            return train_test_split(rows, test_size=self.validation_fraction, random_state=rng)
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of {len(rows)} "
+                "samples that differ, for none are left to train on: lower validation_fraction, or set "
+                "early_stopping=False."
+            ) from error
 
     def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
         """Flow matching before training by likelihood."""
@@ -438,8 +454,11 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     def _to_flow(self, X: np.ndarray) -> np.ndarray:
         """X where the flow lives; ValueError where that overflows."""
         with np.errstate(over="ignore", invalid="ignore"):
-            Z = self.scaler_.transform(X)
-        if not np.isfinite(Z).all():
+            return self._within_dtype(self.scaler_.transform(X))
+
+    def _within_dtype(self, Z: np.ndarray) -> np.ndarray:
+        """States, which the flow's dtype must be able to hold."""
+        if not (np.abs(Z) <= torch.finfo(self.module_.log_scale.dtype).max).all():
             raise ValueError("X holds values too large to standardise in its dtype; rescale it.")
         return Z
 
@@ -479,12 +498,20 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         ------
         ValueError
             Where ``t`` is not as described, or X too large to standardise.
+
+        Warns
+        -----
+        UserWarning
+            Where a log-density is below the least number of X's dtype, and comes out as minus infinity.
         """
         X = self._checked(X)
         if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
             raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
         log_prob = self._answer(self._to_flow(X), lambda x: self.module_.log_prob(x, self._solve, t=float(t))[0])
-        return (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
+        with np.errstate(over="ignore"):
+            log_prob = (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
+        warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
+        return log_prob
 
     @array_api
     def score_samples(self, X: Any) -> np.ndarray:
@@ -523,7 +550,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         log_density = self.score_samples(X)
         if sample_weight is None:
             return float(log_density.mean(dtype=np.float64))
-        weights = _check_sample_weight(sample_weight, log_density, dtype=np.float64, ensure_non_negative=True)
+        weights = checked_weights(sample_weight, log_density)
         # A sample without weight does not count, whatever its density, which may be minus infinity.
         some = weights > 0.0
         return float(np.average(log_density[some], weights=weights[some]))
@@ -548,8 +575,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Samples, in the units of X.
         """
         check_is_fitted(self)
-        base = check_random_state(random_state).standard_normal((n_samples, self.n_features_in_))
-        return self._from_base(base)
+        with memory_for("n_samples", n_samples):
+            base = check_random_state(random_state).standard_normal((n_samples, self.n_features_in_))
+            return self._from_base(base)
 
     @array_api
     def transform(self, X: Any) -> np.ndarray:
@@ -589,15 +617,23 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Where X has another number of columns than the data.
         """
         check_is_fitted(self)
-        base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
+        with naming("X"):
+            base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
         if base.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
         return self._from_base(base)
 
     def _from_base(self, base: np.ndarray) -> np.ndarray:
         self.module_.to(resolve_device(self.device))
-        points = self._answer(base, lambda z: self.module_.push(z, self._solve))
-        return self.scaler_.inverse_transform(points).astype(base.dtype, copy=False)
+        points = self._answer(self._within_dtype(base), lambda z: self.module_.push(z, self._solve))
+        return self._to_data(points, base.dtype)
+
+    def _to_data(self, points: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Points of the flow in data space."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            points = self.scaler_.inverse_transform(points).astype(dtype, copy=False)
+        warn_of_overflow(points, "points", "infinite: they lie too far from the base's mean")
+        return points
 
     @array_api
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
@@ -626,8 +662,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             self._to_flow(X), lambda x: self.module_.paths(x, self._solve, times[::-1].tolist()).flip(0), axis=1
         )
         n_times, n, d = paths.shape
-        points = self.scaler_.inverse_transform(paths.reshape(-1, d)).reshape(n_times, n, d)
-        return points.transpose(1, 0, 2).astype(X.dtype, copy=False)
+        points = self._to_data(paths.transpose(1, 0, 2).reshape(-1, d), X.dtype)
+        return points.reshape(n, n_times, d)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")

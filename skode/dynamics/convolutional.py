@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.evolving import N_SETS, EvolvingLayer, WeightODE
 from skode.dynamics.mlp import affine
-from skode.dynamics.sizes import checked_size, checked_sizes
+from skode.dynamics.sizes import checked_size, checked_sizes, refuse_oversized
 from skode.solvers import Solution
 from skode.solvers.solution import Solve
 
@@ -26,6 +26,7 @@ SMALLEST_GROUP = 16
 
 def convolution(n_in: int, n_out: int, size: int, generator: torch.Generator, *, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps an image's size (divided by ``stride``), initialised by He et al. (2015)."""
+    refuse_oversized(n_out, n_in, size, size)
     layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, size, stride=stride, padding=(size - 1) // 2)
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     nn.init.zeros_(layer.bias)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape
 from skode.dynamics.products import as_right_factor, outer
-from skode.dynamics.sizes import checked_size, checked_sizes
+from skode.dynamics.sizes import checked_size, checked_sizes, refuse_oversized
 from skode.solvers.vector_field import is_hooked
 
 
@@ -23,6 +23,7 @@ def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linea
 
     That is the range of Glorot and Bengio (2010); biases are 0. Torch's global random state is left alone.
     """
+    refuse_oversized(n_out, n_in)
     layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)

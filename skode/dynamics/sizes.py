@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,3 +25,35 @@ def checked_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
     raise ValueError(
         f"hidden_layer_sizes must be a sequence of integers > 0, such as (64,) or (64, 64); got {hidden_layer_sizes!r}."
     )
+
+
+#: Bytes that training keeps of a weight in single precision: itself, its gradient, Adam's two moments, and the four
+#: copies that it may go back to.
+BYTES_OF_WEIGHT = 32
+
+
+def refuse_oversized(*shape: int) -> None:
+    """Refuse weights that can't be trained in this machine's memory, before it is filled with them.
+
+    Systems hand out more memory than there is, and end the process that comes to use it.
+
+    Raises
+    ------
+    MemoryError
+        With the size of the weights.
+    """
+    needed = BYTES_OF_WEIGHT
+    for n in shape:
+        needed *= n
+    if needed > (there := physical_memory()):
+        raise MemoryError(
+            f"weights of shape {shape} take {needed / 2**30:,.0f} GiB in training, and there are {there / 2**30:,.0f}"
+        )
+
+
+def physical_memory() -> float:
+    """Bytes of this machine's memory; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):  # on Windows, and where the names are not known
+        return float("inf")

@@ -178,6 +178,7 @@ class DrivenBy:
 
     def _inputs(self, t: Tensor, state: Tensor) -> Tensor:
         z, series = state[:, :-1], torch.round(state[:, -1] / TINY).long()
+        series = series.clamp_(0, len(self.paths.times) - 1)  # a state that has become NaN belongs to no series
         t = torch.as_tensor(t, dtype=self.paths.times.dtype, device=z.device).reshape(-1, 1).expand(len(z), 1)
         return torch.cat([z, self.paths.at(series, t)], dim=1)
 

@@ -13,7 +13,15 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from skode.timeseries.panel import series_codes
-from skode.training import as_python, distinct, first_not_a_number, missing_as_nan, to_pandas
+from skode.training import (
+    as_python,
+    distinct,
+    first_not_a_number,
+    missing_as_nan,
+    naming,
+    refuse_equal_names,
+    to_pandas,
+)
 
 #: The id of the only series where no column names one.
 ONLY_SERIES = 0
@@ -78,11 +86,14 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
     """
     X = to_pandas(X)
     if isinstance(X, pd.DataFrame):
+        refuse_equal_names(X)
         validate_data(estimator, _header(estimator, X, (series, time), reset), skip_check_array=True, reset=reset)
         frame = X
     else:
         mixed = series is not None
-        X = validate_data(estimator, X, dtype=None if mixed else np.float64, ensure_all_finite=not mixed, reset=reset)
+        kind = None if mixed else np.float64
+        with naming("X"):
+            X = validate_data(estimator, X, dtype=kind, ensure_all_finite=not mixed, reset=reset)
         frame = pd.DataFrame(X).infer_objects()
     return take_apart(frame, series=series, time=time)
 
@@ -250,10 +261,15 @@ def _read_ids(column: pd.Series, label: str) -> np.ndarray:
     """Ids as the user wrote them."""
     if column.isna().any():
         raise ValueError(f"The {label} has missing values in {_missing(column)}. Drop these rows, or fill in an id.")
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.to_numpy(dtype=object)
-    ids = column.to_numpy()
-    return ids.astype(np.float64) if ids.dtype.kind == "f" else ids  # pandas looks up no other precision everywhere
+    ids = column.to_numpy(dtype=object) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+    ids = ids.astype(np.float64) if ids.dtype.kind == "f" else ids  # pandas looks up no other precision everywhere
+    try:
+        pd.factorize(ids)
+    except TypeError as error:
+        raise ValueError(
+            f"The {label} holds {type(ids[0]).__name__}, which can't be told apart as ids: make them text or numbers."
+        ) from error
+    return ids
 
 
 def _read_covariate(column: pd.Series, label: str) -> np.ndarray:
@@ -346,6 +362,11 @@ def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     times = column.to_numpy(np.float64)
     if not np.isfinite(times).all():
         raise ValueError(f"The {label} contains infinity; drop these rows.")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.ptp(times)):
+            raise ValueError(
+                f"The {label} spans more than float64 can hold; rescale it, or drop the first or last rows."
+            )
     return times, "number"
 
 
@@ -364,9 +385,10 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
         raise ValueError("requires y to be passed, but the target y is None.")
     given = missing_as_nan(y)
     try:
-        y = check_array(
-            given, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
-        )
+        with naming("y"):
+            y = check_array(
+                given, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+            )
     except (ValueError, TypeError) as error:
         if issparse(given) or (value := first_not_a_number(np.asarray(given))) is None:
             raise

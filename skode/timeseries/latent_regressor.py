@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skode.timeseries.absurd_times import refuse_absurd_times
@@ -46,13 +46,18 @@ from skode.training import (
     NeuralODEEstimator,
     array_api,
     as_python,
+    checked_weights,
     fitted_scaler,
+    memory_for,
+    naming,
     new_generator,
     resolve_device,
     resolve_dtype,
+    squaring,
     to_numpy,
     to_pandas,
     warn_caller,
+    warn_of_overflow,
     worthwhile_threads,
 )
 
@@ -395,7 +400,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         else:
             values = read_targets(y, len(rows))
             LIKELIHOODS[self.likelihood].check(values)
-        rows, values, weights = distinct_rows(rows, values, _row_weights(sample_weight, values))
+        rows, values, weights = distinct_rows(rows, values, checked_weights(sample_weight, values))
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
@@ -561,7 +566,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
         refuse_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
-        new = self._panel(*distinct_rows(rows, values, _row_weights(sample_weight, values)))
+        new = self._panel(*distinct_rows(rows, values, checked_weights(sample_weight, values)))
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
         changed = joined.ids.get_indexer(new.ids)
@@ -637,8 +642,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if y is None:
             return np.full(len(rows), np.nan)
         values = self._targets(y, rows, maybe_nothing=True)
-        scale, shift = self._units()
-        scaled = torch.from_numpy((values - shift) / scale)
+        scaled = torch.from_numpy(self._standardised(values))
 
         def log_density(answer: Answer) -> Tensor:
             y = scaled[torch.from_numpy(answer.rows)].to(answer.eta)
@@ -646,8 +650,10 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
         density = self._gathered(rows, log_density)[0]
         observed = ~np.isnan(values)
-        density -= (observed * np.log(scale)).sum(1)
-        return np.where(observed.any(1), density, np.nan)
+        density -= (observed * np.log(self._units()[0])).sum(1)
+        some = observed.any(1)
+        warn_of_overflow(density[some], "log-densities", "minus infinity: y lies too far from what is predicted")
+        return np.where(some, density, np.nan)
 
     @array_api
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
@@ -675,7 +681,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             Where X does not have the columns, or times not the kind, that they had in ``fit``.
         """
         _check_count("n_samples", n_samples)
-        rows = self._read(X)
+        with memory_for("n_samples", n_samples):
+            return self._sampled(self._read(X), n_samples, random_state)
+
+    def _sampled(self, rows: LongRows, n_samples: int, random_state: Any) -> np.ndarray:
+        """See :meth:`sample_y`."""
         likelihood = self.module_.likelihood
         rng = check_random_state(random_state)
         generator = new_generator(rng)
@@ -718,7 +728,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         ValueError
             Where a number or the times are not as described, or covariates are given to a model without any.
         """
-        module = self._fitted_module()
+        self._fitted_module()
         _check_count("n_series", n_series)
         times = to_pandas(times, "times")
         if times is not None and (np.ndim(times) != 1 or len(times) == 0):
@@ -732,6 +742,14 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         seconds, kind = read_times(column.reset_index(drop=True), "array times")
         if kind != self.time_kind_:
             raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
+        with memory_for("n_series", n_series):
+            return self._new_series(n_series, column, seconds, covariates, random_state)
+
+    def _new_series(
+        self, n_series: int, column: pd.Series, seconds: np.ndarray, covariates: Any, random_state: Any
+    ) -> pd.DataFrame:
+        """See :meth:`sample`; the times as a column, and as they were read."""
+        module = self.module_
         order = np.argsort(seconds, kind="stable")
         n_times, n_covariates = len(seconds), self.context_.covariates.shape[1]
         rng = check_random_state(random_state)
@@ -739,13 +757,14 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         if covariates is not None:
             if not n_covariates:
                 raise ValueError("covariates were given, but the model was fitted without any; leave covariates=None.")
-            covariates = check_array(
-                to_pandas(covariates, "covariates"),
-                ensure_2d=False,
-                allow_nd=True,
-                dtype=np.float64,
-                input_name="covariates",
-            )
+            with naming("covariates"):
+                covariates = check_array(
+                    to_pandas(covariates, "covariates"),
+                    ensure_2d=False,
+                    allow_nd=True,
+                    dtype=np.float64,
+                    input_name="covariates",
+                )
             try:
                 given[:] = covariates
             except ValueError as error:
@@ -912,12 +931,13 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         rows = self._read(X)
         true = self._targets(y, rows, maybe_nothing=True)
         predicted, _ = self._moments(rows)
-        weights = _row_weights(sample_weight, true)
+        weights = checked_weights(sample_weight, true)
         scores = []
         for column, guess in zip(true.T, predicted.T, strict=True):
             seen = ~np.isnan(column) & (weights > 0.0)
             if seen.sum() >= 2:
-                scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
+                with squaring("y"):
+                    scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
         return float(np.mean(scores)) if scores else np.nan
 
     def _what_is_built(self) -> dict[str, Any]:
@@ -965,13 +985,21 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     def _panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
         """Rows as a panel, standardised."""
-        scale, shift = self._units()
-        panel = Panel.of(rows.series, rows.time, self._scaled_covariates(rows), (values - shift) / scale, weights)
+        panel = Panel.of(rows.series, rows.time, self._scaled_covariates(rows), self._standardised(values), weights)
         return panel.starting(LEAD * self.time_scale_)
 
     def _units(self) -> tuple[Any, Any]:
         """Scale and shift of the outputs."""
         return (1.0, 0.0) if self.y_scaler_ is None else (self.y_scaler_.scale_, self.y_scaler_.mean_)
+
+    def _standardised(self, values: np.ndarray) -> np.ndarray:
+        """Outputs in the model's units; ValueError where they overflow."""
+        scale, shift = self._units()
+        with np.errstate(over="ignore"):
+            scaled = (values - shift) / scale
+        if np.isinf(scaled).any():
+            raise ValueError("y holds values too large to standardise in its dtype; rescale it.")
+        return scaled
 
     def _scaled_covariates(self, rows: LongRows) -> np.ndarray:
         return rows.covariates if self.covariate_scaler_ is None else self.covariate_scaler_.transform(rows.covariates)
@@ -1141,11 +1169,6 @@ LEAST_UPDATES = 2
 
 #: Longer gradients are shortened to this.
 MAX_GRAD_NORM = 10.0
-
-
-def _row_weights(sample_weight: Any, values: np.ndarray) -> np.ndarray:
-    """Weights of the rows, 1 where none are given."""
-    return _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
 
 
 def _warn_of_other_ids(asked: pd.Index, known: pd.Index) -> None:

@@ -1,16 +1,21 @@
 """One training loop for all estimators."""
 
 from skode.training.array_api import array_api
-from skode.training.caller import warn_caller
+from skode.training.caller import warn_caller, warn_of_overflow
 from skode.training.checked import (
     checked_data,
+    checked_weights,
     field_is_theirs,
     first_not_a_number,
+    naming,
     numeric_targets,
+    refuse_equal_names,
     refuse_missing_labels,
+    squaring,
 )
 from skode.training.dataframes import as_python, missing_as_nan, to_pandas
 from skode.training.estimator import NeuralODEEstimator
+from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.regularisation import Regularisation, RegularisedSolve
@@ -47,23 +52,29 @@ __all__ = [
     "as_python",
     "checked_data",
     "checked_times",
+    "checked_weights",
     "distinct",
     "field_is_theirs",
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
+    "memory_for",
     "missing_as_nan",
+    "naming",
     "new_generator",
     "numeric_targets",
+    "refuse_equal_names",
     "refuse_missing_labels",
     "resolve_device",
     "resolve_dtype",
     "shifted",
+    "squaring",
     "standardised",
     "to_numpy",
     "to_pandas",
     "to_tensor",
     "train",
     "warn_caller",
+    "warn_of_overflow",
     "worthwhile_threads",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import warnings
 
+import numpy as np
+
 #: Packages that stand between a user's line and a warning: this one, and those that call estimators for the user.
 BETWEEN = frozenset({"skode", "sklearn", "joblib"})
 
@@ -25,3 +27,24 @@ def warn_caller(message: str, category: type[Warning]) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in BETWEEN:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
+
+
+def warn_of_overflow(values: np.ndarray, what: str, then: str) -> None:
+    """Warn where some of the values, one or several a sample, are beyond the numbers of their dtype.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, ...)
+        The values.
+    what : str
+        Their name, in the plural.
+    then : str
+        What they are therefore, and why.
+    """
+    beyond = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if beyond.any():
+        warn_caller(
+            f"The {what} of {beyond.sum()} of {len(values)} samples, such as number {np.argmax(beyond)}, are beyond "
+            f"the numbers of {values.dtype}, and {then}.",
+            UserWarning,
+        )

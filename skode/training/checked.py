@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +11,13 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, check_array
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from skode.solvers import SolverError
 from skode.training.dataframes import as_python, missing_as_nan, to_pandas
+
+#: One of these in a message says what it is about.
+ARGUMENTS = frozenset({"X", "y", "sample_weight"})
 
 
 def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) -> Any:
@@ -22,16 +26,24 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
     Raises
     ------
     ValueError, TypeError
-        As there; and where columns of a frame hold text or dates, with their names.
+        As there, where need be with the name of the argument in front; and where columns of a frame hold text or dates,
+        or have one name, with their names.
     """
     X = to_pandas(X)
     args = tuple(_labels(to_pandas(y, "y")) for y in args)
+    refuse_equal_names(X)
     try:
-        return validate_data(estimator, X, *args, **settings)
+        with np.errstate(invalid="ignore"):  # scikit-learn adds all numbers up to see whether they are finite
+            return validate_data(estimator, X, *args, **settings)
     except (ValueError, TypeError) as error:
-        of_type = isinstance(error, TypeError) or "could not convert" in str(error) or "Input contains" in str(error)
+        about = "y" if args and is_table(X) else "X"
+        of_type = (
+            isinstance(error, TypeError | np.exceptions.DTypePromotionError)
+            or "could not convert" in str(error)
+            or "Input contains" in str(error)
+        )
         if not of_type:
-            raise
+            raise named(error, about)  # noqa: B904
         if wrong := not_numbers(X):
             raise ValueError(
                 f"X has columns that hold no numbers: {wrong}. {type(estimator).__name__} takes numbers only: one-hot "
@@ -45,7 +57,69 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
                 numeric_targets(y, type(estimator).__name__)
             else:
                 refuse_missing_labels(y)
-        raise
+        raise named(error, about)  # noqa: B904
+
+
+def named(error: Exception, argument: str) -> Exception:
+    """The same error, with the name of the argument that it is about in front where it has none.
+
+    Some of scikit-learn's errors, and all of NumPy's, don't say what they are about.
+    """
+    if {argument, *ARGUMENTS}.intersection(re.findall(r"\w+", str(error))):
+        return error
+    new = (TypeError if isinstance(error, TypeError) else ValueError)(f"{argument}: {error}")
+    new.__cause__ = error
+    return new
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Have errors about an argument name it; that its numbers overflow when added up is no warning's matter."""
+    try:
+        with np.errstate(invalid="ignore"):
+            yield
+    except (ValueError, TypeError) as error:
+        raise named(error, argument)  # noqa: B904
+
+
+@contextmanager
+def squaring(argument: str) -> Iterator[None]:
+    """Refuse an argument whose squares overflow on the way to a score, which would be NaN."""
+    try:
+        with np.errstate(over="raise"):
+            yield
+    except FloatingPointError as error:
+        raise ValueError(f"{argument} holds values too large to square in its dtype; rescale it.") from error
+
+
+def is_table(X: Any) -> bool:
+    """Whether scikit-learn can read a table of finite numbers."""
+    try:
+        check_array(X, dtype=np.float64)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def refuse_equal_names(X: Any) -> None:
+    """Refuse a DataFrame of which two columns have one name, which no message could tell apart."""
+    names = getattr(X, "columns", None)
+    if isinstance(names, pd.Index) and not names.is_unique:
+        raise ValueError(
+            f"X has several columns of one name: {list(names[names.duplicated()].unique())}. Rename or drop them."
+        )
+
+
+def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+    """Weights of the samples as float64, 1 where there are none given.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where they are not numbers, one for each sample, of which none is negative, NaN or infinite, and not all 0.
+    """
+    with naming("sample_weight"):
+        return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
 
 def _labels(y: Any) -> Any:

@@ -16,9 +16,9 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.dynamics.sizes import checked_sizes
-from skode.solvers import Solution, SolverError, free_idle_memory, get_method, solve_ivp
+from skode.solvers import NonFiniteDerivativeError, Solution, SolverError, free_idle_memory, get_method, solve_ivp
 from skode.training.documentation import documentation_site
-from skode.training.failures import in_terms_of_parameters
+from skode.training.failures import ADVICE, in_terms_of_parameters, is_want_of_memory
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 from skode.training.tensors import resolve_device
@@ -29,6 +29,18 @@ DEFAULT_FIXED_STEPS = 10
 #: A solve that needs more steps than this is given up: the dynamics are far from anything that could be learned.
 MAX_STEPS = 1000
 
+
+#: Parameters that memory grows with.
+SIZES = (
+    "batch_size",
+    "hidden_layer_sizes",
+    "state_size",
+    "augment_dim",
+    "latent_size",
+    "encoder_size",
+    "n_samples",
+    "n_draws",
+)
 
 #: Tolerances below this ask for float64.
 FLOAT32_TOLERANCE = 1e-5
@@ -102,7 +114,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
     @contextmanager
     def _within_memory(self, *, goes_on: bool) -> Iterator[None]:
-        """Training, which leaves the estimator as it was where the device's memory does not suffice.
+        """Training, which leaves the estimator as it was where memory does not suffice.
 
         Where it ``goes_on`` from what was learned before, that is copied, as it is changed in place.
         """
@@ -111,16 +123,20 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         kept = {name: copy.deepcopy(before[name]) for name in changed if name in before}
         try:
             yield
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_want_of_memory(error):
+                raise
             self.__dict__.clear()
             self.__dict__.update(before | kept)
             error.__traceback__ = None  # whose frames hold on to what there was no room for
             free_idle_memory()
             torch.cuda.empty_cache()  # of blocks that are too small for what comes next
+            device = resolve_device(self.device)
+            sizes = ", ".join(f"{name}={getattr(self, name)!r}" for name in SIZES if hasattr(self, name))
+            elsewhere = ", or set device='cpu'" if device.type != "cpu" else ""
             raise MemoryError(
-                f"The memory of {resolve_device(self.device)} is too small for this fit: lower batch_size (now "
-                f"{self.batch_size!r}) or hidden_layer_sizes, or set device='cpu'. The estimator is as it was before. "
-                f"({str(error).splitlines()[0]})"
+                f"The memory of {device} is too small for this fit: lower one of {sizes}{elsewhere}. The estimator is "
+                f"as it was before. ({str(error).splitlines()[0]})"
             ) from error
 
     def _hidden_layers(self) -> tuple[int, ...]:
@@ -204,6 +220,15 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             )
         except SolverError as error:
             raise in_terms_of_parameters(error, adaptive=adaptive) from None
+        except ValueError:
+            if bool(torch.isfinite(y0).all()):
+                raise
+            raise NonFiniteDerivativeError(
+                "The state from which the ODE starts is NaN or infinite",
+                time=float(t_span[0]) if isinstance(t_span, tuple) else math.nan,
+                step_size=math.nan,
+                advice=ADVICE[NonFiniteDerivativeError],
+            ) from None
 
     def _settings(
         self,

@@ -1,6 +1,12 @@
-"""Failures of solves, told in terms of what an estimator's user can change."""
+"""Failures of solves, and want of memory, told in terms of what an estimator's user can change."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 
 from skode.solvers import (
     ConvergenceError,
@@ -44,3 +50,24 @@ def in_terms_of_parameters(error: SolverError, *, adaptive: bool) -> SolverError
         advice = COARSER
     reason = error.reason.replace("max_steps=", "").replace("func(t, y)", "The vector field")
     return type(error)(reason, time=error.time, step_size=error.step_size, advice=advice, sample=error.sample)
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory, on whatever device; torch has no type for that on a CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    unallocated = ("can't allocate memory", "Storage size calculation overflowed", "integer multiplication overflow")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in unallocated)
+
+
+@contextmanager
+def memory_for(name: str, value: Any) -> Iterator[None]:
+    """MemoryError that names an argument where there is no memory for as many as it says."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_want_of_memory(error):
+            raise
+        raise MemoryError(
+            f"{name}={value!r} takes more memory than there is: lower it. ({str(error).splitlines()[0]})"
+        ) from error

@@ -24,6 +24,8 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
+        if resolved.type == "meta":
+            raise RuntimeError("its tensors hold no numbers")
     except (RuntimeError, AssertionError) as error:
         there = ", ".join(repr(name) for name in usable_devices())
         raise ValueError(

@@ -895,3 +895,78 @@ def test_fewer_samples_than_columns_are_not_said_to_be_dependent():
         warnings.simplefilter("error", UserWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
         CNFDensityEstimator((4,), max_iter=1, early_stopping=False, random_state=0).fit(X)
+
+
+# Noise, splits and samples far away
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"divergence": "hutchinson"},
+        {"divergence": "hutchinson", "learning_rate_init": 0.5, "max_iter": 3},
+        {"divergence": "hutchinson", "kinetic_energy": 0.0, "batch_size": 7},
+        {"jacobian_norm": 0.1, "learning_rate_init": 0.5},
+        {"jacobian_norm": 1.0, "divergence": "hutchinson", "field": "concatsquash", "learning_rate_init": 1.0},
+    ],
+)
+def test_a_loss_with_noise_is_evaluated_where_training_did_not_lower_it(settings):
+    # Samples whose paths take very different numbers of steps, after a single update, which may raise the loss.
+    X = np.random.RandomState(0).standard_t(1.5, size=(40, 3))
+    model = CNFDensityEstimator((8,), max_iter=1, early_stopping=False, random_state=0).set_params(**settings).fit(X)
+    assert np.isfinite(model.score_samples(X)).all()
+    assert np.isfinite(model.loss_)
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(12, 0.99), (30, 0.999), (2, 0.9), (5, 1 - 1e-9)])
+def test_a_split_that_leaves_nothing_to_train_on_names_its_parameter(n, fraction):
+    X = np.random.RandomState(0).normal(size=(n, 2))
+    model = CNFDensityEstimator(**TINY, validation_fraction=fraction)
+    with pytest.raises(ValueError, match=rf"can't set aside validation_fraction={fraction} of {n} samples.*lower"):
+        model.fit(X)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far"), [(np.float64, 1e160), (np.float64, -1e200), (np.float32, 1e25), (np.float32, 1e37)]
+)
+def test_log_densities_that_underflow_are_warned_of(moons, dtype, far):
+    model = CNFDensityEstimator(**TINY, marginals="normal").fit(moons.astype(dtype))
+    X = moons[:3].astype(dtype)
+    X[1] *= far
+    with pytest.warns(
+        UserWarning, match="The log-densities of 1 of 3 samples, such as number 1, are beyond the numbers"
+    ):
+        log_density = model.score_samples(X)
+    assert log_density[1] == -np.inf
+    assert np.isfinite(log_density[[0, 2]]).all()
+    with pytest.warns(UserWarning, match="minus infinity"):
+        assert model.score(X) == -np.inf
+
+
+def test_samples_that_a_flow_can_not_hold_are_refused(moons):
+    model = CNFDensityEstimator(**TINY).fit(moons.astype(np.float32))
+    for call in (model.score_samples, model.transform, lambda X: model.trajectory(X, [0.0, 1.0])):
+        with pytest.raises(ValueError, match="X holds values too large to standardise"):
+            call(np.array([[1e300, 0.0]]))
+    with pytest.raises(ValueError, match="X holds values too large to standardise"):
+        model.inverse_transform(np.array([[1e300, 0.0]]))
+
+
+def test_points_beyond_all_numbers_are_warned_of():
+    X = np.sinh(3 * np.random.RandomState(0).normal(size=(200, 1)))
+    model = CNFDensityEstimator(**TINY, marginals="johnson").fit(X)
+    with pytest.warns(
+        UserWarning, match="The points of 1 of 2 samples, such as number 1, are beyond the numbers of float64"
+    ):
+        points = model.inverse_transform(np.array([[0.1], [1e5]]))
+    assert np.isfinite(points[0]).all()
+
+
+def test_errors_about_points_of_the_base_name_them(fitted):
+    with pytest.raises(ValueError, match=r"^X: Input contains NaN"):
+        fitted.inverse_transform(np.array([[np.nan, 0.0]]))
+
+
+def test_more_samples_than_memory_holds_are_refused_by_name(fitted):
+    with pytest.raises(MemoryError, match=r"n_samples=1000000000000000 takes more memory than there is: lower it"):
+        fitted.sample(10**15)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from skode.dynamics import ConcatSquashField, ConvField, EvolvingField, GatedPlanarField, MLPField
+from skode.dynamics import ConcatSquashField, ConvField, EvolvingField, GatedPlanarField, MLPField, sizes
+from skode.dynamics.sizes import physical_memory, refuse_oversized
 
 GENERATOR = torch.Generator().manual_seed(0)
 FIELDS = [MLPField, ConcatSquashField, EvolvingField, GatedPlanarField]
@@ -35,3 +36,27 @@ def test_gates_have_units(name):
 
 def test_numpys_integers_are_integers():
     assert MLPField(np.int64(2), np.array([3, 4])).hidden_layer_sizes == (3, 4)
+
+
+@pytest.mark.parametrize("field", [MLPField, ConcatSquashField, EvolvingField])
+@pytest.mark.parametrize("widths", [(10**9,), (8, 10**10), (10**6, 10**6)])
+def test_layers_that_no_memory_holds_are_refused_before_it_is_filled(field, widths):
+    with pytest.raises(MemoryError, match=r"weights of shape \(\d+, \d+\) take .* GiB in training"):
+        field(8, widths)
+
+
+def test_weights_are_refused_from_the_memory_on_that_there_is(monkeypatch):
+    monkeypatch.setattr(sizes, "physical_memory", lambda: 32 * 100)
+    refuse_oversized(10, 10)
+    with pytest.raises(MemoryError):
+        refuse_oversized(10, 10, 2)
+
+
+def test_where_the_system_does_not_tell_its_memory_nothing_is_refused(monkeypatch):
+    def unknown(name):
+        raise ValueError(name)
+
+    assert physical_memory() > 2**28
+    monkeypatch.setattr(sizes.os, "sysconf", unknown)
+    assert physical_memory() == np.inf
+    refuse_oversized(10**30)

@@ -303,3 +303,32 @@ def test_every_method_tells_the_series_apart(method, dtype):
             for m, o in ((method, options), ("dopri5", {}))
         )
     torch.testing.assert_close(y[..., :-1], expected[..., :-1], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("lost", [torch.nan, torch.inf, -torch.inf])
+def test_a_state_that_is_lost_has_rates_that_are_and_leaves_the_others_theirs(paths, lost):
+    along = DrivenField(2, paths.values.shape[2], (5,), "tanh", torch.Generator().manual_seed(0)).double().along(paths)
+    states = along.states(torch.zeros(len(paths.times), 2, dtype=torch.float64))
+    broken = states.clone()
+    broken[1] = lost
+    with torch.no_grad():
+        rates, expected = along(torch.tensor(0.5), broken), along(torch.tensor(0.5), states)
+    others = torch.arange(len(states)) != 1
+    torch.testing.assert_close(rates[others], expected[others], rtol=0.0, atol=0.0)
+    assert not torch.equal(rates[1], expected[1])
+
+
+def test_a_series_that_starts_from_nan_is_nan_and_the_others_are_solved(paths):
+    along = DrivenField(2, paths.values.shape[2], (5,), "tanh", torch.Generator().manual_seed(0)).double().along(paths)
+    start = along.states(torch.zeros(len(paths.times), 2, dtype=torch.float64))
+
+    def field(t, state):  # the first series' rates are lost on the way
+        return torch.where(
+            (state[:, -1:] == 0.0) & (torch.as_tensor(t).reshape(-1, 1) > 0.5), torch.nan, along(t, state)
+        )
+
+    options = {"step_control": "per_sample", "on_failure": "nan", "t_eval": [1.0]}
+    with torch.no_grad():
+        end, expected = (solve_ivp(f, (0.0, 1.0), start, **options).y[-1] for f in (field, along))
+    assert end[0].isnan().all()
+    torch.testing.assert_close(end[1:], expected[1:])

@@ -227,7 +227,7 @@ def test_a_name_of_several_columns_is_refused():
     X = pd.DataFrame([[1, 0.0, 1.0]], columns=["id", "t", "t"])
     with pytest.raises(ValueError, match="time='t' names 2 columns of X"):
         take_apart(X, series="id", time="t")
-    with pytest.raises(ValueError, match="unique column names"):
+    with pytest.raises(ValueError, match=r"X has several columns of one name: \['t'\]"):
         rows_of(X)
 
 

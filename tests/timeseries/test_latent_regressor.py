@@ -1378,6 +1378,39 @@ def test_an_output_that_was_never_observed_is_named():
         LatentODERegressor(**TINY).fit(X, pd.DataFrame({"weight": y, "bili": np.nan}))
 
 
+def test_values_far_from_what_is_predicted_are_warned_of_where_their_density_underflows(tiny_waves):
+    model, X, y = tiny_waves
+    far = np.asarray(y, dtype=float).copy()
+    far[1] = 1e200
+    with pytest.warns(UserWarning, match="The log-densities of 1 of .* samples, such as number 1"):
+        density = model.score_samples(X, far)
+    assert density[1].item() == -np.inf
+    with pytest.raises(ValueError, match="y holds values too large to square"):
+        model.score(X, far)
+
+
+def test_draws_that_no_memory_holds_and_covariates_that_are_none_are_named(tiny_waves):
+    model, X, _ = tiny_waves
+    with pytest.raises(MemoryError, match="n_samples=1000000000000000 takes more memory than there is"):
+        model.sample_y(X, 10**15)
+    with pytest.raises(MemoryError, match="n_series=1000000000000000 takes more memory than there is"):
+        model.sample(10**15)
+
+
+@pytest.mark.parametrize("ids", [[[1], [2]], [{"id": 1}, {"id": 2}], [{1}, {2}]])
+def test_ids_that_have_no_hash_are_refused_by_the_column_s_name(ids):
+    X = pd.DataFrame({"who": ids, "when": [0.0, 1.0]})
+    with pytest.raises(ValueError, match=rf"series column 'who' holds {type(ids[0]).__name__}, which can't be told"):
+        LatentODERegressor(series="who", time="when").fit(X, [0.0, 1.0])
+
+
+@pytest.mark.parametrize("times", [[-1.7e308, 1.7e308], [-1e308, 0.0, 1e308]])
+def test_times_that_span_more_than_there_are_numbers_are_refused_by_the_column_s_name(times):
+    X = pd.DataFrame({"when": times})
+    with pytest.raises(ValueError, match="time column 'when' spans more than float64 can hold"):
+        LatentODERegressor(time="when").fit(X, np.zeros(len(times)))
+
+
 # Weights of rows
 
 

@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skode import CNFDensityEstimator, ODENetRegressor
-from skode.training import warn_caller
+from skode.training import warn_caller, warn_of_overflow
 
 X = np.random.RandomState(0).normal(size=(30, 2))
 Y = X.sum(axis=1)
@@ -61,3 +61,16 @@ def test_where_everything_is_inside_the_library_the_outermost_line_is_named(monk
     monkeypatch.setattr("skode.training.caller.BETWEEN", Everything())
     with pytest.warns(UserWarning, match="nobody called"):
         warn_caller("nobody called", UserWarning)
+
+
+@pytest.mark.parametrize("lost", [np.inf, -np.inf, np.nan])
+def test_values_beyond_their_dtype_are_counted_by_sample(lost):
+    values = np.zeros((4, 2, 2), dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_overflow(values, "points", "infinite")
+    values[2, 1], values[3, 0, 0] = lost, lost
+    with pytest.warns(
+        UserWarning, match="The points of 2 of 4 samples, such as number 2, are beyond the numbers of float32"
+    ):
+        warn_of_overflow(values, "points", "infinite")

@@ -7,7 +7,15 @@ from sklearn.linear_model import LinearRegression
 from torch import nn
 
 from skode import CNFDensityEstimator, ODENetClassifier, ODENetRegressor
-from skode.training import checked_data, field_is_theirs, numeric_targets
+from skode.training import (
+    checked_data,
+    checked_weights,
+    field_is_theirs,
+    naming,
+    numeric_targets,
+    refuse_equal_names,
+    squaring,
+)
 
 FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": [3, 4]})
 
@@ -149,3 +157,67 @@ def test_errors_of_other_kinds_pass_without_a_note():
     with pytest.raises(KeyError) as caught, field_is_theirs(TooWide(), "(n, 2)"):
         raise KeyError
     assert not hasattr(caught.value, "__notes__")
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", "b", "a", "b"], [1, 1], ["a", 1, "a"]])
+def test_columns_of_one_name_are_named(names):
+    X = pd.DataFrame(np.zeros((3, len(names))), columns=names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    for check in (refuse_equal_names, ODENetClassifier().fit, CNFDensityEstimator().fit):
+        with pytest.raises(ValueError, match=rf"X has several columns of one name: \{str(twice)[:-1]}\]. Rename"):
+            check(X, *[[0, 1, 0]] * (check != refuse_equal_names))
+
+
+def test_a_table_without_names_of_its_own_has_none_to_repeat():
+    refuse_equal_names(np.zeros((2, 2)))
+    refuse_equal_names(pd.DataFrame(np.zeros((2, 2))))
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [["heavy", "light"], "balanced", [1.0, None], [1.0, "a"], [1 + 1j, 1], [-1.0, 1.0], [0, 0], [1.0], [[1.0, 2.0]]],
+)
+def test_weights_that_are_none_are_refused_by_name(weights):
+    with pytest.raises((ValueError, TypeError), match=r"sample_weight|Sample weights"):
+        checked_weights(weights, np.zeros((2, 1)))
+
+
+def test_weights_are_floats_of_one_where_there_are_none():
+    np.testing.assert_array_equal(checked_weights(None, np.zeros((2, 1))), [1.0, 1.0])
+    np.testing.assert_array_equal(checked_weights(["1", "2.5"], np.zeros((2, 1))), [1.0, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "argument"),
+    [
+        (np.ones((2, 1)) + 1j, [0, 1], "X"),
+        (np.zeros(2), [0, 1], "X"),
+        (np.zeros((2, 1)), [0j, 1j], "y"),
+        (np.zeros((2, 1), dtype=[("a", float), ("b", int)]), [0, 1], "X"),
+    ],
+)
+def test_errors_that_say_not_what_they_are_about_are_told(X, y, argument):
+    with pytest.raises((ValueError, TypeError), match=f"^{argument}: "):
+        checked_data(LinearRegression(), X, y, dtype=[np.float64, np.float32])
+
+
+def test_errors_that_name_an_argument_stay_as_they_are():
+    with pytest.raises(TypeError, match=r"^sample_weight is odd$"), naming("y"):
+        raise TypeError("sample_weight is odd")
+    with pytest.raises(TypeError, match=r"^y: it is odd$"), naming("y"):
+        raise TypeError("it is odd")
+
+
+def test_a_score_of_what_is_too_large_to_square_is_refused():
+    with pytest.raises(ValueError, match="y holds values too large to square"), squaring("y"):
+        np.square(np.array([1e200]))
+    with squaring("y"):
+        assert np.square(np.array([1e150]))[0] == pytest.approx(1e300)
+
+
+def test_the_largest_numbers_are_numbers():
+    # Their sums are infinite with either sign in different parts, of which the sum is NaN.
+    X = np.array([[1.7e308, -1.7e308] * 8 + [1.7e308] * 8]).T * np.ones(25)
+    np.testing.assert_array_equal(checked_data(LinearRegression(), X), X)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        checked_data(LinearRegression(), X * [np.nan])
