@@ -371,6 +371,7 @@ class AdjointSolve:
                 assert problem.jumps is not None
                 assert self.grad_jumps is not None
                 y, a = (x.view(self.shape) for x in augmented[: 2 * n].split(n))
+                y = y if self.states is None else self.states.nearest(time).view(self.shape)
                 problem.jumps.pull(self.grad_jumps, problem.field, time, y, a, None)
             self._jump(time, augmented)
             if given.rows is None:
