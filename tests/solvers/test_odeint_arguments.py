@@ -215,7 +215,6 @@ def test_fixed_steps_without_end_are_bounded():
         ({"options": {"step_size": 0.1}}, "step_size is for fixed-step methods"),
         ({"method": "scipy_solver"}, "method='scipy_solver' looks for no events"),
     ],
-    ids=str,
 )
 def test_events_that_cannot_be_looked_for(settings, message):
     with pytest.raises(ValueError, match=message):

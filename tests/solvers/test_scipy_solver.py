@@ -245,7 +245,6 @@ def test_the_adjoint_equation_may_have_another_solver_and_tolerances(y0):
         ({"adjoint_options": {"solver": "RK99"}}, r"adjoint_options\['solver'\]='RK99'"),
         ({"rtol": -1.0}, "rtol must be a finite number >= 0"),
     ],
-    ids=str,
 )
 def test_what_scipy_has_no_word_for_is_refused(y0, settings, message):
     with pytest.raises(ValueError, match=message):
