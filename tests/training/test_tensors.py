@@ -12,7 +12,7 @@ def test_auto_is_a_gpu_where_there_is_one():
     assert resolve_device("cpu") == CPU
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "cuda:99"])
+@pytest.mark.parametrize("name", ["gpu", "", "cpu:x", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_refused_by_name(name):
     with pytest.raises(ValueError, match=f"device='{name}' can't be used here"):
         resolve_device(name)
