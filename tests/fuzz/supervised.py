@@ -22,6 +22,11 @@ from tests.fuzz.tables import Rng, pick
 Targets = dict[str, Callable[[int, Rng], Any]]
 
 
+def n_rows(X):
+    """How many rows a table has, which sparse ones don't tell by their length."""
+    return X.shape[0] if sparse.issparse(X) else len(X)
+
+
 def _of(*labels: Any) -> Callable[[int, Rng], Any]:
     """Labels of n samples, as objects so that they stay what they are."""
 
@@ -162,14 +167,14 @@ def classifier(rng: Rng) -> Case:
 
     def predict() -> Any:
         answer, nfe = model.predict(asked, return_nfe=True)
-        same("an answer a row", (len(answer), len(nfe)), (len(asked),) * 2)
+        same("an answer a row", (len(answer), len(nfe)), (n_rows(asked),) * 2)
         if model.target_type_ != "multilabel-indicator":
             holds("predictions are classes", set(np.unique(answer)) <= set(model.classes_))
         return nfe
 
     def predict_proba() -> Any:
         answer = model.predict_proba(asked)
-        same("a probability a class", answer.shape, (len(asked), len(model.classes_)))
+        same("a probability a class", answer.shape, (n_rows(asked), len(model.classes_)))
         holds("probabilities are from 0 to 1", not ((answer < 0) | (answer > 1)).any())
         if model.target_type_ != "multilabel-indicator":
             holds(
@@ -210,7 +215,7 @@ def regressor(rng: Rng) -> Case:
 
     def predict() -> Any:
         answer, nfe = model.predict(asked, return_nfe=True)
-        same("an answer a row", (len(answer), len(nfe)), (len(asked),) * 2)
+        same("an answer a row", (len(answer), len(nfe)), (n_rows(asked),) * 2)
         return answer
 
     told = {"parameters": changed, "X": done, "shape": X.shape, "y": kind_of_y, "asked": kind, "in parts": in_parts}
@@ -247,7 +252,7 @@ def _case(
 
     def transform() -> Any:
         answer = model.transform(asked)
-        same("a state a row", answer.shape, (len(asked), len(model.get_feature_names_out())))
+        same("a state a row", answer.shape, (n_rows(asked), len(model.get_feature_names_out())))
         return answer
 
     steps = {

@@ -225,11 +225,6 @@ def test_the_other_adjoints_refuse_second_derivatives(name, adjoint, y0, w):
         torch.autograd.grad(sum(gradient.square().sum() for gradient in first), [y0, w])
 
 
-def test_complex_states_are_refused_with_advice(name):
-    with pytest.raises(TypeError, match=r"complex128.*view_as_real"):
-        solve_ivp(lambda t, y: 1j * y, (0.0, 1.0), torch.ones(2, dtype=torch.complex128), **equal_steps(name))
-
-
 def test_gradients_do_not_depend_on_what_memory_keeps(name):
     # None, some, or all of the steps' activations: 5 samples of some 40 activations in 8 bytes are 1600 a stage.
     found = [
