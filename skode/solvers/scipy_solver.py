@@ -15,7 +15,7 @@ import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 from torch import Tensor
 
-from skode.solvers.adjoints.continuous import AugmentedField
+from skode.solvers.adjoints.augmented import AugmentedField
 from skode.solvers.errors import NonFiniteDerivativeError, SolverError
 from skode.solvers.first_order import first_order
 from skode.solvers.options import check_choice, check_positive

@@ -1,0 +1,186 @@
+"""The adjoint equation as the solver's own steps, implicit ones too, are to see it: over one flat state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.statistics import Statistics
+from skode.solvers.stepping.jacobians import Blocks, independent_blocks
+from skode.solvers.vector_field import AutogradField, Field, FunctionTape, Session, Tape, column, time_dtype_of
+
+
+class AugmentedField:
+    """The right-hand side of the adjoint equation over the flat state ``[y, a, g]``.
+
+    Parameters
+    ----------
+    field : Field
+        The vector field.
+    like : Tensor
+        A state, for its shape and dtype.
+    statistics : Statistics
+        Where evaluations are counted.
+    time : float
+        One at which the field may be evaluated.
+    implicit : bool
+        Whether an implicit method is to solve the equation.
+    states : callable or None
+        ``y`` at any time: then that of the flat state has no part in the equation, and stays as it is.
+
+    Attributes
+    ----------
+    stretch : Stretch or None
+        The times of the samples at those of the equation, where they differ.
+    """
+
+    parameters: tuple[Tensor, ...] = ()
+
+    def __init__(
+        self,
+        field: Field,
+        like: Tensor,
+        statistics: Statistics,
+        time: float,
+        *,
+        implicit: bool,
+        states: Callable[[float], Tensor] | None = None,
+    ) -> None:
+        self.field = field
+        self.states_at = states
+        self.shape = like.shape
+        self.n = like.numel()
+        self.statistics = statistics
+        self.like = like
+        if isinstance(field, AutogradField):
+            field.evaluated_again()
+        self.evaluation = field.tape(like, 1, pullable=True)
+        self.time_dtype = time_dtype_of(field, like)
+        self.stretch: Stretch | None = None
+        # Gradients of complex parameters are integrated as real and imaginary parts.
+        self.parameter_sizes = [p.numel() * (2 if p.is_complex() else 1) for p in field.parameters]
+        self.size = 2 * self.n + sum(self.parameter_sizes)
+        # Implicit methods see the state as blocks of equal size, to which it is filled up.
+        self.states = independent_blocks(field, like, time) if implicit else Blocks(like)
+        self.size += -self.size % self.states.size if self.n else 0
+
+    def blocks(self) -> AdjointBlocks:
+        """How an implicit method may take the state apart."""
+        return AdjointBlocks(self)
+
+    def parts(self, y: Tensor) -> list[Tensor]:
+        """State, adjoint and the parameters' gradients out of the flat state."""
+        # Gradients of complex parameters as pairs of numbers.
+        shapes = [(*p.shape, 2) if p.is_complex() else tuple(p.shape) for p in self.field.parameters]
+        shapes = [tuple(self.shape), tuple(self.shape), *shapes]
+        sizes = [math.prod(shape) for shape in shapes]
+        pieces = y[: sum(sizes)].split(sizes)
+        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+    def __call__(self, t: Any, y: Tensor) -> Tensor:
+        self.statistics.nfev_backward += 1
+        n, tape, session = self.n, self.evaluation, self.field.session()
+        rates = torch.empty_like(y)
+        tape.place(0).copy_(y[:n] if self.states_at is None else self.states_at(float(t)).reshape(-1))
+        stretch, rate = self.stretch, rates[:n].view(self.shape)
+        tape.evaluate(0, t if stretch is None else stretch.times(t), rate)
+        adjoint = -y[n : 2 * n].view(self.shape)
+        if stretch is not None:
+            rate.mul_(stretch.length)
+            adjoint.mul_(stretch.length)
+        session.pull(tape, 0, adjoint, rates[n : 2 * n].view(self.shape))
+        session.flush(tape)
+        if self.states_at is not None:
+            rates[:n] = 0.0
+        start = 2 * n
+        for size, gradient in zip(self.parameter_sizes, session.parameter_gradients(), strict=True):
+            rate = rates[start : start + size]
+            if gradient is None:
+                rate.zero_()
+            else:
+                gradient = gradient.to_dense() if gradient.is_sparse else gradient
+                gradient = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
+                rate.copy_(gradient.reshape(-1))
+            start += size
+        rates[start:] = 0.0
+        return rates
+
+    def parameter_gradients(self, y: Tensor) -> list[Tensor]:
+        """``g`` of an augmented state, as gradients of the parameters."""
+        gradients, start = [], 2 * self.n
+        for parameter, size in zip(self.field.parameters, self.parameter_sizes, strict=True):
+            piece = y[start : start + size]
+            if parameter.is_complex():
+                piece = torch.complex(piece[::2], piece[1::2])
+            gradients.append(piece.view(parameter.shape).to(parameter))
+            start += size
+        return gradients
+
+    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
+        return FunctionTape(self, like, n_slots)
+
+    def session(self, *, with_parameters: bool = True) -> Session:
+        raise NotImplementedError("the adjoint equation is not differentiated again; use adjoint='backprop'")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Times of samples as those of the unit interval: ``t_i = start_i + s length_i``.
+
+    Attributes
+    ----------
+    start, length : Tensor of shape (batch, 1, ..., 1)
+        Where each sample starts, and how far it goes.
+    low, high : Tensor of that shape
+        Between which its times must stay, so as not to touch a discontinuity of the field.
+    """
+
+    start: Tensor
+    length: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def between(cls, start: np.ndarray, end: np.ndarray, like: Tensor, dtype: torch.dtype, *, inside: bool) -> Stretch:
+        """That which leads from ``start`` to ``end``; ``inside`` if it must touch neither."""
+        first, last = column(start, like, dtype), column(end, like, dtype)
+        low, high = torch.minimum(first, last), torch.maximum(first, last)
+        if inside:
+            low, high = torch.nextafter(low, high), torch.nextafter(high, low)
+        return cls(first, column(end - start, like), low, high)
+
+    def times(self, s: float | Tensor) -> Tensor:
+        """Each sample's time."""
+        return torch.minimum(torch.maximum(self.start + s * self.length, self.low), self.high)
+
+
+class AdjointBlocks(Blocks):
+    """The adjoint equation for Newton's method: ``J`` for the state, ``-J^T`` for the adjoint, 0 for the gradients.
+
+    How the adjoint depends on the state and the gradients on both is left out. As neither acts back, the iterations
+    converge all the same, the state's first; they may take two more before they begin to.
+    """
+
+    patience = 3
+
+    def __init__(self, augmented: AugmentedField) -> None:
+        self.augmented = augmented
+        self.size = augmented.states.size
+        self.n = augmented.size // max(self.size, 1)
+
+    def jacobians(self, field: Any, tape: Any, slot: int, like: Tensor) -> Tensor:
+        augmented = self.augmented
+        states, inner, evaluation = augmented.states, augmented.field, augmented.evaluation
+        own = states.jacobians(inner, evaluation, 0, augmented.like)
+        rest = own.new_zeros((self.n - 2 * states.n, self.size, self.size))
+        first = own if augmented.states_at is None else torch.zeros_like(own)
+        return torch.cat([first, -own.transpose(1, 2), rest])
+
+    def holds(self, field: Any, tape: Any, slot: int, like: Tensor, jacobians: Tensor) -> bool:
+        return True
