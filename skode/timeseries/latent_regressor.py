@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import r2_score
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -917,7 +917,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Returns
         -------
         float
-            :math:`R^2`, averaged over the outputs of which at least two values were observed; NaN without any.
+            :math:`R^2`, averaged over the outputs of which at least two values were observed; without any NaN, with a
+            warning.
 
         Raises
         ------
@@ -938,7 +939,13 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             if seen.sum() >= 2:
                 with squaring("y"):
                     scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
-        return float(np.mean(scores)) if scores else np.nan
+        if not scores:
+            warn_caller(
+                "score is NaN: R^2 needs two rows at least with a target, and with weight, of some output.",
+                UndefinedMetricWarning,
+            )
+            return np.nan
+        return float(np.mean(scores))
 
     def _what_is_built(self) -> dict[str, Any]:
         """The parameters that the network is built from."""

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError, UndefinedMetricWarning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -1262,7 +1262,10 @@ def test_outputs_in_another_order_are_refused(waves):
 
 def test_a_score_of_nothing_is_nan(brief, waves):
     X, _ = waves
-    assert np.isnan(brief.score(X, np.full(len(X), np.nan)))
+    alone = np.arange(len(X)) == 3
+    for y, weights in ((np.full(len(X), np.nan), None), (waves[1], alone.astype(float))):
+        with pytest.warns(UndefinedMetricWarning, match="score is NaN: R\\^2 needs two rows"):
+            assert np.isnan(brief.score(X, y, weights))
 
 
 def test_samples_long_ago(waves):
