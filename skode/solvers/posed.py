@@ -84,8 +84,8 @@ def pose(func: Any, asked: AskedTimes, y0: Tensor, events: list[Event], *, per_s
     return PosedProblem(
         func=problem_func,
         span=(float(span.min()), float(span.max())) if span.ndim == 2 else (float(span[0]), float(span[1])),
-        times=None if times is None else times.numpy().copy(),
-        rows=None if present is None else np.repeat(np.arange(n), present.sum(1).numpy()),
+        times=None if times is None else numbers(times).copy(),
+        rows=None if present is None else np.repeat(np.arange(n), numbers(present.sum(1))),
         present=present,
         finder=finder,
         spans=asked.span if asked.own_time and per_sample else None,
@@ -132,7 +132,7 @@ def reached(
                 known = known.transpose(0, 1)
         t = asked.eval_t.detach()
         if finder is not None and not finder.rowwise:
-            kept = int((np.abs(t.numpy() - problem.span[0]) <= abs(finder.stop_times[0] - problem.span[0])).sum())
+            kept = int((np.abs(numbers(t) - problem.span[0]) <= abs(finder.stop_times[0] - problem.span[0])).sum())
             t, known = t[:kept], known[:kept]
         return t, known
     # The ends of all steps, and the terminal events that cut the last ones short.

@@ -7,6 +7,7 @@ from torch.autograd import forward_ad
 
 from skode.dynamics import MLPField
 from skode.solvers import METHODS, odeint, odeint_adjoint, odeint_event, solve_ivp
+from skode.solvers.stepping.explicit import tableau_tensors
 
 #: torch's own, when a dual tensor is made for the first time.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
@@ -185,6 +186,31 @@ def test_derivatives_by_torch_func():
     close(torch.func.grad(decay)(RATE), -torch.exp(-RATE))
     close(torch.func.jacrev(lambda t: end(START, t))(SPAN)[:, 1], linear(0.0, FLOW @ START))
     close(torch.func.jacfwd(lambda t: end(START, t))(SPAN)[:, 0], -linear(0.0, FLOW @ START))
+
+
+def test_output_times_go_with_torch_func():
+    def outputs(y0, t_eval=SPAN, **how):
+        return solve_ivp(linear, (0.0, 2.0), y0, t_eval=t_eval, **{**BACKPROP, **how}).y
+
+    close(torch.func.jacrev(outputs)(START)[1], FLOW)
+    close(torch.func.jacfwd(outputs)(START)[1], FLOW)
+    close(torch.func.jacrev(lambda t: outputs(START, t)[1])(SPAN)[:, 1], linear(0.0, FLOW @ START))
+    by_sample = torch.tensor([[0.0, 1.0], [1.0, torch.nan]], dtype=torch.float64)
+    found = torch.func.jacfwd(lambda y0: outputs(y0.expand(2, 2), by_sample))(START)
+    close(found[:2, :1], torch.stack([torch.eye(2, dtype=torch.float64), FLOW])[:, None])
+
+    def stopped(t, y):
+        return t - 1.5
+
+    stopped.terminal = True
+    close(torch.func.jacfwd(lambda y0: outputs(y0, [1.0, 2.0], events=stopped))(START), FLOW[None])
+
+
+def test_transforms_inside_each_other_follow_others():
+    tableau_tensors.cache_clear()  # the coefficients of methods are made inside the first
+    close(torch.func.hessian(lambda y: end(y).pow(2).sum())(START), 2 * FLOW.T @ FLOW)
+    close(torch.func.jacrev(end)(START), FLOW)
+    close(end(START), FLOW @ START)
 
 
 def test_events_by_torch_func():

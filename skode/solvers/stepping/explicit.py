@@ -45,7 +45,8 @@ class TableauTensors:
 @functools.cache
 def tableau_tensors(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> TableauTensors:
     """The coefficients of a method, made once for each dtype and device."""
-    with torch.inference_mode(False):  # what is made in it could not be used outside
+    # What is made in inference mode, or inside a transform of torch.func, could not be used outside.
+    with torch.inference_mode(False), torch._C._DisableFuncTorch():
         return TableauTensors(tableau, dtype, device)
 
 
