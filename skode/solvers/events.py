@@ -19,7 +19,7 @@ from torch import Tensor
 from skode.solvers.first_order import once_differentiable
 from skode.solvers.march import Move
 from skode.solvers.readout import Positions, Reading
-from skode.solvers.times import ZERO_STEP_ORDER, zero_step
+from skode.solvers.times import ZERO_STEP_ORDER, Sides, zero_step
 from skode.solvers.transforms import in_dual_level, is_mapped, is_transformed, numbers
 from skode.solvers.vector_field import column, time_tensor
 
@@ -343,6 +343,7 @@ def occurrences(
     y0: Tensor,
     *,
     exact: bool,
+    sides: Sides,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Times and states of all events that were found, differentiable where the outputs are.
 
@@ -360,13 +361,15 @@ def occurrences(
         The initial state.
     exact : bool
         Whether autograd has recorded the solve, so that derivatives of higher order are known.
+    sides : Sides
+        On which side of jumps the field moves the states of events.
     """
     t_events, y_events = [], []
     for event, found in zip(finder.events, finder.found, strict=True):
         if finder.rowwise:
-            t, y = _of_samples(event, found, func, outputs, times, y0, exact)
+            t, y = _of_samples(event, found, func, outputs, times, y0, exact, sides)
         else:
-            pairs = [_at(event, func, times[p], outputs[p], exact) for _, _, p in found]
+            pairs = [_at(event, func, times[p], outputs[p], exact, sides) for _, _, p in found]
             t = torch.stack([pair[0] for pair in pairs]) if pairs else times.new_empty(0)
             y = torch.stack([pair[1] for pair in pairs]) if pairs else y0.new_empty((0, *y0.shape))
         t_events.append(t)
@@ -374,11 +377,11 @@ def occurrences(
     return t_events, y_events
 
 
-def _at(event: Event, func: Any, t: Tensor, y: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+def _at(event: Event, func: Any, t: Tensor, y: Tensor, exact: bool, sides: Sides) -> tuple[Tensor, Tensor]:
     """An event as it is, or differentiable; its time stays in float64."""
     if not (torch.is_grad_enabled() or in_dual_level()):
         return t, y
-    time, state = differentiable(event, func, time_tensor(t, y, func), y, exact=exact)
+    time, state = differentiable(event, sides.func(func, t, y), time_tensor(t, y, func), y, exact=exact)
     return t.detach() + (time - time.detach()).to(t), state
 
 
@@ -390,6 +393,7 @@ def _of_samples(
     times: Tensor,
     y0: Tensor,
     exact: bool,
+    sides: Sides,
 ) -> tuple[Tensor, Tensor]:
     """Events of samples, padded to the most that one of them has."""
     n = len(y0)
@@ -404,7 +408,7 @@ def _of_samples(
         there = here.to(y0.device).view(shape)
         y = torch.where(there, outputs[places.to(y0.device)], y0.detach())
         t = torch.where(here, times[places], 0.0)
-        t, y = _at(event, func, t.view(shape).to(y0.device), y, exact)
+        t, y = _at(event, func, t.view(shape).to(y0.device), y, exact, sides)
         columns.append((torch.where(here, t.view(n).cpu(), torch.nan), torch.where(there, y, torch.nan)))
     if not columns:
         return times.new_empty((n, 0)), y0.new_empty((n, 0, *y0.shape[1:]))

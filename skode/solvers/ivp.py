@@ -29,7 +29,7 @@ from skode.solvers.options import step_control as step_control_of
 from skode.solvers.posed import moving_times, pose, reached, status_of
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
-from skode.solvers.times import moved_outputs, moved_start
+from skode.solvers.times import Sides, moved_outputs, moved_start
 from skode.solvers.transforms import carries_derivatives
 from skode.solvers.wide_time import with_wide_time
 
@@ -163,9 +163,10 @@ def solve_ivp(
     ends of steps, by much in stiff problems and at tight tolerances: pass times that matter so much as ``step_t`` too.
     Derivatives with respect to times are the solution's, not those of the steps that approximate it: by an output time
     that of the field there, by ``t_span[0]`` that of the initial state times minus the field there, by a time in
-    ``jump_t`` that requires grad what the field jumps by. Without ``t_eval`` the ends of the first and the last step
-    move with the span, those between stay. Where outputs of single samples are at times that require grad, ``func``
-    must treat samples independently.
+    ``jump_t`` that requires grad what the field jumps by. At a time that is in ``jump_t`` too the field there is that
+    before it, at ``t_span[0]`` that after it. Without ``t_eval`` the ends of the first and the last step move with the
+    span, those between stay. Where outputs of single samples are at times that require grad, ``func`` must treat
+    samples independently.
     ``kvaerno5`` evaluates ``func`` up to 0.23 steps beyond a step's end, also beyond the time span and ``jump_t``.
 
     References
@@ -260,10 +261,11 @@ def solve_ivp(
             "step_t and jump_t with a t_span of each sample need step_control='per_sample': with shared steps no step "
             "ends at one time for all."
         )
+    sides = Sides(control.jumps, control.nudged, asked.span)
     start_t = asked.span_t[..., 0] if carries_derivatives(asked.span_t) else None
     outputs, path, solved = run(
         problem.func,
-        y0 if start_t is None else moved_start(func, y0, start_t, adjoint),
+        y0 if start_t is None else moved_start(func, y0, start_t, adjoint, sides),
         problem.span,
         tableau=chosen,
         control=control,
@@ -283,11 +285,11 @@ def solve_ivp(
     if output_t is not None:
         n = len(output_t)
         rows = None if path.rows is None else path.rows[:n]
-        moved = moved_outputs(func, outputs[:n], output_t, adjoint, rows, y0)
+        moved = moved_outputs(func, outputs[:n], output_t, adjoint, rows, y0, sides)
         outputs = moved if n == len(outputs) else torch.cat([moved, outputs[n:]])
     t, y = reached(asked, problem, path, outputs, len(y0) if y0.ndim else 1)
     found = problem.finder and occurrences(
-        problem.finder, func, outputs, problem.real_times(path), y0, exact=adjoint == "backprop"
+        problem.finder, func, outputs, problem.real_times(path), y0, exact=adjoint == "backprop", sides=sides
     )
     solution = Solution(
         t=t,

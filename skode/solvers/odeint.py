@@ -37,7 +37,7 @@ from skode.solvers.options import (
 )
 from skode.solvers.scipy_solver import ScipySolver, odeint_scipy
 from skode.solvers.step_size import Tolerances
-from skode.solvers.times import moved_outputs, moved_start
+from skode.solvers.times import Sides, moved_outputs, moved_start
 from skode.solvers.tuple_state import event_of_parts, norm_of_parts, pack, tolerance_of_parts, unpack, unpacking
 from skode.solvers.vector_field import time_dtype_of
 from skode.solvers.wide_time import with_wide_time
@@ -430,9 +430,10 @@ def _at_times(
         callbacks_of(func, supported(tableau), tableau.name),
     )
     func = with_wide_time(func, times[0], times[-1], y0)
+    sides = Sides(control.jumps, control.nudged, times[[0, -1]])
     outputs, _, _ = run(
         func,
-        y0 if moving is None else moved_start(func, y0, moving[0], adjoint),
+        y0 if moving is None else moved_start(func, y0, moving[0], adjoint, sides),
         (float(times[0]), float(times[-1])),
         tableau=tableau,
         control=control,
@@ -445,7 +446,7 @@ def _at_times(
         backward=way,
         callbacks=callbacks,
     )
-    return outputs if moving is None else moved_outputs(func, outputs, moving, adjoint, None, y0)
+    return outputs if moving is None else moved_outputs(func, outputs, moving, adjoint, None, y0, sides)
 
 
 def _until_event(
@@ -480,10 +481,11 @@ def _until_event(
         callbacks_of(func, supported(tableau), tableau.name),
     )
     func = with_wide_time(func, t0, forever, y0)
+    sides = Sides(control.jumps, control.nudged, np.array([t0, forever]))
     finder = FirstChangeFinder(event_fn, t0, y0.detach(), time_dtype_of(func, y0))
     outputs, path, _ = run(
         func,
-        y0 if t_tensor is None else moved_start(func, y0, t_tensor[0].double().cpu(), adjoint),
+        y0 if t_tensor is None else moved_start(func, y0, t_tensor[0].double().cpu(), adjoint, sides),
         (t0, forever),
         tableau=tableau,
         control=control,
@@ -498,7 +500,8 @@ def _until_event(
         callbacks=callbacks,
     )
     exact = adjoint == "backprop"
-    (event_t,), (event_y,) = occurrences(finder, func, outputs, torch.from_numpy(path.times), y0, exact=exact)
+    real_times = torch.from_numpy(path.times)
+    (event_t,), (event_y,) = occurrences(finder, func, outputs, real_times, y0, exact=exact, sides=sides)
     return event_t[0], torch.stack([y0, event_y[0]])
 
 

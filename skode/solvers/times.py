@@ -32,7 +32,53 @@ Rates = Callable[[Tensor, Tensor], Tensor]
 ZERO_STEP_ORDER = 4
 
 
-def moved_start(func: Any, y0: Tensor, t0: Tensor, adjoint: str) -> Tensor:
+class Sides:
+    """On which side of a discontinuity the field moves a state that lies at it: on that of the step the state is of.
+
+    At the start that is just after, elsewhere just before; so a time that is a jump and an output at once, or the start
+    at once, moves the solution by what the steps have seen of the field.
+
+    Parameters
+    ----------
+    jumps : collection of float
+        The times at which the field jumps.
+    nudged : bool
+        Whether every time may be one.
+    span : ndarray of shape (2,) or (n_samples, 2)
+        The time span, or that of each sample.
+    """
+
+    def __init__(self, jumps: Collection[float], nudged: bool, span: np.ndarray) -> None:
+        self.jumps, self.nudged = sorted(jumps), nudged
+        self.start, self.direction = span[..., 0], np.where(span[..., 1] < span[..., 0], -1.0, 1.0)
+
+    def rates(self, rates: Rates, t: Tensor, rows: np.ndarray | None, dtype: torch.dtype) -> Rates:
+        """The field at these times, of these samples, on its right side; times are seen in a dtype."""
+        if not (self.jumps or self.nudged):
+            return rates
+        times = numbers(t)
+        exact, aside = self._aside(times, rows, dtype)
+        return _shifted(rates, torch.where(aside == exact, 0.0, aside.double() - torch.from_numpy(np.asarray(times))))
+
+    def func(self, func: Any, t: Tensor, y: Tensor) -> Any:
+        """The same for a function of times of its own dtype and shape."""
+        if not (self.jumps or self.nudged):
+            return func
+        exact, aside = self._aside(numbers(t).ravel(), None, time_dtype_of(func, y))
+        by = (aside - exact).view(t.shape).to(y.device)
+        return lambda time, state: func(time + by, state)
+
+    def _aside(self, times: np.ndarray, rows: np.ndarray | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The times in a dtype, and those nearest to them where they are jumps."""
+        own = slice(None) if rows is None or not self.start.ndim else rows
+        start, direction = (x if not x.ndim else x[own] for x in (self.start, self.direction))
+        ahead = torch.from_numpy(np.asarray(np.where(times == start, direction, -direction) * np.inf)).to(dtype)
+        there = torch.from_numpy(np.asarray(self.nudged | np.isin(times, self.jumps)))
+        exact = torch.from_numpy(np.asarray(times)).to(dtype)
+        return exact, torch.where(there, torch.nextafter(exact, ahead.expand_as(exact)), exact)
+
+
+def moved_start(func: Any, y0: Tensor, t0: Tensor, adjoint: str, sides: Sides | None = None) -> Tensor:
     r"""The initial state, as what it becomes at a fixed time near ``t0`` when ``t0`` moves.
 
     Parameters
@@ -45,11 +91,24 @@ def moved_start(func: Any, y0: Tensor, t0: Tensor, adjoint: str) -> Tensor:
         The initial time, or that of each sample.
     adjoint : str
         How the solve is differentiated.
+    sides : Sides or None
+        On which side of jumps.
     """
-    return _moved(y0, t0, _rates_at(func), adjoint, away=True)
+    rates = _rates_at(func)
+    if sides is not None:
+        rates = sides.rates(rates, t0, None, time_dtype_of(func, y0))
+    return _moved(y0, t0, rates, adjoint, away=True)
 
 
-def moved_outputs(func: Any, outputs: Tensor, t: Tensor, adjoint: str, rows: np.ndarray | None, y0: Tensor) -> Tensor:
+def moved_outputs(
+    func: Any,
+    outputs: Tensor,
+    t: Tensor,
+    adjoint: str,
+    rows: np.ndarray | None,
+    y0: Tensor,
+    sides: Sides | None = None,
+) -> Tensor:
     r"""Outputs as functions of their times.
 
     Parameters
@@ -66,10 +125,14 @@ def moved_outputs(func: Any, outputs: Tensor, t: Tensor, adjoint: str, rows: np.
         The sample of each output.
     y0 : Tensor of shape (\*state)
         The initial state.
+    sides : Sides or None
+        On which side of jumps.
     """
     if not len(outputs):
         return outputs
     rates = _rates_of_outputs(func) if rows is None else _rates_of_samples(func, rows, y0.detach())
+    if sides is not None:
+        rates = sides.rates(rates, t, rows, time_dtype_of(func, y0))
     reached = torch.isfinite(outputs.detach()).reshape(len(outputs), -1).all(1)
     if is_transformed(outputs) or bool(reached.all()):
         return _moved(outputs, t, rates, adjoint)

@@ -327,6 +327,62 @@ def test_jumps_at_the_ends_of_the_span_are_on_their_far_sides(adaptive_method, a
     assert found.n_rejected == 0
 
 
+@pytest.mark.parametrize("later", [torch.ge, torch.gt])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+def test_an_output_and_the_ends_of_the_span_may_move_with_a_jump(adjoint, step_control, backward, later):
+    # y' = y until the jump, then 3 y (backward in time 3 y, then y), whatever the field says at the jump itself.
+    rates, sign = ((3.0, 1.0), -1.0) if backward else ((1.0, 3.0), 1.0)
+    jump = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([[1.0], [2.0]], dtype=torch.float64)
+
+    def func(t, y):
+        return torch.where(later(t, jump), 3.0, 1.0) * y
+
+    def solved(*times):
+        span = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in (times[0], times[-1])])
+        t = torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in times])
+        settings = {"rtol": 1e-10, "atol": 1e-10, "adjoint": adjoint, "step_control": step_control, "jump_t": jump}
+        return solve_ivp(func, span, y0, t_eval=t, **settings).y[:, :, 0]
+
+    first, last = (1.0, 0.0) if backward else (0.0, 1.0)
+    before, after = sign * rates[0], sign * rates[1]
+    y = solved(first, jump, last)
+    for found, log, rate in (
+        (y[1], before * abs(0.4 - first), rates[0]),
+        (y[2], before * abs(0.4 - first) + after * abs(last - 0.4), rates[0] - rates[1]),
+        (solved(first, jump)[-1], before * abs(0.4 - first), rates[0]),
+        (solved(jump, last)[-1], after * abs(last - 0.4), -rates[1]),
+        (solved(jump, last)[0], 0.0, 0.0),
+    ):
+        (gradient,) = torch.autograd.grad(found.sum(), jump, retain_graph=True)
+        assert gradient.item() == pytest.approx(3.0 * rate * math.exp(log), rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+def test_an_event_at_a_jump_moves_along_the_field_before_it(adjoint, step_control):
+    jump = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    settings = {"rtol": 1e-10, "atol": 1e-10, "adjoint": adjoint, "step_control": step_control, "jump_t": jump}
+    found = solve_ivp(
+        lambda t, y: torch.where(t >= jump, 3.0, 1.0) * y,
+        (0.0, 1.0),
+        torch.tensor([[1.0], [2.0]], dtype=torch.float64),
+        events=lambda t, y: (t - jump + 0 * y).flatten() if step_control == "per_sample" else t - jump,
+        **settings,
+    )
+    (gradient,) = torch.autograd.grad(found.y_events[0].sum(), jump)
+    assert gradient.item() == pytest.approx(3.0 * math.exp(0.4), rel=1e-7)
+
+
+def test_perturbed_outputs_move_along_the_field_inside_the_steps(adjoint):
+    t = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    y0 = torch.zeros(1, dtype=torch.float64)
+    settings = {"method": "rk4", "adjoint": adjoint, "options": {"perturb": True}}
+    y = odeint(lambda t, y: torch.ceil(t) + torch.floor(t) + 0 * y, y0, t, **settings)
+    assert torch.autograd.grad(y[1, 0], t, retain_graph=True)[0].tolist() == [-1.0, 1.0, 0.0]
+    assert torch.autograd.grad(y[2, 0], t)[0].tolist() == [-1.0, 0.0, 3.0]
+
+
 def test_no_time_passes_and_the_ends_still_move(adjoint):
     # y' = -2 y at y = 1, where the span has no length
     span = torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
