@@ -8,6 +8,7 @@ event of the whole state; one that returns a number per sample is an event of ea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from skode.solvers.march import Move
 from skode.solvers.readout import Positions, Reading
 from skode.solvers.times import ZERO_STEP_ORDER, Sides, zero_step
 from skode.solvers.transforms import in_dual_level, is_mapped, is_transformed, numbers
-from skode.solvers.vector_field import column, time_tensor
+from skode.solvers.vector_field import column, evaluated, time_tensor
 
 EventFunction = Callable[[Tensor, Tensor], Tensor]
 MAX_BISECTIONS = 100
@@ -297,10 +298,11 @@ def differentiable(
     t, y : Tensor
         The same values, differentiable as those of the event.
     """
-    slope = _slope(event, func, t.detach(), y.detach())
+    rates = functools.partial(evaluated, func)
+    slope = _slope(event, rates, t.detach(), y.detach())
 
     def moved(shift: Tensor) -> Tensor:
-        return zero_step(func, y, t, shift)
+        return zero_step(rates, y, t, shift)
 
     shift, state = torch.zeros_like(t), y
     for i in range(ZERO_STEP_ORDER if exact else 1):
@@ -310,7 +312,7 @@ def differentiable(
     if exact:
         return t + shift, moved(shift)
     with torch.no_grad():
-        rate = func(t, y.detach())
+        rate = rates(t, y.detach())
     shift = once_differentiable(shift)
     return t + shift, y + rate * shift.to(y)
 

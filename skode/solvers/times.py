@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skode.solvers.first_order import first_order
 from skode.solvers.transforms import is_transformed, numbers, refuse_adjoint, transform_of
-from skode.solvers.vector_field import column, time_dtype_of, time_tensor
+from skode.solvers.vector_field import column, evaluated, time_dtype_of, time_tensor
 
 # The field at times of shape (m,), or of none, and as many states.
 Rates = Callable[[Tensor, Tensor], Tensor]
@@ -217,14 +217,15 @@ def _rates_at(func: Any) -> Rates:
     """The field at one time, or at one of each sample."""
 
     def rates(t: Tensor, y: Tensor) -> Tensor:
-        return func(time_tensor(t.view(len(t), *[1] * (y.ndim - 1)) if t.ndim else t, y, func), y)
+        return evaluated(func, time_tensor(t.view(len(t), *[1] * (y.ndim - 1)) if t.ndim else t, y, func), y)
 
     return rates
 
 
 def _rates_of_outputs(func: Any) -> Rates:
     def rates(t: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([func(time_tensor(time, state, func), state) for time, state in zip(t, y, strict=True)])
+        each = zip(t, y, strict=True)
+        return torch.stack([evaluated(func, time_tensor(time, state, func), state) for time, state in each])
 
     return rates
 
@@ -251,7 +252,8 @@ def _rates_of_samples(func: Any, rows: np.ndarray, y0: Tensor) -> Rates:
             chosen = np.where(none, 0, places)
             time = t[torch.from_numpy(chosen)].view(n, *[1] * (y0.ndim - 1))
             states = torch.where(column(none, y0).bool(), y0, y[_index(chosen, y)])
-            found.append(func(time_tensor(time, states, func), states)[_index(np.flatnonzero(counted > k), y)])
+            value = evaluated(func, time_tensor(time, states, func), states)
+            found.append(value[_index(np.flatnonzero(counted > k), y)])
         return torch.cat(found)[_index(np.argsort(given), y)]
 
     return rates
@@ -297,7 +299,7 @@ class _Moved(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, cotangent: Tensor):
         y, t = ctx.saved_tensors
-        along = (cotangent * ctx.rates(t, y)).reshape(*t.shape, -1).sum(-1).to(t)
+        along = (cotangent * ctx.rates(t, y.detach())).reshape(*t.shape, -1).sum(-1).to(t)
         return cotangent, -along if ctx.away else along, None, None
 
 

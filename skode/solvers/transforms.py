@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from skode.solvers.parameters import held_tensors
-from skode.solvers.vector_field import time_tensor
+from skode.solvers.vector_field import evaluated, time_tensor
 
 FORWARD_MODE = "forward-mode AD"
 TORCH_FUNC = "a transform of torch.func (vmap, grad, jacrev, ...)"
@@ -101,7 +101,7 @@ def transform_of(func: Any, t: Any, y: Tensor, times: Tensor | None) -> str | No
     if func is None:
         return None
     with torch.no_grad():
-        value = func(time_tensor(t, y), y)  # what it keeps where it is not found
+        value = evaluated(func, time_tensor(t, y), y)  # what it keeps where it is not found
     return FORWARD_MODE if isinstance(value, Tensor) and has_tangent(value) else None
 
 

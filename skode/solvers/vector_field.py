@@ -206,6 +206,8 @@ class AutogradField:
         try:
             with torch.no_grad():
                 value = self.func(time_tensor(t, y, self), y)
+                if isinstance(value, Tensor) and value.requires_grad:  # it has recorded where nobody asked it to
+                    value = value.clone()  # a view would require grad still, detach() would take tangents away too
         except RuntimeError as error:
             self.func = WithGrad.instead_of(self.func, error)
             return self(t, y)
@@ -233,6 +235,7 @@ class WithGrad:
 
     def __init__(self, func: Function) -> None:
         self.func = func
+        self.time_dtype = getattr(func, "time_dtype", None)
 
     @classmethod
     def instead_of(cls, func: Function, error: RuntimeError) -> WithGrad:
@@ -244,7 +247,16 @@ class WithGrad:
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         with torch.enable_grad():
             value = self.func(t, y if y.requires_grad else y.view_as(y).requires_grad_())
-        return value.view_as(value)  # without the graph where none is recorded; detach() would take tangents away too
+        # Without the graph where none is recorded: see AutogradField.
+        return value if torch.is_grad_enabled() or not isinstance(value, Tensor) else value.clone()
+
+
+def evaluated(func: Function, t: Tensor, y: Tensor) -> Tensor:
+    """``func(t, y)``, also where it differentiates with respect to its state, and that requires no grad."""
+    try:
+        return func(t, y)
+    except RuntimeError as error:
+        return WithGrad.instead_of(func, error)(t, y)
 
 
 class AutogradTape(FunctionTape):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.vector_field import has_own_pullback
+from skode.solvers.vector_field import evaluated, has_own_pullback
 
 # How many times its own length a span may lie away from zero before the state's precision is not relied on, and before
 # the answer is worth a warning.
@@ -72,7 +72,8 @@ def with_wide_time(func: Any, t0: float | np.ndarray, t1: float | np.ndarray, y0
     shape = (len(start), *[1] * (y0.ndim - 1)) if np.ndim(t0) else ()
     try:
         with torch.no_grad():
-            value = wide(torch.as_tensor(start, dtype=torch.float64, device=y0.device).view(shape), y0.detach())
+            time = torch.as_tensor(start, dtype=torch.float64, device=y0.device).view(shape)
+            value = evaluated(wide, time, y0.detach())
         takes_it = value.dtype == y0.dtype
     except Exception:  # whatever else is wrong with func shows in the solve itself
         takes_it = False

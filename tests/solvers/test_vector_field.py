@@ -1,5 +1,7 @@
 """A field with its own pullback and the same function under autograd give the same numbers."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -383,6 +385,36 @@ def test_they_may_also_where_nothing_is_differentiated(slopes, adjoint):
     with torch.no_grad():
         stiffness.requires_grad_()
         torch.testing.assert_close(solve_ivp(hamiltonian(slopes)(stiffness), (0.0, 0.5), y0).y, expected)
+
+
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+@pytest.mark.parametrize("slopes", SLOPES)
+def test_they_may_also_where_times_move_and_events_are_found(slopes, adjoint, step_control):
+    def solve(slopes):
+        y0 = torch.tensor([[1.0, 0.5], [0.3, -0.8]], dtype=torch.float64)
+        stiffness = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+        span = torch.tensor([0.0, 1.5], dtype=torch.float64, requires_grad=True)
+        t_eval = torch.tensor([[0.0, 0.4], [0.9, torch.nan]], dtype=torch.float64, requires_grad=True)
+        how = {"t_eval": t_eval, "events": lambda t, y: y[:, 1] + 0.2, "step_control": step_control, "adjoint": adjoint}
+        found = solve_ivp(hamiltonian(slopes)(stiffness), span, y0, rtol=1e-6, atol=1e-6, **how)
+        loss = found.y[0].sum() + found.y[1, 0, 1] + found.t_events[0].sum() + found.y_events[0].sum()
+        return loss.detach(), *torch.autograd.grad(loss, [stiffness, span, t_eval])
+
+    torch.testing.assert_close(solve(slopes), solve(by_hand), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("slopes", SLOPES)
+def test_their_times_may_be_wider_than_their_state(slopes, adjoint):
+    stiffness, late = torch.tensor(1.3, requires_grad=True), 1.7e9
+
+    def func(t, y):
+        return (torch.cos(t - late) * hamiltonian(slopes)(stiffness)(t, y)).to(y.dtype)
+
+    y0 = torch.tensor([[1.0, 0.5], [0.3, -0.8]])
+    y = solve_ivp(func, (late, late + 1), y0, adjoint=adjoint, rtol=1e-5, atol=1e-5).y[-1]
+    # The flow of the field without the cosine, for as long as the integral of that.
+    truth = solve_ivp(hamiltonian(by_hand)(stiffness), (0, math.sin(1)), y0.double(), rtol=1e-9, atol=1e-9).y[-1]
+    torch.testing.assert_close(y.detach(), truth.detach().float(), rtol=1e-4, atol=1e-4)
 
 
 def test_fields_that_differentiate_what_requires_no_grad_fail_as_in_torch(adjoint):
