@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.integrate import Path, RecordedStep, differentiable_weights, weights_tensor
+from skode.solvers.transforms import carries_derivatives, is_mapped, numbers
 
 
 class DenseOutput:
@@ -52,8 +53,13 @@ class DenseOutput:
         ValueError
             Where a time lies outside the time span.
         """
-        tensor = t.double().cpu().reshape(-1) if isinstance(t, Tensor) and t.requires_grad else None
-        t = t.detach().cpu() if isinstance(t, Tensor) else t
+        tensor = None
+        if isinstance(t, Tensor):
+            if is_mapped(t):
+                raise TypeError("t must be the same for all that torch.func.vmap maps over: pass it with in_dims=None.")
+            if self.differentiable and carries_derivatives(t):
+                tensor = t.double().cpu().reshape(-1)
+            t = numbers(t)
         times = np.atleast_1d(np.asarray(t, dtype=np.float64))
         low, high = sorted((self.t0, self.t1))
         if not ((times >= low) & (times <= high)).all():

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from skode.dynamics import MLPField
-from skode.solvers import METHODS, odeint, odeint_adjoint, odeint_event, solve_ivp
+from skode.solvers import METHODS, odeint, odeint_adjoint, odeint_dense, odeint_event, solve_ivp
 from skode.solvers.stepping.explicit import tableau_tensors
 
 #: torch's own, when a dual tensor is made for the first time.
@@ -204,6 +204,19 @@ def test_output_times_go_with_torch_func():
 
     stopped.terminal = True
     close(torch.func.jacfwd(lambda y0: outputs(y0, [1.0, 2.0], events=stopped))(START), FLOW[None])
+
+
+@pytest.mark.parametrize("state_moves", [False, True])
+def test_dense_output_has_the_derivative_of_its_time_alone(state_moves):
+    solution = odeint_dense(linear, START.clone().requires_grad_(state_moves), 0.0, 2.0, **TIGHT)
+    slope = linear(1.0, FLOW @ START)
+    one = torch.tensor(1.0, dtype=torch.float64)
+    close(torch.autograd.functional.jacobian(solution, one), slope, 1e-5)
+    close(jvp(solution, one).detach(), slope, 1e-5)
+    close(torch.func.jacrev(solution)(one).detach(), slope, 1e-5)
+    close(torch.func.jacfwd(solution)(one).detach(), slope, 1e-5)
+    with pytest.raises(TypeError, match="t must be the same for all"):
+        torch.func.vmap(solution)(SPAN)
 
 
 def test_transforms_inside_each_other_follow_others():
