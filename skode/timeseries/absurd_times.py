@@ -64,7 +64,7 @@ def refuse_absurd_times(rows: LongRows, typical_span: float | None = None) -> No
     spans_what = "a typical one" if typical_span is not None else "all its other rows"
     message = (
         f"Series {ids[codes[after]]!s} spans {_length(span, rows.time_kind)}; {spans_what} "
-        f"{_length(typical_span or typical, rows.time_kind)}. Row {order[outlier]} of X, at "
+        f"{_length(typical_span or typical, rows.time_kind)}. Row {rows.positions[order[outlier]]} of X, at "
         f"{_shown(time[outlier], rows.time_kind)}, is {_length(gap, rows.time_kind)} away from the next. "
         "Correct or drop it"
     )

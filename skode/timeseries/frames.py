@@ -43,19 +43,22 @@ class LongRows:
         What the time column held.
     covariates : ndarray of shape (n, n_covariates), float64
         All other columns, in their order; of the index nothing.
+    positions : ndarray of int, of shape (n,)
+        Where each row stands in the frame, for messages.
     """
 
     series: np.ndarray
     time: np.ndarray
     time_kind: str
     covariates: np.ndarray
+    positions: np.ndarray
 
     def __len__(self) -> int:
         return len(self.time)
 
     def take(self, rows: np.ndarray) -> LongRows:
         """Some of the rows, by position."""
-        return LongRows(self.series[rows], self.time[rows], self.time_kind, self.covariates[rows])
+        return LongRows(self.series[rows], self.time[rows], self.time_kind, self.covariates[rows], self.positions[rows])
 
 
 def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: Column, reset: bool) -> LongRows:
@@ -117,7 +120,7 @@ def distinct_rows(
     Returns
     -------
     rows, values, weights
-        The same of fewer rows; weights are None where they all are 1.
+        The same of fewer rows, each at the position of the first that is equal; weights are None where they all are 1.
     """
     codes, _ = series_codes(rows.series)
     order = np.lexsort((rows.time, codes))
@@ -154,7 +157,7 @@ def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with
     covariates = np.empty((len(frame), len(rest)))
     for k, position in enumerate(rest):
         covariates[:, k] = _read_covariate(frame.iloc[:, position], f"covariate {as_python(frame.columns[position])!r}")
-    return LongRows(ids, times, kind, covariates)
+    return LongRows(ids, times, kind, covariates, np.arange(len(frame)))
 
 
 def column_position(frame: pd.DataFrame, column: Column, parameter: str) -> int:

@@ -565,8 +565,9 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
+        rows, values, weights = distinct_rows(rows, values, checked_weights(sample_weight, values))
         refuse_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
-        new = self._panel(*distinct_rows(rows, values, checked_weights(sample_weight, values)))
+        new = self._panel(rows, values, weights)
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
         changed = joined.ids.get_indexer(new.ids)

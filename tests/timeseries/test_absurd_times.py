@@ -68,6 +68,30 @@ def test_fit_and_condition_refuse_before_they_do_anything(monkeypatch):
         model.fit(X, y)
 
 
+@pytest.mark.parametrize("method", ["fit", "condition"])
+def test_the_row_named_is_that_of_x_in_whatever_order_and_however_often_rows_come(method):
+    X = panel()
+    X.loc[5, "time"] = 1e7
+    X = pd.concat([X[6:], X]).sample(frac=1.0, random_state=0)
+    model = LatentODERegressor("series", "time", max_iter=1, early_stopping=False, random_state=0)
+    model.fit(panel(), np.sin(panel()["time"]))
+    row = int(np.flatnonzero(X["time"] == 1e7)[0])
+    with pytest.raises(ValueError, match=f"Row {row} of X, at 10000000"):
+        getattr(model, method)(X, np.sin(X["time"]))
+
+
+def test_rows_without_weight_may_be_at_any_time():
+    X = panel()
+    y = np.sin(X["time"])
+    right = X.drop(index=5), y.drop(index=5)
+    weights = (X.index != 5).astype(float)
+    X.loc[5, "time"] = 1e7
+    model = LatentODERegressor("series", "time", max_iter=1, early_stopping=False, random_state=0)
+    model.fit(X, y, sample_weight=weights)
+    found, expected = model.condition(X, y, sample_weight=weights), model.condition(*right)
+    np.testing.assert_array_equal(found.predict(right[0]), expected.predict(right[0]))
+
+
 def test_a_gap_that_can_hardly_be_trained_over_is_warned_of():
     X = panel()
     X.loc[23, "time"] = 900.0
