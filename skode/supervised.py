@@ -35,6 +35,7 @@ from skode.training import (
     array_api,
     as_index,
     checked_data,
+    checked_labels,
     checked_times,
     checked_weights,
     distinct,
@@ -43,12 +44,14 @@ from skode.training import (
     fitted_scaler,
     naming,
     new_generator,
+    numeric_targets,
     resolve_device,
     resolve_dtype,
     shifted,
     squaring,
     standardised,
     to_numpy,
+    to_pandas,
     to_tensor,
 )
 from skode.training.settings import Choices
@@ -445,9 +448,12 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             yield answer
 
     def _scored(self, score: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
-        """A score by scikit-learn, of weights that are checked as in ``fit``; errors name the argument."""
+        """A score by scikit-learn, of targets and weights that are checked as in ``fit``; errors name the argument."""
         weights = None if sample_weight is None else checked_weights(sample_weight, X)
+        y = to_pandas(y, "y")
         with naming("y"), squaring("y"):
+            if not issparse(y) and np.ndim(y):  # of what is no array scikit-learn tells
+                y = numeric_targets(y, type(self).__name__) if self._y_is_numeric else checked_labels(y)
             return float(score(X, y, sample_weight=weights))
 
     @array_api

@@ -4,6 +4,7 @@ from skode.training.array_api import array_api
 from skode.training.caller import warn_caller, warn_of_overflow
 from skode.training.checked import (
     checked_data,
+    checked_labels,
     checked_weights,
     field_is_theirs,
     first_not_a_number,
@@ -51,6 +52,7 @@ __all__ = [
     "as_index",
     "as_python",
     "checked_data",
+    "checked_labels",
     "checked_times",
     "checked_weights",
     "distinct",

@@ -118,6 +118,7 @@ def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
     ValueError, TypeError
         Where they are not numbers, one for each sample, of which none is negative, NaN or infinite, and not all 0.
     """
+    sample_weight = to_pandas(sample_weight, "sample_weight")
     with naming("sample_weight"):
         return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
@@ -126,6 +127,13 @@ def _labels(y: Any) -> Any:
     """A list of text as objects, since NumPy makes the text "nan" of what is missing there; all else as it is."""
     is_text = isinstance(y, list | tuple) and any(isinstance(label, str) for label in y)
     return np.array(y, dtype=object) if is_text and pd.isna(pd.Series(y, dtype=object)).any() else y
+
+
+def checked_labels(y: Any) -> Any:
+    """Labels as they are; ValueError where some are missing."""
+    y = _labels(y)
+    refuse_missing_labels(y)
+    return y
 
 
 def refuse_missing_labels(y: Any) -> None:

@@ -3,6 +3,7 @@ from datetime import date, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
 from torch import nn
 
@@ -96,6 +97,33 @@ def test_targets_that_miss_are_said_to_whatever_they_are_written_as(kind, missin
     labels = labels if kind is list else kind(labels, dtype=object)
     with pytest.raises(ValueError, match=r"y has missing labels \(None or NaN\), 1 of 3: drop those samples"):
         ODENetClassifier().fit(X, labels)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, small = np.array([[1.0], [2.0], [3.0]]), {"hidden_layer_sizes": (4,), "max_iter": 1, "alpha": 0.0}
+    with pytest.warns(ConvergenceWarning, match="Maximum iterations"):
+        regressor = ODENetRegressor(**small).fit(X, [2.0, 0.0, 1.0])
+    return X, regressor, ODENetClassifier(**small).fit(X, ["yes", "no", "no"])
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series])
+def test_targets_that_miss_are_refused_in_scores_as_in_fit(kind, missing, fitted):
+    X, regressor, classifier = fitted
+    objects, labels = [2.0, missing, 1.0], ["yes", missing, "no"]
+    if kind is not list:
+        objects, labels = kind(objects, dtype=object), kind(labels, dtype=object)
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        regressor.score(X, objects)
+    with pytest.raises(ValueError, match=r"y has missing labels \(None or NaN\), 1 of 3: drop those samples"):
+        classifier.score(X, labels)
+
+
+def test_dates_have_no_score(fitted):
+    X, regressor, _ = fitted
+    with pytest.raises(ValueError, match=r"y holds datetime64.*predicts numbers"):
+        regressor.score(X, pd.to_datetime(["2020-01-01", "2020-01-02", "2020-01-03"]))
 
 
 @pytest.mark.parametrize("dtype", ["string", "str", "category", "boolean"])

@@ -191,6 +191,8 @@ def test_an_index_that_pandas_left_in_a_table_is_a_column_there():
 def test_lazy_frames_are_told_to_be_collected():
     with pytest.raises(TypeError, match=r"X is a lazy frame, which has no rows yet: pass X\.collect\(\)"):
         ODENetRegressor().fit(pl.LazyFrame({"a": [1.0]}), [1.0])
+    with pytest.raises(TypeError, match="sample_weight is a lazy frame"):
+        ODENetRegressor().fit([[1.0]], [1.0], pl.LazyFrame({"a": [1.0]}))
 
 
 def test_polars_is_read_where_there_is_no_pyarrow():
