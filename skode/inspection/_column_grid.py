@@ -13,7 +13,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skode.timeseries.frames import column_position
-from skode.training import as_python, to_pandas
+from skode.training import as_numpy, as_python, to_pandas
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ColumnGrid:
             raise ValueError(f"grid_resolution must be a whole number, 2 or more; got {resolution!r}.")
         if eps is not None and not (isinstance(eps, Real) and 0 <= eps < np.inf):
             raise ValueError(f"eps must be 0 or more, or None; got {eps!r}.")
-        X = to_pandas(X)
+        X = to_pandas(as_numpy(X, "X", type(estimator).__name__))
         values = check_array(X, dtype=np.float64, input_name="X")
         n_features = getattr(estimator, "n_features_in_", values.shape[1])
         if values.shape[1] != n_features:

@@ -18,7 +18,7 @@ from skode.inspection._series_grid import Grid, drawn_times, grid_over, unit_of
 from skode.timeseries import LatentODERegressor
 from skode.timeseries.frames import read_rows
 from skode.timeseries.latent_ode import HORIZON
-from skode.training import as_python, to_pandas
+from skode.training import as_numpy, as_python, to_pandas
 
 #: How many series are drawn where none are named.
 N_SERIES = 3
@@ -201,6 +201,10 @@ class SeriesForecastDisplay:
         check_is_fitted(estimator)
         if not isinstance(level, Real) or not 0.0 < level < 1.0:
             raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
+        who = type(estimator).__name__
+        X, y, times, held_out = (
+            as_numpy(value, name, who) for value, name in ((X, "X"), (y, "y"), (times, "times"), (held_out, "held_out"))
+        )
         X = to_pandas(X)
         rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
         values = estimator._targets(y, rows, maybe_nothing=True)

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skode.inspection._axes import require_matplotlib, several_axes
 from skode.inspection._estimators import refusal
 from skode.supervised import ODENetEstimator
-from skode.training import NeuralODEEstimator
+from skode.training import NeuralODEEstimator, as_numpy
 
 Scoring = str | Callable[[Any, Any, Any], float] | None
 
@@ -77,6 +77,8 @@ def tolerance_curve(
     if not isinstance(estimator, NeuralODEEstimator):
         raise refusal("estimator must be one of skode's, which are solved to a tolerance", estimator)
     check_is_fitted(estimator)
+    who = type(estimator).__name__
+    X, y = as_numpy(X, "X", who), as_numpy(y, "y", who)
     values = np.asarray(tolerances, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not (values > 0).all():
         raise ValueError(f"tolerances must be one number above 0 or several; got {tolerances!r}.")

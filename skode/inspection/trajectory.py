@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from skode.inspection._axes import one_axes, require_matplotlib
 from skode.inspection._estimators import refusal
 from skode.timeseries.frames import read_rows
-from skode.training import as_python, to_pandas
+from skode.training import as_numpy, as_python, to_pandas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,6 +173,8 @@ class TrajectoryDisplay:
             Where matplotlib is missing.
         """
         require_matplotlib(f"{cls.__name__}.from_estimator")
+        who = type(estimator).__name__
+        X, t, c = (as_numpy(value, name, who) for value, name in ((X, "X"), (t, "t"), (c, "c")))
         X, c = to_pandas(X), to_pandas(c, "c")
         if hasattr(estimator, "latent_trajectory"):
             display = cls._of_series(estimator, X, t, c)

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 
 from skode.model_selection._long import read_series_times
 from skode.timeseries.frames import read_targets
+from skode.training import as_numpy
 
 _ERRORS: dict[str, Callable[..., float]] = {
     "neg_root_mean_squared_error": root_mean_squared_error,
@@ -112,6 +113,8 @@ class ContinuationScorer:
                 f"ContinuationScorer needs an estimator that can be conditioned, such as LatentODERegressor; "
                 f"{type(estimator).__name__} has no {', '.join(missing)}."
             )
+        who = type(estimator).__name__
+        X, y = as_numpy(X, "X", who), as_numpy(y, "y", who)
         check_consistent_length(X, y)
         later = read_series_times(X, estimator.series, estimator.time).after_prefix(self.prefix)
         if not later.any():

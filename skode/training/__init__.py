@@ -1,6 +1,6 @@
 """One training loop for all estimators."""
 
-from skode.training.array_api import array_api
+from skode.training.array_api import array_api, as_numpy
 from skode.training.caller import warn_caller, warn_of_overflow
 from skode.training.checked import (
     checked_data,
@@ -50,6 +50,7 @@ __all__ = [
     "TrainingSettings",
     "array_api",
     "as_index",
+    "as_numpy",
     "as_python",
     "checked_data",
     "checked_labels",

@@ -12,6 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode.inspection import DensityDisplay, SeriesForecastDisplay, TrajectoryDisplay, tolerance_curve
+from skode.model_selection import ContinuationScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -130,6 +132,25 @@ def test_all_answers_of_a_call_are_tensors(dispatch):
     mean, std = series.predict(tensor(X[:, :1]), return_std=True)
     assert isinstance(mean, torch.Tensor)
     assert bool((std > 0.0).all())
+
+
+def test_tensors_are_scored_and_drawn_under_dispatch_too(dispatch):
+    panel = np.column_stack([np.repeat(np.arange(3), 10), np.tile(np.arange(10.0), 3)])
+    given, observed = tensor(panel), tensor(X[:, 1])
+    series = clone(ESTIMATORS["series"][0]).set_params(series=0, time=1).fit(panel, X[:, 1])
+    for scoring in (None, "neg_mean_absolute_error", "log_density"):
+        scorer = ContinuationScorer(prefix=0.4, scoring=scoring)
+        assert scorer(series, given, observed) == scorer(series, panel, X[:, 1])
+    times, held_out = torch.linspace(0.0, 12.0, 5), given[:, 1] > 7
+    forecast = SeriesForecastDisplay.from_estimator(series, given, observed, times=times, held_out=held_out)
+    assert forecast.forecasts[0].mean.shape == (5, 1)
+    fitted = clone(ESTIMATORS["classifier"][0]).fit(X, LABELS)
+    columns = ["score", "nfe"]
+    found = tolerance_curve(fitted, tensor(X), tensor(LABELS), tolerances=[1e-2])[columns]
+    pd.testing.assert_frame_equal(found, tolerance_curve(fitted, X, LABELS, tolerances=[1e-2])[columns])
+    drawn = TrajectoryDisplay.from_estimator(fitted, tensor(X), t=torch.tensor([0.0, 1.0]), c=tensor(LABELS))
+    assert isinstance(drawn.states, np.ndarray)
+    DensityDisplay.from_estimator(clone(ESTIMATORS["density"][0]).fit(X), tensor(X), grid_resolution=5)
 
 
 def test_labels_that_tensors_can_not_hold_stay_in_numpy(dispatch):
