@@ -115,10 +115,7 @@ def test_the_prefix_is_what_predictions_are_conditioned_on():
     )
     for model, train, test in zip(result["estimator"], *result["indices"].values(), strict=True):
         assert set(X["id"].iloc[test]) <= set(model.context_.ids)
-        rows = X.iloc[train].drop_duplicates(["id", "day"])  # equal rows are one that weighs more
-        assert len(model.context_.time) == len(rows)
-        weights = model.context_.weights
-        assert (len(rows) if weights is None else weights.sum()) == len(train)
+        assert model.context_.row_weights().sum() == len(train)  # equal rows are one that weighs more
 
 
 def test_repr_names_the_parameters():
