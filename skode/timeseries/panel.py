@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from skode.training import distinct
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -118,11 +120,21 @@ class Panel:
         return np.ones(len(self.time)) if self.weights is None else self.weights
 
     def joined(self, other: Panel) -> Panel:
-        """Both panels' rows; a series in both keeps the start it has here."""
+        """Both panels' rows, equal ones as one; a series in both keeps the start it has here."""
         new = self.ids.get_indexer(other.ids) < 0
         ids = self.ids.append(other.ids[new])
         all_series = replace(self, ids=ids, origins=np.concatenate([self.origins, other.origins[new]]))
-        return all_series._with_more_rows(other, ids.get_indexer(other.ids)[other.codes])[0]
+        return all_series._with_more_rows(other, ids.get_indexer(other.ids)[other.codes])[0].merged()
+
+    def merged(self) -> Panel:
+        """The same with equal rows as one, which weighs as much as they do together."""
+        if not ((np.diff(self.codes) == 0) & (np.diff(self.time) == 0)).any():
+            return self
+        contents = np.column_stack([self.codes, self.time, self.covariates])
+        rows, weights = distinct(contents, self.y, self.row_weights())
+        order = np.argsort(rows)
+        one_each = self._with_rows(rows[order], self.codes[rows[order]])
+        return replace(one_each, weights=None if (weights == 1.0).all() else weights[order])
 
     def beside(self, other: Panel) -> tuple[Panel, np.ndarray]:
         """These rows and those of the same series in another panel, and which rows are these, as a mask."""

@@ -1518,6 +1518,17 @@ def test_conditioning_on_a_row_of_weight_k_is_conditioning_on_k_rows(fitted):
     assert np.abs(found.predict(X) - fitted.condition(X, y).predict(X)).max() > 1e-3
 
 
+@pytest.mark.parametrize("posterior", ["laplace", "encoder"])
+def test_a_row_that_is_passed_again_in_another_call_counts_twice(posterior, waves):
+    model = LatentODERegressor(**{**TINY, "max_iter": 1, "posterior": posterior}).fit(*waves)
+    X, y = make_waves(3, 6, seed=5)
+    X = X.assign(id="new " + X["id"])
+    found = model.condition(X, y).condition(X[:4], y[:4])
+    expected = model.condition(X, y, sample_weight=1.0 + (np.arange(18) < 4))
+    for answer, other in zip(found.predict(X, return_std=True), expected.predict(X, return_std=True), strict=True):
+        np.testing.assert_allclose(answer, other, rtol=1e-9)
+
+
 def test_the_score_leaves_rows_without_weight_out(fitted, waves):
     X, y = waves
     counts = np.arange(80) % 3

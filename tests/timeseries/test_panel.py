@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,15 @@ def test_joined_keeps_series_of_which_nothing_was_observed():
     assert lengths == {"a": 1, "b": 0, "c": 1, "d": 0}
 
 
+def test_joined_has_rows_of_both_once_with_their_weights_added():
+    first = panel_of(["a", "a", "b"], [1, 1, 2], y=[0, 3, np.nan])
+    joined = first.joined(panel_of(["b", "a", "a"], [2, 1, 1], y=[np.nan, 4, 3]))
+    assert series_of(joined, "a") == ([1, 1, 1], [0, 3, 4])
+    assert joined.row_weights().tolist() == [1, 2, 1, 2]
+    assert joined.joined(first).row_weights().tolist() == [2, 3, 1, 3]
+    assert first.joined(panel_of(["a"], [1], y=[5])).weights is None
+
+
 def test_joined_leaves_both_panels_unchanged(panel):
     before = panel.origins.copy(), panel.time.copy()
     panel.joined(panel_of(["a"], [-5]))
@@ -156,7 +167,8 @@ def test_take_takes_covariates_along():
     panel = panel_of(["a", "b", "a"], [2, 1, 1], covariates=np.array([[20.0], [30.0], [10.0]]))
     taken = panel.take(panel.ids.get_indexer(["b", "a"]))
     assert taken.covariates[:, 0].tolist() == [30, 10, 20]
-    assert taken.joined(panel).covariates[:, 0].tolist() == [30, 30, 10, 10, 20, 20]
+    other = replace(panel, y=panel.y + 5)
+    assert taken.joined(other).covariates[:, 0].tolist() == [30, 30, 10, 10, 20, 20]
 
 
 def test_ids_without_an_order_are_accepted():
