@@ -58,7 +58,7 @@ def callbacks_of(func: Any, supported: tuple[str, ...], method: str, *, suffix: 
     """
     found = {name: getattr(func, name + suffix, None) for name in NAMES}
     carried = {name: callback for name, callback in found.items() if callback is not None}
-    if idle := sorted(name + suffix for name in carried.keys() - set(supported)):
+    if carried and (idle := sorted(name + suffix for name in carried.keys() - set(supported))):
         warnings.warn(
             f"func has {', '.join(idle)}, which method={method!r} does not call"
             + (f": it calls {', '.join(name + suffix for name in supported)} alone." if supported else "."),

@@ -18,6 +18,7 @@ from skode.solvers.dense_output import DenseOutput
 from skode.solvers.engine import run
 from skode.solvers.events import occurrences
 from skode.solvers.first_change import FirstChangeFinder
+from skode.solvers.integrate import AS_FORWARD
 from skode.solvers.march import StepControl
 from skode.solvers.odeint_arguments import (
     AdjointArguments,
@@ -425,11 +426,9 @@ def _at_times(
         return outputs if moving is None else moved_outputs(func, outputs, moving, "continuous", None, y0)
     tableau = interpolating(known_method(method), options)
     control = control_of(tableau, func, y0, times, options, rtol=rtol, atol=atol)
-    way, callbacks = (
-        backward.solve(func, tableau, control, options),
-        callbacks_of(func, supported(tableau), tableau.name),
-    )
-    func = with_wide_time(func, times[0], times[-1], y0)
+    way = backward.solve(func, tableau, control, options) if adjoint == "continuous" else AS_FORWARD
+    callbacks = callbacks_of(func, supported(tableau), tableau.name)
+    func = with_wide_time(func, float(times[0]), float(times[-1]), y0)
     sides = Sides(control.jumps, control.nudged, times[[0, -1]])
     outputs, _, _ = run(
         func,
@@ -476,10 +475,8 @@ def _until_event(
             f"event_fn with method={method!r} needs options['step_size']: no end of time is given to divide."
         )
     control = control_of(tableau, func, y0, np.array([t0, forever]), options, rtol=rtol, atol=atol)
-    way, callbacks = (
-        backward.solve(func, tableau, control, options),
-        callbacks_of(func, supported(tableau), tableau.name),
-    )
+    way = backward.solve(func, tableau, control, options) if adjoint == "continuous" else AS_FORWARD
+    callbacks = callbacks_of(func, supported(tableau), tableau.name)
     func = with_wide_time(func, t0, forever, y0)
     sides = Sides(control.jumps, control.nudged, np.array([t0, forever]))
     finder = FirstChangeFinder(event_fn, t0, y0.detach(), time_dtype_of(func, y0))

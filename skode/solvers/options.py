@@ -203,7 +203,8 @@ def step_control(
     For a state like the one given, elements may have tolerances of their own.
     """
     rtol, atol = check_tolerance("rtol", rtol, like), check_tolerance("atol", atol, like)
-    if method.adaptive and bool(torch.as_tensor((rtol == 0.0) & (atol == 0.0)).any()):
+    none = (rtol == 0.0) & (atol == 0.0)
+    if method.adaptive and (none if isinstance(none, bool) else bool(none.any())):
         raise ValueError("rtol and atol must not both be 0.")
     step_size = check_positive("step_size", step_size)
     max_steps = check_count("max_steps", max_steps, least=1)

@@ -49,8 +49,7 @@ class Sides:
     """
 
     def __init__(self, jumps: Collection[float], nudged: bool, span: np.ndarray) -> None:
-        self.jumps, self.nudged = sorted(jumps), nudged
-        self.start, self.direction = span[..., 0], np.where(span[..., 1] < span[..., 0], -1.0, 1.0)
+        self.jumps, self.nudged, self.span = jumps, nudged, span
 
     def rates(self, rates: Rates, t: Tensor, rows: np.ndarray | None, dtype: torch.dtype) -> Rates:
         """The field at these times, of these samples, on its right side; times are seen in a dtype."""
@@ -70,10 +69,10 @@ class Sides:
 
     def _aside(self, times: np.ndarray, rows: np.ndarray | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The times in a dtype, and those nearest to them where they are jumps."""
-        own = slice(None) if rows is None or not self.start.ndim else rows
-        start, direction = (x if not x.ndim else x[own] for x in (self.start, self.direction))
+        span = self.span if rows is None or self.span.ndim == 1 else self.span[rows]
+        start, direction = span[..., 0], np.where(span[..., 1] < span[..., 0], -1.0, 1.0)
         ahead = torch.from_numpy(np.asarray(np.where(times == start, direction, -direction) * np.inf)).to(dtype)
-        there = torch.from_numpy(np.asarray(self.nudged | np.isin(times, self.jumps)))
+        there = torch.from_numpy(np.asarray(self.nudged | np.isin(times, sorted(self.jumps))))
         exact = torch.from_numpy(np.asarray(times)).to(dtype)
         return exact, torch.where(there, torch.nextafter(exact, ahead.expand_as(exact)), exact)
 

@@ -5,6 +5,7 @@ Seconds since 1970 are 128 seconds apart in float32: a function of such a time n
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -61,13 +62,12 @@ def with_wide_time(func: Any, t0: float | np.ndarray, t1: float | np.ndarray, y0
     UserWarning
         Where ``func`` fails with a float64 time, though the state's dtype can hardly tell its times apart.
     """
-    if y0.dtype == torch.float64 or not callable(func) or has_own_pullback(func):
+    if y0.dtype == torch.float64:
         return func
-    start, end = np.atleast_1d(t0), np.atleast_1d(t1)
-    lengths = np.where(np.isfinite(end), np.abs(end - start), 1.0)
-    distances = np.abs(start[lengths > 0.0]) / lengths[lengths > 0.0]
-    if not distances.max(initial=0.0) > FAR:
+    distance = _distance(t0, t1)
+    if distance <= FAR or not callable(func) or has_own_pullback(func):
         return func
+    start = np.atleast_1d(t0)
     wide = WideTime(func)
     shape = (len(start), *[1] * (y0.ndim - 1)) if np.ndim(t0) else ()
     try:
@@ -79,7 +79,7 @@ def with_wide_time(func: Any, t0: float | np.ndarray, t1: float | np.ndarray, y0
         takes_it = False
     if takes_it:
         return wide
-    if distances.max() > TOO_FAR:
+    if distance > TOO_FAR:
         furthest = np.abs(start).max()
         warnings.warn(
             f"func(t, y) cannot take a float64 time beside a state of {y0.dtype}, in which times of {furthest:.6g} are "
@@ -88,3 +88,12 @@ def with_wide_time(func: Any, t0: float | np.ndarray, t1: float | np.ndarray, y0
             stacklevel=3,
         )
     return func
+
+
+def _distance(t0: float | np.ndarray, t1: float | np.ndarray) -> float:
+    """How many times its own length a span is away from zero; of several the largest."""
+    if isinstance(t0, np.ndarray) and t0.ndim:
+        return max(map(_distance, t0.tolist(), np.asarray(t1).tolist()), default=0.0)
+    t0, t1 = float(t0), float(t1)
+    length = abs(t1 - t0) if math.isfinite(t1) else 1.0
+    return abs(t0) / length if length > 0.0 else 0.0
