@@ -2,7 +2,7 @@
 
 The field is linear with coefficients that jump, ``y' = A_k y + b_k`` in the k-th piece of time, so that its solution is
 a product of matrix exponentials, which autograd differentiates: by the initial state, the matrices, the ends of the
-span, the output times, and the times of the jumps.
+span, the output times, the times of the jumps, and the thresholds of events.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import torch
 
 from skode.solvers import odeint, solve_ivp
 
-N_CASES = 60
+N_CASES = 45
 METHODS = ["bosh3", "tsit5", "dopri5", "dopri8", "kvaerno5"]
 D = 2
 
@@ -129,3 +129,77 @@ def test_values_and_all_gradients_are_the_exact_ones(seed):
     )
     for name, ours, wanted in zip(inputs, found, expected, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("seed", range(N_CASES))
+def test_events_and_outputs_before_a_failure_are_the_exact_ones(seed):
+    generator = np.random.default_rng([seed, 1])
+
+    def chance(p):
+        return bool(generator.random() < p)
+
+    def tensor(values):
+        return torch.tensor(np.asarray(values), dtype=torch.float64)
+
+    adjoint = ["discrete", "continuous", "backprop"][seed % 3]
+    per_sample = chance(0.6)
+    n = int(generator.integers(1, 4))
+    jumps = tensor(np.sort(generator.uniform(0.2, 1.8, size=int(generator.integers(0, 3))))).requires_grad_(chance(0.6))
+    spans = tensor(generator.uniform([0.0, 1.5], [0.5, 2.0], size=(n, 2)))
+    span = (spans if per_sample and chance(0.5) else spans[0]).requires_grad_(chance(0.7))
+    field = Pieces(generator, jumps)
+    y0 = tensor(generator.normal(size=(n, D))).requires_grad_(chance(0.8))
+    level = (y0.detach()[:, 0].mean() + tensor(generator.normal())).requires_grad_()
+    end = 1.3 if chance(0.5) else math.inf  # after which the field is NaN
+
+    def mortal(t, y):
+        return torch.where(torch.as_tensor(t) < end, field(t, y), math.nan)
+
+    low, high = spans.detach()[:, 0].max().item(), spans.detach()[:, 1].min().item()
+    times = torch.linspace(low + 0.05, high - 0.05, 4, dtype=torch.float64)
+    solution = solve_ivp(
+        mortal,
+        span,
+        y0,
+        t_eval=times,
+        method=METHODS[int(generator.integers(len(METHODS)))] if per_sample else "dopri5",
+        rtol=1e-9,
+        atol=1e-10,
+        adjoint=adjoint,
+        step_control="per_sample" if per_sample else "shared",
+        events=lambda t, y: y[:, 0] - level,
+        step_t=[0.77, 1.01],
+        jump_t=jumps if len(jumps) else None,
+        on_failure="nan",
+    )
+    moving, span = span, span.expand(n, 2)
+    y = solution.y if solution.t.ndim == 2 else solution.y.transpose(0, 1)
+    assert torch.equal(y[..., 0].isnan(), (times > end).expand(n, -1))
+    reached = times[times < end]
+    exact = torch.stack([torch.stack([field.solution(y0[i], span[i, 0], t) for t in reached]) for i in range(n)])
+    y = y[:, : len(reached)]
+    torch.testing.assert_close(y, exact, rtol=1e-5, atol=1e-6)
+    found = (y * torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape)).sum()
+    expected = (exact * torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view(y.shape)).sum()
+    for i in range(n):
+        event_t = solution.t_events[0][i]
+        event_t = event_t[~event_t.isnan()]
+        first, last = span[i].tolist()
+        grid = torch.linspace(first, min(last, end), 400, dtype=torch.float64)[1:]
+        signs = torch.sign(torch.stack([field.solution(y0[i], span[i, 0], t)[0] - level for t in grid]).detach())
+        assert len(event_t) == int((signs[1:] != signs[:-1]).sum())
+        for t in event_t:
+            # By the implicit function theorem on the exact solution at the time that was found.
+            at = t.detach().clone().requires_grad_()
+            (slope,) = torch.autograd.grad(field.solution(y0[i].detach(), span[i, 0].detach(), at)[0], at)
+            missed = field.solution(y0[i], span[i, 0], t.detach())[0] - level
+            assert abs(float(missed.detach() / slope)) < 1e-5
+            found, expected = found + t, expected - missed / slope
+    inputs = {"y0": y0, "matrices": field.matrices, "span": moving, "jumps": jumps, "level": level}
+    inputs = {name: x for name, x in inputs.items() if x.requires_grad}
+    gradients = (
+        torch.autograd.grad(loss, list(inputs.values()), allow_unused=True, materialize_grads=True)
+        for loss in (found, expected)
+    )
+    for name, ours, wanted in zip(inputs, *gradients, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")

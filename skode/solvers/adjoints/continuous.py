@@ -128,11 +128,17 @@ def adjoint_norm(problem: Problem) -> Callable[[tuple[Tensor, ...]], Tensor]:
     of_state = control.tolerances.norm if plain else rms_norm
 
     def largest(state: tuple[Tensor, ...]) -> Tensor:
-        time, y, adjoint, *gradients = state
-        sizes = [time.abs(), of_state(y), of_state(adjoint)]
-        if not backward.seminorm:
-            sizes += [rms_norm(gradient) for gradient in gradients]
-        return torch.stack([torch.as_tensor(size, dtype=y.dtype).reshape(()) for size in sizes]).max()
+        _, y, adjoint, *gradients = state  # of the time there is no error
+        means = [] if backward.seminorm else gradients
+        if of_state is rms_norm:
+            means = [y, adjoint, *means]
+        # All root mean squares at once: there may be many parameters, and the test is made in every step.
+        per_root = torch.tensor([max(x.numel(), 1) ** -0.5 for x in means], dtype=y.dtype, device=y.device)
+        sizes = torch.stack(torch._foreach_norm(means)).mul_(per_root) if means else y.new_empty(0)
+        if of_state is not rms_norm:
+            own = [torch.as_tensor(of_state(x), dtype=y.dtype, device=y.device).reshape(1) for x in (y, adjoint)]
+            sizes = torch.cat([sizes, *own])
+        return sizes.max()
 
     return largest
 
