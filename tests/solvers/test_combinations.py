@@ -14,7 +14,7 @@ import torch
 
 from skode.solvers import odeint, solve_ivp
 
-N_CASES = 45
+N_CASES = 30
 METHODS = ["bosh3", "tsit5", "dopri5", "dopri8", "kvaerno5"]
 D = 2
 
