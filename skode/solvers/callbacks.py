@@ -27,7 +27,7 @@ FIXED = NAMES[:1]
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What is called at the steps of a solve.
+    """Functions that are called at the steps of a solve.
 
     Attributes
     ----------

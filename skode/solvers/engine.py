@@ -65,8 +65,6 @@ def run(
     memory_budget : int or None
         As in :class:`skode.solvers.integrate.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a GPU's
         memory.
-    jump_t : Tensor or None
-        The times at which the field jumps, where they require grad.
     parameters : sequence of Tensor or None
         The tensors behind ``func`` whose gradients are wanted; None: all that are found.
     tableau, control, adjoint, backward, times, rows, dense, spans, on_failure, own_times, callbacks

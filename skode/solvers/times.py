@@ -3,12 +3,15 @@ r"""Derivatives with respect to times: a solution moves along its field when the
 The state at an output time follows ``dy(t)/dt = f(t, y(t))``. The initial time moves it as if the initial state were
 moved against the field, ``dy(t)/dt0 = -(dy(t)/dy0) f(t0, y0)`` (Hairer, Norsett, Wanner, Solving Ordinary Differential
 Equations I, section I.14), and a time tau at which the field jumps from ``f-`` to ``f+`` moves it by
-``(dy(t)/dy(tau)) (f- - f+)``. None of this depends on how the solve was done, nor on what lies between. So a solve
-takes all times as constants: initial states are moved before it, states at jumps on the way, and outputs after it.
+``(dy(t)/dy(tau)) (f- - f+)`` (S. Galan, W. F. Feehery, P. I. Barton, "Parametric sensitivity functions for hybrid
+discrete/continuous systems", Applied Numerical Mathematics 31, 1999). None of this depends on how the solve was done,
+nor on what lies between. So a solve takes all times as constants: initial states are moved before it, states at jumps
+on the way, and outputs after it.
 
 How a state is moved depends on whether derivatives of higher order are wanted. With ``adjoint="backprop"`` it is a step
-of size zero of a Runge-Kutta method of order 4, recorded by autograd, which has the solution's first four derivatives.
-With the other adjoints it costs one evaluation in the backward pass, and has the first derivative only.
+of size zero of Kutta's method of order 4 (Hairer, Norsett, Wanner I, section II.1), recorded by autograd, which has the
+solution's first four derivatives. With the other adjoints it costs one evaluation in the backward pass, and has the
+first derivative only.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ class AutogradField:
         try:
             with torch.no_grad():
                 value = self.func(time_tensor(t, y, self), y)
-                if isinstance(value, Tensor) and value.requires_grad:  # it has recorded where nobody asked it to
+                if isinstance(value, Tensor) and value.requires_grad:  # it recorded a graph all the same
                     value = value.clone()  # a view would require grad still, detach() would take tangents away too
         except RuntimeError as error:
             self.func = WithGrad.instead_of(self.func, error)
@@ -239,7 +239,7 @@ class WithGrad:
 
     @classmethod
     def instead_of(cls, func: Function, error: RuntimeError) -> WithGrad:
-        """What to call in a function's place; raises the error that it failed by, where that has other reasons."""
+        """The function to call in place of another; raises the error that it failed by if that has other reasons."""
         if isinstance(func, cls) or "does not require grad" not in str(error):
             raise error
         return cls(func)

@@ -146,5 +146,5 @@ class ColouredNoise:
 
 
 def repeated_log_density(white: Tensor, weights: Tensor) -> Tensor:
-    """What the log-density of so many equal residuals has beyond that of one with the white noise of their mean."""
+    """The log-density of so many equal residuals, less that of one with the white noise of their mean."""
     return -0.5 * (weights - 1.0) * torch.log(2.0 * math.pi * white**2) - 0.5 * torch.log(weights)

@@ -302,7 +302,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return record
 
     def _task(self, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
-        """What scikit-learn's callbacks are told of a fit: its data, and as metadata what else ``fit`` was passed."""
+        """The data of a fit for scikit-learn's callbacks, and as metadata the other arguments of ``fit``."""
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         return {"X": X, "y": y, "metadata": metadata}
 

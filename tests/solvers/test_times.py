@@ -285,8 +285,8 @@ def test_times_of_jumps_have_gradients_in_odeint_and_backward_in_time(adjoint):
 
 def test_times_of_jumps_have_gradients_by_sample_in_either_direction(adjoint):
     jumps = torch.tensor([0.7, 1.3], dtype=torch.float64, requires_grad=True)
-    spans = torch.tensor([[0.1, 1.9], [1.9, 0.1], [0.9, 1.5], [0.0, 0.2]], dtype=torch.float64)
-    y0 = torch.full((4, 1), 0.3, dtype=torch.float64, requires_grad=True)
+    spans = torch.tensor([[0.1, 1.9], [1.9, 0.1], [0.9, 1.5], [0.0, 0.2], [0.7, 1.6]], dtype=torch.float64)
+    y0 = torch.full((5, 1), 0.3, dtype=torch.float64, requires_grad=True)
     settings = {"rtol": 1e-10, "atol": 1e-10, "adjoint": adjoint, "step_control": "per_sample", "jump_t": jumps}
     together = solve_ivp(regimes([0.7, 1.3]), spans, y0, t_eval=spans[:, 1:], **settings).y[:, 0, 0]
     for i, span in enumerate(spans.tolist()):

@@ -31,7 +31,7 @@ from skode.solvers.march import StepControl, equal_steps
 from skode.solvers.statistics import Statistics
 from skode.solvers.step_size import Tolerances, rms_norm
 from skode.solvers.stepping.explicit import stage_time
-from skode.solvers.tableaus import ButcherTableau
+from skode.solvers.tableaus import ButcherTableau, Method
 from skode.solvers.vector_field import time_dtype_of
 
 
@@ -105,12 +105,11 @@ class CotangentsOfOutputs:
 
 def keeps_states(problem: Problem) -> bool:
     """Whether the forward solve is kept for the adjoint equation: that of stiff problems, with steps for the batch."""
-    return adaptive_implicit(problem) and not problem.control.per_sample
+    return adaptive_implicit(problem.tableau) and not problem.control.per_sample
 
 
-def adaptive_implicit(problem: Problem) -> bool:
+def adaptive_implicit(tableau: Method) -> bool:
     """Whether the method is one for stiff problems that chooses its steps."""
-    tableau = problem.tableau
     return isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
 
 
@@ -293,9 +292,8 @@ class AdjointSolve:
 
     def _max_steps(self, control: StepControl) -> int:
         """How many steps a segment may take: those of a method for stiff problems may shrink backward without end."""
-        tableau, statistics = self.tableau, self.problem.statistics
-        stiff = isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
-        if not stiff or self.states is not None:
+        statistics = self.problem.statistics
+        if not adaptive_implicit(self.tableau) or self.states is not None:
             return control.max_steps
         return min(control.max_steps, 100 + 10 * (statistics.n_accepted + statistics.n_rejected))
 
@@ -339,6 +337,7 @@ class EachAdjointSolve(AdjointSolve):
         super().__init__(problem, given, grad_jumps, y0, problem.t0, norm)
         spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (len(y0), 1))
         assert given.rows is not None
+        self.t0 = spans[:, 0]
         self.stops = [self._stops_of(given.times[given.rows == i], *spans[i]) for i in range(len(y0))]
 
     def _stops_of(self, times: np.ndarray, t0: float, t1: float) -> np.ndarray:
@@ -372,7 +371,8 @@ class EachAdjointSolve(AdjointSolve):
         assert given.rows is not None
         if jumps is not None:
             assert self.grad_jumps is not None
-            for t, samples in jumps.at(np.where(moved, at, np.nan)):
+            # A jump at a sample's own start is none on its way.
+            for t, samples in jumps.at(np.where(moved & (at != self.t0), at, np.nan)):
                 assert samples is not None
                 these = index(samples, y)
                 jumps.pull(self.grad_jumps, self.problem.field, t, y[these], a[these], samples)

@@ -162,7 +162,7 @@ class ReverseSweep:
         return pulled
 
     def _pull_jumps(self, step: RecordedStep, cotangent: Tensor) -> None:
-        """What the jumps at a step's end are given by the cotangent of the state there, of all that comes later."""
+        """Add to the jumps at a step's end the part of the cotangent of the state there, of all that comes later."""
         jumps, y = self.problem.jumps, step.taken.y_next
         assert jumps is not None
         assert self.grad_jumps is not None
