@@ -358,10 +358,10 @@ def _chosen_series(series: Any, ids: pd.Index) -> np.ndarray:
     """Positions of the series to draw among those of X."""
     if series is None:
         return np.arange(min(len(ids), N_SERIES))
-    asked = [series] if np.ndim(series) == 0 else pd.Series(series).tolist()
-    positions = ids.get_indexer(pd.Index(asked))
-    if not len(asked) or (positions < 0).any():
-        missing = [one for one, position in zip(asked, positions, strict=True) if position < 0]
+    wanted = [series] if np.ndim(series) == 0 else pd.Series(series).tolist()
+    positions = ids.get_indexer(pd.Index(wanted))
+    if not len(wanted) or (positions < 0).any():
+        missing = [one for one, position in zip(wanted, positions, strict=True) if position < 0]
         what = f"X has no row of {as_python(missing[0])!r}" if missing else "it names none"
         raise ValueError(f"series={series!r} must name series of X, but {what}.")
     return positions
@@ -371,9 +371,9 @@ def _chosen_outputs(outputs: Any, names: list[Any]) -> list[int]:
     """Positions of the outputs to draw."""
     if outputs is None:
         return list(range(len(names)))
-    asked = [outputs] if np.ndim(outputs) == 0 else list(outputs)
+    wanted = [outputs] if np.ndim(outputs) == 0 else list(outputs)
     positions = []
-    for one in asked:
+    for one in wanted:
         if one in names:
             positions.append(names.index(one))
         elif isinstance(one, Integral) and -len(names) <= int(one) < len(names):

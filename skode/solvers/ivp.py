@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skode.solvers.asked import AskedTimes
 from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.complex_state import RealEvent, RealField, complex_solution, real_norm, real_part_wise
 from skode.solvers.dense_output import DenseOutput
@@ -29,6 +28,7 @@ from skode.solvers.options import step_control as step_control_of
 from skode.solvers.posed import moving_times, pose, reached, status_of
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
+from skode.solvers.time_arguments import TimeArguments
 from skode.solvers.times import Sides, moved_outputs, moved_start
 from skode.solvers.transforms import carries_derivatives
 from skode.solvers.wide_time import with_wide_time
@@ -248,21 +248,21 @@ def solve_ivp(
             pass  # what is wrong with the times is said below
         else:
             return Solution(t=t_eval.double().clone(), y=own.shaped(outputs), sol=None, statistics=solved.statistics)
-    asked = AskedTimes(t_span, t_eval, y0 if complex_y0 is None else complex_y0)
-    if dense_output and (asked.own_time or per_sample):
+    given = TimeArguments(t_span, t_eval, y0 if complex_y0 is None else complex_y0)
+    if dense_output and (given.own_time or per_sample):
         raise ValueError("dense_output=True needs one t_span for the whole batch and step_control='shared'.")
-    if asked.own_time and asked.eval_t is None and not per_sample:
+    if given.own_time and given.eval_t is None and not per_sample:
         raise ValueError("t_eval is needed where t_span is per sample; pass one of shape (batch, n_times).")
-    func = with_wide_time(func, asked.span[..., 0], asked.span[..., 1], y0)
-    problem = pose(func, asked, y0, event_list, per_sample=per_sample)
+    func = with_wide_time(func, given.span[..., 0], given.span[..., 1], y0)
+    problem = pose(func, given, y0, event_list, per_sample=per_sample)
     control = step_control_of(chosen, *problem.span, **how)
     if problem.unit_spans is not None and not step_t is jump_t is None:
         raise ValueError(
             "step_t and jump_t with a t_span of each sample need step_control='per_sample': with shared steps no step "
             "ends at one time for all."
         )
-    sides = Sides(control.jumps, control.nudged, asked.span)
-    start_t = asked.span_t[..., 0] if carries_derivatives(asked.span_t) else None
+    sides = Sides(control.jumps, control.nudged, given.span)
+    start_t = given.span_t[..., 0] if carries_derivatives(given.span_t) else None
     outputs, path, solved = run(
         problem.func,
         y0 if start_t is None else moved_start(func, y0, start_t, adjoint, sides),
@@ -281,13 +281,13 @@ def solve_ivp(
         on_failure=check_choice("on_failure", on_failure, ["raise", "nan"]),
         compile=compile,
     )
-    output_t = moving_times(asked, problem, path)
+    output_t = moving_times(given, problem, path)
     if output_t is not None:
         n = len(output_t)
         rows = None if path.rows is None else path.rows[:n]
         moved = moved_outputs(func, outputs[:n], output_t, adjoint, rows, y0, sides)
         outputs = moved if n == len(outputs) else torch.cat([moved, outputs[n:]])
-    t, y = reached(asked, problem, path, outputs, len(y0) if y0.ndim else 1)
+    t, y = reached(given, problem, path, outputs, len(y0) if y0.ndim else 1)
     found = problem.finder and occurrences(
         problem.finder, func, outputs, problem.real_times(path), y0, exact=adjoint == "backprop", sides=sides
     )

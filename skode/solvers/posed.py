@@ -1,4 +1,4 @@
-"""What was asked of a solve, as the engine solves it: over time itself, or over the unit interval; and the way back."""
+"""A solve as the engine does it: over time itself, or over the unit interval; and the way back."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.asked import AskedTimes, padded
 from skode.solvers.events import Event, EventFinder
 from skode.solvers.integrate import Path, index
 from skode.solvers.own_time import on_unit_time
+from skode.solvers.time_arguments import TimeArguments, padded
 from skode.solvers.transforms import carries_derivatives, numbers
 from skode.solvers.vector_field import column, time_dtype_of
 
 
 @dataclass
 class PosedProblem:
-    """A problem as the engine solves it, and the way back from its outputs to what was asked for.
+    """A problem as the engine solves it, and the way back from its outputs to those that the user wants.
 
     Attributes
     ----------
@@ -59,23 +59,23 @@ class PosedProblem:
         return spans[:, 0] + times * (spans[:, 1] - spans[:, 0])
 
 
-def pose(func: Any, asked: AskedTimes, y0: Tensor, events: list[Event], *, per_sample: bool) -> PosedProblem:
+def pose(func: Any, given: TimeArguments, y0: Tensor, events: list[Event], *, per_sample: bool) -> PosedProblem:
     """The problem as it is to be solved, in which all times are constants."""
     n = len(y0) if y0.ndim else 1
     finder = None
     if events:
         dtype = time_dtype_of(func, y0)
-        start: Any = column(asked.span[:, 0], y0, dtype) if asked.own_time else asked.span[0]
-        finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or asked.own_time, time_dtype=dtype)
-    rowwise = per_sample or asked.own_time or (finder is not None and finder.rowwise)
-    eval_t = asked.by_sample(n) if rowwise else asked.eval_t
+        start: Any = column(given.span[:, 0], y0, dtype) if given.own_time else given.span[0]
+        finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or given.own_time, time_dtype=dtype)
+    rowwise = per_sample or given.own_time or (finder is not None and finder.rowwise)
+    eval_t = given.by_sample(n) if rowwise else given.eval_t
     eval_t = None if eval_t is None else torch.from_numpy(numbers(eval_t))
     present = None if eval_t is None or eval_t.ndim == 1 else ~torch.isnan(eval_t)
     if finder is not None and not finder.rowwise and eval_t is not None and eval_t.ndim == 2:
         raise ValueError("events of the whole state need a t_eval of one dimension; return one number per sample.")
-    problem_func, span, unit_spans = func, asked.span, None
-    if asked.own_time and not per_sample:
-        unit_spans, span = torch.from_numpy(asked.span), np.array([0.0, 1.0])
+    problem_func, span, unit_spans = func, given.span, None
+    if given.own_time and not per_sample:
+        unit_spans, span = torch.from_numpy(given.span), np.array([0.0, 1.0])
         assert eval_t is not None
         problem_func, eval_t = on_unit_time(func, unit_spans, eval_t, y0.detach())
         if finder is not None:
@@ -88,29 +88,29 @@ def pose(func: Any, asked: AskedTimes, y0: Tensor, events: list[Event], *, per_s
         rows=None if present is None else np.repeat(np.arange(n), numbers(present.sum(1))),
         present=present,
         finder=finder,
-        spans=asked.span if asked.own_time and per_sample else None,
+        spans=given.span if given.own_time and per_sample else None,
         unit_spans=unit_spans,
     )
 
 
-def moving_times(asked: AskedTimes, problem: PosedProblem, path: Path) -> Tensor | None:
+def moving_times(given: TimeArguments, problem: PosedProblem, path: Path) -> Tensor | None:
     """The times of the outputs that are known in advance, as functions of the user's; None where these are constants.
 
     Where the user named none, the ends of the steps are constants but for the first and the last.
     """
-    if asked.eval_t is not None:
-        if not carries_derivatives(asked.eval_t):
+    if given.eval_t is not None:
+        if not carries_derivatives(given.eval_t):
             return None
         if problem.present is None:
-            return asked.eval_t
-        eval_t = asked.by_sample(len(problem.present))
+            return given.eval_t
+        eval_t = given.by_sample(len(problem.present))
         assert eval_t is not None
         return torch.masked_select(eval_t, problem.present)
-    if not carries_derivatives(asked.span_t):
+    if not carries_derivatives(given.span_t):
         return None
     times = torch.from_numpy(path.times)
     rows = np.zeros(len(times), dtype=np.int64) if path.rows is None else path.rows
-    spans = asked.spans_by_sample(int(rows.max(initial=0)) + 1)[torch.from_numpy(rows)]
+    spans = given.spans_by_sample(int(rows.max(initial=0)) + 1)[torch.from_numpy(rows)]
     ends_of_steps = torch.zeros(len(times), dtype=torch.bool)  # and not events
     ends_of_steps[np.concatenate([*path.readout.found, np.empty(0, dtype=np.int64)])] = True
     for end in (1, 0):
@@ -119,18 +119,18 @@ def moving_times(asked: AskedTimes, problem: PosedProblem, path: Path) -> Tensor
 
 
 def reached(
-    asked: AskedTimes, problem: PosedProblem, path: Path, outputs: Tensor, n_samples: int
+    given: TimeArguments, problem: PosedProblem, path: Path, outputs: Tensor, n_samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Times and states that were asked for, up to terminal events."""
+    """Times and states of the solution, up to terminal events."""
     finder = problem.finder
-    if asked.eval_t is not None:
+    if given.eval_t is not None:
         # A slice, whole as it may be, would cost the backward pass a copy.
         known = outputs if len(outputs) == path.n_known else outputs[: path.n_known]
         if problem.present is not None:
             known = padded(known, problem.present)
-            if asked.eval_t.ndim == 1:
+            if given.eval_t.ndim == 1:
                 known = known.transpose(0, 1)
-        t = asked.eval_t.detach()
+        t = given.eval_t.detach()
         if finder is not None and not finder.rowwise:
             kept = int((np.abs(numbers(t) - problem.span[0]) <= abs(finder.stop_times[0] - problem.span[0])).sum())
             t, known = t[:kept], known[:kept]

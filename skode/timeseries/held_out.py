@@ -79,17 +79,17 @@ def forecast_density(
     lengths = np.bincount(aside.beside(known)[0].codes, minlength=aside.n_series)
     parts = []
     for places in Footprint.of(module, method).blocks(1, lengths[some]):
-        context, asked = (tensors(panel.take(some[places])) for panel in (known, aside))
-        parts.append((context, Rows(asked, process=False)))
+        context, query = (tensors(panel.take(some[places])) for panel in (known, aside))
+        parts.append((context, Rows(query, process=False)))
     n_values = aside.row_weights() @ (~np.isnan(aside.y)).sum(1)
 
     @torch.no_grad()
     def density() -> float:
         total = 0.0
         for context, rows in parts:
-            asked = rows.series
+            query = rows.series
             mean, _ = module.posterior(context, solve, [])
-            states = module.path(mean[None], asked.time, asked.reach, asked.paths, solve, [])
+            states = module.path(mean[None], query.time, query.reach, query.paths, solve, [])
             eta = module.readout(rows.taken(states)[0], rows.covariates)
             total += float(rows.weighted(module.likelihood.log_prob(eta, rows.y).sum(-1)).sum())
         return total / n_values

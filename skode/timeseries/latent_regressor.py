@@ -504,11 +504,11 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             if found is not None:
                 likelihood.colour(output, *found)
 
-    def _forecasts(self, known: Panel, asked: Panel) -> list[Answer]:
+    def _forecasts(self, known: Panel, query: Panel) -> list[Answer]:
         """What the model says of rows of the same series of which others are known."""
         posterior = self._inferred(known, self.n_draws)
         noise = normal_draws(posterior.n_draws, self.module_.latent_size)
-        return list(self._predictive().answers(asked, known, np.arange(known.n_series), posterior, noise))
+        return list(self._predictive().answers(query, known, np.arange(known.n_series), posterior, noise))
 
     @property
     def noise_std_(self) -> np.ndarray:
@@ -1137,18 +1137,18 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             _warn_of_early_times(as_python(rows.series[strange][0]))
         nothing = np.full((len(rows), self.module_.likelihood.n_outputs), np.nan)
         covariates = self._scaled_covariates(rows)
-        asked = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)
+        query = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)
         posterior, predictive = self.posterior_.take(positions), self._predictive()
         if noise is None:
             draws = normal_draws(posterior.n_draws, self.module_.latent_size)
             return self._in_order(
-                quantity, order, predictive.answers(asked, self.context_, positions, posterior, draws, generator)
+                quantity, order, predictive.answers(query, self.context_, positions, posterior, draws, generator)
             )
         parts = []
-        for some in noise.split(predictive.n_draws_at_once(asked, self.context_)):
+        for some in noise.split(predictive.n_draws_at_once(query, self.context_)):
             uniform = torch.full((len(some), len(ids)), -np.log(len(some)), dtype=torch.float64)
             equal = Posterior(posterior.mean, posterior.factor, uniform)
-            answers = predictive.answers(asked, self.context_, positions, equal, some, generator)
+            answers = predictive.answers(query, self.context_, positions, equal, some, generator)
             parts.append(self._in_order(quantity, order, answers))
         return np.concatenate(parts)
 
@@ -1179,9 +1179,9 @@ LEAST_UPDATES = 2
 MAX_GRAD_NORM = 10.0
 
 
-def _warn_of_other_ids(asked: pd.Index, known: pd.Index) -> None:
+def _warn_of_other_ids(query: pd.Index, known: pd.Index) -> None:
     """Say so where no series is known for want of the same type of ids."""
-    kinds = [pd.api.types.infer_dtype(ids) for ids in (asked, known)]
+    kinds = [pd.api.types.infer_dtype(ids) for ids in (query, known)]
     if kinds[0] != kinds[1] and not kinds[1].startswith("mixed"):
         warn_caller(
             f"None of the series in X is known: ids are {kinds[0]} here, but were {kinds[1]} in fit. They are answered "

@@ -80,7 +80,7 @@ class Predictive:
 
     def answers(
         self,
-        asked: Panel,
+        query: Panel,
         known: Panel,
         positions: np.ndarray,
         posterior: Posterior,
@@ -91,30 +91,30 @@ class Predictive:
 
         Parameters
         ----------
-        asked : Panel
-            What is asked, its rows sorted by series, then time.
+        query : Panel
+            The rows to be answered, sorted by series, then time.
         known : Panel
             All rows of which covariates or outputs are known.
-        positions : ndarray of int, of shape (asked.n_series,)
+        positions : ndarray of int, of shape (query.n_series,)
             Each series' position in ``known``; -1 where it is not there.
         posterior : Posterior
-            Of the series asked.
+            Of the series in ``query``.
         noise : Tensor
             What the draws are made from; see :meth:`Posterior.draws`.
         generator : torch.Generator, default=None
             Source of paths of the noise that has a memory; None: its mean, and its variance beside.
         """
         n_lost = 0
-        for block in self.footprint.blocks(len(noise), *self._lengths(asked, known)):
+        for block in self.footprint.blocks(len(noise), *self._lengths(query, known)):
             answer, lost = self._answer(
-                asked.take(block),
+                query.take(block),
                 known.take(positions[block][positions[block] >= 0]),
                 posterior.take(block),
                 noise if noise.ndim == 2 else noise[:, torch.from_numpy(block)],
                 generator,
             )
             n_lost += lost
-            yield replace(answer, rows=asked.rows_of(block))
+            yield replace(answer, rows=query.rows_of(block))
         if n_lost:
             warn_caller(
                 f"The dynamics of {n_lost} draws of latent states could not be solved as far as was asked; these draws "
@@ -122,29 +122,29 @@ class Predictive:
                 ConvergenceWarning,
             )
 
-    def n_draws_at_once(self, asked: Panel, known: Panel) -> int:
+    def n_draws_at_once(self, query: Panel, known: Panel) -> int:
         """How many draws of the longest series stay within the memory bound; one at least."""
-        n_rows, n_knots = self._lengths(asked, known)
+        n_rows, n_knots = self._lengths(query, known)
         return self.footprint.n_copies(int(n_rows.max(initial=0)), int(n_knots.max(initial=0)))
 
-    def _lengths(self, asked: Panel, known: Panel) -> tuple[np.ndarray, np.ndarray]:
+    def _lengths(self, query: Panel, known: Panel) -> tuple[np.ndarray, np.ndarray]:
         """Of each series to answer, rows that are solved for, and rows from which covariates are known."""
-        both, _ = asked.beside(known)
-        n_own, n_all = (np.bincount(panel.codes, minlength=asked.n_series) for panel in (asked, both))
+        both, _ = query.beside(known)
+        n_own, n_all = (np.bincount(panel.codes, minlength=query.n_series) for panel in (query, both))
         return n_all if self.module.likelihood.has_memory else n_own, n_all
 
     @torch.no_grad()
     def _answer(
-        self, asked: Panel, known: Panel, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
+        self, query: Panel, known: Panel, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
     ) -> tuple[Answer, int]:
         likelihood = self.module.likelihood
-        panel, is_asked = asked, np.ones(len(asked.time), dtype=bool)
+        panel, is_asked = query, np.ones(len(query.time), dtype=bool)
         if likelihood.has_memory:
-            # What is asked is not known, whatever its panel says.
-            panel, is_asked = asked.without(is_asked).beside(known.observed())
+            # The values in the query are not known, whatever its panel says.
+            panel, is_asked = query.without(is_asked).beside(known.observed())
         if panel.covariates.shape[1]:
-            known = known.joined(asked)
-            series = self.tensors(panel, known.take(known.ids.get_indexer(asked.ids)))
+            known = known.joined(query)
+            series = self.tensors(panel, known.take(known.ids.get_indexer(query.ids)))
         else:
             series = self.tensors(panel, panel)
         z0 = posterior.draws(noise).to(series.y)
@@ -202,7 +202,7 @@ class Predictive:
         """Latent states at times before and after the start; NaN in empty slots.
 
         Each series is solved to a whole number of horizons, so that an answer does not depend on which other times
-        within them are asked, and beyond them only as much as the solver's accuracy.
+        within them are wanted, and beyond them only as much as the solver's accuracy.
         """
 
         def solve(*args, **kwargs):

@@ -12,17 +12,17 @@ from skode import CNFDensityEstimator
 from tests.fuzz import parameters, tables
 from tests.fuzz.cases import Case, same
 
-#: Depths that can be asked for, and some that can't.
+#: Depths that are taken, and some that are refused.
 TIMES = ([[0.0, 1.0], [0.5], [1.0], (0, 1)], [[], [1.0, 0.0], [0.0, 2.0], "all", [np.nan], [[0.0]], None, 1.0])
 
 
 def case(rng: np.random.Generator) -> Case:
-    """A density, a table, and all that can be asked of it."""
+    """A density, a table, and every call of its methods."""
     model = CNFDensityEstimator(hidden_layer_sizes=(4,), max_iter=2, random_state=0)
     changed = parameters.change(model, rng)
     X, given, done = tables.table(rng)
     weights, kind_of_weights = tables.weights(rng, len(X))
-    asked, kind = tables.asked(rng, X, given)
+    query, kind = tables.query(rng, X, given)
     t = tables.mostly(rng, [0.0, 0.5, 1.0, 1], [-0.1, 1.1, np.nan, "1", None])
     times = tables.mostly(rng, *TIMES)
     n = tables.mostly(rng, [1, 3, np.int64(2)], [0, -1, 1.5, "3", 10**12])
@@ -33,8 +33,8 @@ def case(rng: np.random.Generator) -> Case:
         return model.loss_curve_
 
     def score_samples() -> Any:
-        answer = model.score_samples(asked)
-        same("one log-density a row", answer.shape, (len(asked),))
+        answer = model.score_samples(query)
+        same("one log-density a row", answer.shape, (len(query),))
         return answer
 
     def pickled() -> Any:
@@ -42,8 +42,8 @@ def case(rng: np.random.Generator) -> Case:
         same("an answer of a pickle", again.sample(2, random_state=0), model.sample(2, random_state=0))
 
     def transform() -> Any:
-        answer = model.transform(asked)
-        same("a state a row", answer.shape, (len(asked), model.n_features_in_))
+        answer = model.transform(query)
+        same("a state a row", answer.shape, (len(query), model.n_features_in_))
         return answer
 
     def warm() -> Any:
@@ -52,16 +52,16 @@ def case(rng: np.random.Generator) -> Case:
     steps = {
         "fit": fit,
         "score_samples": score_samples,
-        "score": lambda: model.score(asked),
-        "log_prob": lambda: model.log_prob(asked, t=t),
+        "score": lambda: model.score(query),
+        "log_prob": lambda: model.log_prob(query, t=t),
         "sample": lambda: model.sample(n, random_state=0),
         "transform": transform,
         "inverse_transform": lambda: model.inverse_transform(latent),
-        "trajectory": lambda: model.trajectory(asked, times),
+        "trajectory": lambda: model.trajectory(query, times),
         "get_feature_names_out": lambda: model.get_feature_names_out().tolist(),
         "pickle": pickled,
     }
     if rng.random() < 0.1:
         steps["fit again"] = warm
-    told = {"parameters": changed, "X": done, "shape": X.shape, "weights": kind_of_weights, "asked": kind}
+    told = {"parameters": changed, "X": done, "shape": X.shape, "weights": kind_of_weights, "query": kind}
     return Case(model, steps, told | {"t": t, "times": times, "n": n}, rng)

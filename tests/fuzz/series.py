@@ -173,7 +173,7 @@ def _panel(rng: Rng) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def case(rng: Rng) -> Case:
-    """A latent ODE, a panel, and all that can be asked of it."""
+    """A latent ODE, a panel, and every call of its methods."""
     model = LatentODERegressor(
         series="series",
         time="time",
@@ -220,7 +220,7 @@ def case(rng: Rng) -> Case:
                 done.pop()
             if not isinstance(given, pd.DataFrame) and rng.random() < 0.7:
                 model.set_params(series=0, time=1)
-    asked, kind = _asked(rng, X, given)
+    query, kind = _query(rng, X, given)
     weights, kind_of_weights = tables.weights(rng, len(X), p=0.15)
     n = tables.mostly(rng, [1, 2, np.int64(2)], [0, -1, 1.5, "2", None, 10**11])
     times = tables.mostly(rng, [None, None, [0.0, 1.0], [1.0, 0.5, 0.5]], [[], 1.0, ["a"], [np.nan], [1e300], [[0.0]]])
@@ -228,7 +228,7 @@ def case(rng: Rng) -> Case:
     factor = float(tables.mostly(rng, [1.0], [0.0, 1e6, 1e30, 1e200]))  # of the values that are judged
     told = {"parameters": changed, "likelihood": likelihood, "done": done, "shape": (*X.shape, y.shape[1])}
     told |= {
-        "asked": kind,
+        "query": kind,
         "weights": kind_of_weights,
         "n": n,
         "times": times,
@@ -267,26 +267,26 @@ def case(rng: Rng) -> Case:
 
     steps = {
         "fit": fit,
-        "predict": lambda: model.predict(asked, return_std=True),
+        "predict": lambda: model.predict(query, return_std=True),
         "score_samples": score_samples,
         "score": score,
-        "sample_y": lambda: model.sample_y(asked, n_samples=n, random_state=0),
+        "sample_y": lambda: model.sample_y(query, n_samples=n, random_state=0),
         "sample": lambda: _numbers(model.sample(n, times, covariates=covariates, random_state=0)),
-        "transform": lambda: model.transform(asked),
+        "transform": lambda: model.transform(query),
         "latent_states": lambda: model.latent_states(),
-        "latent_trajectory": lambda: model.latent_trajectory(asked),
+        "latent_trajectory": lambda: model.latent_trajectory(query),
         "condition": condition,
         "noise": noise,
         "pickle": pickled,
     }
     if model.observation_times == "poisson":
-        steps["predict_intensity"] = lambda: model.predict_intensity(asked)
+        steps["predict_intensity"] = lambda: model.predict_intensity(query)
     if rng.random() < 0.05:
         steps["fit again"] = warm
     return Case(model, steps, told, rng)
 
 
-def _asked(rng: Rng, X: pd.DataFrame, given: Any) -> tuple[Any, str]:
+def _query(rng: Rng, X: pd.DataFrame, given: Any) -> tuple[Any, str]:
     """Rows to be answered for: mostly those that were fitted, or others."""
     kind = pick(rng, ["same"] * 8 + ["new ids", "later", "long before", "one row", "no rows", "other columns"])
     try:

@@ -151,12 +151,12 @@ def _targets(rng: Rng, n: int, usual: Targets, odd: Targets) -> tuple[Any, str]:
 
 
 def classifier(rng: Rng) -> Case:
-    """A classifier, a table with labels, and all that can be asked of it."""
+    """A classifier, a table with labels, and every call of its methods."""
     model = ODENetClassifier(hidden_layer_sizes=(4,), state_size=4, max_iter=2, random_state=0)
     changed = parameters.change(model, rng)
     X, given, done = tables.table(rng)
     y, kind_of_y = _targets(rng, len(X), USUAL_LABELS, LABELS)
-    asked, kind = tables.asked(rng, X, given)
+    query, kind = tables.query(rng, X, given)
     in_parts, classes = bool(rng.random() < 0.15), _classes(rng, y)
 
     def fit(weights: Any) -> None:
@@ -166,15 +166,15 @@ def classifier(rng: Rng) -> Case:
             model.fit(given, y, sample_weight=weights)
 
     def predict() -> Any:
-        answer, nfe = model.predict(asked, return_nfe=True)
-        same("an answer a row", (len(answer), len(nfe)), (n_rows(asked),) * 2)
+        answer, nfe = model.predict(query, return_nfe=True)
+        same("an answer a row", (len(answer), len(nfe)), (n_rows(query),) * 2)
         if model.target_type_ != "multilabel-indicator":
             holds("predictions are classes", set(np.unique(answer)) <= set(model.classes_))
         return nfe
 
     def predict_proba() -> Any:
-        answer = model.predict_proba(asked)
-        same("a probability a class", answer.shape, (n_rows(asked), len(model.classes_)))
+        answer = model.predict_proba(query)
+        same("a probability a class", answer.shape, (n_rows(query), len(model.classes_)))
         holds("probabilities are from 0 to 1", not ((answer < 0) | (answer > 1)).any())
         if model.target_type_ != "multilabel-indicator":
             holds(
@@ -184,12 +184,12 @@ def classifier(rng: Rng) -> Case:
 
     own = {
         "predict_proba": predict_proba,
-        "predict_log_proba": lambda: model.predict_log_proba(asked),
+        "predict_log_proba": lambda: model.predict_log_proba(query),
     }
-    told = {"parameters": changed, "X": done, "shape": X.shape, "y": kind_of_y, "asked": kind, "in parts": in_parts}
+    told = {"parameters": changed, "X": done, "shape": X.shape, "y": kind_of_y, "query": kind, "in parts": in_parts}
     if in_parts:
         told["classes"] = classes
-    return _case(model, rng, X, given, y, asked, fit, predict, own, told)
+    return _case(model, rng, X, given, y, query, fit, predict, own, told)
 
 
 def _classes(rng: Rng, y: Any) -> Any:
@@ -202,24 +202,24 @@ def _classes(rng: Rng, y: Any) -> Any:
 
 
 def regressor(rng: Rng) -> Case:
-    """A regressor, a table with targets, and all that can be asked of it."""
+    """A regressor, a table with targets, and every call of its methods."""
     model = ODENetRegressor(hidden_layer_sizes=(4,), state_size=4, max_iter=2, random_state=0)
     changed = parameters.change(model, rng)
     X, given, done = tables.table(rng)
     y, kind_of_y = _targets(rng, len(X), USUAL_TARGETS, TARGETS)
-    asked, kind = tables.asked(rng, X, given)
+    query, kind = tables.query(rng, X, given)
     in_parts = bool(rng.random() < 0.15)
 
     def fit(weights: Any) -> None:
         (model.partial_fit if in_parts else model.fit)(given, y, sample_weight=weights)
 
     def predict() -> Any:
-        answer, nfe = model.predict(asked, return_nfe=True)
-        same("an answer a row", (len(answer), len(nfe)), (n_rows(asked),) * 2)
+        answer, nfe = model.predict(query, return_nfe=True)
+        same("an answer a row", (len(answer), len(nfe)), (n_rows(query),) * 2)
         return answer
 
-    told = {"parameters": changed, "X": done, "shape": X.shape, "y": kind_of_y, "asked": kind, "in parts": in_parts}
-    return _case(model, rng, X, given, y, asked, fit, predict, {}, told)
+    told = {"parameters": changed, "X": done, "shape": X.shape, "y": kind_of_y, "query": kind, "in parts": in_parts}
+    return _case(model, rng, X, given, y, query, fit, predict, {}, told)
 
 
 def _case(
@@ -228,7 +228,7 @@ def _case(
     X: np.ndarray,
     given: Any,
     y: Any,
-    asked: Any,
+    query: Any,
     fit: Callable[[Any], None],
     predict: Callable[[], Any],
     own: dict[str, Callable[[], Any]],
@@ -251,8 +251,8 @@ def _case(
         return model.partial_fit(given, y).loss_curve_
 
     def transform() -> Any:
-        answer = model.transform(asked)
-        same("a state a row", answer.shape, (n_rows(asked), len(model.get_feature_names_out())))
+        answer = model.transform(query)
+        same("a state a row", answer.shape, (n_rows(query), len(model.get_feature_names_out())))
         return answer
 
     steps = {
@@ -261,7 +261,7 @@ def _case(
         **own,
         "score": lambda: model.score(given, y, sample_weight=weights),
         "transform": transform,
-        "trajectory": lambda: model.trajectory(asked, times),
+        "trajectory": lambda: model.trajectory(query, times),
         "pickle": pickled,
     }
     if rng.random() < 0.1:

@@ -159,7 +159,7 @@ def table(rng: Rng, *, p_odd: float = 0.35, p_form: float = 0.2) -> tuple[np.nda
     return X, given, done
 
 
-def asked(rng: Rng, X: np.ndarray, given: Any) -> tuple[Any, str]:
+def query(rng: Rng, X: np.ndarray, given: Any) -> tuple[Any, str]:
     """A table to be answered for: mostly the one that was fitted, or one that is odd in relation to it."""
     kind = pick(rng, ["same"] * 10 + ["one row", "far", "very far", "small floats", "NaN", "more columns", "no rows"])
     with np.errstate(all="ignore"):

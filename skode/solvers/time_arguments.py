@@ -1,4 +1,4 @@
-"""What was asked of a solve: time spans and output times, as numbers and as tensors that may require grad."""
+"""The times that a solve is given: spans and outputs, as numbers and as tensors that may require grad."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from skode.solvers.options import check_monotone, check_times
 
 
-class AskedTimes:
+class TimeArguments:
     """Checked time spans and output times.
 
     Parameters
