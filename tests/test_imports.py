@@ -12,8 +12,8 @@ LAYERS = (
     {"solvers", "datasets"},
     {"dynamics"},
     {"training"},
-    {"supervised"},
-    {"classification", "regression", "density", "timeseries"},
+    {"frames"},
+    {"supervised", "density", "timeseries"},
     {"model_selection"},
     {"inspection"},
     {"__init__"},
@@ -81,7 +81,7 @@ def test_no_part_needs_the_data_sets():
         ("from skode import ODENetClassifier", ["__init__"]),
         ("from skode import solvers, training", ["solvers", "training"]),
         ("def f():\n    from skode.density.flow import Flow", ["density"]),
-        ("import skode.timeseries.frames as frames", ["timeseries"]),
+        ("import skode.frames as frames", ["timeseries"]),
     ],
 )
 def test_imports_are_read_wherever_they_stand(source, parts):

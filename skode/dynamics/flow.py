@@ -155,7 +155,7 @@ class BoundFlow:
         self.weights = divergence_weights(field)
 
     def tape(self, like: Tensor, n_slots: int) -> FlowTape:
-        """A tape in preallocated memory; see :class:`skode.solvers.vector_field.Tape`."""
+        """A tape in preallocated memory; see :class:`skode.solvers.fields.protocols.Tape`."""
         return self.folded.tape(like, n_slots)  # type: ignore[return-value]
 
     def session(self) -> FlowSession:

@@ -111,7 +111,7 @@ class FlowRoll(Roll):
 
 
 class FlowTape(MLPTape):
-    """Evaluations of a perceptron's flow; see :class:`skode.solvers.vector_field.Tape`."""
+    """Evaluations of a perceptron's flow; see :class:`skode.solvers.fields.protocols.Tape`."""
 
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         super().evaluate(slot, t, out)

@@ -15,7 +15,7 @@ from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape
 from skode.dynamics.products import as_right_factor, outer
 from skode.dynamics.sizes import checked_size, checked_sizes, refuse_oversized
-from skode.solvers.vector_field import is_hooked
+from skode.solvers.fields.pullback import is_hooked
 
 
 def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linear:
@@ -206,7 +206,7 @@ class BoundMLP:
         return self.owned
 
     def tape(self, like: Tensor, n_slots: int) -> MLPTape:
-        """A tape in preallocated memory; see :class:`skode.solvers.vector_field.Tape`."""
+        """A tape in preallocated memory; see :class:`skode.solvers.fields.protocols.Tape`."""
         return self.folded.tape(like, n_slots)
 
     def session(self) -> MLPSession:

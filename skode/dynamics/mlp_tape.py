@@ -10,8 +10,8 @@ from torch import Tensor
 
 from skode.dynamics.activations import ACTIVATIONS
 from skode.dynamics.products import as_right_factor, as_transposed, large_linear, outer, worthwhile
+from skode.solvers.buffer_pool import BufferPool
 from skode.solvers.devices import capturing
-from skode.solvers.idle_memory import IdleMemory
 
 if TYPE_CHECKING:
     from skode.dynamics.mlp import BoundMLP
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # one product per layer.
 ROLL_BYTES, ROLL_SLOTS = 2**20, 64
 
-IDLE = IdleMemory()
+POOL = BufferPool()
 
 
 class FoldedMLP:
@@ -154,7 +154,7 @@ class Roll:
         if capturing():  # all that will ever be cut from it
             n_slots = least_slots
         key = (n_slots, n, folded.sizes, like.dtype, like.device, folded.h.of_input)
-        roll = IDLE.take((cls.__name__, *key), lambda: cls(key))
+        roll = POOL.acquire((cls.__name__, *key), lambda: cls(key))
         roll.folded = folded
         if n not in folded.large:
             folded.large[n] = [worthwhile(like, n, *weight.shape) for weight in folded.weights]
@@ -187,7 +187,7 @@ class Roll:
                 del rolls[n]
             del self.folded  # a model's weights, and times, are not to be kept alive
             self.times = [None] * self.n_slots
-            IDLE.give(self.idle_key, self)
+            POOL.release(self.idle_key, self)
 
     def nbytes(self) -> int:
         """Memory that it holds."""
@@ -195,7 +195,7 @@ class Roll:
 
 
 class MLPTape:
-    """Evaluations of a perceptron in preallocated memory; see :class:`skode.solvers.vector_field.Tape`.
+    """Evaluations of a perceptron in preallocated memory; see :class:`skode.solvers.fields.protocols.Tape`.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ class Deltas:
 
 
 class MLPSession:
-    """A reverse sweep over a perceptron's tapes; see :class:`skode.solvers.vector_field.Session`.
+    """A reverse sweep over a perceptron's tapes; see :class:`skode.solvers.fields.protocols.Session`.
 
     Slots are pulled from the last to the first. The weights' gradients are formed when the sweep comes to another
     roll, or at its end, of all neighbouring slots at once.
@@ -365,14 +365,14 @@ class MLPSession:
         if self.roll is not None:
             self._form()
             self.roll.pending = False
-            IDLE.give(self.deltas.key, self.deltas)
+            POOL.release(self.deltas.key, self.deltas)
             self.roll.let_go()
         self.roll = roll
         if roll is not None:
             roll.hold()
             n_slots, n, sizes, dtype, device, _ = roll.key
             key = (n_slots, n, (*sizes[1:], len(self.folded.weights[-1])), dtype, device, "deltas")
-            self.deltas = IDLE.take(key, lambda: Deltas(key))
+            self.deltas = POOL.acquire(key, lambda: Deltas(key))
 
     def _form(self) -> None:
         """The gradients of the slots flushed."""

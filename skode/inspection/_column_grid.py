@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from skode.timeseries.frames import column_position
+from skode.frames import column_position
 from skode.training import as_numpy, as_python, to_pandas
 
 

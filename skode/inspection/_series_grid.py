@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skode.timeseries.frames import Column, LongRows, column_position, read_times
+from skode.frames import Column, LongRows, column_position, read_times
 from skode.training import to_pandas
 
 #: Times on the grid of a series, and how much of its span the grid goes on beyond its last row.

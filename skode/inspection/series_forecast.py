@@ -12,11 +12,11 @@ import pandas as pd
 from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 
+from skode.frames import read_rows
 from skode.inspection._axes import require_matplotlib, several_axes
 from skode.inspection._estimators import refusal
 from skode.inspection._series_grid import Grid, drawn_times, grid_over, unit_of
 from skode.timeseries import LatentODERegressor
-from skode.timeseries.frames import read_rows
 from skode.timeseries.latent_ode import HORIZON
 from skode.training import as_numpy, as_python, to_pandas
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import require_matplotlib, several_axes
 from skode.inspection._estimators import refusal
-from skode.supervised import ODENetEstimator
+from skode.supervised.base import ODENetEstimator
 from skode.training import NeuralODEEstimator, as_numpy
 
 Scoring = str | Callable[[Any, Any, Any], float] | None

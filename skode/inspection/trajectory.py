@@ -11,9 +11,9 @@ import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
+from skode.frames import read_rows
 from skode.inspection._axes import one_axes, require_matplotlib
 from skode.inspection._estimators import refusal
-from skode.timeseries.frames import read_rows
 from skode.training import as_numpy, as_python, to_pandas
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
+from skode.frames import read_targets
 from skode.model_selection._long import read_series_times
-from skode.timeseries.frames import read_targets
 from skode.training import as_numpy
 
 _ERRORS: dict[str, Callable[..., float]] = {

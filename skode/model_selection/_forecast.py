@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
+from skode.frames import Column
 from skode.model_selection._long import LongFrameSplit, SeriesTimes, part_of
-from skode.timeseries.frames import Column
 
 Duration = float | timedelta | np.timedelta64
 

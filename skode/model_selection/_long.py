@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_array, check_consistent_length
 
-from skode.timeseries.frames import Column, take_apart
+from skode.frames import Column, take_apart
 from skode.training import to_pandas
 
 
@@ -27,7 +27,7 @@ class SeriesTimes:
     time : ndarray of shape (n,), float64
         Times; dates and time differences in seconds.
     time_kind : str
-        What the time column held; see :class:`~skode.timeseries.frames.LongRows`.
+        What the time column held; see :class:`~skode.frames.LongRows`.
     """
 
     codes: np.ndarray

@@ -10,8 +10,8 @@ import numpy as np
 from sklearn.model_selection import KFold
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
+from skode.frames import Column
 from skode.model_selection._long import LongFrameSplit, SeriesTimes
-from skode.timeseries.frames import Column
 
 _PARAMETER_CONSTRAINTS: dict = {
     "n_splits": [Interval(Integral, 2, None, closed="left")],

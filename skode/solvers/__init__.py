@@ -3,6 +3,7 @@
 Two doors to one engine: :func:`solve_ivp` in SciPy's vocabulary, :func:`odeint` in torchdiffeq's.
 """
 
+from skode.solvers.buffer_pool import free_idle_memory
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.errors import (
     ConvergenceError,
@@ -11,14 +12,13 @@ from skode.solvers.errors import (
     SolverError,
     StepSizeUnderflowError,
 )
-from skode.solvers.idle_memory import free_idle_memory
+from skode.solvers.fields.protocols import OffersPullback
 from skode.solvers.ivp import solve_ivp
 from skode.solvers.odeint import odeint, odeint_adjoint, odeint_dense, odeint_event
 from skode.solvers.solution import Solution
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.graph import local_error
 from skode.solvers.tableaus import METHODS, AdamsMethod, ButcherTableau, get_method
-from skode.solvers.vector_field import OffersPullback
 
 __all__ = [
     "METHODS",

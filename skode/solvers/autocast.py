@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from skode.solvers.vector_field import has_own_pullback
+from skode.solvers.fields.pullback import has_own_pullback
 
 Solver = TypeVar("Solver", bound=Callable[..., Any])
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.integrate import Path, RecordedStep, differentiable_weights, weights_tensor
+from skode.solvers.forward.outputs import differentiable_weights, weights_tensor
+from skode.solvers.forward.problem import Path, RecordedStep
 from skode.solvers.transforms import carries_derivatives, is_mapped, numbers
 
 

@@ -10,19 +10,22 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
-from skode.solvers.callbacks import Callbacks
 from skode.solvers.device import marches_ahead, recordable, with_replay
-from skode.solvers.device.own_times import OwnTimes
 from skode.solvers.devices import is_asynchronous, total_memory
-from skode.solvers.events import EventFinder
-from skode.solvers.integrate import AS_FORWARD, BackwardSolve, Path, Problem, integrate, start_time
-from skode.solvers.march import StepControl
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.bind import as_field
+from skode.solvers.fields.protocols import Field, Tape
+from skode.solvers.forward.callbacks import Callbacks
+from skode.solvers.forward.events import EventFinder
+from skode.solvers.forward.problem import AS_FORWARD, BackwardSolve, Path, Problem
+from skode.solvers.forward.step_control import StepControl
+from skode.solvers.forward.times_on_device import OwnTimes
+from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import all_finite
 from skode.solvers.tableaus import Method
-from skode.solvers.times import Jumps
+from skode.solvers.time_gradients import Jumps
+from skode.solvers.tolerances import all_finite
 from skode.solvers.transforms import TORCH_FUNC, refuse_adjoint, transform_of
-from skode.solvers.vector_field import AutogradField, Field, Tape, as_field
 
 #: Bytes that the discrete adjoint may keep where the user gives no number, and the device is no GPU.
 DEFAULT_MEMORY_BUDGET = 2**28
@@ -63,12 +66,12 @@ def run(
     compile : bool
         Whether a field without its own pullback is compiled by torch.
     memory_budget : int or None
-        As in :class:`skode.solvers.integrate.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a GPU's
-        memory.
+        As in :class:`~skode.solvers.forward.problem.Problem`; None: :data:`DEFAULT_MEMORY_BUDGET`, and a quarter of a
+        GPU's memory.
     parameters : sequence of Tensor or None
         The tensors behind ``func`` whose gradients are wanted; None: all that are found.
     tableau, control, adjoint, backward, times, rows, dense, spans, on_failure, own_times, callbacks
-        As in :class:`skode.solvers.integrate.Problem`.
+        As in :class:`skode.solvers.forward.problem.Problem`.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def run(
     jumps = None
     if jump_t is not None:
         direction = np.sign(t1 - t0 if spans is None else spans[:, 1] - spans[:, 0])
-        jumps = Jumps(jump_t, control.jumps & {*control.landings}, direction)
+        jumps = Jumps(jump_t, control.jumps & {*control.stop_times}, direction)
     plain, differentiate = y0.detach(), torch.is_grad_enabled()
     if not y0.numel():
         adjoint = "backprop"  # states without elements have nothing to sweep over

@@ -9,14 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skode.solvers.autocast import solves_outside_autocast
-from skode.solvers.complex_state import RealEvent, RealField, complex_solution, real_norm, real_part_wise
-from skode.solvers.dense_output import DenseOutput
-from skode.solvers.device.own_times import OutsideError, OwnTimes, times_stay_on_device
-from skode.solvers.engine import run
-from skode.solvers.events import as_events, occurrences
-from skode.solvers.integrate import BackwardSolve
-from skode.solvers.options import (
+from skode.solvers.arguments.checks import (
     DEFAULT_MAX_STEPS,
     check_adjoint,
     check_choice,
@@ -24,14 +17,21 @@ from skode.solvers.options import (
     check_state,
     check_times,
 )
-from skode.solvers.options import step_control as step_control_of
-from skode.solvers.posed import moving_times, pose, reached, status_of
+from skode.solvers.arguments.checks import step_control as step_control_of
+from skode.solvers.arguments.complex_state import RealEvent, RealField, complex_solution, real_norm, real_part_wise
+from skode.solvers.arguments.formulation import formulate, moving_times, reached, status_of
+from skode.solvers.arguments.requested_times import RequestedTimes
+from skode.solvers.autocast import solves_outside_autocast
+from skode.solvers.dense_output import DenseOutput
+from skode.solvers.engine import run
+from skode.solvers.fields.wide_time import with_wide_time
+from skode.solvers.forward.events import as_events, occurrences
+from skode.solvers.forward.problem import BackwardSolve
+from skode.solvers.forward.times_on_device import OutsideError, OwnTimes, times_stay_on_device
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
-from skode.solvers.time_arguments import TimeArguments
-from skode.solvers.times import Sides, moved_outputs, moved_start
+from skode.solvers.time_gradients import Sides, moved_outputs, moved_start
 from skode.solvers.transforms import carries_derivatives
-from skode.solvers.wide_time import with_wide_time
 
 
 @solves_outside_autocast
@@ -248,13 +248,13 @@ def solve_ivp(
             pass  # what is wrong with the times is said below
         else:
             return Solution(t=t_eval.double().clone(), y=own.shaped(outputs), sol=None, statistics=solved.statistics)
-    given = TimeArguments(t_span, t_eval, y0 if complex_y0 is None else complex_y0)
+    given = RequestedTimes(t_span, t_eval, y0 if complex_y0 is None else complex_y0)
     if dense_output and (given.own_time or per_sample):
         raise ValueError("dense_output=True needs one t_span for the whole batch and step_control='shared'.")
     if given.own_time and given.eval_t is None and not per_sample:
         raise ValueError("t_eval is needed where t_span is per sample; pass one of shape (batch, n_times).")
     func = with_wide_time(func, given.span[..., 0], given.span[..., 1], y0)
-    problem = pose(func, given, y0, event_list, per_sample=per_sample)
+    problem = formulate(func, given, y0, event_list, per_sample=per_sample)
     control = step_control_of(chosen, *problem.span, **how)
     if problem.unit_spans is not None and not step_t is jump_t is None:
         raise ValueError(

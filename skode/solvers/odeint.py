@@ -11,24 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.autocast import solves_outside_autocast
-from skode.solvers.callbacks import callbacks_of, carry_over
-from skode.solvers.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
-from skode.solvers.dense_output import DenseOutput
-from skode.solvers.engine import run
-from skode.solvers.events import occurrences
-from skode.solvers.first_change import FirstChangeFinder
-from skode.solvers.integrate import AS_FORWARD
-from skode.solvers.march import StepControl
-from skode.solvers.odeint_arguments import (
-    AdjointArguments,
-    check_options,
-    control_of,
-    interpolating,
-    known_method,
-    supported,
-)
-from skode.solvers.options import (
+from skode.solvers.arguments.callbacks import callbacks_of, carry_over
+from skode.solvers.arguments.checks import (
     check_adjoint,
     check_memory_budget,
     check_monotone,
@@ -36,12 +20,35 @@ from skode.solvers.options import (
     check_times,
     check_tolerance,
 )
+from skode.solvers.arguments.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
+from skode.solvers.arguments.odeint_options import (
+    AdjointArguments,
+    check_options,
+    control_of,
+    interpolating,
+    known_method,
+    supported,
+)
+from skode.solvers.arguments.tuple_state import (
+    event_of_parts,
+    norm_of_parts,
+    pack,
+    tolerance_of_parts,
+    unpack,
+    unpacking,
+)
+from skode.solvers.autocast import solves_outside_autocast
+from skode.solvers.dense_output import DenseOutput
+from skode.solvers.engine import run
+from skode.solvers.fields.times import time_dtype_of
+from skode.solvers.fields.wide_time import with_wide_time
+from skode.solvers.forward.events import occurrences
+from skode.solvers.forward.first_change import FirstChangeFinder
+from skode.solvers.forward.problem import AS_FORWARD
+from skode.solvers.forward.step_control import StepControl
 from skode.solvers.scipy_solver import ScipySolver, odeint_scipy
-from skode.solvers.step_size import Tolerances
-from skode.solvers.times import Sides, moved_outputs, moved_start
-from skode.solvers.tuple_state import event_of_parts, norm_of_parts, pack, tolerance_of_parts, unpack, unpacking
-from skode.solvers.vector_field import time_dtype_of
-from skode.solvers.wide_time import with_wide_time
+from skode.solvers.time_gradients import Sides, moved_outputs, moved_start
+from skode.solvers.tolerances import Tolerances
 
 
 @solves_outside_autocast

@@ -16,13 +16,14 @@ from scipy.integrate import solve_ivp as scipy_solve_ivp
 from torch import Tensor
 
 from skode.solvers.adjoints.augmented import AugmentedField
+from skode.solvers.arguments.checks import check_choice, check_positive
 from skode.solvers.errors import NonFiniteDerivativeError, SolverError
+from skode.solvers.fields.bind import as_field
+from skode.solvers.fields.protocols import Field
 from skode.solvers.first_order import first_order
-from skode.solvers.options import check_choice, check_positive
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import Tolerances
+from skode.solvers.tolerances import Tolerances
 from skode.solvers.transforms import transform_of
-from skode.solvers.vector_field import Field, as_field
 
 SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from skode.solvers.parameters import held_tensors
-from skode.solvers.vector_field import evaluated, time_tensor
+from skode.solvers.fields.autograd import evaluated
+from skode.solvers.fields.parameters import held_tensors
+from skode.solvers.fields.times import time_tensor
 
 FORWARD_MODE = "forward-mode AD"
 TORCH_FUNC = "a transform of torch.func (vmap, grad, jacrev, ...)"

@@ -1,5 +1,5 @@
 """Irregular time series: long frames in, latent neural ODEs, forecasts with uncertainty out."""
 
-from skode.timeseries.latent_regressor import LatentODERegressor
+from skode.timeseries.estimator import LatentODERegressor
 
 __all__ = ["LatentODERegressor"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 
-from skode.timeseries.frames import LongRows, times_of_kind
+from skode.frames import LongRows, times_of_kind
 from skode.training import warn_caller
 
 #: A gap of so many typical spans is refused, as no dynamics can be followed over it, and one of so many is warned of.

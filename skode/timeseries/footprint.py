@@ -11,7 +11,8 @@ import numpy as np
 from skode.solvers import get_method
 from skode.solvers.devices import is_asynchronous
 from skode.timeseries.driven import DrivenField
-from skode.timeseries.latent_ode import N_NODES, LatentODE
+from skode.timeseries.latent_ode import LatentODE
+from skode.timeseries.rows import N_NODES
 
 #: Numbers that the work on a block holds at once, about; more take as long, and more memory.
 MOST_NUMBERS, MOST_NUMBERS_ON_GPU = 2**24, 2**28
@@ -59,7 +60,7 @@ class Footprint:
         if tableau.implicit:
             copy += 2 * (stages * size) ** 2  # the matrix of Newton's method, and its factors
         n_covariates = layers[0].in_features - size if driven else 0
-        copy_row = 2 * int(module.readout.hidden.out_features) + 4 * size + 8 * n_outputs + 2 * n_covariates + 8
+        copy_row = 2 * int(module.decoder.hidden.out_features) + 4 * size + 8 * n_outputs + 2 * n_covariates + 8
         hidden = module.encoder.hidden_size
         on_gpu = is_asynchronous(next(module.parameters()).device)
         return cls(

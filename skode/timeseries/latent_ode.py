@@ -4,61 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skode.dynamics import MLPField, affine
+from skode.dynamics import MLPField
 from skode.solvers import Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
-from skode.timeseries.coloured_noise import ColouredNoise
+from skode.timeseries.decoder import Decoder
 from skode.timeseries.driven import CovariatePaths, DrivenBy, DrivenField
 from skode.timeseries.encoders import Encoder
 from skode.timeseries.likelihoods import LARGEST_LOG, Likelihood
+from skode.timeseries.noise.ornstein_uhlenbeck import ColouredNoise
+from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 
 #: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
 HORIZON = 4.0
-
 #: Series start this much of the latent dynamics' time before their first row, so that what is asked just before that
 #: row lies on a stretch that training has seen.
 LEAD = 0.1 * HORIZON
 
-#: Nodes of the Gauss-Legendre rule for the integral of an intensity over a series.
-N_NODES = 24
-
-
-class Readout(nn.Module):
-    """``A x + b + B silu(C x + c)`` of a latent state and covariates: linear where the latent states go far.
-
-    Parameters
-    ----------
-    n_inputs, n_outputs, width : int
-        Sizes of ``x``, of the value, and of the hidden layer.
-    generator : torch.Generator
-        Source of the initial weights.
-    """
-
-    def __init__(self, n_inputs: int, n_outputs: int, width: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self.linear = affine(n_inputs, n_outputs, generator)
-        self.hidden, self.bent = affine(n_inputs, width, generator), affine(width, n_outputs, generator)
-
-    def forward(self, z: Tensor, covariates: Tensor) -> Tensor:
-        """Values of shape (..., n_outputs)."""
-        if covariates.shape[-1]:
-            z = torch.cat([z, covariates.expand(*z.shape[:-1], -1)], dim=-1)
-        linear, hidden, bent = self.linear, self.hidden, self.bent
-        x = z.flatten(0, -2)
-        # As products of matrices, the first weight in the layout that suits MKL in the backward pass.
-        bend = nn.functional.silu(torch.addmm(hidden.bias, x, hidden.weight.t().contiguous()))
-        straight = torch.addmm(linear.bias + bent.bias, x, linear.weight.t())
-        return torch.addmm(straight, bend, bent.weight.t()).view(*z.shape[:-1], len(bent.weight))
-
 
 @dataclass(frozen=True)
-class Evidence:
+class DecoderOutput:
     """What latent states say of series' rows.
 
     Attributes
@@ -73,101 +42,10 @@ class Evidence:
     log_rate: Tensor | None = None
     node_log_rate: Tensor | None = None
 
-    def of_first(self) -> Evidence:
+    def of_first(self) -> DecoderOutput:
         """That of the first copy alone."""
         rates = (None if x is None else x[:1] for x in (self.log_rate, self.node_log_rate))
-        return Evidence(self.eta[:1], *rates)
-
-
-class Rows:
-    """The rows of some series in one line, and what is known of each.
-
-    Parameters
-    ----------
-    series : PanelTensors
-        The series.
-    process : bool
-        Whether the times are data themselves.
-
-    Attributes
-    ----------
-    filled : tuple of Tensor of int, of shape (n_rows,)
-        Series and slot of each row.
-    y, covariates : Tensor of shape (n_rows, ...)
-        Of each row.
-    weights : Tensor of shape (n_rows,) or None
-        How often each row was observed; None: all of them once.
-    timed : Tensor of shape (n_rows,)
-        How many events of the process a row's time is: its weight, or 0 for rows at the start of series.
-    reach : Tensor of shape (n_series, 2), float64
-        How far each series is to be solved, backward and forward.
-    node_weights : Tensor of shape (n_series, n_nodes)
-        Of the quadrature over each series' time, where times are data.
-    times : Tensor of shape (n_series, n_slots + n_nodes), float64
-        Times of rows and nodes, in order; NaN where there are none.
-    """
-
-    def __init__(self, series: PanelTensors, *, process: bool) -> None:
-        self.series = series
-        self.n_series, self.n_slots = series.time.shape
-        self.filled = torch.nonzero(series.filled, as_tuple=True)
-        self.y, self.covariates = series.y[self.filled], series.covariates[self.filled]
-        self.weights = None if series.weights is None else series.weights[self.filled]
-        self.times, self.reach = series.time, series.reach
-        self.process = process
-        if process:
-            nodes, weights = np.polynomial.legendre.leggauss(N_NODES)
-            first, last = series.window[:, :1], series.window[:, 1:]
-            self.reach = torch.stack(
-                [torch.minimum(self.reach[:, 0], first[:, 0]), torch.maximum(self.reach[:, 1], last[:, 0])], dim=1
-            )
-            self.node_times = first + (last - first) * torch.from_numpy((nodes + 1.0) / 2.0).to(last)
-            self.node_weights = ((last - first) * torch.from_numpy(weights / 2.0).to(last)).to(series.y)
-            self.times, order = torch.sort(torch.cat([series.time, self.node_times], dim=1), dim=1)
-            self.places = torch.argsort(order, dim=1)
-            self.timed = self.weighted((series.time > first)[self.filled].to(series.y))
-            self.node_covariates = series.covariates.new_zeros(self.n_series, N_NODES, series.covariates.shape[2])
-            if series.paths is not None:
-                codes = torch.arange(self.n_series, device=first.device).repeat_interleave(N_NODES)
-                at_nodes = series.paths.at(codes, self.node_times.reshape(-1, 1))
-                self.node_covariates = at_nodes.view(self.n_series, N_NODES, -1)
-
-    def taken(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Of states at ``times``, of shape (n_copies, n_series, n_times, size), those of the rows and of the nodes."""
-        if not self.process:
-            return self.in_line(states), None
-        places = self.places[None, :, :, None].expand(len(states), -1, -1, states.shape[3])
-        states = states.gather(2, places)
-        return self.in_line(states[:, :, : self.n_slots]), states[:, :, self.n_slots :]
-
-    def in_line(self, slots: Tensor) -> Tensor:
-        """Of values in slots, (n_copies, n_series, n_slots, size), those of the rows, (n_copies, n_rows, size)."""
-        slots = slots.flatten(1, 2)
-        if len(self.y) == slots.shape[1]:
-            return slots
-        places = self.filled[0] * self.n_slots + self.filled[1]
-        return slots.gather(1, places[None, :, None].expand(len(slots), -1, slots.shape[2]))
-
-    def slotted(self, values: Tensor) -> Tensor:
-        """Values of shape (n_copies, n_rows, ...) in their slots, (n_copies, n_series, n_slots, ...); else 0."""
-        slots = values.new_zeros(len(values), self.n_series, self.n_slots, *values.shape[2:])
-        slots[:, self.filled[0], self.filled[1]] = values
-        return slots
-
-    def weighted(self, values: Tensor) -> Tensor:
-        """Values of shape (..., n_rows) times the weights of the rows."""
-        return values if self.weights is None else values * self.weights
-
-    @property
-    def n_values(self) -> Tensor:
-        """How many values were observed, a row of weight two counting twice."""
-        observed = ~torch.isnan(self.y)
-        return observed.sum() if self.weights is None else self.weighted(observed.sum(1)).sum()
-
-    def summed(self, values: Tensor) -> Tensor:
-        """Sums over each series' rows, of shape (n_copies, n_series, ...), of values of (n_copies, n_rows, ...)."""
-        total = values.new_zeros(len(values), self.n_series, *values.shape[2:])
-        return total.index_add(1, self.filled[0], values)
+        return DecoderOutput(self.eta[:1], *rates)
 
 
 class LatentODE(nn.Module):
@@ -216,8 +94,8 @@ class LatentODE(nn.Module):
             self.field = MLPField(latent_size, hidden_layer_sizes, activation, False, generator=generator)
         width = max(hidden_layer_sizes, default=encoder.hidden_size)
         n_inputs = latent_size + n_covariates
-        self.readout = Readout(n_inputs, likelihood.n_outputs, width, generator)
-        self.log_intensity = Readout(n_inputs, 1, width, generator) if process else None
+        self.decoder = Decoder(n_inputs, likelihood.n_outputs, width, generator)
+        self.log_intensity = Decoder(n_inputs, 1, width, generator) if process else None
 
     def posterior(self, series: PanelTensors, solve: Solve, solves: list[Statistics]) -> tuple[Tensor, Tensor]:
         """The encoder's mean and standard deviation of each series' ``z(0)`` given its observations."""
@@ -276,22 +154,22 @@ class LatentODE(nn.Module):
             answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
         return answer[..., : self.latent_size].unflatten(0, (n_copies, -1))
 
-    def evidence(self, z0: Tensor, rows: Rows, solve: Solve, solves: list[Statistics]) -> Evidence:
+    def evidence(self, z0: Tensor, rows: Rows, solve: Solve, solves: list[Statistics]) -> DecoderOutput:
         """What initial states of shape (n_copies, n_series, latent_size) say of rows."""
         series = rows.series
         states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, series.paths, solve, solves))
-        eta = self.readout(states, rows.covariates)
+        eta = self.decoder(states, rows.covariates)
         if self.log_intensity is None or at_nodes is None:
-            return Evidence(eta)
+            return DecoderOutput(eta)
         at_nodes = self.log_rate(at_nodes, rows.node_covariates)
-        return Evidence(eta, self.log_rate(states, rows.covariates), at_nodes)
+        return DecoderOutput(eta, self.log_rate(states, rows.covariates), at_nodes)
 
     def log_rate(self, states: Tensor, covariates: Tensor) -> Tensor:
         """Logarithm of the intensity of times, per unit of scaled time, where they are a process."""
         assert self.log_intensity is not None
         return self.log_intensity(states, covariates)[..., 0].clamp(-LARGEST_LOG, LARGEST_LOG)
 
-    def log_likelihood(self, evidence: Evidence, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
+    def log_likelihood(self, evidence: DecoderOutput, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
         """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series); with white noise by default.
 
         A row of weight w counts as w observations of the same values, independent given ``z(0)``.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skode.timeseries.coloured_noise import ColouredNoise
+from skode.timeseries.noise.ornstein_uhlenbeck import ColouredNoise
 
 #: Logarithms of rates are kept below this, lest one step of training that is too long leads to infinity.
 LARGEST_LOG = 30.0

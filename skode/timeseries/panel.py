@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from skode.frames import series_codes
 from skode.training import distinct
 
 
@@ -163,11 +164,3 @@ class Panel:
         """Each series' number of rows, and each row's place in its series."""
         lengths = np.bincount(self.codes, minlength=self.n_series)
         return lengths, np.arange(len(self.codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-
-
-def series_codes(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's series as a position among the distinct ids, and these, sorted if they have an order."""
-    try:
-        return pd.factorize(series, sort=True)  # so that the order of rows does not matter
-    except TypeError:
-        return pd.factorize(series)

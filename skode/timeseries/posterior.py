@@ -23,9 +23,10 @@ from torch import Tensor
 from skode.solvers import Solution, Statistics
 from skode.solvers.solution import Solve
 from skode.timeseries.footprint import Footprint
-from skode.timeseries.latent_ode import Evidence, LatentODE, Rows
-from skode.timeseries.linearised import LinearisedRows
+from skode.timeseries.latent_ode import DecoderOutput, LatentODE
+from skode.timeseries.noise.selection import LinearisedRows
 from skode.timeseries.panel import Panel
+from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 
 #: Scoring ends where a step would raise the log-posterior by less than this, in nats, or after so many steps.
@@ -290,7 +291,7 @@ class _Inference:
             torch.where(sound[:, None, None], total, 0.0),
         )
 
-    def _slopes(self, z: Tensor) -> tuple[Evidence, Tensor]:
+    def _slopes(self, z: Tensor) -> tuple[DecoderOutput, Tensor]:
         """What ``z`` and its neighbours say of the rows, and slopes of shape (latent_size, n_rows, n_outputs).
 
         A series' state and its neighbours, one for each latent dimension, are one sample to the solver: they take
@@ -313,11 +314,11 @@ class _Inference:
         weights = None if self.series.weights is None else self.series.weights.cpu()
         return LinearisedRows(self.series.time.cpu(), residual.cpu(), slopes.cpu(), weights)
 
-    def _log_joint(self, z0: Tensor, evidence: Evidence) -> Tensor:
+    def _log_joint(self, z0: Tensor, evidence: DecoderOutput) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""
         return self.module.log_likelihood(evidence, self.rows, self.noise) - 0.5 * (z0**2).sum(-1)
 
-    def _evidence(self, z0: Tensor, *, jointly: bool = False) -> Evidence:
+    def _evidence(self, z0: Tensor, *, jointly: bool = False) -> DecoderOutput:
         solve = _jointly(self.plain_solve, len(z0)) if jointly else self.plain_solve
         return self.module.evidence(z0, self.rows, _without_failures(solve), self.solves)
 

@@ -21,7 +21,7 @@ from skode.training import warn_caller
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What some rows are answered with.
 
     Attributes
@@ -86,7 +86,7 @@ class Predictive:
         posterior: Posterior,
         noise: Tensor,
         generator: torch.Generator | None = None,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Prediction]:
         """Answers, in blocks of series.
 
         Parameters
@@ -136,7 +136,7 @@ class Predictive:
     @torch.no_grad()
     def _answer(
         self, query: Panel, known: Panel, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
-    ) -> tuple[Answer, int]:
+    ) -> tuple[Prediction, int]:
         likelihood = self.module.likelihood
         panel, is_asked = query, np.ones(len(query.time), dtype=bool)
         if likelihood.has_memory:
@@ -151,7 +151,7 @@ class Predictive:
         states = self._states(z0, series, on_failure="nan")
         codes, places = (torch.from_numpy(x).to(states.device) for x in (panel.codes, panel.slots()[1]))
         states, covariates = states[:, codes, places], series.covariates[codes, places]
-        eta, coloured = self.module.readout(states, covariates), None
+        eta, coloured = self.module.decoder(states, covariates), None
         if likelihood.has_memory:
             rest, coloured = self._coloured(series, codes, places, eta, generator)
             eta = eta + rest
@@ -168,7 +168,7 @@ class Predictive:
         n_lost = int((~sound).any(1).sum())
         log_rate = None if log_rate is None else log_rate[:, rows]
         coloured = None if coloured is None else coloured[rows]
-        return Answer(np.flatnonzero(is_asked), states, eta, log_rate, weights, coloured), n_lost
+        return Prediction(np.flatnonzero(is_asked), states, eta, log_rate, weights, coloured), n_lost
 
     def _coloured(
         self, series: PanelTensors, codes: Tensor, places: Tensor, eta: Tensor, generator: torch.Generator | None

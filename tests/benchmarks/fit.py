@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from skode import ODENetClassifier
-from skode.dynamics.odenet import ODENet
+from skode.supervised.odenet import ODENet
 from tests.benchmarks.report import machine, table, write
 from tests.benchmarks.timing import interleaved, milliseconds, ratio
 

@@ -378,12 +378,12 @@ def switched(t, y):
     return torch.where(t < 0.6, 1.0, -2.0) * torch.sin(y + t)
 
 
-@pytest.mark.parametrize("landings", [{"jump_t": [0.6]}, {"step_t": [0.25, 0.6]}, {"step_t": [0.3], "jump_t": [0.6]}])
-def test_times_where_steps_must_end(agree, with_gradients, landings, adjoint):
+@pytest.mark.parametrize("stop_times", [{"jump_t": [0.6]}, {"step_t": [0.25, 0.6]}, {"step_t": [0.3], "jump_t": [0.6]}])
+def test_times_where_steps_must_end(agree, with_gradients, stop_times, adjoint):
     def compute(place):
         y0 = place(states())
-        settings = {**settings_of("tsit5"), "adjoint": adjoint, "t_eval": TIMES, **landings}
-        if "jump_t" not in landings:
+        settings = {**settings_of("tsit5"), "adjoint": adjoint, "t_eval": TIMES, **stop_times}
+        if "jump_t" not in stop_times:
             settings["t_span"] = (0.0, 0.55)
             settings["t_eval"] = TIMES[:1]
         y = solve_ivp(switched, settings.pop("t_span", (0.0, 1.0)), y0, **settings).y

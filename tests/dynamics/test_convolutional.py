@@ -6,9 +6,10 @@ import torch
 from sklearn.datasets import load_digits
 
 from skode import ODENetClassifier, ODENetRegressor
-from skode.dynamics.convolutional import ConvField, ConvODENet, normalisation
+from skode.dynamics.convolutional import ConvField, normalisation
 from skode.solvers import solve_ivp
 from skode.solvers.device.fingerprint import fingerprint
+from skode.supervised.conv_odenet import ConvODENet
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from skode.dynamics import MLPField, mlp_tape, products
 from skode.solvers import odeint
-from skode.solvers.idle_memory import IdleMemory
+from skode.solvers.buffer_pool import BufferPool
 
 TORCH = {
     "tanh": torch.tanh,
@@ -166,8 +166,8 @@ def test_discarded_pulls_leave_no_parameter_gradients(hidden):
 @pytest.fixture
 def idle(monkeypatch):
     """A pool of memory that nothing has used before."""
-    pool = IdleMemory()
-    monkeypatch.setattr(mlp_tape, "IDLE", pool)
+    pool = BufferPool()
+    monkeypatch.setattr(mlp_tape, "POOL", pool)
     return pool
 
 
@@ -268,9 +268,9 @@ def test_interleaved_solves_do_not_disturb_each_other(method, memory_budget, mon
 
     fresh = []
     for i in range(2):  # each with memory that nothing has used before
-        monkeypatch.setattr(mlp_tape, "IDLE", IdleMemory())
+        monkeypatch.setattr(mlp_tape, "POOL", BufferPool())
         y, inputs = solve(i)
-        monkeypatch.setattr(mlp_tape, "IDLE", IdleMemory())
+        monkeypatch.setattr(mlp_tape, "POOL", BufferPool())
         fresh.append([y.detach().clone(), *gradients(i, y, inputs)])
 
     def assert_as_fresh(i, y, found):

@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from skode import LatentODERegressor
+from skode.frames import read_rows, read_targets
 from skode.model_selection import ContinuationScorer, PrefixSplit
-from skode.timeseries.frames import read_rows, read_targets
 
 
 class LastValue(RegressorMixin, BaseEstimator):

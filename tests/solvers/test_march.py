@@ -117,7 +117,7 @@ def test_nfev_counts_calls_whatever_the_adjoint(method, adjoint, counted, equal_
     assert solution.nfev == func.n_calls
     solution.y[-1].sum().backward()
     # The graph of the first evaluation is kept, where it is a stage.
-    kept = adjoint == "discrete" and get_method(method).carries_last
+    kept = adjoint == "discrete" and get_method(method).fsal
     assert solution.nfev + solution.statistics.nfev_backward - kept == func.n_calls
     assert (func.n_calls == solution.nfev) == (adjoint == "backprop")
 

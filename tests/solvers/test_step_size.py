@@ -6,19 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from skode.solvers.step_size import (
-    CONTROLLERS,
-    NORMS,
-    Controller,
-    ControllerEach,
-    EachSample,
-    Tolerances,
-    first_step_size,
-    first_step_sizes,
-    max_norm,
-    mixed_norm,
-    rms_norm,
-)
+from skode.solvers.forward.step_size import CONTROLLERS, Controller, ControllerEach, first_step_size, first_step_sizes
+from skode.solvers.tolerances import NORMS, EachSample, Tolerances, max_norm, mixed_norm, rms_norm
 
 ELEMENTARY = (1.0, 0.0, 0.0)
 

@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 
 from skode.dynamics import MLPField
 from skode.solvers import METHODS, odeint, odeint_adjoint, odeint_dense, odeint_event, solve_ivp
-from skode.solvers.stepping.explicit import tableau_tensors
+from skode.solvers.stepping.coefficients import tableau_tensors
 
 #: torch's own, when a dual tensor is made for the first time.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")

@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from skode.solvers import odeint, solve_ivp
-from skode.solvers.vector_field import AutogradField, PullbackField, as_field, has_own_pullback
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.bind import as_field
+from skode.solvers.fields.pullback import PullbackField, has_own_pullback
 
 TIMES = torch.linspace(0.0, 2.0, 7, dtype=torch.float64)
 

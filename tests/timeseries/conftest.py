@@ -29,9 +29,9 @@ class ByHand:
         self.layers = [pair(layer) for layer in module.field.layers]
         self.activation = ACTIVATIONS[module.field.activation]
         self.readouts = {
-            name: [pair(part) for part in (readout.linear, readout.hidden, readout.bent)]
-            for name, readout in (("y", module.readout), ("rate", module.log_intensity))
-            if readout is not None
+            name: [pair(part) for part in (decoder.linear, decoder.hidden, decoder.bent)]
+            for name, decoder in (("y", module.decoder), ("rate", module.log_intensity))
+            if decoder is not None
         }
         self.kind = type(module.likelihood).__name__
         noise = getattr(module.likelihood, "log_noise", None)
@@ -63,7 +63,7 @@ class ByHand:
         )
         return np.moveaxis(solution.sol(times).reshape(*z0.shape, len(times)), 2, 1)
 
-    def readout(self, t, z, name="y"):
+    def decoder(self, t, z, name="y"):
         linear, hidden, bent = self.readouts[name]
         x = self._with_covariates(t, z)
         h = x @ hidden[0].T + hidden[1]
@@ -72,7 +72,7 @@ class ByHand:
     def eta(self, z0, times):
         """Of shape (n, n_times, n_outputs)."""
         states = self.path(z0, times)
-        return np.stack([self.readout(t, states[:, i]) for i, t in enumerate(times)], axis=1)
+        return np.stack([self.decoder(t, states[:, i]) for i, t in enumerate(times)], axis=1)
 
     def log_prob(self, eta, y):
         """Of each value; NaN where nothing was observed."""
@@ -98,7 +98,7 @@ class ByHand:
         """Log-density of a series' times after the window's start, for one initial state."""
 
         def log_rate(t):
-            return self.readout(t, self.path(z0, [t])[0], "rate")[0, 0]
+            return self.decoder(t, self.path(z0, [t])[0], "rate")[0, 0]
 
         integral, _ = quad(lambda t: np.exp(log_rate(t)), *window, epsabs=1e-7, epsrel=1e-7)
         return sum(log_rate(t) for t in times if t > window[0]) - integral

@@ -8,8 +8,8 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from skode import LatentODERegressor
+from skode.frames import take_apart
 from skode.timeseries.absurd_times import refuse_absurd_times
-from skode.timeseries.frames import take_apart
 
 
 def panel(n_series=10, n_rows=6, span=9.0):

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from skode import LatentODERegressor
 from skode.solvers import METHODS, free_idle_memory
-from skode.solvers.idle_memory import IdleMemory
+from skode.solvers.buffer_pool import IdleMemory
 from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.footprint import Footprint

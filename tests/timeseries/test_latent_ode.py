@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from skode.solvers import solve_ivp
+from skode.timeseries.decoder import Decoder
 from skode.timeseries.encoders import GRUEncoder
-from skode.timeseries.latent_ode import Evidence, LatentODE, Readout, Rows
+from skode.timeseries.latent_ode import DecoderOutput, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
+from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 
 LATENT = 3
@@ -54,22 +56,22 @@ def known_by_hand(panel, code):
 
 
 def test_a_readout_is_linear_plus_one_hidden_layer():
-    readout = Readout(3, 2, 4, torch.Generator().manual_seed(0)).double()
+    decoder = Decoder(3, 2, 4, torch.Generator().manual_seed(0)).double()
     z = torch.randn(5, 7, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     u = torch.randn(7, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     x = torch.cat([z, u.expand(5, 7, 1)], dim=-1)
-    hidden = x @ readout.hidden.weight.T + readout.hidden.bias
-    expected = readout.linear(x) + (hidden * torch.sigmoid(hidden)) @ readout.bent.weight.T + readout.bent.bias
-    torch.testing.assert_close(readout(z, u), expected, rtol=1e-12, atol=1e-12)
-    without = Readout(2, 2, 4, torch.Generator().manual_seed(0)).double()
+    hidden = x @ decoder.hidden.weight.T + decoder.hidden.bias
+    expected = decoder.linear(x) + (hidden * torch.sigmoid(hidden)) @ decoder.bent.weight.T + decoder.bent.bias
+    torch.testing.assert_close(decoder(z, u), expected, rtol=1e-12, atol=1e-12)
+    without = Decoder(2, 2, 4, torch.Generator().manual_seed(0)).double()
     assert without(z, torch.empty(7, 0, dtype=torch.float64)).shape == (5, 7, 2)
 
 
 def test_a_readout_goes_on_linearly_far_out():
-    readout = Readout(2, 1, 4, torch.Generator().manual_seed(0)).double()
+    decoder = Decoder(2, 1, 4, torch.Generator().manual_seed(0)).double()
     far = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
     none = torch.empty(1, 0, dtype=torch.float64)
-    steps = [readout(far * scale, none) for scale in (1e3, 2e3, 3e3)]
+    steps = [decoder(far * scale, none) for scale in (1e3, 2e3, 3e3)]
     torch.testing.assert_close(steps[2] - steps[1], steps[1] - steps[0], rtol=1e-9, atol=1e-9)
 
 
@@ -185,11 +187,11 @@ def test_an_event_of_high_intensity_is_likelier():
     low = torch.zeros(1, len(rows.y), dtype=torch.float64)
     at_nodes = torch.zeros(1, 3, rows.node_times.shape[1], dtype=torch.float64)
     with torch.no_grad():
-        gain = model.log_likelihood(Evidence(eta, low + 1, at_nodes), rows) - model.log_likelihood(
-            Evidence(eta, low, at_nodes), rows
+        gain = model.log_likelihood(DecoderOutput(eta, low + 1, at_nodes), rows) - model.log_likelihood(
+            DecoderOutput(eta, low, at_nodes), rows
         )
-        loss = model.log_likelihood(Evidence(eta, low, at_nodes + np.log(2)), rows) - model.log_likelihood(
-            Evidence(eta, low, at_nodes), rows
+        loss = model.log_likelihood(DecoderOutput(eta, low, at_nodes + np.log(2)), rows) - model.log_likelihood(
+            DecoderOutput(eta, low, at_nodes), rows
         )
     events = (series.time > series.window[:, :1]).sum(1).double()
     torch.testing.assert_close(gain[0], events)
@@ -221,7 +223,7 @@ def test_gradients_are_those_of_differences(n_covariates):
         return model.log_likelihood(model.evidence(z0, rows, solve, []), rows).sum()
 
     total().backward()
-    for weight in (model.field.layers[0].weight, model.readout.bent.weight):
+    for weight in (model.field.layers[0].weight, model.decoder.bent.weight):
         gradient = weight.grad[0, -1].item()
         with torch.no_grad():
             around = []

@@ -40,7 +40,7 @@ def model_of(latent_size, *, likelihood="gaussian", process=False, hidden=(6,), 
 def linear_model(latent_size=3, n_outputs=2, n_covariates=0):
     module = model_of(latent_size, hidden=(), n_outputs=n_outputs, n_covariates=n_covariates)
     with torch.no_grad():
-        module.readout.bent.weight.zero_()
+        module.decoder.bent.weight.zero_()
         module.field.layers[0].bias.copy_(torch.linspace(-0.3, 0.4, latent_size))
     return module
 
@@ -143,10 +143,10 @@ def linear_outputs(module, times):
     """Slopes, of shape (n_times, n_outputs, latent_size), and offsets of what a linear model says at times."""
     k = module.latent_size
     weight, bias = (p.detach().numpy() for p in module.field.parameters())
-    readout = module.readout.linear.weight.detach().numpy()
-    shift = module.readout.linear.bias.detach().numpy() + module.readout.bent.bias.detach().numpy()
+    decoder = module.decoder.linear.weight.detach().numpy()
+    shift = module.decoder.linear.bias.detach().numpy() + module.decoder.bent.bias.detach().numpy()
     whole = [expm(np.block([[weight, bias[:, None]], [np.zeros((1, k + 1))]]) * t) for t in times]
-    return np.stack([readout @ w[:k, :k] for w in whole]), np.stack([readout @ w[:k, k] + shift for w in whole])
+    return np.stack([decoder @ w[:k, :k] for w in whole]), np.stack([decoder @ w[:k, k] + shift for w in whole])
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0])
@@ -186,7 +186,7 @@ class BruteForce:
             fine = np.linspace(0, times[-1], 401)
             rates = np.exp(
                 [
-                    hand.readout(t, z, "rate")[:, 0]
+                    hand.decoder(t, z, "rate")[:, 0]
                     for t, z in zip(fine, hand.path(self.z0, fine).swapaxes(0, 1), strict=True)
                 ]
             )
@@ -194,7 +194,7 @@ class BruteForce:
             weights[1:-1:2], weights[2:-1:2] = 4, 2
             log_joint -= weights @ rates * fine[1] / 3
             at_events = hand.path(self.z0, times).swapaxes(0, 1)
-            log_joint += sum(hand.readout(t, z, "rate")[:, 0] for t, z in zip(times[1:], at_events[1:], strict=True))
+            log_joint += sum(hand.decoder(t, z, "rate")[:, 0] for t, z in zip(times[1:], at_events[1:], strict=True))
         self.weights = np.exp(log_joint - log_joint.max())
         self.weights /= self.weights.sum()
         self.hand = hand
@@ -221,7 +221,7 @@ def predicted(module, found, asked, solve, n_draws):
     times = torch.tensor([asked], dtype=torch.float64)
     with torch.no_grad():
         states = module.path(z0, times, torch.tensor([[0.0, max(asked)]], dtype=torch.float64), None, solve, [])
-        eta = module.readout(states, torch.empty(len(asked), 0, dtype=torch.float64))[:, 0]
+        eta = module.decoder(states, torch.empty(len(asked), 0, dtype=torch.float64))[:, 0]
         weights = found.log_weights.exp()[:, 0, None, None]
         means, likelihood = module.likelihood.mean(eta), module.likelihood
         mean = (weights * means).sum(0)
@@ -241,7 +241,7 @@ def test_a_posterior_much_wider_than_its_shape_at_the_mode_is_covered(scale, by_
     """A growing latent state seen through a sigmoid: steep on one side of the mode, flat on the other."""
     module = model_of(1, likelihood="bernoulli", seed=1)
     with torch.no_grad():
-        for parameter in (*module.field.parameters(), module.readout.bent.weight):
+        for parameter in (*module.field.parameters(), module.decoder.bent.weight):
             parameter.mul_(scale)
     assert_like_brute_force(module, "bernoulli", 256, by_hand, tight_solve, accuracy=0.05)
 

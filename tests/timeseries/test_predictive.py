@@ -11,7 +11,7 @@ from skode.timeseries.latent_ode import HORIZON, LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, normal_draws
-from skode.timeseries.predictive import Answer, Predictive
+from skode.timeseries.predictive import Prediction, Predictive
 from skode.timeseries.tensors import PanelTensors
 
 LATENT, N_DRAWS = 2, 8
@@ -84,9 +84,9 @@ def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_h
     for row, (code, t) in enumerate(zip(asked.codes, asked.time, strict=True)):
         expected = (hand if t >= 0 else backward).path(z0[:, code], [abs(t)])[:, 0]
         np.testing.assert_allclose(states[:, row], expected, rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(eta[:, row].detach(), hand.readout(t, expected), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(eta[:, row].detach(), hand.decoder(t, expected), rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(
-            log_rate[:, row].detach(), hand.readout(t, expected, "rate")[:, 0], rtol=1e-5, atol=1e-6
+            log_rate[:, row].detach(), hand.decoder(t, expected, "rate")[:, 0], rtol=1e-5, atol=1e-6
         )
         np.testing.assert_allclose(weights[:, row], posterior.log_weights[:, code].exp(), rtol=1e-10)
 
@@ -138,7 +138,7 @@ def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tigh
     z0 = posterior.draws(normal_draws(N_DRAWS, LATENT)).numpy()
     hand = by_hand(module, lambda t: [np.interp(t, [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, -1.0, 1.0])])
     np.testing.assert_allclose(states[:, 1:], hand.path(z0[:, 1], [1.0, 3.0], max_step=0.01), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(eta[:, 2].detach(), hand.readout(3.0, states[:, 2].numpy()), rtol=1e-6)
+    np.testing.assert_allclose(eta[:, 2].detach(), hand.decoder(3.0, states[:, 2].numpy()), rtol=1e-6)
     fresh = by_hand(module, lambda t: [0.5])
     np.testing.assert_allclose(states[:, 0], fresh.path(z0[:, 0], [1.0])[:, 0], rtol=1e-5, atol=1e-6)
 
@@ -250,7 +250,7 @@ def test_where_none_can_be_solved_the_solver_says_why():
 
 def test_means_ignore_draws_without_weight():
     weights = torch.tensor([[0.25], [0.75], [0.0]])
-    answer = Answer(np.zeros(1, dtype=int), torch.zeros(3, 1, 1), torch.zeros(3, 1, 2), None, weights)
+    answer = Prediction(np.zeros(1, dtype=int), torch.zeros(3, 1, 1), torch.zeros(3, 1, 2), None, weights)
     values = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]], [[torch.nan, torch.inf]]])
     torch.testing.assert_close(answer.mean(values), torch.tensor([[2.5, 3.5]]))
     torch.testing.assert_close(answer.mean(values[..., 0]), torch.tensor([2.5]))

@@ -16,9 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode.frames import read_rows, read_targets
 from skode.inspection import DensityDisplay, SeriesForecastDisplay, ToleranceDisplay, TrajectoryDisplay
 from skode.model_selection import ContinuationScorer, ForecastSplit, PrefixSplit
-from skode.timeseries.frames import read_rows, read_targets
 from skode.training import as_python, dataframes, to_pandas
 
 pa = pytest.importorskip("pyarrow")

@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.function import FunctionTape
+from skode.solvers.fields.protocols import Field, Session, Tape
+from skode.solvers.fields.times import column, time_dtype_of
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.jacobians import Blocks, independent_blocks
-from skode.solvers.vector_field import AutogradField, Field, FunctionTape, Session, Tape, column, time_dtype_of
 
 
 class AugmentedField:

@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import SolverError
-from skode.solvers.integrate import Collector, Path, Problem, RecordedStep, index, moves, weights_tensor
-from skode.solvers.march import Clock, Move
+from skode.solvers.fields.autograd import WithGrad
+from skode.solvers.fields.function import check_value
+from skode.solvers.fields.times import time_dtype_of, time_tensor
+from skode.solvers.forward.move import Move
+from skode.solvers.forward.outputs import Collector, weights_tensor
+from skode.solvers.forward.problem import Path, Problem, RecordedStep
+from skode.solvers.forward.shared_steps import Clock
+from skode.solvers.indexing import index
+from skode.solvers.integrate import moves
 from skode.solvers.stepping import new_graph_stepper
-from skode.solvers.times import Jumps
-from skode.solvers.vector_field import WithGrad, check_value, time_dtype_of, time_tensor
+from skode.solvers.time_gradients import Jumps
 
 
 class _TensorClock(Clock):

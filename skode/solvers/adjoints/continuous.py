@@ -22,17 +22,19 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints.augmented import AugmentedField, Stretch
-from skode.solvers.callbacks import Callbacks
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.errors import SolverError
+from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.first_order import first_order
-from skode.solvers.integrate import Path, Problem, index, integrate
-from skode.solvers.march import StepControl, equal_steps
+from skode.solvers.forward.callbacks import Callbacks
+from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.forward.step_control import StepControl, equal_steps
+from skode.solvers.indexing import index
+from skode.solvers.integrate import integrate
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import Tolerances, rms_norm
-from skode.solvers.stepping.explicit import stage_time
+from skode.solvers.stepping.step import stage_time
 from skode.solvers.tableaus import ButcherTableau, Method
-from skode.solvers.vector_field import time_dtype_of
+from skode.solvers.tolerances import Tolerances, rms_norm
 
 
 def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
@@ -308,9 +310,9 @@ class AdjointSolve:
         if grid is not None:
             inner = grid[(grid > low) & (grid < high)]
             grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
-        landings = sorted((x for x in control.landings if low < x < high), reverse=t_next < t)
-        jumps = control.jumps & {*landings, t, t_next}
-        return replace(control, per_sample=False, landings=tuple(landings), jumps=jumps, grid=grid, first_step=None)
+        stop_times = sorted((x for x in control.stop_times if low < x < high), reverse=t_next < t)
+        jumps = control.jumps & {*stop_times, t, t_next}
+        return replace(control, per_sample=False, stop_times=tuple(stop_times), jumps=jumps, grid=grid, first_step=None)
 
     def _callbacks(self) -> Callbacks | None:
         """The callbacks of the adjoint equation, which get its state as a tuple."""
@@ -343,7 +345,7 @@ class EachAdjointSolve(AdjointSolve):
     def _stops_of(self, times: np.ndarray, t0: float, t1: float) -> np.ndarray:
         """Where a sample stops on its way back."""
         direction = 1.0 if t1 >= t0 else -1.0
-        ahead = direction * np.concatenate([times, self.problem.control.landings, [t0]])
+        ahead = direction * np.concatenate([times, self.problem.control.stop_times, [t0]])
         last = (direction * times).max(initial=direction * t0)
         return direction * np.unique(ahead[(ahead >= direction * t0) & (ahead <= last)])[::-1]
 
@@ -389,7 +391,7 @@ class EachAdjointSolve(AdjointSolve):
         return replace(
             control,
             per_sample=False,
-            landings=(),
+            stop_times=(),
             jumps=frozenset(),
             nudged=False,
             first_step=None,

@@ -15,14 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from skode.solvers.device import ReplayedTape
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.parameters import held_tensors
+from skode.solvers.fields.protocols import Session, Tape
+from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.first_order import first_order
-from skode.solvers.integrate import Path, Problem, RecordedStep, entries, index, integrate, start_time, weights_tensor
-from skode.solvers.parameters import held_tensors
-from skode.solvers.readout import Reading
+from skode.solvers.forward.output_times import Reading
+from skode.solvers.forward.outputs import weights_tensor
+from skode.solvers.forward.problem import Path, Problem, RecordedStep
+from skode.solvers.indexing import entries, index
+from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import PulledStep, new_stepper
-from skode.solvers.stepping.explicit import changed_field, stage_time
-from skode.solvers.vector_field import AutogradField, Session, Tape, time_dtype_of
+from skode.solvers.stepping.step import changed_field, stage_time
 
 
 def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from skode.solvers.device.control import Controls, in_allowed_errors
-from skode.solvers.step_size import Tolerances, rms_norm
+from skode.solvers.fields.protocols import Field, Session, Tape
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field, Session, Tape
+from skode.solvers.tolerances import Tolerances, rms_norm
 
 #: Most attempts between two looks of the host.
 FURTHEST = 16
@@ -133,7 +133,7 @@ class Attempts:
         self.tableau, self.field, self.tolerances, self.controls = tableau, field, tolerances, controls
         self.like, self.shape, self.t1, self.pullable = like, like.shape, t1, pullable
         self.coefficients = coefficients(tableau, like.dtype, like.device)
-        self.own = range(int(tableau.carries_last), tableau.n_stages)
+        self.own = range(int(tableau.fsal), tableau.n_stages)
 
     def new_tape(self) -> Tape:
         """A tape for the evaluations of an attempt."""
@@ -155,7 +155,7 @@ class Attempts:
         for slot, i in enumerate(self.own, start=first_slot):
             _combine(rows, i, table[i], tape.place(slot))
             tape.evaluate(slot, times[i], values[i + 1].view(self.shape))
-        if tableau.carries_last:
+        if tableau.fsal:
             y_next = tape.state(slot)
         else:
             y_next = torch.empty_like(rows[0])
@@ -183,7 +183,7 @@ class Attempts:
         last.copy_(lam.reshape(-1))
         handed_on = None
         for i in reversed(range(s)):
-            at_end = i == s - 1 and tableau.carries_last
+            at_end = i == s - 1 and tableau.fsal
             if at_end and carried is None and given is None:  # nothing has used it
                 pulled[i].zero_()
                 continue

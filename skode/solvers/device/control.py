@@ -1,6 +1,7 @@
 """The step-size control of a solve whose times and step sizes are tensors on the device.
 
-The arithmetic is that of :func:`skode.solvers.march.march` and :class:`skode.solvers.step_size.Controller`, in
+The arithmetic is that of :mod:`skode.solvers.forward.shared_steps` and of
+:class:`skode.solvers.forward.step_size.Controller`, in
 float64, as two elementwise functions. On a GPU each is one kernel, compiled by NVRTC (torch's jiterator); elsewhere
 they are torch operations.
 """
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skode.solvers.march import StepControl
-from skode.solvers.step_size import MAX_FACTOR, MIN_FACTOR, NON_FINITE_FACTOR, SAFETY
+from skode.solvers.forward.step_control import StepControl
+from skode.solvers.forward.step_size import MAX_FACTOR, MIN_FACTOR, NON_FINITE_FACTOR, SAFETY
 
 #: Ratios below this are taken for it, so that powers of them stay finite.
 LEAST_RATIO = 1e-10

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from skode.solvers.device.attempts import FURTHEST
 from skode.solvers.device.control import Controls, in_allowed_errors
-from skode.solvers.march import Move
-from skode.solvers.per_sample import Crowd
-from skode.solvers.step_size import all_finite, max_norm, mixed_norm, rms_norm
-from skode.solvers.stepping.explicit import TakenStep
+from skode.solvers.forward.move import Move
+from skode.solvers.forward.per_sample_steps import ActiveSamples
+from skode.solvers.stepping.step import TakenStep
+from skode.solvers.tolerances import all_finite, max_norm, mixed_norm, rms_norm
 
 #: Bytes of the stages that may be held between two looks.
 MOST_HELD = 2**30
@@ -62,16 +62,16 @@ class Round(NamedTuple):
     log: Tensor
 
 
-def march_each_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
-    """Accepted steps of the samples, round by round; see :func:`skode.solvers.per_sample.march_each`."""
+def per_sample_steps_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
+    """Accepted steps of the samples, round by round; see :mod:`skode.solvers.forward.per_sample_steps`."""
     if not all_finite(y0):
         raise ValueError("y0 contains NaN or infinity.")
-    crowd = CrowdAhead(problem, stepper, y0)
-    crowd.leave()
-    yield from crowd.rounds()
+    active = CrowdAhead(problem, stepper, y0)
+    active.leave()
+    yield from active.rounds()
 
 
-class CrowdAhead(Crowd):
+class CrowdAhead(ActiveSamples):
     """The host's account of samples whose steps the device tries and judges."""
 
     def __init__(self, problem: Any, stepper: Any, y0: Tensor) -> None:
@@ -82,7 +82,7 @@ class CrowdAhead(Crowd):
         super().__init__(problem, stepper, y0)
         tableau = problem.tableau
         self.controls = Controls.of(problem.control, tableau.error_order, 1.0)
-        self.state = Samples(y0, problem.f0 if tableau.carries_last else None, ())
+        self.state = Samples(y0, problem.f0 if tableau.fsal else None, ())
         device = y0.device
         self.a = [torch.tensor(row, dtype=y0.dtype, device=device) for row in (*tableau.a, tableau.b, tableau.e)]
 
@@ -151,7 +151,7 @@ class CrowdAhead(Crowd):
                 continue
             state = combined(i, a[i]) if i else y
             stages[i] = field((t + tableau.c[i] * step).to(y.dtype).view(shape), state)
-        y_next = state if tableau.carries_last else combined(s, a[s])
+        y_next = state if tableau.fsal else combined(s, a[s])
         error = torch.mv(flat.t(), a[s + 1]).view(y.shape) * h
         ratio = self._sizes(in_allowed_errors(error, y, y_next, *self._tolerances()))
         good, new_t, new_size, last, before, rejected = self.controls.judge(ratio, t, t_next, t1, wanted, *history)
@@ -181,7 +181,7 @@ class CrowdAhead(Crowd):
         good = good.astype(bool)
         self.attempts += 1
         tableau = self.problem.tableau
-        evaluations = tableau.n_stages - tableau.carries_last
+        evaluations = tableau.n_stages - tableau.fsal
         self.statistics.nfev += evaluations
         self.count(good, evaluations)
         if good.any():

@@ -12,18 +12,21 @@ from torch import Tensor, nn
 
 from skode.solvers.device.attempts import FURTHEST, Attempted, Attempts, Moment
 from skode.solvers.device.control import Controls
-from skode.solvers.device.each import march_each_ahead
+from skode.solvers.device.each import per_sample_steps_ahead
 from skode.solvers.device.fingerprint import fingerprint
-from skode.solvers.device.own_times import OutsideError
 from skode.solvers.device.replay import KINDS, Replay, ReplayedTape, field_inputs, replay_key, take_replay
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import NonFiniteDerivativeError
-from skode.solvers.march import MOST_LEAVES, Move, first_sample, refuse_non_finite, too_many, too_small
-from skode.solvers.parameters import graphs_are_watched
-from skode.solvers.step_size import NORMS, Tolerances, all_finite
-from skode.solvers.stepping.explicit import ExplicitStepper, TakenStep
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.parameters import graphs_are_watched
+from skode.solvers.fields.pullback import PullbackField, has_own_pullback, is_hooked
+from skode.solvers.forward.giving_up import MOST_LEAVES, first_sample, refuse_non_finite, too_many, too_small
+from skode.solvers.forward.move import Move
+from skode.solvers.forward.times_on_device import OutsideError
+from skode.solvers.stepping.explicit import ExplicitStepper
+from skode.solvers.stepping.step import TakenStep
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import AutogradField, PullbackField, has_own_pullback, is_hooked
+from skode.solvers.tolerances import NORMS, Tolerances, all_finite
 
 
 def marches_ahead(problem: Any, y0: Tensor) -> bool:
@@ -37,7 +40,7 @@ def marches_ahead(problem: Any, y0: Tensor) -> bool:
         and isinstance(tableau, ButcherTableau)
         and tableau.adaptive
         and not tableau.implicit
-        and not control.landings
+        and not control.stop_times
         and not control.nudged
         and type(control.tolerances) is Tolerances  # the device knows no other test
         and not control.tolerances.of_elements
@@ -97,9 +100,9 @@ class AheadStepper(ExplicitStepper):
 
 
 def march_ahead(problem: Any, stepper: AheadStepper, y0: Tensor) -> Iterator[Move]:
-    """Accepted steps from the problem's ``t0`` to its ``t1``, in order; see :func:`skode.solvers.march.march`."""
+    """Accepted steps from the problem's ``t0`` to its ``t1``; see :mod:`skode.solvers.forward.shared_steps`."""
     if problem.control.per_sample:
-        return march_each_ahead(problem, stepper, y0)
+        return per_sample_steps_ahead(problem, stepper, y0)
     kind = _March if problem.replay is None else _Replaying
     return kind(problem, stepper, y0).moves()
 
@@ -130,7 +133,7 @@ class _March:
             size = number(control.first_step)
         else:
             size = self.attempts.first_size(t0, y0, problem.f0, number(abs(problem.t1 - problem.t0)))
-        first = problem.f0.reshape(-1) if tableau.carries_last else None
+        first = problem.f0.reshape(-1) if tableau.fsal else None
         self.moment = Moment(y0, first, (t0, size, one, one, number(0.0)))
 
     def ahead(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
@@ -175,7 +178,7 @@ class _March:
         left_at, leaving_from, leaves = math.inf, t, 0  # as in skode.solvers.march
         longest = control.max_step or math.inf
         statistics.nfev += control.first_step is None
-        n_evaluations = problem.tableau.n_stages - problem.tableau.carries_last
+        n_evaluations = problem.tableau.n_stages - problem.tableau.fsal
         try:
             self.begin()
             n_ahead = self.n_ahead

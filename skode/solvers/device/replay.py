@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skode.solvers.buffer_pool import also_free
 from skode.solvers.device.attempts import FURTHEST, Attempted, Attempts, Moment
 from skode.solvers.device.control import Controls
 from skode.solvers.device.graphs import Recording, new_pool, on_the_side, stream_of
-from skode.solvers.idle_memory import also_free
-from skode.solvers.parameters import held_tensors
-from skode.solvers.vector_field import AutogradField, Tape
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.parameters import held_tensors
+from skode.solvers.fields.protocols import Tape
 
 #: Kinds of problems whose recordings are kept, and how many are remembered that have been solved without.
 MOST_KINDS, MOST_SEEN = 64, 1024
@@ -69,7 +70,7 @@ class Replay:
         self.clock = torch.zeros(6, dtype=torch.float64, device=like.device)
         self.numbers = torch.zeros(6, dtype=torch.float64, pin_memory=like.device.type == "cuda")
         y = torch.zeros_like(like, memory_format=torch.contiguous_format)
-        first = torch.zeros_like(y.view(-1)) if tableau.carries_last else None
+        first = torch.zeros_like(y.view(-1)) if tableau.fsal else None
         *clock, t1 = self.clock.unbind()
         self.moment = Moment(y, first, tuple(clock))  # type: ignore[arg-type]
         controls = Controls.of(control, tableau.error_order, direction)

@@ -6,14 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
+from skode.solvers.fields.protocols import Field
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping.adams import AdamsStepper, GraphAdamsStepper
-from skode.solvers.stepping.explicit import NO_EDGES, Edges, ExplicitStepper, PulledStep, TakenStep
+from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.graph import GraphImplicitStepper, GraphStepper
 from skode.solvers.stepping.implicit import ImplicitStepper
+from skode.solvers.stepping.step import NO_EDGES, Edges, PulledStep, TakenStep
 from skode.solvers.tableaus import AdamsMethod, Method
-from skode.solvers.vector_field import Field
+from skode.solvers.tolerances import Tolerances
 
 __all__ = [
     "NO_EDGES",

@@ -13,21 +13,14 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import ConvergenceError
+from skode.solvers.fields.protocols import Field, Session
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import Tolerances
-from skode.solvers.stepping.explicit import (
-    NO_EDGES,
-    Edges,
-    ExplicitStepper,
-    PulledStep,
-    TakenStep,
-    changed_field,
-    stage_time,
-    tableau_tensors,
-)
+from skode.solvers.stepping.coefficients import tableau_tensors
+from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.graph import GraphStepper
+from skode.solvers.stepping.step import NO_EDGES, Edges, PulledStep, TakenStep, changed_field, stage_time
 from skode.solvers.tableaus.adams import AdamsMethod
-from skode.solvers.vector_field import Field, Session
+from skode.solvers.tolerances import Tolerances
 
 MAX_ITERATIONS = 100
 

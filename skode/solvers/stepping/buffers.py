@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from skode.solvers.idle_memory import IdleMemory
+from skode.solvers.buffer_pool import BufferPool
 
 
 class _Buffers:
@@ -20,7 +20,7 @@ class _Buffers:
         The kind, the number of rows, and the states' shape, dtype and device.
     """
 
-    idle = IdleMemory()
+    pool = BufferPool()
 
     def __init__(self, key: tuple) -> None:
         self.key = key
@@ -31,10 +31,10 @@ class _Buffers:
     @classmethod
     def like(cls, n_rows: int, like: Tensor) -> Self:
         key = (cls, n_rows, like.shape, like.dtype, like.device)
-        return cls.idle.take(key, lambda: cls(key))
+        return cls.pool.acquire(key, lambda: cls(key))
 
     def release(self) -> None:
-        self.idle.give(self.key, self)
+        self.pool.release(self.key, self)
 
     def nbytes(self) -> int:
         return self.all.numel() * self.all.element_size()

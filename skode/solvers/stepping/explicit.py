@@ -3,106 +3,19 @@
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.fields.protocols import Field, Session, Tape
+from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping.buffers import ReverseBuffers, StageBuffers
+from skode.solvers.stepping.coefficients import tableau_tensors
+from skode.solvers.stepping.step import NO_EDGES, Edges, PulledStep, StepSize, TakenStep, stage_time
 from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.vector_field import Field, Session, Tape, time_dtype_of
-
-# A step size is a float, or a column of them where every sample takes its own steps.
-StepSize = float | Tensor
-
-# Whether the field is to be evaluated just inside the start and the end of a step, not at them; see `stage_time`.
-Edges = tuple[bool | Tensor, bool | Tensor]
-NO_EDGES: Edges = (False, False)
-
-
-class TableauTensors:
-    """A tableau's coefficients in the state's dtype, as a step's matrix-vector products need them."""
-
-    def __init__(self, tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> None:
-        def tensor(values: Any) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
-
-        s = tableau.n_stages
-        full = [row + (0.0,) * (s - len(row)) for row in tableau.a]
-        a, self.b = tensor(full), tensor(tableau.b)
-        self.e = tensor(tableau.e) if tableau.e is not None else None
-        self.full = a
-        self.a = [a[i, :i].contiguous() for i in range(s)]
-        # Column i of [a; b] below the diagonal: the weights with which later stages and the result use stage i.
-        self.uses = [torch.cat([a[i + 1 :, i], self.b[i : i + 1]]) for i in range(s)]
-
-
-@functools.cache
-def tableau_tensors(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> TableauTensors:
-    """The coefficients of a method, made once for each dtype and device."""
-    # What is made in inference mode, or inside a transform of torch.func, could not be used outside.
-    with torch.inference_mode(False), torch._C._DisableFuncTorch():
-        return TableauTensors(tableau, dtype, device)
-
-
-@dataclass(slots=True)
-class TakenStep:
-    """An accepted step, with what is needed to read outputs off it and to pull it back.
-
-    Attributes
-    ----------
-    t, h : float, or ndarray and column Tensor
-        Start and size; of each sample that took the step where steps are per sample.
-    y, y_next : Tensor
-        The states at its start and end.
-    stages : Tensor of shape (s, n)
-        The stages' derivatives; a view of the stepper's buffer until ``stepper.accept`` is called.
-    tableau : ButcherTableau
-        The formula that was used.
-    tape : Tape or None
-        The evaluations that the step made, where they are kept.
-    edges : tuple of two bool
-        Whether evaluations at the very start and end are nudged into the step.
-    begins : bool
-        Whether it took over nothing from the steps before it, though the method would.
-    unsolved : ndarray of bool or None
-        The blocks of the state (samples, or the whole) whose equations an implicit method did not solve.
-    lasting : bool
-        Whether its memory is its own for as long as anything refers to its tape.
-    """
-
-    t: Any
-    h: Any
-    y: Tensor
-    y_next: Tensor
-    stages: Tensor | None
-    tableau: ButcherTableau
-    tape: Tape | None
-    edges: Edges = NO_EDGES
-    begins: bool = False
-    unsolved: np.ndarray | None = None
-    lasting: bool = False
-
-
-@dataclass(slots=True)
-class PulledStep:
-    """Cotangents that one step hands back.
-
-    Attributes
-    ----------
-    y : Tensor
-        Of the state at its start.
-    carried : Tensor of shape (r, n) or None
-        Of the derivatives that it took over from the steps before.
-    """
-
-    y: Tensor
-    carried: Tensor | None
+from skode.solvers.tolerances import Tolerances
 
 
 class ExplicitStepper:
@@ -158,7 +71,7 @@ class ExplicitStepper:
         self.statistics = statistics
         self.keep = keep
         self.coefficients = tableau_tensors(tableau, like.dtype, like.device)
-        self.n_carried = int(tableau.carries_last)
+        self.n_carried = int(tableau.fsal)
         self.keeps_first = bool(self.n_carried)
         self.own = range(self.n_carried, tableau.n_stages)
         self.memory = StageBuffers.like(tableau.n_stages + 1, like)
@@ -363,29 +276,3 @@ class ExplicitStepper:
             self.stages[0] = first
         step.tape = self.field.tape(step.y, len(self.own), pullable=True)
         return self._fill(step.t, step.h, step.y, step.tape, step.edges, last_is_used=last_is_used)
-
-
-def changed_field() -> RuntimeError:
-    """The error of a field that is not what it was in the solve."""
-    return RuntimeError(
-        "func(t, y) gave other values when it was evaluated again for the gradient: it is random (dropout in "
-        "training mode?) or something that it uses has changed since the solve. adjoint='backprop' "
-        "evaluates it only once."
-    )
-
-
-def stage_time(t: Any, h: Any, c: float, edges: Edges, dtype: torch.dtype) -> Any:
-    """``t + c h``, or one unit in the last place of the dtype inside the step, so as not to touch a discontinuity.
-
-    ``edges`` says for the start and the end of the step whether it is to be inside: by booleans, or columns of them.
-    """
-    time = t + c * h
-    edge, inwards = (edges[0], 1.0) if c == 0.0 else (edges[1], -1.0) if c == 1.0 else (False, 0.0)
-    if edge is False:
-        return time
-    exact = torch.as_tensor(time, dtype=dtype).detach()
-    direction = torch.sign(torch.as_tensor(h, dtype=dtype).detach()) * inwards
-    nudged = torch.nextafter(exact, direction * math.inf)
-    if isinstance(edge, Tensor):
-        return torch.where(edge, nudged, time)
-    return time + (nudged - exact) if isinstance(time, Tensor) else float(nudged)

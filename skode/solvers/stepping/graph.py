@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.times import time_dtype_of, time_tensor
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import Tolerances
-from skode.solvers.stepping.explicit import NO_EDGES, Edges, ExplicitStepper, TakenStep, stage_time, tableau_tensors
+from skode.solvers.stepping.coefficients import tableau_tensors
+from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.implicit import ImplicitStepper
+from skode.solvers.stepping.step import NO_EDGES, Edges, TakenStep, stage_time
 from skode.solvers.tableaus import ButcherTableau, get_method
+from skode.solvers.tolerances import Tolerances
 from skode.solvers.transforms import no_derivatives
-from skode.solvers.vector_field import AutogradField, time_dtype_of, time_tensor
 
 #: Order of the derivatives up to which recorded implicit steps are right.
 HIGHEST_DERIVATIVE = 4
@@ -55,7 +58,7 @@ class GraphStepper:
         for i in range(1, tableau.n_stages):
             state = self._advance(y, a[i], h)
             self.stages.append(self._evaluate(stage_time(t, h, tableau.c[i], edges, self.time_dtype), state))
-        return state if tableau.carries_last else self._advance(y, self.coefficients.b, h)
+        return state if tableau.fsal else self._advance(y, self.coefficients.b, h)
 
     def _advance(self, y: Tensor, weights: Tensor, h: Any) -> Tensor:
         h = h.to(y.dtype) if isinstance(h, Tensor) else h
@@ -68,14 +71,14 @@ class GraphStepper:
         return (step.h * (self.coefficients.e @ step.stages).view(self.shape)).detach()
 
     def accept(self) -> None:
-        self.first = self.stages[-1] if self.tableau.carries_last else None
+        self.first = self.stages[-1] if self.tableau.fsal else None
 
     def accept_some(self, moved: Tensor) -> None:
-        if self.again is not None and self.tableau.carries_last and self.first is not None:
+        if self.again is not None and self.tableau.fsal and self.first is not None:
             these, other = self.again
             first = self.first.view(self.shape)
             self.first = first.index_copy(0, these, other.stages[-1].view(other.shape)).reshape(-1)
-        elif self.tableau.carries_last and self.first is not None:
+        elif self.tableau.fsal and self.first is not None:
             last, first = self.stages[-1].view(self.shape), self.first.view(self.shape)
             self.first = torch.where(moved, last, first).reshape(-1)
         else:
@@ -178,7 +181,7 @@ class GraphImplicitStepper(GraphStepper):
         per_sample = isinstance(h, Tensor) and h.ndim > 0
         plain_t, plain_h = (t, h) if per_sample else (_number(t), _number(h))
         tableau, inner = self.tableau, self.inner
-        if tableau.carries_last and self.first is None:
+        if tableau.fsal and self.first is None:
             self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
         with no_derivatives():
             if self.first is not None:

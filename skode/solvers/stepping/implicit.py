@@ -15,18 +15,10 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import newton_failed
-from skode.solvers.stepping.explicit import (
-    NO_EDGES,
-    Edges,
-    ExplicitStepper,
-    PulledStep,
-    StepSize,
-    TakenStep,
-    changed_field,
-    stage_time,
-)
+from skode.solvers.fields.protocols import Session, Tape
+from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.jacobians import Blocks, blocks_of
-from skode.solvers.vector_field import Session, Tape
+from skode.solvers.stepping.step import NO_EDGES, Edges, PulledStep, StepSize, TakenStep, changed_field, stage_time
 
 MAX_ITERATIONS = 10  # of an adaptive method, which can take a smaller step instead
 MAX_ITERATIONS_FIXED = 50

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from skode.solvers.vector_field import Field, Tape
+from skode.solvers.fields.protocols import Field, Tape
 
 
 class Blocks:

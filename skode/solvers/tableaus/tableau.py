@@ -55,7 +55,7 @@ class ButcherTableau:
         Whether a stage depends on itself or on a later one.
     diagonal : bool
         Whether the method is implicit and no stage depends on a later one, so that they are solved one after another.
-    carries_last : bool
+    fsal : bool
         Whether the last stage of a step, evaluated at the new state, is the first stage of the next step.
     """
 
@@ -72,7 +72,7 @@ class ButcherTableau:
     n_stages: int = field(init=False)
     implicit: bool = field(init=False)
     diagonal: bool = field(init=False)
-    carries_last: bool = field(init=False)
+    fsal: bool = field(init=False)
 
     def __post_init__(self) -> None:
         s = len(self.c)
@@ -83,7 +83,7 @@ class ButcherTableau:
         object.__setattr__(self, "n_stages", s)
         object.__setattr__(self, "implicit", implicit)
         object.__setattr__(self, "diagonal", implicit and not np.triu(a, 1).any())
-        object.__setattr__(self, "carries_last", explicit_at_start and evaluated_at_end)
+        object.__setattr__(self, "fsal", explicit_at_start and evaluated_at_end)
 
     @property
     def adaptive(self) -> bool:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from skode.solvers import Statistics
 from skode.solvers.solution import Solve
 from skode.timeseries.encoders.base import Encoder, taken
-from skode.timeseries.gru import GRU
+from skode.timeseries.encoders.gru import GRU
 
 
 class RecurrentEncoder(Encoder):

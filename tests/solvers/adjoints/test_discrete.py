@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from skode.solvers import odeint, solve_ivp
-from skode.solvers.parameters import GRAPH_NBYTES, find_parameters
+from skode.solvers.fields.parameters import GRAPH_NBYTES, find_parameters
 
 
 def in_steps(n):

@@ -12,8 +12,9 @@ import torch
 
 from skode.solvers.device import control
 from skode.solvers.device.control import Controls, in_allowed_errors
-from skode.solvers.march import StepControl
-from skode.solvers.step_size import CONTROLLERS, Controller, ControllerEach, Tolerances
+from skode.solvers.forward.step_control import StepControl
+from skode.solvers.forward.step_size import CONTROLLERS, Controller, ControllerEach
+from skode.solvers.tolerances import Tolerances
 
 NAN, INF = math.nan, math.inf
 EXPONENTS = {**CONTROLLERS, "own": (0.7, -0.3, 0.1)}

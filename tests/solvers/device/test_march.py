@@ -21,14 +21,15 @@ from skode.solvers import (
 from skode.solvers.device.attempts import Attempts
 from skode.solvers.device.control import Controls
 from skode.solvers.device.march import _March, marches_ahead
-from skode.solvers.integrate import Problem
-from skode.solvers.march import StepControl
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.forward.problem import Problem
+from skode.solvers.forward.step_control import StepControl
+from skode.solvers.forward.step_size import first_step_size
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import NORMS, Tolerances, first_step_size
-from skode.solvers.vector_field import AutogradField
+from skode.solvers.tolerances import NORMS, Tolerances
 
 EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
-TAKING_OVER = [name for name in EXPLICIT if METHODS[name].carries_last]
+TAKING_OVER = [name for name in EXPLICIT if METHODS[name].fsal]
 # Steps of 0.2, whatever rounding does to the error estimates.
 EQUAL = {"first_step": 0.2, "max_step": 0.2, "rtol": 1.0, "atol": 1.0}
 TOLERANCES = {"rtol": 1e-3, "atol": 1e-3}
@@ -236,8 +237,8 @@ def test_own_spans_on_common_steps(agree, solved, y0, mlp, kind, adjoint):
 
 def test_steps_that_must_end_at_given_times_are_the_hosts(agree, solved, y0):
     func = Forced()
-    for landings in ({"step_t": [0.5]}, {"jump_t": [0.5]}):
-        agree(lambda given=landings: solved(func, y0, t_eval=[1.0], **given), rtol=0.0)
+    for stop_times in ({"step_t": [0.5]}, {"jump_t": [0.5]}):
+        agree(lambda given=stop_times: solved(func, y0, t_eval=[1.0], **given), rtol=0.0)
 
 
 # Modes, and several backward passes
@@ -439,7 +440,7 @@ def test_which_solves_march_ahead(y0, ahead):
         *((name, {}, True) for name in EXPLICIT),
         *((name, {}, False) for name in METHODS if name not in EXPLICIT),
         ("dopri5", {"per_sample": True}, True),
-        ("dopri5", {"landings": (0.5,)}, False),
+        ("dopri5", {"stop_times": (0.5,)}, False),
         ("dopri5", {"nudged": True}, False),
         ("dopri5", {"span": (1.0, 1.0)}, False),
         ("dopri5", {"span": (0.0, math.inf)}, False),

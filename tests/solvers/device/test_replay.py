@@ -90,13 +90,13 @@ def gradients(field, y0, **settings):
 @pytest.mark.parametrize("where", OUTPUTS)
 @pytest.mark.parametrize("method", EXPLICIT)
 def test_methods_and_output_times(sequence, mlp, y0, method, where):
-    sequence(mlp, y0, method=method, t_eval=OUTPUTS[where], counts=METHODS[method].carries_last, n=3, **EQUAL)
+    sequence(mlp, y0, method=method, t_eval=OUTPUTS[where], counts=METHODS[method].fsal, n=3, **EQUAL)
 
 
 @pytest.mark.parametrize("method", ["bosh3", "dopri8", "fehlberg2"])
 def test_the_continuous_adjoint(sequence, mlp, y0, method):
     settings = {"method": method, "adjoint": "continuous", "t_eval": [0.35, 1.0]}
-    sequence(mlp, y0, counts=METHODS[method].carries_last, n=3, **settings, **EQUAL)
+    sequence(mlp, y0, counts=METHODS[method].fsal, n=3, **settings, **EQUAL)
 
 
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])

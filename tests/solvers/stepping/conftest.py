@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.times import time_tensor
 from skode.solvers.statistics import Statistics
-from skode.solvers.step_size import Tolerances
 from skode.solvers.stepping import new_graph_stepper, new_stepper
 from skode.solvers.tableaus import METHODS, ButcherTableau
-from skode.solvers.vector_field import AutogradField, time_tensor
+from skode.solvers.tolerances import Tolerances
 
 TABLEAUS = {name: method for name, method in METHODS.items() if isinstance(method, ButcherTableau)}
 T, H = 0.3, 0.2

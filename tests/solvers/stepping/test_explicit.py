@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skode.solvers.stepping.explicit import NO_EDGES, stage_time
+from skode.solvers.stepping.step import NO_EDGES, stage_time
 from skode.solvers.tableaus import METHODS
 
 T, H = 0.3, 0.2
@@ -46,7 +46,7 @@ def test_the_next_step_starts_from_the_last_stage_where_it_can(explicit_tableau,
     stepper.accept()
     before = stepper.statistics.nfev
     y2 = stepper.attempt(T + H, H, y1).y_next
-    assert stepper.statistics.nfev - before == explicit_tableau.n_stages - explicit_tableau.carries_last
+    assert stepper.statistics.nfev - before == explicit_tableau.n_stages - explicit_tableau.fsal
     close(y2, definition(explicit_tableau, field, T + H, H, y1).y_next)
 
 
@@ -70,7 +70,7 @@ def test_a_state_survives_the_steps_tried_from_it(explicit_tableau, field, y, st
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_pulling_a_step_is_its_vector_jacobian_product(explicit_tableau, field, p, y, kept, started, definition, draw):
-    s, takes_over = explicit_tableau.n_stages, explicit_tableau.carries_last
+    s, takes_over = explicit_tableau.n_stages, explicit_tableau.fsal
     lam, given = draw(*y.shape), draw(s, *y.shape)
     carried = draw(1, y.numel()) if takes_over else None
     whole = definition(explicit_tableau, field, T, H, y)
@@ -138,9 +138,9 @@ def test_a_column_of_step_sizes_is_one_step_per_sample(tableau, y, started, defi
         if error is not None:
             torch.testing.assert_close(error[one], alone.error, rtol=0, atol=1e-13)
         none = torch.zeros_like(alone.stages)
-        expected = alone.pulled(lam[one], none, [], takes_over=tableau.carries_last)
+        expected = alone.pulled(lam[one], none, [], takes_over=tableau.fsal)
         close(pulled.y[one], expected[0], 1e-12)
-        if tableau.carries_last:
+        if tableau.fsal:
             close(pulled.carried.view_as(y)[one], expected[1], 1e-12)
 
 

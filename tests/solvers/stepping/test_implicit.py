@@ -10,8 +10,8 @@ import scipy.optimize
 import torch
 
 from skode.solvers import ConvergenceError, odeint, solve_ivp
-from skode.solvers.step_size import Tolerances
 from skode.solvers.tableaus import METHODS
+from skode.solvers.tolerances import Tolerances
 
 T, H = 0.3, 0.1
 ADAPTIVE = ["kvaerno3", "kvaerno5"]
@@ -62,7 +62,7 @@ def test_states_have_any_shape(implicit_tableau, shape, started, definition, dra
 
 @pytest.mark.parametrize("h", [H, -H])
 def test_pulling_a_step_is_its_vector_jacobian_product(implicit_tableau, field, p, y, h, started, definition, draw):
-    s, takes_over = implicit_tableau.n_stages, implicit_tableau.carries_last
+    s, takes_over = implicit_tableau.n_stages, implicit_tableau.fsal
     lam, given = draw(*y.shape), draw(s, *y.shape)
     carried = draw(1, y.numel()) if takes_over else None
     asked = given.clone()

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from skode.dynamics import MLPField
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.pullback import PullbackField
 from skode.solvers.stepping.jacobians import Blocks
-from skode.solvers.vector_field import AutogradField, PullbackField
 
 
 def rows(t, y):

@@ -49,7 +49,7 @@ def test_fehlberg2_carries_on_the_higher_order_and_embeds_its_last_row(full_matr
     # Fehlberg's own solution of order 1, whose error he estimates with that of order 2.
     tableau = METHODS["fehlberg2"]
     assert (np.array(tableau.b) - tableau.e).tolist() == full_matrix(tableau)[-1].tolist()
-    assert not tableau.carries_last
+    assert not tableau.fsal
 
 
 def test_dopri8_has_the_published_simplifications(full_matrix):

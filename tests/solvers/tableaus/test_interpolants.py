@@ -62,7 +62,7 @@ def test_interpolant_leaves_along_an_explicit_first_stage(name):
     np.testing.assert_allclose(tableau.interpolation_weight_slopes(np.array([0.0]))[0], expected, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("name", [name for name, tableau in TABLEAUS.items() if tableau.carries_last])
+@pytest.mark.parametrize("name", [name for name, tableau in TABLEAUS.items() if tableau.fsal])
 def test_interpolant_arrives_along_a_last_stage_that_is_carried(name):
     # The first stage of the next step: the dense output has a continuous derivative.
     tableau = METHODS[name]

@@ -80,7 +80,7 @@ def test_gradients_are_those_of_what_is_read_off(method, interp, exact_adjoint):
 def test_the_stages_added_are_explicit():
     for name in RUNGE_KUTTA:
         tableau = cubic(METHODS[name])
-        assert tableau.carries_last
+        assert tableau.fsal
         assert not any(tableau.a[0])
         assert linear(METHODS[name]).a == METHODS[name].a
 

@@ -91,22 +91,22 @@ def test_kinds_of_methods():
     assert named(lambda tableau: tableau.adaptive) == ADAPTIVE
     assert named(lambda tableau: tableau.implicit) == DIAGONAL | COUPLED
     assert named(lambda tableau: tableau.diagonal) == DIAGONAL
-    assert named(lambda tableau: tableau.carries_last) == CARRY
+    assert named(lambda tableau: tableau.fsal) == CARRY
 
 
 def test_last_stage_is_carried_from_an_explicit_start_to_an_end_at_the_new_state():
-    assert small().carries_last
-    assert small(a=((), (1.0,)), b=(1.0, 0.0)).carries_last
-    assert not small(a=((0.5, -0.5), (0.5, 0.5))).carries_last
-    assert not small(c=(0.25, 1.0)).carries_last
-    assert not small(c=(0.0, 0.75)).carries_last
-    assert not small(a=((), (1.0,))).carries_last
+    assert small().fsal
+    assert small(a=((), (1.0,)), b=(1.0, 0.0)).fsal
+    assert not small(a=((0.5, -0.5), (0.5, 0.5))).fsal
+    assert not small(c=(0.25, 1.0)).fsal
+    assert not small(c=(0.0, 0.75)).fsal
+    assert not small(a=((), (1.0,))).fsal
 
 
 @pytest.mark.parametrize("a", [((),), ((0.0,),), ((1.0,),)])
 def test_a_single_stage_is_never_carried(a):
-    assert not small(c=(1.0,), a=a, b=(1.0,), interpolant=((1.0,),)).carries_last
-    assert not small(c=(0.0,), a=a, b=(1.0,), interpolant=((1.0,),)).carries_last
+    assert not small(c=(1.0,), a=a, b=(1.0,), interpolant=((1.0,),)).fsal
+    assert not small(c=(0.0,), a=a, b=(1.0,), interpolant=((1.0,),)).fsal
 
 
 @pytest.mark.parametrize(

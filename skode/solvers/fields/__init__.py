@@ -1,0 +1,1 @@
+"""Vector fields as the engine sees them."""

@@ -1,0 +1,117 @@
+"""What the engine integrates: ``f(t, y)`` together with its vector-Jacobian product, as protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+Function = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class OffersPullback(Protocol):
+    """A vector field with its own vector-Jacobian product. Any object with these methods takes the fast path.
+
+    ``t`` is a float, or a tensor that broadcasts against ``y`` where every sample has its own time. A field may also
+    have a method ``bind()``, called once per solve: it returns what answers these calls for the parameters' present
+    values (``parameters()`` only if that is faster than the field's own).
+    """
+
+    def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
+        """The field's value at ``(t, y)``."""
+        ...
+
+    def linearize(self, t: float | Tensor, y: Tensor) -> tuple[Tensor, Any]:
+        """The value, and whatever :meth:`pullback` needs of this evaluation (tensors, or tuples of them)."""
+        ...
+
+    def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
+        """``cotangent^T df/dy``, and what the parameters' gradients need."""
+        ...
+
+    def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> Sequence[Tensor]:
+        """Summed gradients, in the order of ``parameters()``, of evaluations given as (residuals, deltas) pairs."""
+        ...
+
+    def parameters(self) -> Any:
+        """The tensors that :meth:`parameter_gradients` answers for."""
+        ...
+
+
+class Tape(Protocol):
+    """Some evaluations of a field, each in a slot of its own, kept so that they can be pulled back.
+
+    Attributes
+    ----------
+    n_slots : int
+        How many evaluations it holds.
+    reused : bool
+        Whether the states' memory is the tape's own, so that they change when the tape is filled again.
+    """
+
+    n_slots: int
+    reused: bool
+
+    def place(self, slot: int) -> Tensor:
+        """Where to write the state of an evaluation, flattened."""
+        ...
+
+    def state(self, slot: int) -> Tensor:
+        """The same memory in the state's shape."""
+        ...
+
+    def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
+        """Evaluate the field at a slot's state, into ``out`` of the state's shape."""
+        ...
+
+    def nbytes(self) -> int:
+        """Memory that it holds."""
+        ...
+
+    def release(self) -> None:
+        """Let go of it: nobody will look at its states again."""
+        ...
+
+
+class Session(Protocol):
+    """One reverse sweep over a field: pulls cotangents back through tapes and gathers the parameters' gradients."""
+
+    def place(self, tape: Any, slot: int) -> Tensor:
+        """Where to write the cotangent of a slot's value, flattened, before it is pulled."""
+        ...
+
+    def pull(self, tape: Any, slot: int, cotangent: Tensor | None, out: Tensor) -> None:
+        """Cotangent of a slot's state into ``out``, from that of its value: as given, or as written in its place."""
+        ...
+
+    def flush(self, tape: Any) -> None:
+        """Form the parameter gradients of the slots pulled so far, so that the tape may be let go."""
+        ...
+
+    def discard(self) -> None:
+        """Forget the slots pulled since the last flush: nobody asks for parameters' gradients of them."""
+        ...
+
+    def parameter_gradients(self) -> tuple[Tensor | None, ...]:
+        """Gradients summed over the session, one per parameter."""
+        ...
+
+
+class Field(Protocol):
+    """What the engine calls: plainly by ``field(t, y)``, or on a tape.
+
+    Attributes
+    ----------
+    parameters : tuple of Tensor
+        The tensors that a session's gradients belong to.
+    """
+
+    parameters: tuple[Tensor, ...]
+
+    def __call__(self, t: Any, y: Tensor) -> Tensor: ...
+
+    def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape: ...
+
+    def session(self, *, with_parameters: bool = True) -> Session: ...

@@ -1,0 +1,1 @@
+"""The forward solve: steps, their sizes, and what is read off them."""

@@ -1,0 +1,140 @@
+"""Outputs of a solve, collected from its steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.errors import SolverError
+from skode.solvers.forward.move import Move
+from skode.solvers.forward.output_times import Positions, Reading
+from skode.solvers.forward.per_sample_steps import explained_by_samples
+from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.indexing import index
+from skode.solvers.tableaus import ButcherTableau
+
+
+class Collector:
+    """Reads outputs and events off the steps of a solve, as they are taken."""
+
+    def __init__(self, problem: Problem, y0: Tensor) -> None:
+        self.problem = problem
+        self.y0 = y0
+        n_samples = len(y0) if y0.ndim else 1
+        self.positions = Positions(0)
+        self.readout: Any = problem.readout(n_samples, self.positions)
+        self.positions.n += self.readout.n_outputs
+        self.n_known = self.positions.n
+        self.outputs = Outputs()
+        start = self.readout.at_start(problem.t0)
+        self.start = [] if start is None else [start]
+        self.path = Path(y0, np.empty(0), None, y0, problem.t0, self.start, self.readout)
+
+    def in_step(self, move: Move) -> list[Reading]:
+        """The outputs that a step answers, those at events included."""
+        readings: list[Reading] = self.readout.in_step(move.t, move.t_next, move.rows)
+        events = self.problem.events
+        if events is None:
+            return readings
+        stopped = events.stopped.copy()
+        n = len(self.y0) if self.y0.ndim else 1
+        with explained_by_samples(n if move.rows is None else len(move.rows), n):
+            at_events, stop = events.in_step(move, self.positions)
+        samples = np.arange(len(stop)) if move.rows is None or not events.rowwise else move.rows
+        stop = np.where(stopped[samples], -1.0, stop)
+        kept = [reading.until(stop) for reading in readings]
+        return [reading for reading in kept if reading is not None] + at_events
+
+    @property
+    def ended(self) -> bool:
+        """Whether terminal events have ended the solve for all samples."""
+        return self.problem.events is not None and bool(self.problem.events.stopped.all())
+
+    def finish(self, failure: SolverError | None) -> Path:
+        """The path with its outputs, NaN where they were not reached."""
+        problem, path = self.problem, self.path
+        path.failure, path.n_known = failure, self.n_known
+        path.outputs = self.outputs.assemble(self.y0, rowwise=problem.rowwise, n_outputs=self.positions.n)
+        known_times = np.empty(0) if problem.times is None else problem.times
+        known_rows = problem.rows
+        if problem.rowwise and known_rows is None:
+            n = len(self.y0)
+            known_rows, known_times = np.tile(np.arange(n), len(known_times)), np.repeat(known_times, n)
+        path.times = np.concatenate([known_times, *self.positions.times])
+        path.rows = None if known_rows is None else np.concatenate([known_rows, *self.positions.rows])
+        return path
+
+
+class Outputs:
+    """Collects states at output times, in the order asked for."""
+
+    def __init__(self) -> None:
+        self.pieces: list[Tensor] = []
+        self.positions: list[np.ndarray] = []
+
+    def take(self, reading: Reading, state: Tensor, *, copy: bool = False) -> None:
+        """Outputs that are the state itself."""
+        rows = reading.rows
+        if rows is not None:
+            piece = state.index_select(0, index(rows, state))
+        else:
+            state = state.clone() if copy else state
+            piece = state.expand(len(reading.positions), *state.shape)
+        self.pieces.append(piece)
+        self.positions.append(reading.positions)
+
+    def put(self, reading: Reading, states: Tensor) -> None:
+        """Outputs that are known otherwise."""
+        self.pieces.append(states)
+        self.positions.append(reading.positions)
+
+    def interpolate(self, reading: Reading, move: Move, weights: Tensor) -> None:
+        """Outputs inside a step: ``y + h sum_i b_i(theta) k_i``, of all samples or of one each."""
+        y, stages, h = move.taken.y, move.taken.stages, move.h
+        if reading.rows is None:
+            flat = y.reshape(-1)
+            if isinstance(h, float):
+                inside = torch.addmm(flat, weights, stages, alpha=h)
+            else:
+                inside = flat + h * (weights @ stages)
+            self.pieces.append(inside.view(len(weights), *y.shape))
+        else:
+            rows = index(reading.rows, y)
+            own = stages.view(len(stages), y.shape[0], -1).index_select(1, rows)
+            inside = (own * weights.t()[..., None]).sum(0).view(len(weights), *y.shape[1:])
+            per_sample = isinstance(h, torch.Tensor) and h.ndim > 0
+            self.pieces.append(y.index_select(0, rows) + (h.index_select(0, rows) if per_sample else h) * inside)
+        self.positions.append(reading.positions)
+
+    def assemble(self, y0: Tensor, *, rowwise: bool, n_outputs: int) -> Tensor:
+        """All outputs, stacked: each a state, or the state of one sample; NaN for those never reached."""
+        shape = y0.shape[int(rowwise) :]
+        if not self.pieces and not y0.numel():  # with the graph of the initial state
+            return y0.reshape(n_outputs, *shape) if rowwise else y0.expand(n_outputs, *y0.shape).clone()
+        if not self.pieces:
+            return y0.new_full((n_outputs, *shape), torch.nan)
+        stacked = torch.cat(self.pieces)
+        positions = np.concatenate(self.positions)
+        given = np.arange(len(positions))
+        if len(positions) == n_outputs and np.array_equal(positions, given):
+            return stacked
+        place = np.full(n_outputs, len(positions))
+        place[positions] = given
+        if len(positions) < n_outputs:
+            stacked = torch.cat([stacked, stacked.new_full((1, *shape), torch.nan)])
+        return stacked.index_select(0, index(place, stacked))
+
+
+def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> Tensor:
+    """Interpolation weights, computed in float64, in the state's dtype."""
+    return torch.from_numpy(tableau.interpolation_weights(theta)).to(like)
+
+
+def differentiable_weights(tableau: ButcherTableau, theta: Tensor) -> Tensor:
+    """Interpolation weights as a differentiable function of the position in the step."""
+    coefficients = torch.tensor(tableau.interpolant, dtype=theta.dtype, device=theta.device)
+    powers = torch.arange(1, coefficients.shape[1] + 1, device=theta.device)
+    return theta[:, None] ** powers @ coefficients.T

@@ -1,0 +1,199 @@
+"""The forward march: one accepted step after another, adaptive or on a grid.
+
+The arithmetic of time is done in float64 on the host. Every generator yields a :class:`Move` per accepted step.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.devices import is_asynchronous
+from skode.solvers.errors import (
+    MaxStepsError,
+    NonFiniteDerivativeError,
+    newton_failed,
+)
+from skode.solvers.forward.giving_up import (
+    MAX_STEPS_NAMES,
+    MOST_LEAVES,
+    first_sample,
+    refuse_non_finite,
+    too_many,
+    too_small,
+)
+from skode.solvers.forward.move import Move
+from skode.solvers.forward.step_control import StepControl, equal_steps
+from skode.solvers.forward.step_size import Controller, first_step_size
+from skode.solvers.stepping import NO_EDGES
+from skode.solvers.tolerances import all_finite
+
+# Elements of states that are looked at at once where the device is not to be waited for.
+MOST_WATCHED = 2**24
+
+
+class Clock:
+    """Times and step sizes as the stepper wants them: plain floats."""
+
+    def at(self, t: float) -> Any:
+        return t
+
+    def between(self, t: float, t_next: float, h: float) -> Any:
+        return h
+
+
+FLOATS = Clock()
+
+
+def march(problem: Any, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
+    """Accepted steps from the problem's ``t0`` to its ``t1``, in order.
+
+    Raises
+    ------
+    SolverError
+        One of its children where the solve can't go on.
+    """
+    if problem.t0 == problem.t1 or (problem.tableau.implicit and y0.numel() == 0):
+        return iter(())
+    refuse_non_finite(problem.f0, problem.t0, 0.0)
+    if problem.tableau.adaptive:
+        return _adaptive(problem, stepper, y0, clock)
+    return _fixed(problem, stepper, y0, clock)
+
+
+def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
+    control, t, t1 = problem.control, problem.t0, problem.t1
+    tolerances, statistics = control.tolerances, stepper.statistics
+    order = problem.tableau.error_order
+    direction = math.copysign(1.0, t1 - t)
+    controller = Controller(control.exponents, order)
+    if control.first_step is not None:
+        h = direction * control.first_step
+    else:
+        plain, f = y.detach(), problem.f0
+        h = first_step_size(problem.field, t, plain, f, span=t1 - t, order=order, tolerances=tolerances)
+        statistics.nfev += 1
+    stop_times = [*control.stop_times, t1]
+    opens, ratio, attempts, shortest = True, 0.0, 0, control.min_step or 0.0
+    left_at = math.inf  # where a step last left the field's domain
+    leaving_from, leaves = t, 0  # the time since which steps have been counted that did
+    while t != t1:
+        wanted = h = direction * max(min(abs(h), control.max_step or math.inf), shortest)
+        # A step that nearly reaches a time it must end at is stretched to it rather than leaving a sliver behind.
+        stop_time = stop_times[0]
+        t_next = stop_time if 1.01 * abs(h) >= abs(stop_time - t) else t + h
+        h = t_next - t
+        if leaves > MOST_LEAVES:
+            if abs(t - leaving_from) <= 1e-3 * abs(t - problem.t0):
+                raise too_small(t, h, math.nan)
+            leaving_from, leaves = t, 0
+        if t_next != t1 and abs(h) <= 10 * math.ulp(t):
+            close = abs(left_at - t) <= 1e-3 * (abs(t - problem.t0) + abs(h))
+            raise too_small(t, h, math.nan if close else ratio)
+        if attempts == control.max_steps:
+            raise too_many(control, t, t1, h, y)
+        attempts += 1
+        edges = NO_EDGES
+        if control.nudged or control.jumps:
+            edges = (control.nudged or t in control.jumps, control.nudged or t_next in control.jumps)
+        step_size = clock.between(t, t_next, h)
+        taken = stepper.attempt(clock.at(t), step_size, y, edges)
+        ratio = tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
+        as_short_as_may_be = abs(wanted) <= shortest
+        if as_short_as_may_be and taken.unsolved is not None:
+            raise newton_failed(t, h)
+        if ratio <= 1.0 or (as_short_as_may_be and math.isfinite(ratio)):
+            statistics.n_accepted += 1
+            yield Move(t, t_next, step_size, taken, opens)
+            stepper.accept()
+            t, y, opens = t_next, taken.y_next, False
+            if t == stop_time:
+                stop_times.pop(0)
+                if t in control.jumps:
+                    stepper.restart(clock.at(t), step_size, y, (True, False))
+                    opens = True
+            factor = controller.factor(min(ratio, 1.0))
+            # A step cut short by a stop_time says little against the size wanted before.
+            h = direction * max(abs(h) * factor, min(abs(wanted), abs(wanted) * factor) if t_next == stop_time else 0.0)
+        else:
+            statistics.n_rejected += 1
+            if not math.isfinite(ratio):
+                left_at, leaves = t_next, leaves + 1
+            h *= controller.factor(ratio)
+    # A state that overflowed stays so, and makes the error test meaningless: one look at the end finds it.
+    if not all_finite(y.detach()):
+        raise NonFiniteDerivativeError(
+            f"The solution overflowed {y.dtype}",
+            time=t,
+            step_size=0.0,
+            sample=first_sample(y.detach()),
+            advice="It grows without bound: shorten the time span, scale the state, or use float64.",
+        )
+
+
+def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
+    control: StepControl = problem.control
+    grid: Any = equal_steps(control, problem.t0, problem.t1) if control.grid is None else control.grid.tolist()
+    if control.grid is not None and len(grid) - 1 > control.max_steps:
+        # A grid made from a step size was not made longer than it takes to be refused here.
+        h = control.step_size or abs(grid[1] - grid[0])
+        n_steps = len(grid) - 1 if control.step_size is None else math.ceil(abs(grid[-1] - grid[0]) / h - 1e-9)
+        raise MaxStepsError(
+            f"The grid has {n_steps} steps, more than max_steps={control.max_steps}; nothing was solved",
+            time=grid[0],
+            step_size=math.copysign(h, grid[1] - grid[0]),
+            advice=f"Raise {MAX_STEPS_NAMES} or step_size.",
+        )
+    edges = (True, True) if control.nudged else NO_EDGES
+    # The last stage of a step, just before its end, does not serve as the first of the next, just after it.
+    reopens = control.nudged and getattr(problem.tableau, "fsal", False)
+    opens, watch = True, _Watch(problem, y)
+    for t, t_next in itertools.pairwise(grid):
+        h = clock.between(t, t_next, t_next - t)
+        taken = stepper.attempt(clock.at(t), h, y, edges)
+        y_next = taken.y_next
+        watch.see(y_next.detach(), t, t_next - t)
+        stepper.statistics.n_accepted += 1
+        yield Move(t, t_next, h, taken, opens)
+        stepper.accept()
+        y, opens = y_next, False
+        if reopens and t_next != problem.t1:
+            stepper.restart(clock.at(t_next), h, y, edges)
+            opens = True
+    watch.look()
+    if math.isinf(problem.t1):
+        raise too_many(control, t_next, problem.t1, t_next - t, y)
+
+
+class _Watch:
+    """Sees that the results of steps are finite: NaN and infinity spread through every combination of stages.
+
+    Where the device is not to be waited for, and nobody asks where states stop being so, many are looked at at once.
+    """
+
+    def __init__(self, problem: Any, y: Tensor) -> None:
+        waits = not is_asynchronous(y.device) or problem.on_failure != "raise" or problem.events is not None
+        self.most = 1 if waits else int(np.clip(MOST_WATCHED // max(y.numel(), 1), 1, 64))
+        self.seen: list[tuple[Tensor, float, float]] = []
+
+    def see(self, y: Tensor, t: float, h: float) -> None:
+        """Take note of the result of a step."""
+        if self.most == 1:
+            refuse_non_finite(y, t, h)
+            return
+        self.seen.append((y.clone(), t, h))
+        if len(self.seen) == self.most:
+            self.look()
+
+    def look(self) -> None:
+        """Refuse the first of the results noted that is not finite."""
+        if self.seen and not all_finite(torch.stack([y for y, _, _ in self.seen])):
+            for y, t, h in self.seen:
+                refuse_non_finite(y, t, h)
+        self.seen = []

@@ -1,0 +1,1 @@
+"""Classifiers and regressors: what they share, and their networks."""

@@ -1,0 +1,371 @@
+"""Regression by a network whose depth is the time of an ODE."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.callback import with_callbacks
+from sklearn.metrics import r2_score
+from torch import Tensor, nn
+
+from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.training import array_api, fitted_scaler, numeric_targets, standardised, to_numpy, to_tensor
+
+
+class ODENetRegressor(RegressorMixin, ODENetEstimator):
+    """Regressor whose hidden layers are the solution of a neural ordinary differential equation.
+
+    The features are standardised and squashed smoothly into (-3, 3) [2]_, mapped to a state ``z(0)``, carried by
+    ``dz/dt = f(t, z)`` to ``z(1)``, and mapped to the targets, which are standardised as well: the ODE-Net of [1]_
+    for tables. The solver chooses its number of steps, the network's depth, by ``rtol`` and ``atol``; both, and
+    ``method``, are read at every call, so that a fitted regressor can predict at another tolerance than it was
+    trained at. The loss is half the mean squared error of the standardised targets.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or array-like of int, default=(64,)
+        Widths of the hidden layers of the vector field ``f``.
+    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
+        Activation of the vector field.
+    state_size : int or None, default=64
+        Size of the state ``z``. None: the standardised features are the state.
+    augment_dim : int, default=0
+        How many zeros are appended to the state [3]_: an ODE in more dimensions can represent what no ODE in those of
+        the features can.
+    field : str, torch.nn.Module or None, default=None
+        The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
+        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random one
+        (dropout) may need ``adjoint="backprop"``. Or the name of one in :data:`skode.dynamics.fields.FIELDS`, made of
+        ``hidden_layer_sizes`` and ``activation``. None: a perceptron, or convolutions, as these and
+        ``time_dependent`` say.
+    image_shape : tuple of (channels, height, width) or None, default=None
+        Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
+        convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
+        group normalisation and ReLU stand where ``activation`` does otherwise. Pixels are standardised all as one, and
+        not squashed.
+    image_shift : float, default=0.0
+        By how many pixels, at most, each image is shifted at random in training, in either direction; its edges are
+        repeated, and it is interpolated between pixels.
+    n_blocks : int, default=1
+        How many ODEs an image passes; each but the first works on one of half the size.
+    time_dependent : bool, default=True
+        Whether time is an input of the vector field.
+    evolving_weights : bool, default=False
+        Whether the vector field's weights evolve with time by an ODE of their own [7]_: there are then two sets
+        of them, between which they move. Not on the fast path of the field.
+    alpha : float, default=1.0
+        Strength of the L2 penalty on the weights, divided by the batch size.
+    input_dropout : float, default=0.0
+        Share of the scaled features that is set to 0, their mean, at random for each sample in training.
+    kinetic_energy, jacobian_norm : float, default=0.0
+        Strength of penalties on the mean of ``|f|^2`` and of the squared norm of its Jacobian along the solution
+        [4]_, per dimension of the state. They keep the dynamics easy, so that the solver takes fewer steps; training
+        takes longer, as it leaves the fast path of the field.
+    local_error : float, default=0.0
+        Strength of a penalty on the solver's own error estimates [5]_, for adaptive explicit methods.
+    steer : float, default=0.0
+        By how much the end of the ODE, at time 1, varies at random from batch to batch in training, to either
+        side [6]_; less than 1.
+    batch_size : int or "auto", default="auto"
+        Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
+    learning_rate : {"constant", "cosine"}, default="constant"
+        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand; so that
+        training gets to its end, pass ``n_iter_no_change=None``. In ``partial_fit`` it is constant.
+    learning_rate_init : float, default=1e-3
+        Learning rate of Adam.
+    max_iter : int, default=200
+        Largest number of epochs.
+    shuffle : bool, default=True
+        Whether to shuffle the samples in each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Source of initial weights, validation split and order of samples. Two fits with the same int on one machine
+        are identical: to the bit in one process, and to rounding in two, each of which tries once which of torch's
+        libraries multiplies matrices faster.
+    tol : float, default=1e-4
+        An epoch whose loss (or validation score) is not better than the best by ``tol`` counts as no improvement.
+    verbose : bool, default=False
+        Whether to print a line per epoch.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the last call.
+    early_stopping : bool, default=False
+        Whether to set aside ``validation_fraction`` of the samples, stop by their R2, and keep the weights that
+        were best on them.
+    validation_fraction : float, default=0.1
+        See ``early_stopping``.
+    n_iter_no_change : int or None, default=10
+        Epochs without improvement after which training stops; None: never.
+    rtol, atol : float, default=1e-3
+        Relative and absolute tolerance of the solver.
+    method : str, default="dopri5"
+        ODE method, one of :data:`skode.solvers.METHODS`.
+    step_size : float or None, default=None
+        Step size of fixed-step methods; None: 0.1.
+    adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
+        How gradients are computed; see :func:`skode.solvers.solve_ivp`.
+    device : str, default="auto"
+        Where to compute: "auto", "cpu", "cuda", ...
+    dtype : {"float32", "float64", "bfloat16"} or None, default=None
+        What to compute in. None: the dtype of the X that was fitted on the CPU and float32 elsewhere, but for training
+        float32 unless ``rtol`` or ``atol`` is below 1e-5. "bfloat16" is for images: convolutions (and a ``field`` of
+        your own) in bfloat16 by autocast, parameters, states and the solver in float32; on a GPU it is quicker, on
+        most CPUs it is not. bfloat16 has 8 bits, which round the vector field by about 4e-3 of its size: ``rtol``
+        and ``atol`` below 1e-2 or so ask more of the solver than that gives, and may cost steps without being met.
+        The equations of implicit methods are solved to less than that, and cost several times the evaluations.
+
+    Attributes
+    ----------
+    n_outputs_ : int
+        Number of targets.
+    target_scaler_ : StandardScaler
+        The standardisation of the targets.
+    module_ : torch.nn.Module
+        The trained network.
+    scaler_ : StandardScaler
+        The standardisation of the features.
+    n_features_in_ : int
+        Number of features seen in ``fit``.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Their names, if they all are strings.
+    n_iter_ : int
+        Epochs run.
+    loss_, best_loss_ : float
+        Last and least training loss.
+    loss_curve_ : list of float
+        Training loss per epoch.
+    validation_scores_ : list of float or None
+        R2 on the validation set per epoch, with ``early_stopping``.
+    best_validation_score_ : float or None
+        The best of them.
+    nfe_forward_, nfe_backward_ : list of float
+        Evaluations of the vector field per solve and per gradient, mean over each epoch.
+
+    See Also
+    --------
+    sklearn.neural_network.MLPRegressor : The same with a fixed number of layers.
+
+    References
+    ----------
+    .. [1] R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, "Neural Ordinary Differential Equations",
+       NeurIPS 2018, section 3.
+    .. [2] D. Holzmueller, L. Grinsztajn, I. Steinwart, "Better by Default: Strong Pre-Tuned MLPs and Boosted Trees
+       on Tabular Data", NeurIPS 2024: smooth clipping, ``z / sqrt(1 + (z / 3)^2)``.
+    .. [3] E. Dupont, A. Doucet, Y. W. Teh, "Augmented Neural ODEs", NeurIPS 2019.
+    .. [4] C. Finlay, J.-H. Jacobsen, L. Nurbekyan, A. Oberman, "How to train your neural ODE: the world of Jacobian
+       and kinetic regularization", ICML 2020.
+    .. [5] A. Pal, Y. Ma, V. Shah, C. Rackauckas, "Opening the blackbox: accelerating neural differential equations by
+       regularizing internal solver heuristics", ICML 2021.
+    .. [6] A. Ghosh, H. Behl, E. Dupont, P. Torr, V. Namboodiri, "STEER: simple temporal regularization for neural
+       ODEs", NeurIPS 2020.
+    .. [7] T. Zhang, Z. Yao, A. Gholami, K. Keutzer, J. Gonzalez, G. Biros, M. W. Mahoney, "ANODEV2: A Coupled Neural
+       ODE Framework", NeurIPS 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from skode import ODENetRegressor
+    >>> X, y = load_diabetes(return_X_y=True, as_frame=True)
+    >>> reg = ODENetRegressor(max_iter=20, tol=1e-2, n_iter_no_change=3, random_state=0).fit(X, y)
+    >>> reg.predict(X[:2]).shape
+    (2,)
+    >>> bool(reg.score(X, y) > 0.4)
+    True
+    """
+
+    _parameter_constraints: dict = {**SUPERVISED_CONSTRAINTS}
+
+    _y_is_numeric = True
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (64,),
+        activation: str = "tanh",
+        *,
+        state_size: int | None = 64,
+        augment_dim: int = 0,
+        field: nn.Module | str | None = None,
+        image_shape: Any = None,
+        image_shift: float = 0.0,
+        n_blocks: int = 1,
+        time_dependent: bool = True,
+        evolving_weights: bool = False,
+        alpha: float = 1.0,
+        input_dropout: float = 0.0,
+        kinetic_energy: float = 0.0,
+        jacobian_norm: float = 0.0,
+        local_error: float = 0.0,
+        steer: float = 0.0,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 1e-3,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int | None = 10,
+        rtol: float = 1e-3,
+        atol: float = 1e-3,
+        method: str = "dopri5",
+        step_size: float | None = None,
+        adjoint: str = "discrete",
+        device: str = "auto",
+        dtype: str | None = None,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.state_size = state_size
+        self.augment_dim = augment_dim
+        self.field = field
+        self.image_shape = image_shape
+        self.image_shift = image_shift
+        self.n_blocks = n_blocks
+        self.time_dependent = time_dependent
+        self.evolving_weights = evolving_weights
+        self.alpha = alpha
+        self.input_dropout = input_dropout
+        self.kinetic_energy = kinetic_energy
+        self.jacobian_norm = jacobian_norm
+        self.local_error = local_error
+        self.steer = steer
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.rtol = rtol
+        self.atol = atol
+        self.method = method
+        self.step_size = step_size
+        self.adjoint = adjoint
+        self.device = device
+        self.dtype = dtype
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetRegressor:
+        """Fit the network to samples with targets.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features. Sparse ones are made dense a batch at a time.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, none negative; 1 where None.
+
+        Returns
+        -------
+        self : ODENetRegressor
+            The fitted regressor.
+
+        Raises
+        ------
+        ValueError
+            Where X or y are not as described, or hold NaN or infinity.
+        """
+        return self._fit(X, y, sample_weight)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetRegressor:
+        """Train for one epoch on a batch, going on from the last call.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        self : ODENetRegressor
+            The regressor.
+        """
+        return self._fit(X, y, sample_weight, partial=True)
+
+    def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
+        targets = numeric_targets(y, type(self).__name__)
+        n_outputs = 1 if y.ndim == 1 else y.shape[1]
+        if not first and n_outputs != self.n_outputs_:
+            raise ValueError(f"y has {n_outputs} outputs, but the last fit had {self.n_outputs_}.")
+        self.n_outputs_, self._one_dimensional = n_outputs, y.ndim == 1
+        return targets.reshape(len(targets), -1)
+
+    def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
+        if not first:
+            return
+        self.target_scaler_ = scaler = fitted_scaler(targets, weights, what="y")
+        # A target of one value has no spread to be measured by; if it is small, its size tells what is near to it.
+        constant = ~np.isclose(scaler.scale_, np.sqrt(scaler.var_), rtol=1e-3, atol=0.0) & (scaler.mean_ != 0.0)
+        scaler.scale_ = np.where(constant, np.minimum(np.abs(scaler.mean_), 1.0), scaler.scale_)
+
+    def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
+        return to_tensor(standardised(self.target_scaler_, targets), like.dtype, like.device)
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().mean(1) / 2
+
+    def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
+        return float(r2_score(to_numpy(targets), to_numpy(outputs), sample_weight=to_numpy(weights)))
+
+    @array_api
+    def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
+        """Targets of samples.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        return_nfe : bool, default=False
+            Whether to return also how many evaluations of the vector field each sample took, its depth.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        nfe : ndarray of int, of shape (n_samples,)
+            Only with ``return_nfe``.
+        """
+        outputs, nfe = self._answers(X)
+        y = self.target_scaler_.inverse_transform(to_numpy(outputs))
+        y = y[:, 0] if self._one_dimensional else y
+        return (y, nfe) if return_nfe else y
+
+    @array_api
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination on samples with targets.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, none negative; 1 where None.
+
+        Returns
+        -------
+        float
+            :math:`R^2`, averaged over the targets.
+        """
+        return self._scored(super().score, X, y, sample_weight)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

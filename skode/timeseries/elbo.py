@@ -1,0 +1,152 @@
+"""What a latent ODE is trained by: a lower bound of the observations' log-likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers import Statistics
+from skode.solvers.solution import Solve
+from skode.timeseries.latent_ode import LEAD, LatentODE
+from skode.timeseries.panel import Panel
+from skode.timeseries.rows import Rows
+from skode.timeseries.tensors import PanelTensors
+from skode.training import as_index
+
+#: Tensors of all series are made once if their slots are at most so many times their rows, else batch by batch.
+MOST_PADDED = 4
+
+#: Where the encoder reads only a part of a series, it is at least this share of the rows.
+SHORTEST_PART = 1 / 3
+
+
+@dataclass(frozen=True)
+class ELBOSettings:
+    """See the parameters of the same names of ``LatentODERegressor``.
+
+    Attributes
+    ----------
+    importance_weighted : bool
+        Whether the draws count by their importance.
+    n_samples : int
+        Draws per series.
+    annealing_updates : int
+        Updates in which the divergence's weight rises to 1.
+    forecasting, hindcasting : float
+        Share of the updates in which the encoder reads only a beginning, and of the others, only an end.
+    """
+
+    importance_weighted: bool
+    n_samples: int
+    annealing_updates: int
+    forecasting: float
+    hindcasting: float = 0.0
+
+
+class NegativeELBO:
+    r"""The negative bound per observed value (a row of weight two has each twice), over batches of series.
+
+    With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(y | z_k) p(z_k) / q(z_k | x)` it is
+    :math:`\mathrm{E} \log p(y | z_1) - \mathrm{KL}(q \| p)` (Kingma, Welling 2014), or
+    :math:`\mathrm{E} \log \frac{1}{K} \sum_k w_k` (Burda, Grosse, Salakhutdinov 2016). It is a bound whatever x the
+    encoder reads of the series; reading a beginning only, it has to foresee the rest, and reading
+    an end only, what was before.
+
+    Parameters
+    ----------
+    module : LatentODE
+        The model.
+    panel : Panel
+        The series.
+    tensors : callable
+        Turns a panel into tensors in the model's units.
+    solve : callable
+        The solver.
+    settings : ELBOSettings
+        Which bound.
+    generator : torch.Generator
+        Source of the draws.
+    """
+
+    def __init__(
+        self,
+        module: LatentODE,
+        panel: Panel,
+        tensors: Callable[[Panel], PanelTensors],
+        solve: Solve,
+        settings: ELBOSettings,
+        generator: torch.Generator,
+    ) -> None:
+        self.module, self.panel, self.tensors, self.settings = module, panel, tensors, settings
+        self.generator = generator
+        # Source of what is to be known at once, which is not drawn on a device that would have to be waited for.
+        on_cpu = generator.device.type == "cpu"
+        self.coin = generator if on_cpu else torch.Generator().manual_seed(generator.initial_seed())
+        self.solves: list[Statistics] = []
+        self.n_updates = 0
+        self._plain_solve = solve
+        self._first_step: float | None = None
+        longest = np.bincount(panel.codes, minlength=panel.n_series).max(initial=0)
+        padded = panel.n_series * longest > MOST_PADDED * len(panel.codes)
+        self._all_series = None if padded else tensors(panel)
+
+    def parameters(self) -> Iterable[Tensor]:
+        return self.module.parameters()
+
+    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
+        series = self._series(rows)
+        settings, module = self.settings, self.module
+        read = series
+        if self._happens(settings.forecasting):
+            read = series.beginning(self._shares(len(rows)).to(series.time))
+        elif self._happens(settings.hindcasting):
+            read = series.ending(self._shares(len(rows)).to(series.time))
+            shift = read.time[:, 0] - LEAD
+            read, series = read.later(shift), series.later(shift)
+        mean, std = module.posterior(read, self._plain_solve, self.solves)
+        shape = (settings.n_samples, *mean.shape)
+        noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device=mean.device).to(mean)
+        z0 = mean + std * noise
+        observed = Rows(series, process=module.process)
+        log_likelihood = module.log_likelihood(module.evidence(z0, observed, self._solve, self.solves), observed)
+        weight = 1.0
+        if settings.annealing_updates and torch.is_grad_enabled():
+            weight = min(1.0, (self.n_updates + 1) / settings.annealing_updates)
+        self.n_updates += torch.is_grad_enabled()
+        if settings.importance_weighted:
+            # log p(z) - log q(z), without the constant that both have
+            log_ratio = (0.5 * noise**2 + torch.log(std) - 0.5 * z0**2).sum(-1)
+            bound = torch.logsumexp(log_likelihood + weight * log_ratio, dim=0) - math.log(settings.n_samples)
+        else:
+            divergence = 0.5 * (mean**2 + std**2 - 1.0 - 2.0 * torch.log(std)).sum(-1)
+            bound = log_likelihood.mean(0) - weight * divergence
+        n_values = observed.n_values
+        return -bound.sum() / torch.where(n_values > 0, n_values, 1)
+
+    def _series(self, rows: np.ndarray | Tensor) -> PanelTensors:
+        """Those of a batch."""
+        if self._all_series is None:
+            return self.tensors(self.panel.take(rows.cpu().numpy() if isinstance(rows, Tensor) else rows))
+        return self._all_series.take(as_index(rows, self._all_series.time.device)).trimmed()
+
+    def _solve(self, field, span, y0, t_eval=None):
+        """Solve with the step size that the last solve ended up with as the first one."""
+        solution = self._plain_solve(field, span, y0, t_eval=t_eval, first_step=self._first_step)
+        self._first_step = 1.0 / max(solution.statistics.n_accepted, 1)
+        return solution
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0.0 and self._uniform(1, self.coin).item() < probability
+
+    def _shares(self, n: int) -> Tensor:
+        """How much of each series is read."""
+        return SHORTEST_PART + (1.0 - SHORTEST_PART) * self._uniform(n)
+
+    def _uniform(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        generator = generator or self.generator
+        return torch.rand(n, generator=generator, dtype=torch.float64, device=generator.device)

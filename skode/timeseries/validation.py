@@ -1,0 +1,141 @@
+"""The last rows of some series, set aside while the others are trained on: what is judged by them is a forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skode.solvers.solution import Solve
+from skode.timeseries.footprint import Footprint
+from skode.timeseries.latent_ode import LatentODE
+from skode.timeseries.likelihoods import Gaussian
+from skode.timeseries.panel import Panel
+from skode.timeseries.predictive import Prediction
+from skode.timeseries.rows import Rows
+from skode.timeseries.tensors import PanelTensors
+
+#: Of a series of which rows are set aside, at least this share is, if there are many.
+LONGEST_TAIL = 1 / 3
+
+#: Fewer observed rows than this are all trained on.
+FEWEST_ROWS = 20
+
+#: Factors by which the noise may be raised.
+WIDER = np.geomspace(1.0, 4.0, 29)
+
+
+def last_rows(panel: Panel, fraction: float, rng: np.random.RandomState) -> np.ndarray:
+    """Which rows are set aside, as a mask: about ``fraction`` of those observed.
+
+    A third of the rows of every series chosen; where there are few series, a smaller share of all of them. None
+    where there are few rows, or a series has no more than one.
+    """
+    aside = np.zeros(len(panel.time), dtype=bool)
+    observed = np.flatnonzero(~np.isnan(panel.y).all(axis=1))
+    if len(observed) < FEWEST_ROWS:
+        return aside
+    codes = panel.codes[observed]
+    lengths = np.bincount(codes, minlength=panel.n_series)
+    places = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    many = panel.n_series * fraction >= 1.0
+    share = max(LONGEST_TAIL, fraction) if many else fraction
+    n_chosen = round(panel.n_series * fraction / share) if many else panel.n_series
+    chosen = np.zeros(panel.n_series, dtype=bool)
+    chosen[rng.permutation(panel.n_series)[: max(n_chosen, 1)]] = True
+    tails = np.minimum(np.ceil(share * lengths), np.maximum(lengths - 1, 0))
+    aside[observed[chosen[codes] & (places >= (lengths - tails)[codes])]] = True
+    return aside
+
+
+def forecast_density(
+    module: LatentODE,
+    known: Panel,
+    aside: Panel,
+    tensors: Callable[[Panel], PanelTensors],
+    solve: Solve,
+    *,
+    method: str = "dopri5",
+) -> Callable[[], float]:
+    """The mean log-density of the rows set aside, given the others, by the encoder's mean: a function to call anew.
+
+    In the mean a row of weight two counts twice.
+
+    Parameters
+    ----------
+    module : LatentODE
+        The model, as it is at the time of the call.
+    known, aside : Panel
+        The rows trained on and those set aside, of the same series.
+    tensors : callable
+        Turns a panel's observed rows into tensors in the model's units.
+    solve : callable
+        The solver.
+    method : str, default="dopri5"
+        Its method, by which its memory is counted.
+    """
+    some = np.unique(aside.observed().codes)
+    lengths = np.bincount(aside.beside(known)[0].codes, minlength=aside.n_series)
+    parts = []
+    for places in Footprint.of(module, method).blocks(1, lengths[some]):
+        context, query = (tensors(panel.take(some[places])) for panel in (known, aside))
+        parts.append((context, Rows(query, process=False)))
+    n_values = aside.row_weights() @ (~np.isnan(aside.y)).sum(1)
+
+    @torch.no_grad()
+    def density() -> float:
+        total = 0.0
+        for context, rows in parts:
+            query = rows.series
+            mean, _ = module.posterior(context, solve, [])
+            states = module.path(mean[None], query.time, query.reach, query.paths, solve, [])
+            eta = module.decoder(rows.taken(states)[0], rows.covariates)
+            total += float(rows.weighted(module.likelihood.log_prob(eta, rows.y).sum(-1)).sum())
+        return total / n_values
+
+    return density
+
+
+@torch.no_grad()
+def widen_noise(likelihood: Gaussian, aside: Panel, answers: Sequence[Prediction]) -> None:
+    """Raise the noise to what the rows set aside call for, where that is more than was learned.
+
+    Weights that were fitted to the other rows make these look more certain than any row to come.
+
+    Parameters
+    ----------
+    likelihood : Gaussian
+        Whose noise is raised, by the factor of :data:`WIDER` at which the rows are most likely.
+    aside : Panel
+        The rows set aside.
+    answers : sequence of Prediction
+        What the model says of them, given the others.
+    """
+    variance = torch.exp(2.0 * likelihood.log_noise)
+    densities, weights = [], aside.row_weights()
+    for factor in WIDER:
+        total = 0.0
+        for answer in answers:
+            values, w = (torch.from_numpy(x[answer.rows]).to(answer.eta) for x in (aside.y, weights))
+            coloured = 0.0 if answer.coloured is None else answer.coloured
+            added = factor**2 * (variance + coloured) - variance
+            by_row = log_mean_density(likelihood.log_prob(answer.eta, values, added), answer.weights)
+            total += float((w * by_row).sum())
+        densities.append(total)
+    likelihood.widen(float(WIDER[int(np.argmax(densities))]))
+
+
+def log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Logarithm of the rows' densities, averaged over draws; draws without weight may be NaN.
+
+    Parameters
+    ----------
+    log_prob : Tensor of shape (n_draws, n_rows, n_outputs)
+        Log-density of each value under each draw.
+    weights : Tensor of shape (n_draws, n_rows)
+        Of the draws; they sum to 1.
+    """
+    by_draw = torch.where(weights > 0, log_prob.sum(-1), 0.0) + torch.log(weights)
+    return torch.logsumexp(by_draw, dim=0)
