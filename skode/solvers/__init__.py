@@ -13,6 +13,7 @@ from skode.solvers.errors import (
     StepSizeUnderflowError,
 )
 from skode.solvers.fields.protocols import OffersPullback
+from skode.solvers.fields.samples import TakesSamples
 from skode.solvers.ivp import solve_ivp
 from skode.solvers.odeint import odeint, odeint_adjoint, odeint_dense, odeint_event
 from skode.solvers.solution import Solution
@@ -33,6 +34,7 @@ __all__ = [
     "SolverError",
     "Statistics",
     "StepSizeUnderflowError",
+    "TakesSamples",
     "free_idle_memory",
     "get_method",
     "local_error",

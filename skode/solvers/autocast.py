@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.fields.pullback import has_own_pullback
+from skode.solvers.fields.samples import take_samples
 
 Solver = TypeVar("Solver", bound=Callable[..., Any])
 
@@ -62,6 +63,10 @@ class InAutocast:
 
     def __init__(self, func: Callable, kind: str, dtype: torch.dtype) -> None:
         self.func, self.kind, self.dtype = func, kind, dtype
+
+    def take(self, rows: Tensor) -> InAutocast:
+        """The field on some samples."""
+        return InAutocast(take_samples(self.func, rows), self.kind, self.dtype)
 
     def __call__(self, t: Tensor, y: Any) -> Any:
         # Without the cache, which would keep copies of weights that were made where no graph was recorded.

@@ -15,6 +15,7 @@ from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.bind import as_field
 from skode.solvers.fields.protocols import Field, Tape
+from skode.solvers.fields.samples import Compiled
 from skode.solvers.forward.callbacks import Callbacks
 from skode.solvers.forward.events import EventFinder
 from skode.solvers.forward.problem import AS_FORWARD, BackwardSolve, Path, Problem
@@ -149,7 +150,7 @@ def run(
             parameters=parameters,
         )
         if compile and isinstance(field, AutogradField):
-            func = field.func = torch.compile(func)  # torch itself remembers what it has compiled
+            func = field.func = Compiled(func)
         wanted = to_differentiate(field) and adjoint == "discrete"
         problem = replace(problem_of(field, f0, tape0 if wanted else None), replay_key=key)
     waits = adjoint == "backprop" or not marches_ahead(problem, plain)

@@ -75,7 +75,8 @@ def solve_ivp(
         Modules, functions and closures may depend on any tensors: those that require grad are found and
         differentiated. A field that offers its own pullback (see :class:`skode.solvers.OffersPullback`) takes the
         fast path. With ``step_control="per_sample"``
-        it must treat samples independently, and receives those that are still on their way.
+        it must treat samples independently, and receives those that are still on their way; what it is on them it
+        says by a method ``take(rows)``, where it has data of each sample (see :class:`skode.solvers.TakesSamples`).
     t_span : pair of float, or array-like of shape (2,) or (batch, 2)
         Initial and final time, in either order; per sample where it has two dimensions.
     y0 : Tensor of shape (\*state) or (batch, \*state)

@@ -17,9 +17,6 @@ from skode.dynamics.activations import get_activation
 from skode.dynamics.mlp import BoundMLP
 from skode.timeseries.panel import Panel
 
-#: What a series' position is multiplied by in the state.
-TINY = 2.0**-60
-
 
 @dataclass(frozen=True)
 class CovariatePaths:
@@ -127,17 +124,17 @@ class DrivenField(nn.Module):
         sizes = [n_features + n_covariates, *hidden_layer_sizes, n_features]
         self.layers = nn.ModuleList(affine(m, n, generator) for m, n in pairwise(sizes))
 
-    def along(self, paths: CovariatePaths) -> DrivenBy:
-        """The dynamics of series with these covariates."""
+    def along(self, paths: CovariatePaths, n_copies: int = 1) -> DrivenBy:
+        """The dynamics of all series with these covariates, or of several copies of them, one after another."""
+        series = torch.arange(len(paths.times), device=paths.times.device).repeat(n_copies)
         layers: list[nn.Linear] = list(self.layers)  # type: ignore[arg-type]
         n_inputs = layers[0].in_features
-        return DrivenBy(BoundMLP(layers, n_inputs, get_activation(self.activation), False), self.n_features, paths)
+        perceptron = BoundMLP(layers, n_inputs, get_activation(self.activation), False)
+        return DrivenBy(perceptron, self.n_features, paths, series)
 
 
 class DrivenBy:
-    """The dynamics of states ``[z, i]``, whose last column says which series' covariates drive them.
-
-    So that any of them can be evaluated without the others, as a solver does where each takes its own steps.
+    """The dynamics of some series, each driven by its own covariates.
 
     Parameters
     ----------
@@ -147,40 +144,34 @@ class DrivenBy:
         Size of ``z``.
     paths : CovariatePaths
         The covariates of all series.
+    series : Tensor of int64, of shape (n,)
+        The series that each state belongs to.
     """
 
-    def __init__(self, perceptron: BoundMLP, n_features: int, paths: CovariatePaths) -> None:
-        self.perceptron, self.n_features, self.paths = perceptron, n_features, paths
+    def __init__(self, perceptron: BoundMLP, n_features: int, paths: CovariatePaths, series: Tensor) -> None:
+        self.perceptron, self.n_features, self.paths, self.series = perceptron, n_features, paths, series
 
-    def states(self, z: Tensor) -> Tensor:
-        """Initial states, of shape (n, n_features + 1), from those of z: of all series, once or several times over."""
-        series = torch.arange(len(z), device=z.device) % len(self.paths.times)
-        # Rounding to integers gives the series back; so small that no norm of the state is any larger for it.
-        return torch.cat([z, series[:, None].to(z) * TINY], dim=1)
+    def take(self, rows: Tensor) -> DrivenBy:
+        """The dynamics of some of the states, as a solver needs them where each takes its own steps."""
+        return DrivenBy(self.perceptron, self.n_features, self.paths, self.series[rows])
 
     def parameters(self) -> list[Tensor]:
         """Those of the perceptron."""
         return self.perceptron.parameters()
 
-    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
-        return self._rates(self.perceptron(0.0, self._inputs(t, state)))
+    def __call__(self, t: Tensor, z: Tensor) -> Tensor:
+        return self.perceptron(0.0, self._inputs(t, z))
 
-    def linearize(self, t: Tensor, state: Tensor) -> tuple[Tensor, Any]:
-        value, residuals = self.perceptron.linearize(0.0, self._inputs(t, state))
-        return self._rates(value), residuals
+    def linearize(self, t: Tensor, z: Tensor) -> tuple[Tensor, Any]:
+        return self.perceptron.linearize(0.0, self._inputs(t, z))
 
     def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
-        grad, deltas = self.perceptron.pullback(residuals, cotangent[:, :-1])
-        return self._rates(grad[:, : self.n_features]), deltas
+        grad, deltas = self.perceptron.pullback(residuals, cotangent)
+        return grad[:, : self.n_features], deltas
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         return self.perceptron.parameter_gradients(tape)
 
-    def _inputs(self, t: Tensor, state: Tensor) -> Tensor:
-        z, series = state[:, :-1], torch.round(state[:, -1] / TINY).long()
-        series = series.clamp_(0, len(self.paths.times) - 1)  # a state that has become NaN belongs to no series
+    def _inputs(self, t: Tensor, z: Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=self.paths.times.dtype, device=z.device).reshape(-1, 1).expand(len(z), 1)
-        return torch.cat([z, self.paths.at(series, t)], dim=1)
-
-    def _rates(self, rates: Tensor) -> Tensor:
-        return nn.functional.pad(rates, (0, 1))
+        return torch.cat([z, self.paths.at(self.series, t)], dim=1)

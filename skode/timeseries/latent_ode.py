@@ -134,10 +134,10 @@ class LatentODE(nn.Module):
         field: MLPField | DrivenBy
         if isinstance(self.field, DrivenField):
             assert paths is not None
-            field = self.field.along(paths)
-            start = field.states(z0.flatten(0, 1))
+            field = self.field.along(paths, n_copies)
         else:
-            field, start = self.field, z0.flatten(0, 1)
+            field = self.field
+        start = z0.flatten(0, 1)
         times = times.repeat(n_copies, 1)
         answer: Tensor | None = None
         reach_back, reach_ahead = reach.unbind(1)
@@ -152,7 +152,7 @@ class LatentODE(nn.Module):
             answer = solution.y if answer is None else torch.where(side[..., None], solution.y, answer)
         if answer is None:
             answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
-        return answer[..., : self.latent_size].unflatten(0, (n_copies, -1))
+        return answer.unflatten(0, (n_copies, -1))
 
     def evidence(self, z0: Tensor, rows: Rows, solve: Solve, solves: list[Statistics]) -> DecoderOutput:
         """What initial states of shape (n_copies, n_series, latent_size) say of rows."""

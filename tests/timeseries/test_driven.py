@@ -118,8 +118,8 @@ def paths():
     return paths_of(*[random_series(rng, n) for n in (6, 3, 1, 4)])
 
 
-def states_of(dynamics, n=4, size=3, seed=5):
-    return dynamics.states(torch.randn(n, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+def states_of(n=4, size=3, seed=5):
+    return torch.randn(n, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def by_layers(field, z, u):
@@ -134,33 +134,20 @@ def test_the_field_is_a_perceptron_of_state_and_covariates(paths):
     field = field_of()
     dynamics = field.along(paths)
     t = torch.tensor([0.1, 0.7, 1.0, 2.9], dtype=torch.float64)[:, None]
-    state = states_of(dynamics)
-    rates = dynamics(t, state)
-    torch.testing.assert_close(rates[:, :3], by_layers(field, state[:, :3], paths.at(torch.arange(4), t)))
-    assert not rates[:, 3:].any()
+    z = states_of()
+    torch.testing.assert_close(dynamics(t, z), by_layers(field, z, paths.at(torch.arange(4), t)))
     # some of the series, in another order, at one time
-    some = dynamics(torch.tensor(0.7, dtype=torch.float64), state[[3, 1]])
+    some = dynamics.take(torch.tensor([3, 1]))(torch.tensor(0.7, dtype=torch.float64), z[[3, 1]])
     u = paths.at(torch.tensor([3, 1]), torch.full((2, 1), 0.7, dtype=torch.float64))
-    torch.testing.assert_close(some[:, :3], by_layers(field, state[[3, 1], :3], u))
-
-
-def test_the_series_positions_weigh_nothing():
-    n = 100_000
-    one = CovariatePaths(torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, 1, dtype=torch.float64))
-    paths = CovariatePaths(one.times.expand(n, -1), one.values.expand(n, -1, -1))
-    dynamics = field_of(n_features=1, n_covariates=1).along(paths)
-    for dtype in (torch.float32, torch.float64):
-        state = dynamics.states(torch.zeros(n, 1, dtype=dtype))
-        assert state.abs().max() < 1e-12
-        assert torch.equal(torch.round(state[:, -1] * 2.0**60).long(), torch.arange(n))
+    torch.testing.assert_close(some, by_layers(field, z[[3, 1]], u))
 
 
 def test_copies_of_all_series_follow_the_same_paths(paths):
     field = field_of()
     dynamics = field.along(paths)
     z, t = torch.randn(12, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64), torch.full((12, 1), 0.7)
-    copies = [dynamics(t[:4].double(), dynamics.states(part)) for part in z.split(4)]
-    torch.testing.assert_close(dynamics(t.double(), dynamics.states(z)), torch.cat(copies))
+    copies = [dynamics(t[:4].double(), part) for part in z.split(4)]
+    torch.testing.assert_close(field.along(paths, 3)(t.double(), z), torch.cat(copies))
 
 
 @pytest.mark.parametrize("activation", ["silu", "tanh"])
@@ -168,8 +155,8 @@ def test_its_pullback_is_autograds(paths, activation):
     field = field_of(activation)
     dynamics = field.along(paths)
     t = torch.tensor([0.1, 0.7, 1.0, 2.9], dtype=torch.float64)[:, None]
-    state = states_of(dynamics).requires_grad_()
-    cotangents = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    state = states_of().requires_grad_()
+    cotangents = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     tape, total = [], 0.0
     for k, shift in enumerate((0.0, 0.4)):
         value = dynamics(t + shift, state)
@@ -198,7 +185,7 @@ def solved(field, paths, z0, *, step_control="shared", adjoint="discrete", metho
     return solve_ivp(
         dynamics,
         span,
-        dynamics.states(z0),
+        z0,
         t_eval=times,
         rtol=tol,
         atol=tol,
@@ -206,7 +193,7 @@ def solved(field, paths, z0, *, step_control="shared", adjoint="discrete", metho
         adjoint=adjoint,
         method=method,
         **options,
-    ).y[..., :-1]
+    ).y
 
 
 @pytest.mark.parametrize("activation", ["silu", "tanh"])
@@ -245,12 +232,12 @@ def test_a_state_driven_by_a_path_is_its_integral(paths):
             y = solve_ivp(
                 dynamics,
                 span,
-                dynamics.states(z0),
+                z0,
                 t_eval=ends[:, None],
                 rtol=1e-8,
                 atol=1e-8,
                 step_control=step_control,
-            ).y[:, 0, :-1]
+            ).y[:, 0]
             for i, end in enumerate(ends.tolist()):
                 fine = np.linspace(0, end, 40_001)
                 expected = np.trapezoid(at(paths, i, fine), fine, axis=0)
@@ -276,39 +263,35 @@ def test_an_answer_of_its_own_steps_does_not_depend_on_the_other_series(paths):
     def last(series):
         part = CovariatePaths(paths.times[series], paths.values[series])
         dynamics = field.along(part)
-        solution = solve_ivp(
-            dynamics, span[series], dynamics.states(z0[series]), t_eval=span[series, 1:], step_control="per_sample"
-        )
-        return solution.y[:, 0, :-1]
+        solution = solve_ivp(dynamics, span[series], z0[series], t_eval=span[series, 1:], step_control="per_sample")
+        return solution.y[:, 0]
 
     with torch.no_grad():
         torch.testing.assert_close(last([0, 1])[[1]], last([1]), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_method_tells_the_series_apart(method, dtype):
-    """Their positions are tiny numbers in the state, which must survive each method's arithmetic."""
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+def test_every_method_tells_the_series_apart(method, step_control):
     values = [5.0, -3.0, 1.0, 0.5, 2.0, -1.0]
     paths = paths_of(*[[(0.0, v), (1.0, 2 * v)] for v in values])
-    paths = CovariatePaths(paths.times, paths.values.to(dtype))
-    field = field_of(n_features=2, n_covariates=1, hidden=(4,)).to(dtype)
-    z0 = torch.randn(6, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
-    span = torch.tensor([[0.0, 1.0]] * 6, dtype=torch.float64)
+    field = field_of(n_features=2, n_covariates=1, hidden=(4,))
+    z0 = torch.randn(6, 2, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    span = torch.tensor([[0.0, 0.1 + 0.9 * share] for share in (1.0, 0.2, 0.6, 0.0, 0.8, 0.4)], dtype=torch.float64)
     dynamics = field.along(paths)
     options = {} if METHODS[method].adaptive else {"step_size": 0.04}
     with torch.no_grad():
         y, expected = (
-            solve_ivp(dynamics, span, dynamics.states(z0), t_eval=span[:, 1:], rtol=1e-4, atol=1e-5, method=m, **o).y
-            for m, o in ((method, options), ("dopri5", {}))
+            solve_ivp(dynamics, span, z0, t_eval=span[:, 1:], rtol=1e-4, atol=1e-5, method=m, **o).y
+            for m, o in ((method, options | {"step_control": step_control}), ("dopri5", {}))
         )
-    torch.testing.assert_close(y[..., :-1], expected[..., :-1], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(y, expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("lost", [torch.nan, torch.inf, -torch.inf])
 def test_a_state_that_is_lost_has_rates_that_are_and_leaves_the_others_theirs(paths, lost):
     along = DrivenField(2, paths.values.shape[2], (5,), "tanh", torch.Generator().manual_seed(0)).double().along(paths)
-    states = along.states(torch.zeros(len(paths.times), 2, dtype=torch.float64))
+    states = torch.zeros(len(paths.times), 2, dtype=torch.float64)
     broken = states.clone()
     broken[1] = lost
     with torch.no_grad():
@@ -320,15 +303,23 @@ def test_a_state_that_is_lost_has_rates_that_are_and_leaves_the_others_theirs(pa
 
 def test_a_series_that_starts_from_nan_is_nan_and_the_others_are_solved(paths):
     along = DrivenField(2, paths.values.shape[2], (5,), "tanh", torch.Generator().manual_seed(0)).double().along(paths)
-    start = along.states(torch.zeros(len(paths.times), 2, dtype=torch.float64))
+    start = torch.zeros(len(paths.times), 2, dtype=torch.float64)
 
-    def field(t, state):  # the first series' rates are lost on the way
-        return torch.where(
-            (state[:, -1:] == 0.0) & (torch.as_tensor(t).reshape(-1, 1) > 0.5), torch.nan, along(t, state)
-        )
+    class Broken:
+        """The first series' rates are lost on the way."""
+
+        def __init__(self, along):
+            self.along = along
+
+        def take(self, rows):
+            return Broken(self.along.take(rows))
+
+        def __call__(self, t, z):
+            lost = (self.along.series[:, None] == 0) & (torch.as_tensor(t).reshape(-1, 1) > 0.5)
+            return torch.where(lost, torch.nan, self.along(t, z))
 
     options = {"step_control": "per_sample", "on_failure": "nan", "t_eval": [1.0]}
     with torch.no_grad():
-        end, expected = (solve_ivp(f, (0.0, 1.0), start, **options).y[-1] for f in (field, along))
+        end, expected = (solve_ivp(f, (0.0, 1.0), start, **options).y[-1] for f in (Broken(along), along))
     assert end[0].isnan().all()
     torch.testing.assert_close(end[1:], expected[1:])

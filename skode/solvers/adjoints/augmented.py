@@ -125,6 +125,9 @@ class AugmentedField:
             start += size
         return gradients
 
+    def take(self, rows: Tensor) -> AugmentedField:
+        raise NotImplementedError("the adjoint equation has one flat state, which is solved in shared steps")
+
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
         return FunctionTape(self, like, n_slots)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from skode.solvers.errors import SolverError
 from skode.solvers.fields.autograd import WithGrad
 from skode.solvers.fields.function import check_value
+from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import time_dtype_of, time_tensor
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.outputs import Collector, weights_tensor
@@ -32,22 +33,32 @@ class _TensorClock(Clock):
         return torch.tensor(t, dtype=torch.float64)
 
 
-def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
-    """Solve while autograd records; see :func:`skode.solvers.adjoints.solve`."""
+class _RecordedField:
+    """The vector field as autograd records it, its values checked."""
 
-    def cast(t: Any, y: Tensor) -> Tensor:
-        nonlocal func
+    def __init__(self, func: Any, like: Tensor) -> None:
+        self.func, self.like = func, like
+        self.time_dtype = time_dtype_of(func, like)
+
+    def __call__(self, t: Any, y: Tensor) -> Tensor:
         try:
-            value = func(time_tensor(t, y, func), y)
+            value = self.func(time_tensor(t, y, self), y)
         except RuntimeError as error:
-            func = WithGrad.instead_of(func, error)
-            return cast(t, y)
+            self.func = WithGrad.instead_of(self.func, error)
+            return self(t, y)
         check_value(value, y)
         return value
 
-    cast.time_dtype = time_dtype_of(func, y0)  # type: ignore[attr-defined]
+    def take(self, rows: Tensor) -> _RecordedField:
+        """The field on some samples."""
+        return _RecordedField(take_samples(self.func, rows), self.like)
+
+
+def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
+    """Solve while autograd records; see :func:`skode.solvers.adjoints.solve`."""
+    field = _RecordedField(func, y0)
     y0 = y0.view_as(y0)  # func may call y.requires_grad_()
-    stepper = new_graph_stepper(problem.tableau, cast, y0, problem.statistics, problem.control.tolerances)
+    stepper = new_graph_stepper(problem.tableau, field, y0, problem.statistics, problem.control.tolerances)
     stepper.start(problem.f0)
     collector = Collector(problem, y0)
     outputs, path = collector.outputs, collector.path
@@ -64,7 +75,7 @@ def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
                 else:
                     outputs.interpolate(reading, move, weights_tensor(taken.tableau, reading.theta, y0))
             if problem.jumps is not None:
-                taken.y_next = _moved_by_jumps(problem.jumps, cast, move)
+                taken.y_next = _moved_by_jumps(problem.jumps, field, move)
             path.y_end, path.t_end = taken.y_next, move.t_next
             if problem.dense:
                 path.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, None, None))
@@ -78,14 +89,15 @@ def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     return path.outputs, path
 
 
-def _moved_by_jumps(jumps: Jumps, func: Any, move: Move) -> Tensor:
+def _moved_by_jumps(jumps: Jumps, field: _RecordedField, move: Move) -> Tensor:
     """The state at the end of a step, which jumps there move."""
     y = move.taken.y_next
     for t, samples in jumps.at(move.t_next):
         if samples is None:
-            y = jumps.move(func, t, y, None)
+            y = jumps.move(field, t, y, None)
         else:
             assert move.rows is not None
             these = index(samples, y)
-            y = y.index_copy(0, these, jumps.move(func, t, y[these], move.rows[samples]))
+            own = field.take(index(move.rows[samples], y))
+            y = y.index_copy(0, these, jumps.move(own, t, y[these], move.rows[samples]))
     return y

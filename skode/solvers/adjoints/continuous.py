@@ -377,7 +377,7 @@ class EachAdjointSolve(AdjointSolve):
             for t, samples in jumps.at(np.where(moved & (at != self.t0), at, np.nan)):
                 assert samples is not None
                 these = index(samples, y)
-                jumps.pull(self.grad_jumps, self.problem.field, t, y[these], a[these], samples)
+                jumps.pull(self.grad_jumps, self.problem.field.take(these), t, y[these], a[these], samples)
         positions = np.flatnonzero(moved[given.rows] & (given.times == at[given.rows]))
         if len(positions):
             chosen, rows = index(positions, a), index(given.rows[positions], a)

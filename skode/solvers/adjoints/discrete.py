@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from skode.solvers.device import ReplayedTape
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.parameters import held_tensors
-from skode.solvers.fields.protocols import Session, Tape
+from skode.solvers.fields.protocols import Field, Session, Tape
 from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.first_order import first_order
 from skode.solvers.forward.output_times import Reading
@@ -151,7 +151,7 @@ class ReverseSweep:
 
     def _pull(self, step: RecordedStep, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None) -> PulledStep:
         problem, taken = self.problem, step.taken
-        stepper = self._stepper(taken.y)
+        stepper = self._stepper(taken.y, step.rows)
         # The last stage of the last step is used by outputs inside the step alone.
         last_is_used = given is not None or kappa is not None or not stepper.keeps_first or stepper.needs_stages
         if taken.tape is None:
@@ -173,8 +173,9 @@ class ReverseSweep:
         assert self.grad_jumps is not None
         for t, samples in jumps.at(step.t_next):
             these: Any = ... if samples is None else index(samples, y)
-            numbers = None if step.rows is None else step.rows[these].cpu().numpy()
-            jumps.pull(self.grad_jumps, self.problem.field, t, y[these], cotangent[these], numbers)
+            rows = None if step.rows is None else step.rows[these]
+            numbers = None if rows is None else rows.cpu().numpy()
+            jumps.pull(self.grad_jumps, self._field(rows), t, y[these], cotangent[these], numbers)
 
     def _replay(
         self, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None, read: Tensor | None
@@ -215,8 +216,9 @@ class ReverseSweep:
         everywhere = step.opens is True
         here: Any = ... if everywhere else torch.from_numpy(step.opens).to(carried.device)
         y, kappa = taken.y[here], carried[0].view(taken.y.shape)[here]
+        rows = step.rows if everywhere or step.rows is None else step.rows[here]
         time = stage_time(taken.t, taken.h, 0.0, taken.edges, time_dtype_of(self.problem.field, taken.y))
-        tape = self._opening_tape(time if everywhere else time[here], y, first=first and everywhere)
+        tape = self._opening_tape(time if everywhere else time[here], y, rows, first=first and everywhere)
         grad_y = torch.empty_like(y, memory_format=torch.contiguous_format)
         self.session.pull(tape, 0, kappa, grad_y)
         self.session.flush(tape)
@@ -229,7 +231,7 @@ class ReverseSweep:
 
     def _pull_first_stages(self, y0: Tensor, cotangent: Tensor, carried: Tensor) -> Tensor:
         """Pull the samples' very first stages, which all are evaluations at the start."""
-        tape = self._opening_tape(self._start_time(y0), y0, first=True)
+        tape = self._opening_tape(self._start_time(y0), y0, None, first=True)
         grad_y = torch.empty_like(y0)
         self.session.pull(tape, 0, carried[0].contiguous(), grad_y)
         self.session.flush(tape)
@@ -240,14 +242,14 @@ class ReverseSweep:
         problem = self.problem
         return start_time(problem.t0, problem.t1, problem.spans, problem.control, problem.field, y0)
 
-    def _opening_tape(self, t: Any, y: Tensor, *, first: bool) -> Tape:
+    def _opening_tape(self, t: Any, y: Tensor, rows: Tensor | None, *, first: bool) -> Tape:
         """A tape with the evaluation at ``(t, y)``: that of the solve where it is its first, and is still there."""
         self.problem.statistics.nfev_backward += 1
         tape = None
         if first:
             tape, self.path.tape0 = self.path.tape0, None
         if tape is None:
-            tape = self.problem.field.tape(y, 1, pullable=True)
+            tape = self._field(rows).tape(y, 1, pullable=True)
             tape.place(0).copy_(y.reshape(-1))
             tape.evaluate(0, t, torch.empty_like(y, memory_format=torch.contiguous_format))
         return tape
@@ -267,14 +269,20 @@ class ReverseSweep:
         if not bool(off <= tolerance * (size + again.numel() ** 0.5)):
             raise changed_field()
 
-    def _stepper(self, y: Tensor) -> Any:
-        """A stepper for states like this one."""
+    def _stepper(self, y: Tensor, rows: Tensor | None) -> Any:
+        """A stepper for states like this one, of these samples."""
+        problem, field = self.problem, self._field(rows)
         if y.shape not in self.steppers:
-            problem = self.problem
             self.steppers[y.shape] = new_stepper(
-                problem.tableau, problem.field, y, Statistics(), tolerances=problem.control.tolerances
+                problem.tableau, field, y, Statistics(), tolerances=problem.control.tolerances
             )
-        return self.steppers[y.shape]
+        stepper = self.steppers[y.shape]
+        stepper.field = field
+        return stepper
+
+    def _field(self, rows: Tensor | None) -> Field:
+        """The vector field of these samples."""
+        return self.problem.field if rows is None else self.problem.field.take(rows)
 
     def _given(self, step: RecordedStep) -> Tensor | None:
         """What the outputs inside a step give its stages and the state at its start, of shape (s + 1, n).

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.fields.function import check_value
+from skode.solvers.fields.samples import take_samples
 from skode.solvers.solution import Solution
 from skode.solvers.tolerances import Norm, NormOfModuli
 
@@ -40,6 +41,10 @@ class RealField:
     """
 
     func: Callable[[Tensor, Tensor], Tensor]
+
+    def take(self, rows: Tensor) -> RealField:
+        """The field on some samples."""
+        return RealField(take_samples(self.func, rows))
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         state = self.complex_state(y)
@@ -67,6 +72,10 @@ class RealEvent:
 
     func: Callable[[Tensor, Tensor], Any]
     name: str = "An event"
+
+    def take(self, rows: Tensor) -> RealEvent:
+        """The event on some samples."""
+        return RealEvent(take_samples(self.func, rows), self.name)
 
     def __call__(self, t: Tensor, y: Tensor) -> Any:
         value = self.func(_time(t), as_complex(y))

@@ -81,6 +81,7 @@ class CrowdAhead(ActiveSamples):
         self.begun = False
         super().__init__(problem, stepper, y0)
         tableau = problem.tableau
+        self.device_field = problem.field
         self.controls = Controls.of(problem.control, tableau.error_order, 1.0)
         self.state = Samples(y0, problem.f0 if tableau.fsal else None, ())
         device = y0.device
@@ -125,12 +126,13 @@ class CrowdAhead(ActiveSamples):
         """Go on with the samples that are still on their way."""
         rows = torch.from_numpy(self.places).to(self.state.y.device)
         y, first, clock = self.state
+        self.device_field = self.device_field.take(rows)
         self.state = Samples(y[rows], None if first is None else first[rows], tuple(x[rows] for x in clock))
         self.places, self.on_device = np.arange(len(self.places)), len(self.places)
 
     def _attempt(self) -> Round:
         """All samples try a step."""
-        (y, first, clock), tableau, field = self.state, self.problem.tableau, self.problem.field
+        (y, first, clock), tableau, field = self.state, self.problem.tableau, self.device_field
         t, size, *history, t1 = clock
         direction = torch.where(t1 < t, -1.0, 1.0)
         step, wanted, t_next = self.controls.choose(direction * t, size, direction * t1)
@@ -216,7 +218,8 @@ class CrowdAhead(ActiveSamples):
         if not these.all():
             self._forget(these)
             if not self.begun:
-                self.y = self.y[self._index(np.flatnonzero(these))]
+                rows = self._index(np.flatnonzero(these))
+                self.y, self.field = self.y[rows], self.field.take(rows)
 
     def _forget(self, these: np.ndarray) -> None:
         super()._forget(these)

@@ -14,6 +14,7 @@ from skode.solvers.fields.parameters import (
     refuse_replaced,
 )
 from skode.solvers.fields.protocols import Function
+from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import time_tensor
 
 
@@ -66,6 +67,12 @@ class AutogradField:
         """See that ``func``, before it is evaluated for the backward pass, is still what was solved."""
         refuse_replaced(self.func, self.held)
 
+    def take(self, rows: Tensor) -> AutogradField:
+        func = take_samples(self.func, rows)
+        if func is self.func:
+            return self
+        return AutogradField(func, self.parameters, graph_nbytes=self.graph_nbytes, held=self.held, chosen=self.chosen)
+
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Any:
         return AutogradTape(self, like, n_slots) if pullable else FunctionTape(self, like, n_slots)
 
@@ -91,6 +98,10 @@ class WithGrad:
         if isinstance(func, cls) or "does not require grad" not in str(error):
             raise error
         return cls(func)
+
+    def take(self, rows: Tensor) -> WithGrad:
+        """The function on some samples."""
+        return WithGrad(take_samples(self.func, rows))
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from skode.solvers.fields.function import FunctionTape, check_value
 from skode.solvers.fields.protocols import OffersPullback, Session, Tape
+from skode.solvers.fields.samples import take_samples
 
 #: Where torch keeps the hooks of all modules.
 GLOBAL_HOOKS = (
@@ -36,6 +38,14 @@ class PullbackField:
             tape.evaluate(0, t, value)
             tape.release()
             return value
+
+    def take(self, rows: Tensor) -> PullbackField:
+        func = take_samples(self.func, rows)
+        if func is self.func:
+            return self
+        part = copy.copy(self)
+        part.func = func
+        return part
 
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
         if hasattr(self.func, "tape"):

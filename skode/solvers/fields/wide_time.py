@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skode.solvers.fields.autograd import evaluated
 from skode.solvers.fields.pullback import has_own_pullback
+from skode.solvers.fields.samples import take_samples
 
 # How many times its own length a span may lie away from zero before the state's precision is not relied on, and before
 # the answer is worth a warning.
@@ -35,6 +36,10 @@ class WideTime:
 
     def __init__(self, func: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.func = func
+
+    def take(self, rows: Tensor) -> WideTime:
+        """The field on some samples."""
+        return WideTime(take_samples(self.func, rows))
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         value = self.func(t, y)

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from skode.solvers.fields.autograd import evaluated
+from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import column, time_tensor
 from skode.solvers.first_order import once_differentiable
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.output_times import Positions, Reading
+from skode.solvers.indexing import index
 from skode.solvers.time_gradients import ZERO_STEP_ORDER, Sides, zero_step
 from skode.solvers.transforms import in_dual_level, is_mapped, is_transformed, numbers
 
@@ -181,8 +183,11 @@ class EventFinder:
         stop = np.full(len(samples), np.inf)
         occurrences: list[tuple[int, np.ndarray, np.ndarray]] = []
         with torch.no_grad():
+            everyone = len(samples) == self.values.shape[1]
+            rows = None if everyone else index(samples, taken.y)
             for k, event in enumerate(self.events):
-                new = self._value(self.functions[k], self._time(t_next, taken.y), taken.y_next.detach()).reshape(-1)
+                func = self.functions[k] if rows is None else take_samples(self.functions[k], rows)
+                new = self._value(func, self._time(t_next, taken.y), taken.y_next.detach()).reshape(-1)
                 old = self.values[k, samples]
                 from_below = (old < 0.0) | ((old == 0.0) & ~self.begun[samples])
                 from_above = (old > 0.0) | ((old == 0.0) & ~self.begun[samples])
@@ -194,7 +199,7 @@ class EventFinder:
                 crossed &= ~self.stopped[samples]
                 self.values[k, samples] = new
                 if crossed.any():
-                    theta = self._root(self.functions[k], move, t, t_next, old, new, crossed)
+                    theta = self._root(func, move, t, t_next, old, new, crossed)
                     self.counts[k, samples[crossed]] += 1
                     if event.terminal:
                         ends = crossed & (self.counts[k, samples] == event.terminal)

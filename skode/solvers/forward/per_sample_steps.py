@@ -59,8 +59,9 @@ def explained_by_samples(n_here: int, n: int) -> Iterator[None]:
             raise
         raise ValueError(
             f"func(t, y) or an event failed on {n_here} of the {n} samples of the batch: {error} With "
-            "step_control='per_sample' they are given the samples that are still on their way. Tensors of one row for "
-            "each sample must be part of the state, as elements that stay constant; or pass step_control='shared'."
+            "step_control='per_sample' they are given the samples that are still on their way. A function with data of "
+            "each sample says by a method take(rows) what it is on some of them (see skode.solvers.TakesSamples); or "
+            "pass step_control='shared'."
         ) from error
 
 
@@ -71,6 +72,7 @@ class ActiveSamples:
         control = problem.control
         self.problem, self.control, self.y = problem, control, y0
         self.stepper = self.given_stepper = stepper
+        self.field = problem.field
         self.statistics: Statistics = stepper.statistics
         n = len(y0)
         spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (n, 1))
@@ -108,7 +110,7 @@ class ActiveSamples:
         statistics.nfev += 1
         by_sample[0, self.samples] += 1
         self.h = first_step_sizes(
-            lambda t, moved: problem.field(self._times(t), moved),
+            lambda t, moved: self.field(self._times(t), moved),
             self._column,
             self.t,
             self.y.detach(),
@@ -234,7 +236,7 @@ class ActiveSamples:
         self._forget(these)
         if len(self.samples):
             rows = self._index(np.flatnonzero(these))
-            self.y = self.y[rows]
+            self.y, self.field = self.y[rows], self.field.take(rows)
             smaller = self.stepper.take(rows)
             self.release()
             self.stepper = smaller

@@ -159,7 +159,8 @@ class ExplicitStepper:
     def take(self, these: Tensor) -> ExplicitStepper:
         """The same over some samples only."""
         like = self.like[these]
-        other = type(self)(self.tableau, self.field, like, self.statistics, self.tolerances, keep=self.keep)
+        field = self.field.take(these)
+        other = type(self)(self.tableau, field, like, self.statistics, self.tolerances, keep=self.keep)
         other.stages[0] = self.values[0][these].reshape(-1)
         return other
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import time_dtype_of, time_tensor
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.coefficients import tableau_tensors
@@ -110,7 +111,8 @@ class GraphStepper:
 
     def take(self, these: Tensor) -> GraphStepper:
         """The same over some samples only."""
-        other = type(self)(self.tableau, self.func, self.like[these], self.statistics)
+        func = take_samples(self.func, these)
+        other = type(self)(self.tableau, func, self.like[these], self.statistics)
         if self.first is not None:
             other.first = self.first.view(self.shape)[these].reshape(-1)
         return other
@@ -245,7 +247,8 @@ class GraphImplicitStepper(GraphStepper):
 
     def take(self, these: Tensor) -> GraphImplicitStepper:
         like = self.like[these]
-        other = type(self)(self.tableau, self.func, like, self.statistics, self.tolerances)
+        func = take_samples(self.func, these)
+        other = type(self)(self.tableau, func, like, self.statistics, self.tolerances)
         other.inner = self.inner.take(these)
         if self.first is not None:
             other.first = self.first.view(self.shape)[these].reshape(-1)

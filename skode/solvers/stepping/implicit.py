@@ -106,7 +106,8 @@ class ImplicitStepper(ExplicitStepper):
 
     def take(self, these: Tensor) -> ImplicitStepper:
         like = self.like[these]
-        other = type(self)(self.tableau, self.field, like, self.statistics, self.tolerances)
+        field = self.field.take(these)
+        other = type(self)(self.tableau, field, like, self.statistics, self.tolerances)
         other.stages[:] = self.stages.view(-1, *self.shape)[:, these].flatten(1)
         other.first_is_current = self.first_is_current
         if self.blocks.n == 1 and len(self.like) > 1:
