@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from skode.solvers.device import AheadStepper, march_ahead, marches_ahead
 from skode.solvers.errors import SolverError
 from skode.solvers.fields.times import column, time_dtype_of
-from skode.solvers.forward.callbacks import observed
+from skode.solvers.forward.move import Move
+from skode.solvers.forward.observed_steps import observed
 from skode.solvers.forward.outputs import Collector, weights_tensor
 from skode.solvers.forward.per_sample_steps import per_sample_steps
 from skode.solvers.forward.problem import Path, Problem, RecordedStep
@@ -22,6 +24,7 @@ from skode.solvers.forward.times_on_device import OwnTimesCollector
 from skode.solvers.indexing import index
 from skode.solvers.stepping import new_stepper
 from skode.solvers.stepping.step import stage_time
+from skode.solvers.stepping.stepper import AdaptiveStepper, Stepper
 
 
 def start_time(t0: float, t1: float, spans: np.ndarray | None, control: StepControl, func: Any, y0: Tensor) -> Any:
@@ -37,12 +40,12 @@ def start_time(t0: float, t1: float, spans: np.ndarray | None, control: StepCont
     return stage_time(start, direction, 0.0, (here, False), dtype)
 
 
-def moves(problem: Problem, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Any:
+def moves(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
     """The accepted steps, of the whole state or of each sample by itself."""
     if isinstance(stepper, AheadStepper):
         return march_ahead(problem, stepper, y0)
     if problem.control.per_sample:
-        return per_sample_steps(problem, stepper, y0)
+        return per_sample_steps(problem, cast(AdaptiveStepper, stepper), y0)
     if problem.callbacks is not None:
         return observed(march, problem, stepper, y0, clock)
     return march(problem, stepper, y0, clock)

@@ -28,6 +28,7 @@ from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import PulledStep, new_stepper
 from skode.solvers.stepping.step import changed_field, stage_time
+from skode.solvers.stepping.stepper import ReversibleStepper
 
 
 def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
@@ -93,7 +94,7 @@ class ReverseSweep:
         self.path = path
         self.grad_outputs = grad_outputs
         self.session: Session = problem.field.session()
-        self.steppers: dict[torch.Size, Any] = {}
+        self.steppers: dict[torch.Size, ReversibleStepper] = {}
         self.opening = problem.opening[0] if problem.opening else None  # what keeps the first evaluation's recording
         self.grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
         self.remakes = False  # whether the field has been evaluated again
@@ -254,7 +255,7 @@ class ReverseSweep:
             tape.evaluate(0, t, torch.empty_like(y, memory_format=torch.contiguous_format))
         return tape
 
-    def _remake(self, stepper: Any, step: RecordedStep, *, last_is_used: bool) -> None:
+    def _remake(self, stepper: ReversibleStepper, step: RecordedStep, *, last_is_used: bool) -> None:
         """Evaluate the step again, and see that the field answers as before."""
         taken = step.taken
         if isinstance(self.problem.field, AutogradField) and not self.remakes:
@@ -269,7 +270,7 @@ class ReverseSweep:
         if not bool(off <= tolerance * (size + again.numel() ** 0.5)):
             raise changed_field()
 
-    def _stepper(self, y: Tensor, rows: Tensor | None) -> Any:
+    def _stepper(self, y: Tensor, rows: Tensor | None) -> ReversibleStepper:
         """A stepper for states like this one, of these samples."""
         problem, field = self.problem, self._field(rows)
         if y.shape not in self.steppers:

@@ -80,7 +80,7 @@ class CrowdAhead(ActiveSamples):
         self.finite = np.ones(len(y0), dtype=bool)
         self.begun = False
         super().__init__(problem, stepper, y0)
-        tableau = problem.tableau
+        tableau = self.tableau
         self.device_field = problem.field
         self.controls = Controls.of(problem.control, tableau.error_order, 1.0)
         self.state = Samples(y0, problem.f0 if tableau.fsal else None, ())
@@ -132,7 +132,7 @@ class CrowdAhead(ActiveSamples):
 
     def _attempt(self) -> Round:
         """All samples try a step."""
-        (y, first, clock), tableau, field = self.state, self.problem.tableau, self.device_field
+        (y, first, clock), tableau, field = self.state, self.tableau, self.device_field
         t, size, *history, t1 = clock
         direction = torch.where(t1 < t, -1.0, 1.0)
         step, wanted, t_next = self.controls.choose(direction * t, size, direction * t1)
@@ -165,7 +165,7 @@ class CrowdAhead(ActiveSamples):
         self.state = Samples(moved, new_first, (new_t, new_size, last, before, rejected, t1))
         return Round(column, h, y, moved, stages, log)
 
-    def _tolerances(self) -> tuple[float, float]:
+    def _tolerances(self) -> tuple[Any, Any]:
         return self.control.tolerances.rtol, self.control.tolerances.atol
 
     def _sizes(self, x: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class CrowdAhead(ActiveSamples):
         _, _, _, self.ratio, good, sizes, finite = log
         good = good.astype(bool)
         self.attempts += 1
-        tableau = self.problem.tableau
+        tableau = self.tableau
         evaluations = tableau.n_stages - tableau.fsal
         self.statistics.nfev += evaluations
         self.count(good, evaluations)
@@ -209,7 +209,7 @@ class CrowdAhead(ActiveSamples):
         if not len(self.samples):
             return 0
         left = np.abs(self.t1 - self.t) / np.maximum(np.abs(self.h), 1e-300)
-        held = self.problem.tableau.n_stages * self.state.y.numel() * self.state.y.element_size()
+        held = self.tableau.n_stages * self.state.y.numel() * self.state.y.element_size()
         left = np.maximum(left, np.abs(self.t1 - self.t) / (self.control.max_step or math.inf))
         most = max(1, min(FURTHEST, MOST_HELD // held))
         return math.ceil(min(max(np.nan_to_num(left.max(), nan=most), 1), most))

@@ -19,12 +19,15 @@ from skode.solvers.errors import NonFiniteDerivativeError, SolverError, newton_f
 from skode.solvers.fields.times import column
 from skode.solvers.forward.giving_up import MOST_LEAVES, too_many, too_small
 from skode.solvers.forward.move import Move
+from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.step_size import ControllerEach, first_step_sizes
 from skode.solvers.statistics import Statistics
+from skode.solvers.stepping.stepper import AdaptiveStepper
+from skode.solvers.tableaus import runge_kutta
 from skode.solvers.tolerances import EachSample
 
 
-def per_sample_steps(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
+def per_sample_steps(problem: Problem, stepper: AdaptiveStepper, y0: Tensor) -> Iterator[Move]:
     """Accepted steps of the samples, round by round.
 
     Raises
@@ -68,7 +71,7 @@ def explained_by_samples(n_here: int, n: int) -> Iterator[None]:
 class ActiveSamples:
     """The samples that are still on their way: arrays with one entry for each, and their common stepper."""
 
-    def __init__(self, problem: Any, stepper: Any, y0: Tensor) -> None:
+    def __init__(self, problem: Problem, stepper: AdaptiveStepper, y0: Tensor) -> None:
         control = problem.control
         self.problem, self.control, self.y = problem, control, y0
         self.stepper = self.given_stepper = stepper
@@ -83,7 +86,8 @@ class ActiveSamples:
         self.jumps = np.array(sorted(control.jumps))
         self.time_dtype = stepper.time_dtype
         self.measure = EachSample(control.tolerances)
-        self.controller = ControllerEach(control.exponents, problem.tableau.error_order, n)
+        self.tableau = runge_kutta(problem.tableau)
+        self.controller = ControllerEach(control.exponents, self.tableau.error_order, n)
         self.samples = np.arange(n)
         self.h = self.wanted = self.ratio = np.zeros(n)
         self.worst = np.zeros(n)  # the last ratio, or NaN once a step from the present state left the field's domain
@@ -116,7 +120,7 @@ class ActiveSamples:
             self.y.detach(),
             problem.f0[self._index(self.samples)],
             span=self.t1 - self.t,
-            order=problem.tableau.error_order,
+            order=self.tableau.error_order,
             measure=self.measure,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,9 +29,12 @@ from skode.solvers.forward.giving_up import (
     too_small,
 )
 from skode.solvers.forward.move import Move
+from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.step_control import StepControl, equal_steps
 from skode.solvers.forward.step_size import Controller, first_step_size
 from skode.solvers.stepping import NO_EDGES
+from skode.solvers.stepping.stepper import AdaptiveStepper, Stepper
+from skode.solvers.tableaus import runge_kutta
 from skode.solvers.tolerances import all_finite
 
 # Elements of states that are looked at at once where the device is not to be waited for.
@@ -51,7 +54,7 @@ class Clock:
 FLOATS = Clock()
 
 
-def march(problem: Any, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
+def march(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
     """Accepted steps from the problem's ``t0`` to its ``t1``, in order.
 
     Raises
@@ -63,14 +66,14 @@ def march(problem: Any, stepper: Any, y0: Tensor, clock: Clock = FLOATS) -> Iter
         return iter(())
     refuse_non_finite(problem.f0, problem.t0, 0.0)
     if problem.tableau.adaptive:
-        return _adaptive(problem, stepper, y0, clock)
+        return _adaptive(problem, cast(AdaptiveStepper, stepper), y0, clock)
     return _fixed(problem, stepper, y0, clock)
 
 
-def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
+def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> Iterator[Move]:
     control, t, t1 = problem.control, problem.t0, problem.t1
     tolerances, statistics = control.tolerances, stepper.statistics
-    order = problem.tableau.error_order
+    order = runge_kutta(problem.tableau).error_order
     direction = math.copysign(1.0, t1 - t)
     controller = Controller(control.exponents, order)
     if control.first_step is not None:
@@ -137,7 +140,7 @@ def _adaptive(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[M
         )
 
 
-def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move]:
+def _fixed(problem: Problem, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[Move]:
     control: StepControl = problem.control
     grid: Any = equal_steps(control, problem.t0, problem.t1) if control.grid is None else control.grid.tolist()
     if control.grid is not None and len(grid) - 1 > control.max_steps:
@@ -164,7 +167,7 @@ def _fixed(problem: Any, stepper: Any, y: Tensor, clock: Clock) -> Iterator[Move
         stepper.accept()
         y, opens = y_next, False
         if reopens and t_next != problem.t1:
-            stepper.restart(clock.at(t_next), h, y, edges)
+            cast(AdaptiveStepper, stepper).restart(clock.at(t_next), h, y, edges)
             opens = True
     watch.look()
     if math.isinf(problem.t1):
@@ -177,7 +180,7 @@ class _Watch:
     Where the device is not to be waited for, and nobody asks where states stop being so, many are looked at at once.
     """
 
-    def __init__(self, problem: Any, y: Tensor) -> None:
+    def __init__(self, problem: Problem, y: Tensor) -> None:
         waits = not is_asynchronous(y.device) or problem.on_failure != "raise" or problem.events is not None
         self.most = 1 if waits else int(np.clip(MOST_WATCHED // max(y.numel(), 1), 1, 64))
         self.seen: list[tuple[Tensor, float, float]] = []

@@ -13,12 +13,14 @@ from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.graph import GraphImplicitStepper, GraphStepper
 from skode.solvers.stepping.implicit import ImplicitStepper
 from skode.solvers.stepping.step import NO_EDGES, Edges, PulledStep, TakenStep
+from skode.solvers.stepping.stepper import AdaptiveStepper, ReversibleStepper, Stepper
 from skode.solvers.tableaus import AdamsMethod, Method
 from skode.solvers.tolerances import Tolerances
 
 __all__ = [
     "NO_EDGES",
     "AdamsStepper",
+    "AdaptiveStepper",
     "Edges",
     "ExplicitStepper",
     "GraphAdamsStepper",
@@ -26,6 +28,8 @@ __all__ = [
     "GraphStepper",
     "ImplicitStepper",
     "PulledStep",
+    "ReversibleStepper",
+    "Stepper",
     "TakenStep",
     "new_graph_stepper",
     "new_stepper",
@@ -40,16 +44,18 @@ def new_stepper(
     tolerances: Tolerances,
     *,
     keep: bool = False,
-) -> Any:
-    """The stepper of a method; see :class:`ExplicitStepper`."""
+) -> ReversibleStepper:
+    """The stepper of a method."""
     if isinstance(method, AdamsMethod):
         return AdamsStepper(method, field, like, statistics, tolerances, keep=keep)
     kind = ImplicitStepper if method.implicit else ExplicitStepper
     return kind(method, field, like, statistics, tolerances, keep=keep)
 
 
-def new_graph_stepper(method: Method, func: Any, like: Tensor, statistics: Statistics, tolerances: Tolerances) -> Any:
-    """The same with a graph; see :class:`GraphStepper`."""
+def new_graph_stepper(
+    method: Method, func: Any, like: Tensor, statistics: Statistics, tolerances: Tolerances
+) -> Stepper:
+    """The same with a graph."""
     if isinstance(method, AdamsMethod):
         return GraphAdamsStepper(method, func, like, statistics)
     if method.implicit:

@@ -46,7 +46,7 @@ class _History:
 
 
 class AdamsStepper:
-    """Takes steps of one method over one field; see :class:`skode.solvers.stepping.ExplicitStepper`."""
+    """Takes steps of one method over one field; see :class:`skode.solvers.stepping.stepper.ReversibleStepper`."""
 
     needs_stages = True  # to see that the field is still what it was
     keeps_first = False
@@ -79,6 +79,9 @@ class AdamsStepper:
 
     def release(self) -> None:
         self.starter.release()
+
+    def stop_keeping(self) -> None:
+        """Nothing is kept."""
 
     def attempt(self, t: Any, h: Any, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
         begins = not self.history.past
@@ -128,7 +131,7 @@ class AdamsStepper:
         carried: Tensor | None,
         given: Tensor | None,
     ) -> PulledStep:
-        """The vector-Jacobian product of one step; see :meth:`skode.solvers.stepping.ExplicitStepper.pull`."""
+        """The vector-Jacobian product of one step; see :class:`skode.solvers.stepping.stepper.ReversibleStepper`."""
         n_past = self.n_carried
         if carried is None:
             carried = self.stages.new_zeros((n_past, self.like.numel()))
@@ -210,6 +213,9 @@ class GraphAdamsStepper:
 
     def start(self, f0: Tensor) -> None:
         """The first derivative is evaluated with its graph when it is needed."""
+
+    def release(self) -> None:
+        """Do nothing: what steps have used belongs to the graph."""
 
     def attempt(self, t: Any, h: Any, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
         if not self.history.fits(h.detach() if isinstance(h, Tensor) else h):

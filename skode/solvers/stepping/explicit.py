@@ -136,12 +136,7 @@ class ExplicitStepper:
             self.values[0].copy_(torch.where(moved, self.values[-1], self.values[0]))
 
     def part(self, step: TakenStep, these: Tensor) -> TakenStep:
-        """The step just tried, of some samples only."""
-        assert step.stages is not None
-        stages = step.stages.view(len(step.stages), *self.shape)[:, these].flatten(1)
-        h = step.h[these] if isinstance(step.h, Tensor) else step.h
-        start, end = (edge[these] if isinstance(edge, Tensor) else edge for edge in step.edges)
-        return TakenStep(step.t[these], h, step.y[these], step.y_next[these], stages, step.tableau, None, (start, end))
+        return step.part(these)
 
     def restart(self, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
         """Evaluate the first stage anew, after a discontinuity of the field."""

@@ -13,7 +13,6 @@ from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import time_dtype_of, time_tensor
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.coefficients import tableau_tensors
-from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.implicit import ImplicitStepper
 from skode.solvers.stepping.step import NO_EDGES, Edges, TakenStep, stage_time
 from skode.solvers.tableaus import ButcherTableau, get_method
@@ -27,7 +26,7 @@ HIGHEST_DERIVATIVE = 4
 class GraphStepper:
     """Explicit steps with a graph; times and step sizes may be tensors that require grad.
 
-    The interface is that of :class:`skode.solvers.stepping.ExplicitStepper`, as far as the forward solve needs it.
+    An :class:`skode.solvers.stepping.stepper.AdaptiveStepper`.
     """
 
     def __init__(self, tableau: ButcherTableau, func: Any, like: Tensor, statistics: Statistics) -> None:
@@ -91,7 +90,7 @@ class GraphStepper:
         assert step.stages is not None
         # The last stage, which no state depends on yet, may overflow by itself.
         if all(bool(torch.isfinite(x.detach()).all()) for x in (step.y_next, step.stages)):
-            return ExplicitStepper.part(self, step, these)  # type: ignore[arg-type]
+            return step.part(these)
         # Autograd would multiply infinite derivatives in samples that try again by 0: leave them out of the graph.
         other = self.take(these)
         self.again = these, other

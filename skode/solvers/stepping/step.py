@@ -58,6 +58,14 @@ class TakenStep:
     unsolved: np.ndarray | None = None
     lasting: bool = False
 
+    def part(self, these: Tensor) -> TakenStep:
+        """The same step of some samples only, without its tape."""
+        assert self.stages is not None
+        stages = self.stages.view(len(self.stages), *self.y.shape)[:, these].flatten(1)
+        h = self.h[these] if isinstance(self.h, Tensor) else self.h
+        start, end = (edge[these] if isinstance(edge, Tensor) else edge for edge in self.edges)
+        return TakenStep(self.t[these], h, self.y[these], self.y_next[these], stages, self.tableau, None, (start, end))
+
 
 @dataclass(slots=True)
 class PulledStep:

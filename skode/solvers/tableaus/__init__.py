@@ -50,6 +50,12 @@ LIKE_SCIPY = {
 }
 
 
+def runge_kutta(method: Method) -> ButcherTableau:
+    """A method that is known to be one of Runge and Kutta, as its tableau."""
+    assert isinstance(method, ButcherTableau)
+    return method
+
+
 def get_method(name: str) -> Method:
     """The method of a name; ValueError with the names known where it is not one of them."""
     if not isinstance(name, str) or name not in METHODS:

@@ -464,9 +464,7 @@ ROWS = torch.tensor([[1.0], [2.0], [30.0]])
 )
 def test_tensors_of_one_row_per_sample_are_refused_by_name(func, adjoint):
     y0 = torch.tensor([[1.0], [2.0], [30.0]], requires_grad=True)
-    with pytest.raises(
-        ValueError, match=r"failed on \d of the 3 samples.*step_control='per_sample'.*take\(rows\)"
-    ):
+    with pytest.raises(ValueError, match=r"failed on \d of the 3 samples.*step_control='per_sample'.*take\(rows\)"):
         solve_ivp(func, (0.0, 1.0), y0, t_eval=[1.0], step_control="per_sample", adjoint=adjoint)
 
 
