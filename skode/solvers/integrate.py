@@ -17,7 +17,8 @@ from skode.solvers.forward.move import Move
 from skode.solvers.forward.observed_steps import observed
 from skode.solvers.forward.outputs import Collector, weights_tensor
 from skode.solvers.forward.per_sample_steps import per_sample_steps
-from skode.solvers.forward.problem import Path, Problem, RecordedStep
+from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.forward.recording import Recorder
 from skode.solvers.forward.shared_steps import FLOATS, Clock, march
 from skode.solvers.forward.step_control import StepControl
 from skode.solvers.forward.times_on_device import OwnTimesCollector
@@ -87,7 +88,7 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
     outputs, path = collector.outputs, collector.path
     for reading in collector.start:
         outputs.take(reading, y0)
-    keep_stages = keep_stages or (stepper.needs_stages and record)
+    recorder = Recorder(stepper, budget, keep_stages=keep_stages or stepper.needs_stages) if record else None
     failure = None
     with torch.no_grad():
         try:
@@ -99,32 +100,8 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
                         outputs.take(reading, taken.y_next, copy=taken.tape is not None and taken.tape.reused)
                     else:
                         outputs.interpolate(reading, move, weights_tensor(taken.tableau, reading.theta, y0))
-                if record:
-                    tape = taken.tape
-                    if stepper.keep and tape is not None:
-                        nbytes = tape.nbytes()
-                        if nbytes > budget:
-                            stepper.stop_keeping()
-                        else:
-                            budget -= nbytes
-                    if not stepper.keep:
-                        taken.tape = None
-                    held = taken.lasting and stepper.keep  # until nothing refers to the step any longer
-                    if tape is not None and tape.reused and not held:  # the state is wanted longer than that memory
-                        taken.y_next = taken.y_next.clone()
-                    first = None
-                    if keep_stages:
-                        taken.stages = taken.stages.clone()
-                    else:
-                        if stepper.keeps_first:
-                            budget -= taken.y.numel() * taken.y.element_size()
-                            if budget >= 0:
-                                first = taken.stages[0] if held else taken.stages[0].clone()
-                        taken.stages = None
-                    if not held and taken.lasting:
-                        taken.y = taken.y.clone()
-                    rows = None if move.rows is None else index(move.rows, y0)
-                    path.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, first, rows))
+                if recorder is not None:
+                    recorder.record(move, readings)
                 if move.rows is None:
                     path.y_end, path.t_end = taken.y_next, move.t_next
                 else:
@@ -135,7 +112,9 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
             if problem.on_failure == "raise":
                 raise
             failure = error
-        if not record:
+        if recorder is None:
             path.y_end = path.y_end.clone()
+        else:
+            path.steps = recorder.steps
         stepper.release()
         return collector.finish(failure)
