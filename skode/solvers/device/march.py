@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from skode.solvers.device.attempts import FURTHEST, Attempted, Attempts, Moment
 from skode.solvers.device.control import Controls
 from skode.solvers.device.each import per_sample_steps_ahead
+from skode.solvers.device.field_memory import field_inputs
 from skode.solvers.device.fingerprint import fingerprint
-from skode.solvers.device.replay import KINDS, Replay, ReplayedTape, field_inputs, replay_key, take_replay
+from skode.solvers.device.kinds import KINDS, replay_key, take_replay
+from skode.solvers.device.replay import Replay, ReplayedTape
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import NonFiniteDerivativeError
 from skode.solvers.fields.autograd import AutogradField
@@ -264,16 +266,16 @@ class _Replaying(_March):
         if self.without:
             return super().ahead(n)
         try:
-            lease = self.replay.ahead(n, opening=self.opening)
+            lease = self.replay.ahead(n, opens_solve=self.opening)
         except torch.OutOfMemoryError:
             self._go_on_without()
             return super().ahead(n)
-        made, n_each = lease.bundle.made, lease.bundle.n_each
+        results, n_slots = lease.bundle.results, lease.bundle.slots_per_attempt
         if self.opening and self.stepper.keep:
             self.problem.opening.append(lease)
         self.opening = False
-        tapes = [ReplayedTape(lease, k, n_each) for k in range(n)]
-        return list(zip(made.attempted, tapes, strict=True)), self._look(made.logs)
+        tapes = [ReplayedTape(lease, k, n_slots) for k in range(n)]
+        return list(zip(results.attempted, tapes, strict=True)), self._look(results.logs)
 
     def _go_on_without(self) -> None:
         """Make attempts one by one, from where the recordings have come to: there is no room for another."""
