@@ -200,7 +200,7 @@ class CrowdAhead(ActiveSamples):
         if self.problem.events is not None:
             arrived |= self.problem.events.stopped[self.samples]
         if arrived.any():
-            self._let_go(arrived & self.finite, arrived & ~self.finite)
+            self._let_go(arrived, self.finite)
 
     def _further(self) -> int:
         """How many rounds it takes with steps of the present sizes."""

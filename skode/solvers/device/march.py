@@ -18,11 +18,17 @@ from skode.solvers.device.fingerprint import fingerprint
 from skode.solvers.device.kinds import KINDS, replay_key, take_replay
 from skode.solvers.device.replay import Replay, ReplayedTape
 from skode.solvers.devices import is_asynchronous
-from skode.solvers.errors import NonFiniteDerivativeError
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.parameters import graphs_are_watched
 from skode.solvers.fields.pullback import PullbackField, has_own_pullback, is_hooked
-from skode.solvers.forward.giving_up import MOST_LEAVES, first_sample, refuse_non_finite, too_many, too_small
+from skode.solvers.forward.giving_up import (
+    LEAST_ULPS,
+    DomainExits,
+    first_sample,
+    overflowed,
+    refuse_non_finite,
+    too_many,
+)
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.times_on_device import OutsideError
 from skode.solvers.stepping.explicit import ExplicitStepper
@@ -177,8 +183,7 @@ class _March:
     def moves(self) -> Iterator[Move]:
         problem, control, statistics = self.problem, self.problem.control, self.statistics
         t, t1, tried, ratio, opens = problem.t0, problem.t1, 0, 0.0, True
-        left_at, leaving_from, leaves = math.inf, t, 0  # as in skode.solvers.march
-        longest = control.max_step or math.inf
+        exits, longest = DomainExits(t), control.max_step or math.inf
         statistics.nfev += control.first_step is None
         n_evaluations = problem.tableau.n_stages - problem.tableau.fsal
         try:
@@ -195,13 +200,7 @@ class _March:
                     if t == t1:
                         tape.release()
                         continue
-                    if leaves > MOST_LEAVES:
-                        if abs(t - leaving_from) <= 1e-3 * abs(t - problem.t0):
-                            raise too_small(t, h, math.nan)
-                        leaving_from, leaves = t, 0
-                    if t_next != t1 and abs(h) <= 10 * math.ulp(t):
-                        close = abs(left_at - t) <= 1e-3 * (abs(t - problem.t0) + abs(h))
-                        raise too_small(t, h, math.nan if close else ratio)
+                    exits.check(t, h, ratio, too_short=t_next != t1 and abs(h) <= LEAST_ULPS * math.ulp(t))
                     if tried == control.max_steps:
                         raise too_many(control, t, t1, h, self.y0)
                     tried, ratio = tried + 1, ratio_now
@@ -215,12 +214,12 @@ class _March:
                     else:
                         statistics.n_rejected += 1
                         if not math.isfinite(ratio):
-                            left_at, leaves = t_next, leaves + 1
+                            exits.note(t_next)
                         tape.release()
                 n_ahead = self.further(abs(t1 - t) / max(min(h_next, longest), 1e-300))
                 del waiting, attempted, tape
-            if not math.isfinite(numbers[-2]):
-                self._refuse_overflow(self.moment.y, t)
+            if not math.isfinite(numbers[-2]) and not all_finite(y := self.moment.y):
+                raise overflowed(t, y.dtype, first_sample(y))
             self.n_ahead = tried
         finally:
             self.end()
@@ -239,16 +238,6 @@ class _March:
             raise ValueError("y0 contains NaN or infinity.")
         f0 = problem.field(problem.t0, y0) if problem.f0 is None else problem.f0
         refuse_non_finite(f0, problem.t0, 0.0)
-
-    def _refuse_overflow(self, y: Tensor, t: float) -> None:
-        if not all_finite(y):
-            raise NonFiniteDerivativeError(
-                f"The solution overflowed {y.dtype}",
-                time=t,
-                step_size=0.0,
-                sample=first_sample(y),
-                advice="It grows without bound: shorten the time span, scale the state, or use float64.",
-            )
 
 
 class _Replaying(_March):
