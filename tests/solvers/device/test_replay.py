@@ -26,8 +26,8 @@ from skode.solvers import (
     solve_ivp,
 )
 from skode.solvers.device import bundle, kinds, replay
+from skode.solvers.device.eligibility import recordable
 from skode.solvers.device.kinds import KINDS
-from skode.solvers.device.march import recordable
 
 EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
 # Steps of 0.2, whatever rounding does to the error estimates.
