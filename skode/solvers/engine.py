@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
-from skode.solvers.device import marches_ahead, recordable, with_replay
+from skode.solvers.device import recordable, runs_ahead, with_replay
 from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.bind import as_field
@@ -153,7 +153,7 @@ def run(
             func = field.func = Compiled(func)
         wanted = to_differentiate(field) and adjoint == "discrete"
         problem = replace(problem_of(field, f0, tape0 if wanted else None), replay_key=key)
-    waits = adjoint == "backprop" or not marches_ahead(problem, plain)
+    waits = adjoint == "backprop" or not runs_ahead(problem, plain)
     if is_asynchronous(plain.device) and waits and not all_finite(plain):
         raise ValueError("y0 contains NaN or infinity.")
     differentiate = to_differentiate(problem.field)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.device import AheadStepper, march_ahead, marches_ahead
+from skode.solvers.device import AheadStepper, runs_ahead, steps_ahead
 from skode.solvers.errors import SolverError
 from skode.solvers.fields.times import column, time_dtype_of
 from skode.solvers.forward.move import Move
@@ -44,7 +44,7 @@ def start_time(t0: float, t1: float, spans: np.ndarray | None, control: StepCont
 def moves(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
     """The accepted steps, of the whole state or of each sample by itself."""
     if isinstance(stepper, AheadStepper):
-        return march_ahead(problem, stepper, y0)
+        return steps_ahead(problem, stepper, y0)
     if problem.control.per_sample:
         return per_sample_steps(problem, cast(AdaptiveStepper, stepper), y0)
     if problem.callbacks is not None:
@@ -72,7 +72,7 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
         The outputs and, if recorded, the steps.
     """
     budget = problem.memory_budget
-    new: Any = AheadStepper if marches_ahead(problem, y0) else new_stepper
+    new: Any = AheadStepper if runs_ahead(problem, y0) else new_stepper
     stepper = new(
         problem.tableau,
         problem.field,

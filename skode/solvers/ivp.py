@@ -25,7 +25,8 @@ from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.engine import run
 from skode.solvers.fields.wide_time import with_wide_time
-from skode.solvers.forward.events import as_events, occurrences
+from skode.solvers.forward.event_gradients import occurrences
+from skode.solvers.forward.events import as_events
 from skode.solvers.forward.problem import BackwardSolve
 from skode.solvers.forward.times_on_device import OutsideError, OwnTimes, times_stay_on_device
 from skode.solvers.solution import Solution

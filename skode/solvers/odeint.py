@@ -42,7 +42,7 @@ from skode.solvers.dense_output import DenseOutput
 from skode.solvers.engine import run
 from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.fields.wide_time import with_wide_time
-from skode.solvers.forward.events import occurrences
+from skode.solvers.forward.event_gradients import occurrences
 from skode.solvers.forward.first_change import FirstChangeFinder
 from skode.solvers.forward.problem import AS_FORWARD
 from skode.solvers.forward.step_control import StepControl

@@ -1,4 +1,9 @@
-"""Attempts of steps that are judged where they are computed: times, step sizes and verdicts are tensors."""
+"""Attempts of steps that are judged where they are computed: times, step sizes and verdicts are tensors.
+
+The formulas of an explicit step and of its pullback are those of :mod:`skode.solvers.stepping.explicit`, over the same
+coefficients. There the step size is a number, which a matrix-vector product takes for nothing; here it is a tensor on
+the device, so that the whole tableau is multiplied with it at once, and the state is one more row of the matrix.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,16 @@ from torch import Tensor
 
 from skode.solvers.device.control import Controls, in_allowed_errors
 from skode.solvers.fields.protocols import Field, Session, Tape
+from skode.solvers.stepping.coefficients import tableau_tensors
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.tolerances import Tolerances, rms_norm
 
-#: Most attempts between two looks of the host.
+#: Largest number of attempts between two times that the host waits for their outcome.
 FURTHEST = 16
 
 
 class Moment(NamedTuple):
-    """Where a solve has come to, on the device.
+    """The present state of a solve, on the device.
 
     Attributes
     ----------
@@ -80,10 +86,10 @@ class Coefficients:
     """
 
     def __init__(self, tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> None:
-        assert tableau.e is not None
-        s = tableau.n_stages
-        scaled = [[0.0, *row, *[0.0] * (s - len(row))] for row in (*tableau.a, tableau.b, tableau.e)]
-        self.scaled = torch.tensor(scaled, dtype=dtype, device=device)
+        s, tensors = tableau.n_stages, tableau_tensors(tableau, dtype, device)
+        assert tensors.e is not None
+        self.scaled = torch.zeros((s + 2, s + 1), dtype=dtype, device=device)
+        self.scaled[:, 1:] = torch.cat([tensors.full, tensors.b[None], tensors.e[None]])
         self.fixed = torch.zeros_like(self.scaled)
         self.fixed[: s + 1, 0] = 1.0
         self.c = torch.tensor(tableau.c, dtype=torch.float64, device=device)
@@ -106,7 +112,7 @@ class Attempts:
     tableau : ButcherTableau
         The method.
     field : Field
-        What is integrated.
+        The vector field.
     like : Tensor
         A state, for its shape, dtype and device.
     tolerances : Tolerances
@@ -114,7 +120,7 @@ class Attempts:
     controls : Controls
         The step-size control.
     t1 : Tensor, float64
-        Where the solve ends.
+        The end of the time span.
     pullable : bool
         Whether the evaluations are to be pulled back.
     """
@@ -140,7 +146,7 @@ class Attempts:
         return self.field.tape(self.like, len(self.own), pullable=self.pullable)
 
     def attempt(self, moment: Moment, tape: Tape, first_slot: int = 0) -> tuple[Attempted, Moment]:
-        """Try a step, with its evaluations on a tape; returns it, and where the solve then is."""
+        """Try a step, with its evaluations on a tape; returns it, and the state of the solve after it."""
         tableau, s = self.tableau, self.tableau.n_stages
         t, size, *history = moment.clock
         step, wanted, t_next = self.controls.choose(t, size, self.t1)

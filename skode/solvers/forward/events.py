@@ -8,27 +8,23 @@ event of the whole state; one that returns a number per sample is an event of ea
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.fields.autograd import evaluated
 from skode.solvers.fields.samples import take_samples
-from skode.solvers.fields.times import column, time_tensor
-from skode.solvers.first_order import once_differentiable
+from skode.solvers.fields.times import column
+from skode.solvers.forward.event_roots import roots
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.output_times import Positions, Reading
 from skode.solvers.indexing import index
-from skode.solvers.time_gradients import ZERO_STEP_ORDER, Sides, zero_step
-from skode.solvers.transforms import in_dual_level, is_mapped, is_transformed, numbers
+from skode.solvers.transforms import is_mapped, numbers
 
 EventFunction = Callable[[Tensor, Tensor], Tensor]
-MAX_BISECTIONS = 100
 
 
 @dataclass(frozen=True)
@@ -77,13 +73,22 @@ def refuse_other_than_numbers(value: Any) -> None:
         )
 
 
+class _Step(NamedTuple):
+    """A step with the samples whose events are looked for in it: their numbers, and its start and end for each."""
+
+    move: Move
+    samples: np.ndarray
+    t: np.ndarray
+    t_next: np.ndarray
+
+
 class EventFinder:
     """Finds events step by step.
 
     Parameters
     ----------
     events : list of Event
-        What to look for.
+        The events to look for.
     t0 : float
         The initial time.
     y0 : Tensor
@@ -91,7 +96,7 @@ class EventFinder:
     per_sample : bool
         Whether every sample takes its own steps.
     time_dtype : dtype, default=None
-        Of which events' times are; the state's where None.
+        The dtype of the times that event functions receive; None: that of the state.
 
     Attributes
     ----------
@@ -177,90 +182,79 @@ class EventFinder:
         stop : ndarray
             Where in the step each of its samples met a terminal event; inf for those that did not.
         """
-        taken = move.taken
         samples = move.rows if self.rowwise and move.rows is not None else np.arange(self.values.shape[1])
         t, t_next = (np.broadcast_to(np.asarray(time), samples.shape) for time in (move.t, move.t_next))
+        step = _Step(move, samples, t, t_next)
         stop = np.full(len(samples), np.inf)
-        occurrences: list[tuple[int, np.ndarray, np.ndarray]] = []
+        crossings: list[tuple[int, np.ndarray, np.ndarray]] = []
         with torch.no_grad():
-            everyone = len(samples) == self.values.shape[1]
-            rows = None if everyone else index(samples, taken.y)
             for k, event in enumerate(self.events):
-                func = self.functions[k] if rows is None else take_samples(self.functions[k], rows)
-                new = self._value(func, self._time(t_next, taken.y), taken.y_next.detach()).reshape(-1)
-                old = self.values[k, samples]
-                from_below = (old < 0.0) | ((old == 0.0) & ~self.begun[samples])
-                from_above = (old > 0.0) | ((old == 0.0) & ~self.begun[samples])
-                crossed = np.zeros(len(samples), dtype=bool)
-                if event.direction >= 0.0:
-                    crossed |= from_below & (new >= 0.0)
-                if event.direction <= 0.0:
-                    crossed |= from_above & (new <= 0.0)
-                crossed &= ~self.stopped[samples]
-                self.values[k, samples] = new
+                old, new, crossed = self._crossed(k, step)
                 if crossed.any():
-                    theta = self._root(func, move, t, t_next, old, new, crossed)
+                    theta = self._root(k, step, old, new, crossed)
                     self.counts[k, samples[crossed]] += 1
                     if event.terminal:
                         ends = crossed & (self.counts[k, samples] == event.terminal)
                         stop = np.where(ends, np.minimum(stop, theta), stop)
-                    occurrences.append((k, np.flatnonzero(crossed), theta))
+                    crossings.append((k, np.flatnonzero(crossed), theta))
         self.begun[samples] = True
-        readings = []
-        for k, local, theta in occurrences:
-            local = local[theta[local] <= stop[local]]
-            new_positions = positions.take(len(local))
-            times = t[local] + theta[local] * (t_next - t)[local]
-            numbers = samples[local] if self.rowwise else np.full(len(local), -1)
-            self.found[k] += zip(numbers.tolist(), times.tolist(), new_positions.tolist(), strict=True)
-            positions.note(new_positions, times, samples[local] if self.rowwise else None)
-            readings.append(Reading(new_positions, theta[local], local if self.rowwise else None))
-            last = theta[local] == stop[local]
-            self.terminal_times[samples[local[last]]] = times[last]
-            self.stop_positions = np.append(self.stop_positions, new_positions[last])
+        readings = [self._noted(k, step, local, theta, stop, positions) for k, local, theta in crossings]
         self.stopped[samples] |= np.isfinite(stop)
         return [reading for reading in readings if len(reading.positions)], stop
+
+    def _crossed(self, k: int, step: _Step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The values of an event function at the ends of a step, and where they have the signs of an event."""
+        event, samples, taken = self.events[k], step.samples, step.move.taken
+        new = self._value(self._function(k, step), self._time(step.t_next, taken.y), taken.y_next.detach()).reshape(-1)
+        old = self.values[k, samples]
+        from_below = (old < 0.0) | ((old == 0.0) & ~self.begun[samples])
+        from_above = (old > 0.0) | ((old == 0.0) & ~self.begun[samples])
+        crossed = np.zeros(len(samples), dtype=bool)
+        if event.direction >= 0.0:
+            crossed |= from_below & (new >= 0.0)
+        if event.direction <= 0.0:
+            crossed |= from_above & (new <= 0.0)
+        self.values[k, samples] = new
+        return old, new, crossed & ~self.stopped[samples]
+
+    def _root(self, k: int, step: _Step, old: np.ndarray, new: np.ndarray, crossed: np.ndarray) -> np.ndarray:
+        """Where in a step an event function is zero."""
+        func, move, length = self._function(k, step), step.move, step.t_next - step.t
+
+        def value(theta: np.ndarray) -> np.ndarray:
+            time = self._time(step.t + theta * length, move.taken.y)
+            return self._value(func, time, self._state(move, theta)).reshape(-1)
+
+        return roots(value, old, new, crossed)
+
+    def _function(self, k: int, step: _Step) -> EventFunction:
+        """An event function, of the samples that took the step."""
+        func = self.functions[k]
+        if len(step.samples) == self.values.shape[1]:
+            return func
+        return take_samples(func, index(step.samples, step.move.taken.y))
+
+    def _noted(
+        self, k: int, step: _Step, local: np.ndarray, theta: np.ndarray, stop: np.ndarray, positions: Positions
+    ) -> Reading:
+        """Take note of the occurrences of an event that come no later than a terminal one."""
+        local = local[theta[local] <= stop[local]]
+        own, theta = step.samples[local], theta[local]
+        new_positions = positions.take(len(local))
+        times = step.t[local] + theta * (step.t_next - step.t)[local]
+        numbers = own if self.rowwise else np.full(len(local), -1)
+        self.found[k] += zip(numbers.tolist(), times.tolist(), new_positions.tolist(), strict=True)
+        positions.note(new_positions, times, own if self.rowwise else None)
+        last = theta == stop[local]
+        self.terminal_times[own[last]] = times[last]
+        self.stop_positions = np.append(self.stop_positions, new_positions[last])
+        return Reading(new_positions, theta, local if self.rowwise else None)
 
     def _time(self, t: np.ndarray, y: Tensor) -> Tensor:
         """Times as an event function receives them: one for the state, or a column of one per sample."""
         if not self.rowwise:
             return torch.as_tensor(float(t[0]), dtype=self.time_dtype or y.dtype, device=y.device)
         return column(t, y, self.time_dtype)
-
-    def _root(
-        self,
-        func: EventFunction,
-        move: Move,
-        t: np.ndarray,
-        t_next: np.ndarray,
-        g0: np.ndarray,
-        g1: np.ndarray,
-        crossed: Any,
-    ) -> np.ndarray:
-        """Where in the step each crossing lies: false position with Illinois' weights, every third time bisection."""
-        low, high = np.zeros(len(g0)), np.ones(len(g0))
-        g_low, g_high = g0.copy(), g1.copy()
-        high[g0 == 0.0] = 0.0
-        side = np.zeros(len(g0))
-        for i in range(MAX_BISECTIONS):
-            open_ = crossed & (high - low > 4 * np.finfo(float).eps) & (g_high != 0.0)
-            if not open_.any():
-                break
-            with np.errstate(all="ignore"):
-                secant = high - g_high * (high - low) / (g_high - g_low)
-            middle = 0.5 * (low + high)
-            usable = np.isfinite(secant) & (secant > low) & (secant < high) & (i % 3 != 2)
-            theta = np.where(open_, np.where(usable, secant, middle), 1.0)
-            time = self._time(t + theta * (t_next - t), move.taken.y)
-            g = self._value(func, time, self._state(move, theta)).reshape(-1)
-            before = np.sign(g) == np.sign(g_low)
-            rises, falls = open_ & before, open_ & ~before
-            g_high = np.where(rises & (side == 1.0), 0.5 * g_high, g_high)
-            g_low = np.where(falls & (side == -1.0), 0.5 * g_low, g_low)
-            low, g_low = np.where(rises, theta, low), np.where(rises, g, g_low)
-            high, g_high = np.where(falls, theta, high), np.where(falls, g, g_high)
-            side = np.where(rises, 1.0, np.where(falls, -1.0, side))
-        return high
 
     def _state(self, move: Move, theta: np.ndarray) -> Tensor:
         """The states of all samples of a step, each at its own place in it."""
@@ -273,151 +267,3 @@ class EventFinder:
         own = stages.view(len(stages), len(y), -1)
         inside = torch.einsum("ns,snf->nf", weights, own).view(y.shape)
         return y + (h.detach() if isinstance(h, Tensor) else h) * inside
-
-
-def differentiable(
-    event: Event, func: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor, *, exact: bool
-) -> tuple[Tensor, Tensor]:
-    """Time and state of events as functions of what the solution depends on.
-
-    The solution ``y`` is given at fixed times ``t``. By the implicit function theorem on ``g(t, y(t)) = 0`` the time
-    moves by ``-dg / (dg/dt + dg/dy . f)`` for a change ``dg`` at fixed time, and the state by ``f`` times that
-    (R. T. Q. Chen, B. Amos, M. Nickel, "Learning neural event functions", ICLR 2021). That is a Newton iteration for
-    the time from its own solution. Each further one has one more derivative right, if the state moves along the
-    solution: by a Runge-Kutta step, of no length, whose derivatives are right up to its order.
-
-    Parameters
-    ----------
-    event : Event
-        The event.
-    func : callable
-        The vector field.
-    t : Tensor, 0-dimensional or a column
-        The times, in the state's dtype.
-    y : Tensor
-        The states there, with their graph.
-    exact : bool
-        Whether derivatives up to the fourth are right; else that of first order is, and others are refused.
-
-    Returns
-    -------
-    t, y : Tensor
-        The same values, differentiable as those of the event.
-    """
-    rates = functools.partial(evaluated, func)
-    slope = _slope(event, rates, t.detach(), y.detach())
-
-    def moved(shift: Tensor) -> Tensor:
-        return zero_step(rates, y, t, shift)
-
-    shift, state = torch.zeros_like(t), y
-    for i in range(ZERO_STEP_ORDER if exact else 1):
-        state = moved(shift) if i else y
-        g = event.func(t + shift, state)
-        shift = shift - ((g - g.detach()) / slope).view(t.shape)
-    if exact:
-        return t + shift, moved(shift)
-    with torch.no_grad():
-        rate = rates(t, y.detach())
-    shift = once_differentiable(shift)
-    return t + shift, y + rate * shift.to(y)
-
-
-def _slope(event: Event, func: Callable[[Tensor, Tensor], Tensor], t: Tensor, y: Tensor) -> Tensor:
-    """``dg/dt + dg/dy . f`` as a number, or one for each sample; 1 where it is 0."""
-    with torch.no_grad():
-        rate = func(t, y)
-    slopes: Any
-    if is_transformed(rate) or is_transformed(y):
-        value, pull = torch.func.vjp(event.func, t, y)[:2]
-        slopes = pull(torch.ones_like(value))
-    else:
-        with torch.enable_grad():
-            time, state = t.requires_grad_(), y.requires_grad_()
-            value = event.func(time, state)
-            slopes = torch.autograd.grad(value.sum(), (time, state), allow_unused=True)
-    along = torch.zeros_like(value) if slopes[0] is None else slopes[0].reshape(value.shape)
-    if slopes[1] is not None:
-        product = slopes[1] * rate
-        along = along + (product.flatten(1).sum(1) if value.ndim else product.sum())
-    return torch.where(along == 0.0, 1.0, along).detach()  # where g only touches zero its time has no derivative
-
-
-def occurrences(
-    finder: EventFinder,
-    func: Callable[[Tensor, Tensor], Tensor],
-    outputs: Tensor,
-    times: Tensor,
-    y0: Tensor,
-    *,
-    exact: bool,
-    sides: Sides,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Times and states of all events that were found, differentiable where the outputs are.
-
-    Parameters
-    ----------
-    finder : EventFinder
-        After the solve.
-    func : callable
-        The vector field.
-    outputs : Tensor of shape (m, ...)
-        All outputs of the solve.
-    times : Tensor of shape (m,), float64
-        When they are.
-    y0 : Tensor
-        The initial state.
-    exact : bool
-        Whether autograd has recorded the solve, so that derivatives of higher order are known.
-    sides : Sides
-        On which side of jumps the field moves the states of events.
-    """
-    t_events, y_events = [], []
-    for event, found in zip(finder.events, finder.found, strict=True):
-        if finder.rowwise:
-            t, y = _of_samples(event, found, func, outputs, times, y0, exact, sides)
-        else:
-            pairs = [_at(event, func, times[p], outputs[p], exact, sides) for _, _, p in found]
-            t = torch.stack([pair[0] for pair in pairs]) if pairs else times.new_empty(0)
-            y = torch.stack([pair[1] for pair in pairs]) if pairs else y0.new_empty((0, *y0.shape))
-        t_events.append(t)
-        y_events.append(y)
-    return t_events, y_events
-
-
-def _at(event: Event, func: Any, t: Tensor, y: Tensor, exact: bool, sides: Sides) -> tuple[Tensor, Tensor]:
-    """An event as it is, or differentiable; its time stays in float64."""
-    if not (torch.is_grad_enabled() or in_dual_level()):
-        return t, y
-    time, state = differentiable(event, sides.func(func, t, y), time_tensor(t, y, func), y, exact=exact)
-    return t.detach() + (time - time.detach()).to(t), state
-
-
-def _of_samples(
-    event: Event,
-    found: list[tuple[int, float, int]],
-    func: Any,
-    outputs: Tensor,
-    times: Tensor,
-    y0: Tensor,
-    exact: bool,
-    sides: Sides,
-) -> tuple[Tensor, Tensor]:
-    """Events of samples, padded to the most that one of them has."""
-    n = len(y0)
-    by_sample: list[list[int]] = [[] for _ in range(n)]
-    for sample, _, position in found:
-        by_sample[sample].append(position)
-    columns = []
-    for j in range(max(map(len, by_sample), default=0)):
-        here = torch.tensor([len(own) > j for own in by_sample])
-        places = torch.tensor([own[j] if len(own) > j else 0 for own in by_sample])
-        shape = (n, *[1] * (y0.ndim - 1))
-        there = here.to(y0.device).view(shape)
-        y = torch.where(there, outputs[places.to(y0.device)], y0.detach())
-        t = torch.where(here, times[places], 0.0)
-        t, y = _at(event, func, t.view(shape).to(y0.device), y, exact, sides)
-        columns.append((torch.where(here, t.view(n).cpu(), torch.nan), torch.where(there, y, torch.nan)))
-    if not columns:
-        return times.new_empty((n, 0)), y0.new_empty((n, 0, *y0.shape[1:]))
-    return torch.stack([t for t, _ in columns], dim=1), torch.stack([y for _, y in columns], dim=1)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.errors import NonFiniteDerivativeError, SolverError, newton_failed
+from skode.solvers.errors import SolverError, newton_failed
 from skode.solvers.fields.times import column
-from skode.solvers.forward.giving_up import MOST_LEAVES, too_many, too_small
+from skode.solvers.forward.giving_up import DomainExitsEach, is_too_short, not_finite, overflowed, too_many
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.step_size import ControllerEach, first_step_sizes
@@ -80,7 +80,7 @@ class ActiveSamples:
         n = len(y0)
         spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (n, 1))
         self.t, self.t1 = spans[:, 0].copy(), spans[:, 1].copy()
-        self.t0 = self.t_next = self.t
+        self.t_next = self.t
         self.direction = np.where(self.t1 < self.t, -1.0, 1.0)
         self.stop_times = np.sort(control.stop_times)
         self.jumps = np.array(sorted(control.jumps))
@@ -90,11 +90,8 @@ class ActiveSamples:
         self.controller = ControllerEach(control.exponents, self.tableau.error_order, n)
         self.samples = np.arange(n)
         self.h = self.wanted = self.ratio = np.zeros(n)
-        self.worst = np.zeros(n)  # the last ratio, or NaN once a step from the present state left the field's domain
-        # How many steps have left the domain, and since when they have been counted.
-        self.leaves, self.leaving_from = np.zeros(n, dtype=np.int64), self.t
+        self.exits = DomainExitsEach(self.t)
         self.attempts = np.zeros(n, dtype=np.int64)
-        self.unsolved = np.zeros(n, dtype=bool)
         self.statistics.by_sample = np.zeros((3, n), dtype=np.int64)
         # Samples whose next step has a first stage evaluated anew, after a discontinuity.
         self.opening = np.zeros(n, dtype=bool)
@@ -105,7 +102,7 @@ class ActiveSamples:
         assert by_sample is not None
         by_sample[0] += 1
         finite = torch.isfinite(problem.f0).flatten(1).all(dim=1).cpu().numpy()
-        self._drop_failed(~finite, lambda i: _non_finite(float(self.t[i]), int(self.samples[i])))
+        self._drop_failed(~finite, lambda i: not_finite(float(self.t[i]), int(self.samples[i])))
         if not len(self.samples):
             return
         if self.control.first_step:
@@ -136,21 +133,10 @@ class ActiveSamples:
 
     def refuse_steps(self) -> None:
         """See that the steps that have been chosen lead on; samples that can't go on fail."""
-        control, shortest = self.control, self.control.min_step or 0.0
-        hopeless = self.unsolved & (np.abs(self.wanted) <= shortest)
-        self._drop_failed(hopeless, lambda i: newton_failed(float(self.t[i]), float(self.h[i]), int(self.samples[i])))
-        stuck = (self.t_next != self.t1) & (np.abs(self.h) <= 10 * np.spacing(np.abs(self.t)))
-        self._drop_failed(
-            stuck, lambda i: too_small(float(self.t[i]), float(self.h[i]), self.worst[i], int(self.samples[i]))
-        )
-        many = self.leaves > MOST_LEAVES
-        creeping = np.abs(self.t - self.leaving_from) <= 1e-3 * np.abs(self.t - self.t0)
-        self.leaving_from = np.where(many, self.t, self.leaving_from)
-        self.leaves = np.where(many, 0, self.leaves)
-        self._drop_failed(
-            many & creeping,
-            lambda i: too_small(float(self.t[i]), float(self.h[i]), math.nan, int(self.samples[i])),
-        )
+        control = self.control
+        too_short = (self.t_next != self.t1) & is_too_short(self.t, self.h)
+        failed, error = self.exits.check(self.t, self.h, self.ratio, too_short)
+        self._drop_failed(failed, lambda i: error(i, int(self.samples[i])))
         self._drop_failed(
             self.attempts == control.max_steps,
             lambda i: too_many(
@@ -176,10 +162,11 @@ class ActiveSamples:
         y_next = taken.y_next.detach()
         error = stepper.error(taken).detach()
         self.ratio = self.measure.size(control.tolerances.in_allowed_errors(error, self.y.detach(), y_next))
-        good = (self.ratio <= 1.0) | ((np.abs(self.wanted) <= (control.min_step or 0.0)) & np.isfinite(self.ratio))
+        as_short_as_may_be = np.abs(self.wanted) <= (control.min_step or 0.0)
+        good = (self.ratio <= 1.0) | (as_short_as_may_be & np.isfinite(self.ratio))
         factor = self.controller.factor(np.where(good, np.minimum(self.ratio, 1.0), self.ratio))
-        self.unsolved = np.zeros(len(good), dtype=bool) if taken.unsolved is None else taken.unsolved
-        good &= ~self.unsolved
+        if taken.unsolved is not None:
+            good &= ~taken.unsolved
         self.count(good, statistics.nfev - before)
         if good.all():
             yield Move(self.t, self.t_next, h, taken, self._opens(good), self.samples)
@@ -194,13 +181,17 @@ class ActiveSamples:
         self._restart_at_jumps(good)
         cut = good & (np.abs(self.h) < np.abs(self.wanted))
         grown = np.where(cut, np.minimum(np.abs(self.wanted), np.abs(self.wanted) * factor), 0.0)
-        self.t = np.where(good, self.t_next, self.t)
-        self.h = self.direction * np.maximum(np.abs(self.h) * factor, grown)
+        self.t, tried = np.where(good, self.t_next, self.t), self.h
+        self.h = self.direction * np.maximum(np.abs(tried) * factor, grown)
+        if taken.unsolved is not None:
+            self._drop_failed(
+                as_short_as_may_be & taken.unsolved,
+                lambda i: newton_failed(float(self.t[i]), float(tried[i]), int(self.samples[i])),
+            )
 
     def count(self, good: np.ndarray, evaluations: int) -> None:
         """Account for a round, in which some have taken a good step."""
-        self.worst = np.where(good, 0.0, np.where(np.isfinite(self.worst), self.ratio, np.nan))
-        self.leaves = self.leaves + (~good & ~np.isfinite(self.ratio))
+        self.exits.note(self.t_next, ~good & ~np.isfinite(self.ratio))
         self.statistics.count_round(self.samples, good, evaluations)
 
     def _opens(self, good: np.ndarray) -> np.ndarray | bool:
@@ -216,14 +207,12 @@ class ActiveSamples:
         if self.problem.events is not None:
             arrived |= self.problem.events.stopped[self.samples]
         if arrived.any():
-            finite = torch.isfinite(self.y.detach()).flatten(1).all(dim=1).cpu().numpy()
-            overflowed = arrived & ~finite
-            arrived &= finite
-            self._let_go(arrived, overflowed)
+            self._let_go(arrived, torch.isfinite(self.y.detach()).flatten(1).all(dim=1).cpu().numpy())
 
-    def _let_go(self, arrived: np.ndarray, overflowed: np.ndarray) -> None:
-        self._drop_failed(overflowed, lambda i: _overflow(float(self.t[i]), self.y.dtype, int(self.samples[i])))
-        self._keep(~arrived[~overflowed])
+    def _let_go(self, arrived: np.ndarray, finite: np.ndarray) -> None:
+        failed = arrived & ~finite
+        self._drop_failed(failed, lambda i: overflowed(float(self.t[i]), self.y.dtype, int(self.samples[i])))
+        self._keep(~arrived[~failed])
 
     def _drop_failed(self, failed: np.ndarray, error: Callable[[int], SolverError]) -> None:
         if not failed.any():
@@ -261,15 +250,11 @@ class ActiveSamples:
             "h",
             "wanted",
             "ratio",
-            "worst",
-            "t0",
-            "leaving_from",
-            "leaves",
             "attempts",
-            "unsolved",
         ):
             setattr(self, name, getattr(self, name)[these])
         self.controller.keep(these)
+        self.exits.keep(these)
 
     def _edges(self) -> tuple[Any, Any]:
         if self.control.nudged:
@@ -299,23 +284,3 @@ class ActiveSamples:
 
     def _index(self, positions: np.ndarray) -> Tensor:
         return torch.from_numpy(positions).to(self.y.device)
-
-
-def _non_finite(t: float, sample: int) -> SolverError:
-    return NonFiniteDerivativeError(
-        "func(t, y) gave NaN or infinity",
-        time=t,
-        step_size=0.0,
-        sample=sample,
-        advice="See that func is finite at this time and state, and that the inputs are scaled.",
-    )
-
-
-def _overflow(t: float, dtype: torch.dtype, sample: int) -> SolverError:
-    return NonFiniteDerivativeError(
-        f"The solution overflowed {dtype}",
-        time=t,
-        step_size=0.0,
-        sample=sample,
-        advice="It grows without bound: shorten the time span, scale the state, or use float64.",
-    )

@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 from skode.solvers.devices import is_asynchronous
-from skode.solvers.errors import (
-    MaxStepsError,
-    NonFiniteDerivativeError,
-    newton_failed,
-)
+from skode.solvers.errors import MaxStepsError, newton_failed
 from skode.solvers.forward.giving_up import (
+    LEAST_ULPS,
     MAX_STEPS_NAMES,
-    MOST_LEAVES,
+    MOST_EXITS,
+    DomainExits,
     first_sample,
+    overflowed,
     refuse_non_finite,
     too_many,
-    too_small,
 )
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.problem import Problem
@@ -84,21 +82,16 @@ def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Cloc
         statistics.nfev += 1
     stop_times = [*control.stop_times, t1]
     opens, ratio, attempts, shortest = True, 0.0, 0, control.min_step or 0.0
-    left_at = math.inf  # where a step last left the field's domain
-    leaving_from, leaves = t, 0  # the time since which steps have been counted that did
+    exits = DomainExits(t)
     while t != t1:
         wanted = h = direction * max(min(abs(h), control.max_step or math.inf), shortest)
         # A step that nearly reaches a time it must end at is stretched to it rather than leaving a sliver behind.
         stop_time = stop_times[0]
         t_next = stop_time if 1.01 * abs(h) >= abs(stop_time - t) else t + h
         h = t_next - t
-        if leaves > MOST_LEAVES:
-            if abs(t - leaving_from) <= 1e-3 * abs(t - problem.t0):
-                raise too_small(t, h, math.nan)
-            leaving_from, leaves = t, 0
-        if t_next != t1 and abs(h) <= 10 * math.ulp(t):
-            close = abs(left_at - t) <= 1e-3 * (abs(t - problem.t0) + abs(h))
-            raise too_small(t, h, math.nan if close else ratio)
+        too_short = t_next != t1 and abs(h) <= LEAST_ULPS * math.ulp(t)
+        if too_short or exits.n > MOST_EXITS:
+            exits.check(t, h, ratio, too_short=too_short)
         if attempts == control.max_steps:
             raise too_many(control, t, t1, h, y)
         attempts += 1
@@ -127,17 +120,11 @@ def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Cloc
         else:
             statistics.n_rejected += 1
             if not math.isfinite(ratio):
-                left_at, leaves = t_next, leaves + 1
+                exits.note(t_next)
             h *= controller.factor(ratio)
     # A state that overflowed stays so, and makes the error test meaningless: one look at the end finds it.
     if not all_finite(y.detach()):
-        raise NonFiniteDerivativeError(
-            f"The solution overflowed {y.dtype}",
-            time=t,
-            step_size=0.0,
-            sample=first_sample(y.detach()),
-            advice="It grows without bound: shorten the time span, scale the state, or use float64.",
-        )
+        raise overflowed(t, y.dtype, first_sample(y.detach()))
 
 
 def _fixed(problem: Problem, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[Move]:

@@ -7,13 +7,13 @@ import torch
 
 from skode.dynamics import MLPField
 from skode.solvers import SolverError, devices, free_idle_memory, solve_ivp
-from skode.solvers.device import replay
+from skode.solvers.device import kinds, replay
 
 
 @contextmanager
 def running_ahead():
     """While the CPU passes for a device that is not to be waited for."""
-    replay.KINDS.__init__()  # nothing is known of models that are gone
+    kinds.KINDS.__init__()  # nothing is known of models that are gone
     devices.ASYNCHRONOUS.add("cpu")
     try:
         yield

@@ -44,7 +44,7 @@ def ratios(n, seed):
 
 
 def chosen_by_host(settings, t, size, t1, direction):
-    """As in ``march._adaptive``."""
+    """As in ``shared_steps._adaptive``."""
     shortest, longest = settings.min_step or 0.0, settings.max_step or INF
     wanted = direction * max(min(abs(size), longest), shortest)
     t_next = t1 if 1.01 * abs(wanted) >= abs(t1 - t) else t + wanted
@@ -52,7 +52,7 @@ def chosen_by_host(settings, t, size, t1, direction):
 
 
 def judged_by_host(settings, controller, ratio, t, t_next, t1, wanted):
-    """As in ``march._adaptive``: whether the step is good, the time, and the size of the next one."""
+    """As in ``shared_steps._adaptive``: whether the step is good, the time, and the size of the next one."""
     h = abs(t_next - t)
     shortest = settings.min_step or 0.0
     if ratio <= 1.0 or (wanted <= shortest and math.isfinite(ratio)):

@@ -25,9 +25,9 @@ from skode.solvers import (
     free_idle_memory,
     solve_ivp,
 )
-from skode.solvers.device import replay
-from skode.solvers.device.march import recordable
-from skode.solvers.device.replay import KINDS
+from skode.solvers.device import bundle, kinds, replay
+from skode.solvers.device.eligibility import recordable
+from skode.solvers.device.kinds import KINDS
 
 EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
 # Steps of 0.2, whatever rounding does to the error estimates.
@@ -878,7 +878,7 @@ def test_models_that_come_and_go_at_the_same_addresses(agree, mlp, move, y0):
 
 
 def test_only_so_many_kinds_are_kept(ahead, mlp, randn, monkeypatch):
-    monkeypatch.setattr(replay, "MOST_KINDS", 3)
+    monkeypatch.setattr(kinds, "MOST_KINDS", 3)
     fields = [mlp() for _ in range(3)]
 
     def sizes():
@@ -896,7 +896,7 @@ def test_only_so_many_kinds_are_kept(ahead, mlp, randn, monkeypatch):
 
 
 def test_a_field_of_more_kinds_than_are_kept(agree, mlp, randn, monkeypatch):
-    monkeypatch.setattr(replay, "MOST_KINDS", 3)
+    monkeypatch.setattr(kinds, "MOST_KINDS", 3)
 
     def compute():
         field = mlp()
@@ -906,7 +906,7 @@ def test_a_field_of_more_kinds_than_are_kept(agree, mlp, randn, monkeypatch):
 
 
 def test_only_so_many_bytes_are_kept(ahead, mlp, randn, monkeypatch):
-    monkeypatch.setattr(replay, "_most_bytes", lambda device: 0.0)
+    monkeypatch.setattr(kinds, "total_memory", lambda device: 0)
     field = mlp()
     for n in range(1, 4):
         for _ in range(3):
@@ -915,7 +915,7 @@ def test_only_so_many_bytes_are_kept(ahead, mlp, randn, monkeypatch):
 
 
 def test_only_so_many_kinds_are_remembered(ahead, mlp, randn, monkeypatch):
-    monkeypatch.setattr(replay, "MOST_SEEN", 3)
+    monkeypatch.setattr(kinds, "MOST_SEEN", 3)
     field = mlp()
     for n in range(1, 7):
         solve(field, randn(n, 3))
@@ -1046,9 +1046,9 @@ def test_no_two_solves_have_the_same_recordings(ahead, mlp, randn, monkeypatch):
         expected = solve(field, y0)
     together, used, ahead_of = threading.Barrier(4), [], replay.Replay.ahead
 
-    def waiting(self, n, *, opening):
-        lease = ahead_of(self, n, opening=opening)
-        if opening:
+    def waiting(self, n, *, opens_solve):
+        lease = ahead_of(self, n, opens_solve=opens_solve)
+        if opens_solve:
             used.append(self)
             together.wait(20.0)
         return lease
@@ -1137,7 +1137,7 @@ def test_a_module_that_cannot_be_copied(agree, y0):
 
 def test_ways_back_are_few_however_steps_are_rejected(ahead, monkeypatch):
     """A recording is not made for each of the ways in which attempts may be good or not."""
-    monkeypatch.setattr(replay, "MOST_WAYS_BACK", 3)
+    monkeypatch.setattr(bundle, "MOST_WAYS_BACK", 3)
     generator = torch.Generator().manual_seed(0)
     field = MLPField(2, (16,), "tanh", False, generator=generator).double()
     with torch.no_grad():
@@ -1149,8 +1149,8 @@ def test_ways_back_are_few_however_steps_are_rejected(ahead, monkeypatch):
         end = solve_ivp(field, (0.0, 3.0), start, **settings).y.square().sum()
         found.append((start, torch.autograd.grad(end, start)[0], settings))
     bundles = [b for (kept,) in KINDS.kept.values() for idle in kept.idle.values() for b in idle]
-    assert max(len(bundle.pulled) for bundle in bundles) > 3
-    assert all(len(steps) == 1 for bundle in bundles for steps, *_ in list(bundle.pulled)[3:])
+    assert max(len(one.backward) for one in bundles) > 3
+    assert all(len(steps) == 1 for one in bundles for steps, *_ in list(one.backward)[3:])
     devices.ASYNCHRONOUS.discard("cpu")
     for start, gradient, settings in found:
         end = solve_ivp(field, (0.0, 3.0), start, **settings).y.square().sum()

@@ -15,7 +15,7 @@ from skode.solvers import (
     NonFiniteDerivativeError,
     solve_ivp,
 )
-from skode.solvers.device import each
+from skode.solvers.device.per_sample_ahead import ActiveSamplesAhead
 
 EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
 TAKING_OVER = [name for name in EXPLICIT if METHODS[name].fsal]
@@ -235,8 +235,8 @@ def test_one_sample_and_an_empty_batch(agree, each_solved, y0):
 
 
 def test_samples_that_have_arrived_leave(ahead, y0, monkeypatch):
-    sizes, attempt = [], each.CrowdAhead._attempt
-    monkeypatch.setattr(each.CrowdAhead, "_attempt", lambda self: sizes.append(self.on_device) or attempt(self))
+    sizes, attempt = [], ActiveSamplesAhead._attempt
+    monkeypatch.setattr(ActiveSamplesAhead, "_attempt", lambda self: sizes.append(self.on_device) or attempt(self))
     ends = double([[0.0, 0.1], [0.0, 0.2], [0.0, 1.0], [0.0, 5.0]])
     solve_ivp(Forced(), ends, y0, t_eval=ends[:, 1:], step_control="per_sample", **EQUAL)
     assert sizes == sorted(sizes, reverse=True)
@@ -244,7 +244,7 @@ def test_samples_that_have_arrived_leave(ahead, y0, monkeypatch):
 
 
 def test_the_clock_is_looked_at_seldom(ahead, y0, monkeypatch):
-    looks, further = [], each.CrowdAhead._further
-    monkeypatch.setattr(each.CrowdAhead, "_further", lambda self: looks.append(1) or further(self))
+    looks, further = [], ActiveSamplesAhead._further
+    monkeypatch.setattr(ActiveSamplesAhead, "_further", lambda self: looks.append(1) or further(self))
     solve_ivp(Forced(), (0.0, 5.0), y0, step_control="per_sample", **EQUAL)
     assert len(looks) < 8

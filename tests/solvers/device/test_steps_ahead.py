@@ -20,7 +20,8 @@ from skode.solvers import (
 )
 from skode.solvers.device.attempts import Attempts
 from skode.solvers.device.control import Controls
-from skode.solvers.device.march import _March, marches_ahead
+from skode.solvers.device.eligibility import runs_ahead
+from skode.solvers.device.steps_ahead import StepsAhead
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.step_control import StepControl
@@ -435,7 +436,7 @@ def problem(field, method="dopri5", span=(0.0, 1.0), **control):
     )
 
 
-def test_which_solves_march_ahead(y0, ahead):
+def test_which_solves_run_ahead(y0, ahead):
     for method, settings, expected in [
         *((name, {}, True) for name in EXPLICIT),
         *((name, {}, False) for name in METHODS if name not in EXPLICIT),
@@ -445,17 +446,17 @@ def test_which_solves_march_ahead(y0, ahead):
         ("dopri5", {"span": (1.0, 1.0)}, False),
         ("dopri5", {"span": (0.0, math.inf)}, False),
     ]:
-        assert marches_ahead(problem(None, method, **settings), y0) is expected, (method, settings)
-    assert not marches_ahead(problem(None), y0[:0])
+        assert runs_ahead(problem(None, method, **settings), y0) is expected, (method, settings)
+    assert not runs_ahead(problem(None), y0[:0])
 
 
-def test_the_host_marches_itself_elsewhere(y0):
-    assert not marches_ahead(problem(None), y0)
+def test_no_solve_runs_ahead_elsewhere(y0):
+    assert not runs_ahead(problem(None), y0)
 
 
-def test_a_march_looks_at_the_clock_seldom(ahead, y0, monkeypatch):
-    looks, look = [], _March.ahead
-    monkeypatch.setattr(_March, "ahead", lambda self, n: looks.append(n) or look(self, n))
+def test_the_host_seldom_waits(ahead, y0, monkeypatch):
+    looks, look = [], StepsAhead.attempt
+    monkeypatch.setattr(StepsAhead, "attempt", lambda self, n: looks.append(n) or look(self, n))
     solution = solve_ivp(Forced(), (0.0, 3.0), y0, max_step=0.05, first_step=0.05)
     assert solution.n_accepted == 60
     assert sum(looks) < 80

@@ -1,4 +1,4 @@
-"""The march ahead of the host where every sample of a batch takes its own steps."""
+"""Steps ahead of the host where every sample of a batch takes its own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from skode.solvers.forward.per_sample_steps import ActiveSamples
 from skode.solvers.stepping.step import TakenStep
 from skode.solvers.tolerances import all_finite, max_norm, mixed_norm, rms_norm
 
-#: Bytes of the stages that may be held between two looks.
+#: Bytes of the stages that may be held between two times that the host waits for the outcome.
 MOST_HELD = 2**30
 
 
 class Samples(NamedTuple):
-    """Where the samples have come to, on the device.
+    """The present state of all samples, on the device.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Samples(NamedTuple):
         States, and the field's values there where the method takes them over.
     clock : tuple of six float64 Tensor of shape (n,)
         Times, sizes of the next steps, ratios of the last two accepted ones, whether the last attempt was rejected,
-        and the times to come to.
+        and the ends of the time spans.
     """
 
     y: Tensor
@@ -66,12 +66,12 @@ def per_sample_steps_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[M
     """Accepted steps of the samples, round by round; see :mod:`skode.solvers.forward.per_sample_steps`."""
     if not all_finite(y0):
         raise ValueError("y0 contains NaN or infinity.")
-    active = CrowdAhead(problem, stepper, y0)
+    active = ActiveSamplesAhead(problem, stepper, y0)
     active.leave()
     yield from active.rounds()
 
 
-class CrowdAhead(ActiveSamples):
+class ActiveSamplesAhead(ActiveSamples):
     """The host's account of samples whose steps the device tries and judges."""
 
     def __init__(self, problem: Any, stepper: Any, y0: Tensor) -> None:
@@ -88,7 +88,7 @@ class CrowdAhead(ActiveSamples):
         self.a = [torch.tensor(row, dtype=y0.dtype, device=device) for row in (*tableau.a, tableau.b, tableau.e)]
 
     def rounds(self) -> Iterator[Move]:
-        """All rounds, some between two looks."""
+        """The accepted steps of all rounds, of which several are made before the host waits for them."""
         n_ahead = 2
         while len(self.samples):
             if not self.begun:
@@ -202,7 +202,7 @@ class CrowdAhead(ActiveSamples):
         if self.problem.events is not None:
             arrived |= self.problem.events.stopped[self.samples]
         if arrived.any():
-            self._let_go(arrived & self.finite, arrived & ~self.finite)
+            self._let_go(arrived, self.finite)
 
     def _further(self) -> int:
         """How many rounds it takes with steps of the present sizes."""

@@ -1,85 +1,34 @@
-"""The march that runs ahead of the host: several attempts between two looks at the clock."""
+"""Steps that run ahead of the host: several attempts between two times that it waits for their outcome."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skode.solvers.device.attempts import FURTHEST, Attempted, Attempts, Moment
 from skode.solvers.device.control import Controls
-from skode.solvers.device.each import per_sample_steps_ahead
-from skode.solvers.device.fingerprint import fingerprint
-from skode.solvers.device.replay import KINDS, Replay, ReplayedTape, field_inputs, replay_key, take_replay
-from skode.solvers.devices import is_asynchronous
-from skode.solvers.errors import NonFiniteDerivativeError
-from skode.solvers.fields.autograd import AutogradField
-from skode.solvers.fields.parameters import graphs_are_watched
-from skode.solvers.fields.pullback import PullbackField, has_own_pullback, is_hooked
-from skode.solvers.forward.giving_up import MOST_LEAVES, first_sample, refuse_non_finite, too_many, too_small
+from skode.solvers.device.field_memory import field_inputs
+from skode.solvers.device.kinds import KINDS
+from skode.solvers.device.per_sample_ahead import per_sample_steps_ahead
+from skode.solvers.device.replay import Replay, ReplayedTape
+from skode.solvers.forward.giving_up import (
+    LEAST_ULPS,
+    DomainExits,
+    first_sample,
+    overflowed,
+    refuse_non_finite,
+    too_many,
+)
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.times_on_device import OutsideError
 from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.step import TakenStep
-from skode.solvers.tableaus import ButcherTableau
-from skode.solvers.tolerances import NORMS, Tolerances, all_finite
-
-
-def marches_ahead(problem: Any, y0: Tensor) -> bool:
-    """Whether a solve is one for :func:`march_ahead`: by an explicit method that chooses its steps.
-
-    Steps that must end at given times, or stop short of discontinuities, are the host's.
-    """
-    tableau, control = problem.tableau, problem.control
-    return (
-        is_asynchronous(y0.device)
-        and isinstance(tableau, ButcherTableau)
-        and tableau.adaptive
-        and not tableau.implicit
-        and not control.stop_times
-        and not control.nudged
-        and type(control.tolerances) is Tolerances  # the device knows no other test
-        and not control.tolerances.of_elements
-        and problem.callbacks is None
-        and y0.numel() > 0
-        and (problem.t0 != problem.t1 or problem.spans is not None)
-        and math.isfinite(problem.t1)
-    )
-
-
-def recordable(func: Any, y0: Tensor) -> tuple[Any, Hashable] | None:
-    """A field that may be recorded, not yet evaluated, and what its recordings depend on; None for others.
-
-    Fields with a pullback of their own say by ``replay_key`` what that is, of other modules it is found out; functions
-    are evaluated as they are.
-    """
-    if not is_asynchronous(y0.device) or graphs_are_watched():
-        return None
-    if has_own_pullback(func):
-        if not getattr(func, "recordable", False):
-            return None
-        field: Any = PullbackField(func)
-        key = field.func.replay_key()
-    elif isinstance(func, nn.Module) and getattr(func, "recordable", True) and not is_hooked(func):
-        field = AutogradField(func, tuple(p for p in func.parameters() if p.requires_grad))
-        key = fingerprint(func)
-    else:
-        return None
-    return None if key is None else (field, key)
-
-
-def with_replay(problem: Any, field: Any, field_key: Hashable, y0: Tensor, *, pullable: bool) -> Any:
-    """The problem with the recordings for its solve, as far as there are any; None where it can have none."""
-    builtin = problem.control.tolerances.norm in NORMS.values()
-    if problem.dense or problem.control.per_sample or not builtin or not marches_ahead(problem, y0):
-        return None
-    key = replay_key(field, field_key, y0, problem, pullable=pullable)
-    replay = None if key is None else take_replay(key, field, y0, problem, pullable=pullable)
-    return None if key is None else replace(problem, field=field, replay=replay, replay_key=key)
+from skode.solvers.tolerances import all_finite
 
 
 class AheadStepper(ExplicitStepper):
@@ -90,34 +39,44 @@ class AheadStepper(ExplicitStepper):
         self.memory.release()
 
     def start(self, f0: Tensor | None) -> None:
-        """The march knows the first derivative."""
+        """Nothing to do: attempts are given the first derivative."""
 
     def release(self) -> None:
-        """Attempts let go of their memory themselves."""
+        """Nothing to do: attempts let go of their memory themselves."""
 
     def stop_keeping(self) -> None:
         self.keep = False
 
 
-def march_ahead(problem: Any, stepper: AheadStepper, y0: Tensor) -> Iterator[Move]:
+def steps_ahead(problem: Any, stepper: AheadStepper, y0: Tensor) -> Iterator[Move]:
     """Accepted steps from the problem's ``t0`` to its ``t1``; see :mod:`skode.solvers.forward.shared_steps`."""
     if problem.control.per_sample:
         return per_sample_steps_ahead(problem, stepper, y0)
-    kind = _March if problem.replay is None else _Replaying
+    kind = StepsAhead if problem.replay is None else ReplayedStepsAhead
     return kind(problem, stepper, y0).moves()
 
 
-class _March:
-    """The host's side of a solve on the device."""
+class StepsAhead:
+    """The host's side of a solve on the device.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is solved.
+    stepper : AheadStepper
+        Says where the work is counted, and whether evaluations are kept.
+    y0 : Tensor
+        The initial state.
+    """
 
     def __init__(self, problem: Any, stepper: AheadStepper, y0: Tensor) -> None:
         self.problem, self.stepper, self.y0 = problem, stepper, y0
         self.statistics = stepper.statistics
         self.n_ahead = 2
-        self.own_times = problem.own_times  # until they have been looked at
+        self.own_times = problem.own_times  # until the host knows that none of them lies outside its span
 
-    def begin(self) -> None:
-        """Find the first step's size."""
+    def start(self) -> None:
+        """Put the initial state and the size of the first step on the device."""
         problem, control, y0 = self.problem, self.problem.control, self.y0
 
         def number(x: float) -> Tensor:
@@ -136,13 +95,13 @@ class _March:
         first = problem.f0.reshape(-1) if tableau.fsal else None
         self.moment = Moment(y0, first, (t0, size, one, one, number(0.0)))
 
-    def ahead(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
-        """Try some steps, and look at what came of them.
+    def attempt(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
+        """Try n steps, and wait for their outcome.
 
         Returns
         -------
         attempts : list of (Attempted, Tape)
-            Each with its evaluations, as the reverse sweep is to find them.
+            Each with its evaluations.
         numbers : list of float
             Their logs, and the sums of the elements of the last and of the first state.
         """
@@ -151,9 +110,9 @@ class _March:
             attempted, self.moment = self.attempts.attempt(self.moment, self.attempts.new_tape())
             waiting.append((attempted, attempted.tape))
         sums = [y.sum(dtype=torch.float64).view(1) for y in (self.moment.y, self.y0)]
-        return waiting, self._look(torch.cat([*(attempted.log for attempted, _ in waiting), *sums]))
+        return waiting, self._wait_for(torch.cat([*(attempted.log for attempted, _ in waiting), *sums]))
 
-    def _look(self, logs: Tensor) -> list[float]:
+    def _wait_for(self, logs: Tensor) -> list[float]:
         """The one time that the host waits for the device."""
         own_times, self.own_times = self.own_times, None
         if own_times is None:
@@ -163,28 +122,28 @@ class _March:
             raise OutsideError
         return numbers
 
-    def further(self, n_steps: float) -> int:
+    def n_next(self, n_steps: float) -> int:
         """How many attempts to make next, where so many steps of the present size lead to the end."""
         return math.ceil(min(max(n_steps, 1), FURTHEST))
 
-    def end(self) -> None:
-        """The march is over."""
+    def finish(self) -> None:
+        """Remember how many attempts the solve took."""
         if self.problem.replay_key is not None:
             KINDS.note(self.problem.replay_key, self.n_ahead, getattr(self.problem.field, "graph_nbytes", 0))
 
     def moves(self) -> Iterator[Move]:
+        """All accepted steps, in order."""
         problem, control, statistics = self.problem, self.problem.control, self.statistics
         t, t1, tried, ratio, opens = problem.t0, problem.t1, 0, 0.0, True
-        left_at, leaving_from, leaves = math.inf, t, 0  # as in skode.solvers.march
-        longest = control.max_step or math.inf
+        exits, longest = DomainExits(t), control.max_step or math.inf
         statistics.nfev += control.first_step is None
         n_evaluations = problem.tableau.n_stages - problem.tableau.fsal
         try:
-            self.begin()
+            self.start()
             n_ahead = self.n_ahead
             while t != t1:
                 n_ahead = min(n_ahead, control.max_steps - tried + 1)
-                waiting, numbers = self.ahead(n_ahead)
+                waiting, numbers = self.attempt(n_ahead)
                 if not tried and not math.isfinite(numbers[3] + numbers[-1]):
                     self._refuse_start()
                 for k, (attempted, tape) in enumerate(waiting):
@@ -193,13 +152,7 @@ class _March:
                     if t == t1:
                         tape.release()
                         continue
-                    if leaves > MOST_LEAVES:
-                        if abs(t - leaving_from) <= 1e-3 * abs(t - problem.t0):
-                            raise too_small(t, h, math.nan)
-                        leaving_from, leaves = t, 0
-                    if t_next != t1 and abs(h) <= 10 * math.ulp(t):
-                        close = abs(left_at - t) <= 1e-3 * (abs(t - problem.t0) + abs(h))
-                        raise too_small(t, h, math.nan if close else ratio)
+                    exits.check(t, h, ratio, too_short=t_next != t1 and abs(h) <= LEAST_ULPS * math.ulp(t))
                     if tried == control.max_steps:
                         raise too_many(control, t, t1, h, self.y0)
                     tried, ratio = tried + 1, ratio_now
@@ -213,15 +166,15 @@ class _March:
                     else:
                         statistics.n_rejected += 1
                         if not math.isfinite(ratio):
-                            left_at, leaves = t_next, leaves + 1
+                            exits.note(t_next)
                         tape.release()
-                n_ahead = self.further(abs(t1 - t) / max(min(h_next, longest), 1e-300))
+                n_ahead = self.n_next(abs(t1 - t) / max(min(h_next, longest), 1e-300))
                 del waiting, attempted, tape
-            if not math.isfinite(numbers[-2]):
-                self._refuse_overflow(self.moment.y, t)
+            if not math.isfinite(numbers[-2]) and not all_finite(y := self.moment.y):
+                raise overflowed(t, y.dtype, first_sample(y))
             self.n_ahead = tried
         finally:
-            self.end()
+            self.finish()
 
     def _move(self, attempted: Attempted, tape: Any, t: float, t_next: float, opens: bool) -> Move:
         h, y = t_next - t, attempted.rows[0].view(self.y0.shape)
@@ -231,66 +184,56 @@ class _March:
         return Move(t, t_next, h, taken, opens)
 
     def _refuse_start(self) -> None:
-        """Say so where the solve starts from, or with, what is not finite."""
+        """Raise where the initial state, or the field there, is not finite."""
         problem, y0 = self.problem, self.y0
         if not all_finite(y0):
             raise ValueError("y0 contains NaN or infinity.")
         f0 = problem.field(problem.t0, y0) if problem.f0 is None else problem.f0
         refuse_non_finite(f0, problem.t0, 0.0)
 
-    def _refuse_overflow(self, y: Tensor, t: float) -> None:
-        if not all_finite(y):
-            raise NonFiniteDerivativeError(
-                f"The solution overflowed {y.dtype}",
-                time=t,
-                step_size=0.0,
-                sample=first_sample(y),
-                advice="It grows without bound: shorten the time span, scale the state, or use float64.",
-            )
 
-
-class _Replaying(_March):
+class ReplayedStepsAhead(StepsAhead):
     """The same by recordings."""
 
-    def begin(self) -> None:
+    def start(self) -> None:
         problem = self.problem
         self.replay: Replay = problem.replay
         self.moment, self.n_ahead, self.opening = self.replay.moment, self.replay.n_expected, True
-        self.without = False
+        self.out_of_memory = False
         first_step, inputs = problem.control.first_step, field_inputs(problem.field)
         self.replay.start(self.y0, inputs, problem.t0, first_step, problem.t1)
 
-    def ahead(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
-        if self.without:
-            return super().ahead(n)
+    def attempt(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
+        if self.out_of_memory:
+            return super().attempt(n)
         try:
-            lease = self.replay.ahead(n, opening=self.opening)
+            lease = self.replay.ahead(n, opens_solve=self.opening)
         except torch.OutOfMemoryError:
             self._go_on_without()
-            return super().ahead(n)
-        made, n_each = lease.bundle.made, lease.bundle.n_each
+            return super().attempt(n)
+        results, n_slots = lease.bundle.results, lease.bundle.slots_per_attempt
         if self.opening and self.stepper.keep:
             self.problem.opening.append(lease)
         self.opening = False
-        tapes = [ReplayedTape(lease, k, n_each) for k in range(n)]
-        return list(zip(made.attempted, tapes, strict=True)), self._look(made.logs)
+        tapes = [ReplayedTape(lease, k, n_slots) for k in range(n)]
+        return list(zip(results.attempted, tapes, strict=True)), self._wait_for(results.logs)
 
     def _go_on_without(self) -> None:
-        """Make attempts one by one, from where the recordings have come to: there is no room for another."""
+        """Make attempts one by one, from where the recordings have come to: there is no memory for another one."""
         KINDS.refuse(self.problem.replay_key)
-        self.without = True
+        self.out_of_memory = True
         y, first, clock = (self.replay.moment.y, self.replay.moment.first, self.replay.moment.clock)
         self.problem = replace(self.problem, f0=self.problem.field(self.problem.t0, self.y0))
-        super().begin()
+        super().start()
         if not self.opening:
             t, size, last, before, rejected = (x.clone() for x in clock)
             first = None if first is None else first.clone()
             self.moment = Moment(y.clone(), first, (t, size, last, before, rejected))
 
-    def further(self, n_steps: float) -> int:
+    def n_next(self, n_steps: float) -> int:
         # A few sizes only, for each of which there are recordings.
-        return 2 ** math.floor(math.log2(super().further(n_steps)))
+        return 2 ** math.floor(math.log2(super().n_next(n_steps)))
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self.replay.n_expected = min(max(self.n_ahead, 1), FURTHEST)
         KINDS.give(self.problem.replay_key, self.replay)

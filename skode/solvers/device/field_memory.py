@@ -1,0 +1,52 @@
+"""Fields over memory that recordings own, and inputs of fields that differ from solve to solve."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.parameters import held_tensors
+
+
+def over_own_memory(field: Any, graph_nbytes: int) -> Any:
+    """The same field over other tensors for its parameters and inputs: the parameters' memory, and a copy of inputs.
+
+    So nothing keeps the parameters themselves, nor autograd's notes on them.
+    """
+    if isinstance(field, AutogradField):
+        module: Any = field.func
+        same: dict[int, Any] = {id(x): x for x in held_tensors(module)}
+        same |= {id(p): _alias(p, wanted=p.requires_grad) for p in module.parameters()}
+        own = tuple(same[id(p)] for p in field.parameters)
+        # A copy, as others may evaluate the module itself at the same time.
+        return AutogradField(copy.deepcopy(module, same), own, graph_nbytes=graph_nbytes)
+    func = field.func.over([_alias(p) for p in field.parameters])
+    inputs: list[Tensor] = getattr(func, "inputs", list)()
+    own = type(field)(func)
+    return over_inputs(own, [x.clone() for x in inputs]) if inputs else own
+
+
+def over_inputs(field: Any, inputs: Sequence[Tensor]) -> Any:
+    """The same field over other inputs."""
+    return type(field)(field.func.with_inputs(*inputs))
+
+
+def _alias(parameter: Tensor, *, wanted: bool = True) -> Tensor:
+    """The same memory without its history and its count of changes."""
+    return parameter.data.requires_grad_(wanted)
+
+
+def field_inputs(field: Any) -> list[Tensor]:
+    """Tensors besides the parameters that a field depends on, other ones in each solve."""
+    return getattr(getattr(field, "func", field), "inputs", list)()
+
+
+def refresh(field: Any) -> None:
+    """Compute anew what a field has computed from its parameters."""
+    again = getattr(getattr(field, "func", field), "refresh", None)
+    if again is not None:
+        again()
