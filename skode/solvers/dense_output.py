@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.outputs import differentiable_weights, weights_tensor
-from skode.solvers.forward.problem import Path, RecordedStep
+from skode.solvers.forward.problem import Path
 from skode.solvers.transforms import carries_derivatives, is_mapped, numbers
 
 
@@ -93,7 +94,7 @@ class DenseOutput:
         return torch.addmm(taken.y.reshape(-1), weights, taken.stages, alpha=h).view(taken.y.shape)
 
 
-def _without_graph(step: RecordedStep) -> RecordedStep:
+def _without_graph(step: AcceptedStep) -> AcceptedStep:
     taken = step.taken
     assert taken.stages is not None
     if not taken.stages.requires_grad:

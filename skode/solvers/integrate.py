@@ -13,7 +13,7 @@ from torch import Tensor
 from skode.solvers.device import AheadStepper, runs_ahead, steps_ahead
 from skode.solvers.errors import SolverError
 from skode.solvers.fields.times import column, time_dtype_of
-from skode.solvers.forward.move import Move
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.observed_steps import observed
 from skode.solvers.forward.outputs import Collector, weights_tensor
 from skode.solvers.forward.per_sample_steps import per_sample_steps
@@ -22,7 +22,6 @@ from skode.solvers.forward.recording import Recorder
 from skode.solvers.forward.shared_steps import FLOATS, Clock, march
 from skode.solvers.forward.step_control import StepControl
 from skode.solvers.forward.times_on_device import OwnTimesCollector
-from skode.solvers.indexing import index
 from skode.solvers.stepping import new_stepper
 from skode.solvers.stepping.step import stage_time
 from skode.solvers.stepping.stepper import AdaptiveStepper, Stepper
@@ -41,7 +40,7 @@ def start_time(t0: float, t1: float, spans: np.ndarray | None, control: StepCont
     return stage_time(start, direction, 0.0, (here, False), dtype)
 
 
-def moves(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
+def accepted_steps(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
     """The accepted steps, of the whole state or of each sample by itself."""
     if isinstance(stepper, AheadStepper):
         return steps_ahead(problem, stepper, y0)
@@ -92,20 +91,20 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
     failure = None
     with torch.no_grad():
         try:
-            for move in moves(problem, stepper, y0):
-                taken = move.taken
-                readings = collector.in_step(move)
+            for step in accepted_steps(problem, stepper, y0):
+                taken = step.taken
+                readings = collector.in_step(step)
                 for reading in readings:
                     if reading.at_end:
                         outputs.take(reading, taken.y_next, copy=taken.tape is not None and taken.tape.reused)
                     else:
-                        outputs.interpolate(reading, move, weights_tensor(taken.tableau, reading.theta, y0))
+                        outputs.interpolate(reading, step, weights_tensor(taken.tableau, reading.theta, y0))
                 if recorder is not None:
-                    recorder.record(move, readings)
-                if move.rows is None:
-                    path.y_end, path.t_end = taken.y_next, move.t_next
+                    recorder.record(step, readings)
+                if step.samples is None:
+                    path.y_end, path.t_end = taken.y_next, step.t_next
                 else:
-                    path.y_end = path.y_end.index_copy(0, index(move.rows, y0), taken.y_next)
+                    path.y_end = path.y_end.index_copy(0, step.samples, taken.y_next)
                 if collector.ended:
                     break
         except SolverError as error:

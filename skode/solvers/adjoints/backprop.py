@@ -16,12 +16,12 @@ from skode.solvers.fields.autograd import WithGrad
 from skode.solvers.fields.function import check_value
 from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import time_dtype_of, time_tensor
-from skode.solvers.forward.move import Move
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.outputs import Collector, weights_tensor
-from skode.solvers.forward.problem import Path, Problem, RecordedStep
+from skode.solvers.forward.problem import Path, Problem
 from skode.solvers.forward.shared_steps import Clock
 from skode.solvers.indexing import index
-from skode.solvers.integrate import moves
+from skode.solvers.integrate import accepted_steps
 from skode.solvers.stepping import new_graph_stepper
 from skode.solvers.time_gradients import Jumps
 
@@ -66,19 +66,20 @@ def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
         outputs.take(reading, y0)
     failure = None
     try:
-        for move in moves(problem, stepper, y0, _TensorClock()):
-            taken = move.taken
-            readings = collector.in_step(move)
+        for step in accepted_steps(problem, stepper, y0, _TensorClock()):
+            taken = step.taken
+            readings = collector.in_step(step)
             for reading in readings:
                 if reading.at_end:
                     outputs.take(reading, taken.y_next)
                 else:
-                    outputs.interpolate(reading, move, weights_tensor(taken.tableau, reading.theta, y0))
+                    outputs.interpolate(reading, step, weights_tensor(taken.tableau, reading.theta, y0))
             if problem.jumps is not None:
-                taken.y_next = _moved_by_jumps(problem.jumps, field, move)
-            path.y_end, path.t_end = taken.y_next, move.t_next
+                taken.y_next = _moved_by_jumps(problem.jumps, field, step)
+            path.y_end, path.t_end = taken.y_next, step.t_next
             if problem.dense:
-                path.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, None, None))
+                step.readings = readings
+                path.steps.append(step)
             if collector.ended:
                 break
     except SolverError as error:
@@ -89,15 +90,15 @@ def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     return path.outputs, path
 
 
-def _moved_by_jumps(jumps: Jumps, field: _RecordedField, move: Move) -> Tensor:
-    """The state at the end of a step, which jumps there move."""
-    y = move.taken.y_next
-    for t, samples in jumps.at(move.t_next):
+def _moved_by_jumps(jumps: Jumps, field: _RecordedField, step: AcceptedStep) -> Tensor:
+    """The state at the end of a step, which jumps there step."""
+    y = step.taken.y_next
+    for t, samples in jumps.at(step.t_next):
         if samples is None:
             y = jumps.move(field, t, y, None)
         else:
-            assert move.rows is not None
+            assert step.rows is not None
             these = index(samples, y)
-            own = field.take(index(move.rows[samples], y))
-            y = y.index_copy(0, these, jumps.move(own, t, y[these], move.rows[samples]))
+            own = field.take(index(step.rows[samples], y))
+            y = y.index_copy(0, these, jumps.move(own, t, y[these], step.rows[samples]))
     return y

@@ -20,9 +20,10 @@ from skode.solvers.fields.parameters import held_tensors
 from skode.solvers.fields.protocols import Field, Session, Tape
 from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.first_order import first_order
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.output_times import Reading
 from skode.solvers.forward.outputs import weights_tensor
-from skode.solvers.forward.problem import Path, Problem, RecordedStep
+from skode.solvers.forward.problem import Path, Problem
 from skode.solvers.indexing import entries, index
 from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
@@ -117,7 +118,7 @@ class ReverseSweep:
         while n > 0:
             n -= 1
             step = self.path.steps[n]
-            rows, lam, kappa = step.rows, cotangent, carried
+            rows, lam, kappa = step.samples, cotangent, carried
             if rows is not None:
                 lam = cotangent[rows]
                 kappa = None if carried is None else carried[:, rows].flatten(1)
@@ -150,9 +151,9 @@ class ReverseSweep:
             stepper.release()
         return cotangent
 
-    def _pull(self, step: RecordedStep, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None) -> PulledStep:
+    def _pull(self, step: AcceptedStep, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None) -> PulledStep:
         problem, taken = self.problem, step.taken
-        stepper = self._stepper(taken.y, step.rows)
+        stepper = self._stepper(taken.y, step.samples)
         # The last stage of the last step is used by outputs inside the step alone.
         last_is_used = given is not None or kappa is not None or not stepper.keeps_first or stepper.needs_stages
         if taken.tape is None:
@@ -167,14 +168,14 @@ class ReverseSweep:
             self._pull_opening(step, pulled, first=step is self.path.steps[0])
         return pulled
 
-    def _pull_jumps(self, step: RecordedStep, cotangent: Tensor) -> None:
+    def _pull_jumps(self, step: AcceptedStep, cotangent: Tensor) -> None:
         """Add to the jumps at a step's end the part of the cotangent of the state there, of all that comes later."""
         jumps, y = self.problem.jumps, step.taken.y_next
         assert jumps is not None
         assert self.grad_jumps is not None
         for t, samples in jumps.at(step.t_next):
             these: Any = ... if samples is None else index(samples, y)
-            rows = None if step.rows is None else step.rows[these]
+            rows = None if step.samples is None else step.samples[these]
             numbers = None if rows is None else rows.cpu().numpy()
             jumps.pull(self.grad_jumps, self._field(rows), t, y[these], cotangent[these], numbers)
 
@@ -210,14 +211,14 @@ class ReverseSweep:
             self._pull_opening(steps[0], pulled, first=True)
         return n, pulled
 
-    def _pull_opening(self, step: RecordedStep, pulled: PulledStep, *, first: bool) -> None:
+    def _pull_opening(self, step: AcceptedStep, pulled: PulledStep, *, first: bool) -> None:
         """Pull first stages that were evaluated anew, rather than taken over from the step before."""
         taken, carried = step.taken, pulled.carried
         assert carried is not None
         everywhere = step.opens is True
         here: Any = ... if everywhere else torch.from_numpy(step.opens).to(carried.device)
         y, kappa = taken.y[here], carried[0].view(taken.y.shape)[here]
-        rows = step.rows if everywhere or step.rows is None else step.rows[here]
+        rows = step.samples if everywhere or step.samples is None else step.samples[here]
         time = stage_time(taken.t, taken.h, 0.0, taken.edges, time_dtype_of(self.problem.field, taken.y))
         tape = self._opening_tape(time if everywhere else time[here], y, rows, first=first and everywhere)
         grad_y = torch.empty_like(y, memory_format=torch.contiguous_format)
@@ -255,7 +256,7 @@ class ReverseSweep:
             tape.evaluate(0, t, torch.empty_like(y, memory_format=torch.contiguous_format))
         return tape
 
-    def _remake(self, stepper: ReversibleStepper, step: RecordedStep, *, last_is_used: bool) -> None:
+    def _remake(self, stepper: ReversibleStepper, step: AcceptedStep, *, last_is_used: bool) -> None:
         """Evaluate the step again, and see that the field answers as before."""
         taken = step.taken
         if isinstance(self.problem.field, AutogradField) and not self.remakes:
@@ -285,7 +286,7 @@ class ReverseSweep:
         """The vector field of these samples."""
         return self.problem.field if rows is None else self.problem.field.take(rows)
 
-    def _given(self, step: RecordedStep) -> Tensor | None:
+    def _given(self, step: AcceptedStep) -> Tensor | None:
         """What the outputs inside a step give its stages and the state at its start, of shape (s + 1, n).
 
         Of ``y(theta_j) = y + h sum_i b_i(theta_j) k_i`` these are ``h sum_j b_i(theta_j) ybar_j`` and ``sum_j ybar_j``.
@@ -328,7 +329,7 @@ def _versions(problem: Problem) -> list[tuple[Tensor, int]]:
     return [(tensor, tensor._version) for tensor in held_tensors(problem.field.func) if not tensor.requires_grad]
 
 
-def _is_before(step: RecordedStep, later: RecordedStep) -> bool:
+def _is_before(step: AcceptedStep, later: AcceptedStep) -> bool:
     """Whether two steps were recorded together, the one right after the other."""
     tape, next_tape = step.taken.tape, later.taken.tape
     return (

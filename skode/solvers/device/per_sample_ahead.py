@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skode.solvers.device.attempts import FURTHEST
 from skode.solvers.device.control import Controls, in_allowed_errors
-from skode.solvers.forward.move import Move
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.per_sample_steps import ActiveSamples
 from skode.solvers.stepping.step import TakenStep
 from skode.solvers.tolerances import all_finite, max_norm, mixed_norm, rms_norm
@@ -62,7 +62,7 @@ class Round(NamedTuple):
     log: Tensor
 
 
-def per_sample_steps_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[Move]:
+def per_sample_steps_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps of the samples, round by round; see :mod:`skode.solvers.forward.per_sample_steps`."""
     if not all_finite(y0):
         raise ValueError("y0 contains NaN or infinity.")
@@ -87,7 +87,7 @@ class ActiveSamplesAhead(ActiveSamples):
         device = y0.device
         self.a = [torch.tensor(row, dtype=y0.dtype, device=device) for row in (*tableau.a, tableau.b, tableau.e)]
 
-    def rounds(self) -> Iterator[Move]:
+    def rounds(self) -> Iterator[AcceptedStep]:
         """The accepted steps of all rounds, of which several are made before the host waits for them."""
         n_ahead = 2
         while len(self.samples):
@@ -177,7 +177,7 @@ class ActiveSamplesAhead(ActiveSamples):
             return flat.abs().amax(dim=1).double()
         return torch.stack([torch.as_tensor(norm(row)) for row in x]).double()
 
-    def _judged(self, made: Round, log: np.ndarray) -> Iterator[Move]:
+    def _judged(self, made: Round, log: np.ndarray) -> Iterator[AcceptedStep]:
         """Account for a round; yields the steps of the samples for which it was good enough."""
         _, _, _, self.ratio, good, sizes, finite = log
         good = good.astype(bool)
@@ -192,7 +192,7 @@ class ActiveSamplesAhead(ActiveSamples):
             these: Any = slice(None) if everyone else torch.from_numpy(places).to(made.y.device)
             h, stages = made.h[these], made.stages[:, these].flatten(1)
             taken = TakenStep(made.t[these], h, made.y[these], made.y_next[these], stages, tableau, None)
-            yield Move(self.t[good], self.t_next[good], h, taken, False, self.samples[good])
+            yield AcceptedStep(taken, self.t[good], self.t_next[good], rows=self.samples[good])
         self.t = np.where(good, self.t_next, self.t)
         self.h = self.direction * sizes
         self.finite = finite.astype(bool)

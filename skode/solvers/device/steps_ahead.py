@@ -16,6 +16,7 @@ from skode.solvers.device.field_memory import field_inputs
 from skode.solvers.device.kinds import KINDS
 from skode.solvers.device.per_sample_ahead import per_sample_steps_ahead
 from skode.solvers.device.replay import Replay, ReplayedTape
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.giving_up import (
     LEAST_ULPS,
     DomainExits,
@@ -24,7 +25,6 @@ from skode.solvers.forward.giving_up import (
     refuse_non_finite,
     too_many,
 )
-from skode.solvers.forward.move import Move
 from skode.solvers.forward.times_on_device import OutsideError
 from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.step import TakenStep
@@ -48,12 +48,12 @@ class AheadStepper(ExplicitStepper):
         self.keep = False
 
 
-def steps_ahead(problem: Any, stepper: AheadStepper, y0: Tensor) -> Iterator[Move]:
+def steps_ahead(problem: Any, stepper: AheadStepper, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps from the problem's ``t0`` to its ``t1``; see :mod:`skode.solvers.forward.shared_steps`."""
     if problem.control.per_sample:
         return per_sample_steps_ahead(problem, stepper, y0)
     kind = StepsAhead if problem.replay is None else ReplayedStepsAhead
-    return kind(problem, stepper, y0).moves()
+    return kind(problem, stepper, y0).steps()
 
 
 class StepsAhead:
@@ -131,7 +131,7 @@ class StepsAhead:
         if self.problem.replay_key is not None:
             KINDS.note(self.problem.replay_key, self.n_ahead, getattr(self.problem.field, "graph_nbytes", 0))
 
-    def moves(self) -> Iterator[Move]:
+    def steps(self) -> Iterator[AcceptedStep]:
         """All accepted steps, in order."""
         problem, control, statistics = self.problem, self.problem.control, self.statistics
         t, t1, tried, ratio, opens = problem.t0, problem.t1, 0, 0.0, True
@@ -159,7 +159,7 @@ class StepsAhead:
                     statistics.nfev += n_evaluations
                     if good:
                         statistics.n_accepted += 1
-                        yield self._move(attempted, tape, t, t_next, opens)
+                        yield self._accepted(attempted, tape, t, t_next, opens)
                         t, opens = t_next, False
                         if not self.stepper.keep:
                             tape.release()
@@ -176,12 +176,12 @@ class StepsAhead:
         finally:
             self.finish()
 
-    def _move(self, attempted: Attempted, tape: Any, t: float, t_next: float, opens: bool) -> Move:
+    def _accepted(self, attempted: Attempted, tape: Any, t: float, t_next: float, opens: bool) -> AcceptedStep:
         h, y = t_next - t, attempted.rows[0].view(self.y0.shape)
         lasting = isinstance(tape, ReplayedTape)
         stages, tableau = attempted.rows[1:], self.problem.tableau
         taken = TakenStep(t, h, y, attempted.y_next, stages, tableau, tape, lasting=lasting)
-        return Move(t, t_next, h, taken, opens)
+        return AcceptedStep(taken, t, t_next, opens)
 
     def _refuse_start(self) -> None:
         """Raise where the initial state, or the field there, is not finite."""

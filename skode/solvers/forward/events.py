@@ -18,8 +18,8 @@ from torch import Tensor
 
 from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import column
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.event_roots import roots
-from skode.solvers.forward.move import Move
 from skode.solvers.forward.output_times import Positions, Reading
 from skode.solvers.indexing import index
 from skode.solvers.transforms import is_mapped, numbers
@@ -73,10 +73,10 @@ def refuse_other_than_numbers(value: Any) -> None:
         )
 
 
-class _Step(NamedTuple):
+class _Watched(NamedTuple):
     """A step with the samples whose events are looked for in it: their numbers, and its start and end for each."""
 
-    move: Move
+    accepted: AcceptedStep
     samples: np.ndarray
     t: np.ndarray
     t_next: np.ndarray
@@ -172,7 +172,7 @@ class EventFinder:
             )
         return numbers(value).astype(np.float64)
 
-    def in_step(self, move: Move, positions: Positions) -> tuple[list[Reading], np.ndarray]:
+    def in_step(self, step: AcceptedStep, positions: Positions) -> tuple[list[Reading], np.ndarray]:
         """Events inside a step.
 
         Returns
@@ -182,30 +182,32 @@ class EventFinder:
         stop : ndarray
             Where in the step each of its samples met a terminal event; inf for those that did not.
         """
-        samples = move.rows if self.rowwise and move.rows is not None else np.arange(self.values.shape[1])
-        t, t_next = (np.broadcast_to(np.asarray(time), samples.shape) for time in (move.t, move.t_next))
-        step = _Step(move, samples, t, t_next)
+        samples = step.rows if self.rowwise and step.rows is not None else np.arange(self.values.shape[1])
+        t, t_next = (np.broadcast_to(np.asarray(time), samples.shape) for time in (step.t, step.t_next))
+        watched = _Watched(step, samples, t, t_next)
         stop = np.full(len(samples), np.inf)
         crossings: list[tuple[int, np.ndarray, np.ndarray]] = []
         with torch.no_grad():
             for k, event in enumerate(self.events):
-                old, new, crossed = self._crossed(k, step)
+                old, new, crossed = self._crossed(k, watched)
                 if crossed.any():
-                    theta = self._root(k, step, old, new, crossed)
+                    theta = self._root(k, watched, old, new, crossed)
                     self.counts[k, samples[crossed]] += 1
                     if event.terminal:
                         ends = crossed & (self.counts[k, samples] == event.terminal)
                         stop = np.where(ends, np.minimum(stop, theta), stop)
                     crossings.append((k, np.flatnonzero(crossed), theta))
         self.begun[samples] = True
-        readings = [self._noted(k, step, local, theta, stop, positions) for k, local, theta in crossings]
+        readings = [self._noted(k, watched, local, theta, stop, positions) for k, local, theta in crossings]
         self.stopped[samples] |= np.isfinite(stop)
         return [reading for reading in readings if len(reading.positions)], stop
 
-    def _crossed(self, k: int, step: _Step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _crossed(self, k: int, watched: _Watched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The values of an event function at the ends of a step, and where they have the signs of an event."""
-        event, samples, taken = self.events[k], step.samples, step.move.taken
-        new = self._value(self._function(k, step), self._time(step.t_next, taken.y), taken.y_next.detach()).reshape(-1)
+        event, samples, taken = self.events[k], watched.samples, watched.accepted.taken
+        new = self._value(
+            self._function(k, watched), self._time(watched.t_next, taken.y), taken.y_next.detach()
+        ).reshape(-1)
         old = self.values[k, samples]
         from_below = (old < 0.0) | ((old == 0.0) & ~self.begun[samples])
         from_above = (old > 0.0) | ((old == 0.0) & ~self.begun[samples])
@@ -217,31 +219,37 @@ class EventFinder:
         self.values[k, samples] = new
         return old, new, crossed & ~self.stopped[samples]
 
-    def _root(self, k: int, step: _Step, old: np.ndarray, new: np.ndarray, crossed: np.ndarray) -> np.ndarray:
+    def _root(self, k: int, watched: _Watched, old: np.ndarray, new: np.ndarray, crossed: np.ndarray) -> np.ndarray:
         """Where in a step an event function is zero."""
-        func, move, length = self._function(k, step), step.move, step.t_next - step.t
+        func, step, length = self._function(k, watched), watched.accepted, watched.t_next - watched.t
 
         def value(theta: np.ndarray) -> np.ndarray:
-            time = self._time(step.t + theta * length, move.taken.y)
-            return self._value(func, time, self._state(move, theta)).reshape(-1)
+            time = self._time(watched.t + theta * length, step.taken.y)
+            return self._value(func, time, self._state(step, theta)).reshape(-1)
 
         return roots(value, old, new, crossed)
 
-    def _function(self, k: int, step: _Step) -> EventFunction:
+    def _function(self, k: int, watched: _Watched) -> EventFunction:
         """An event function, of the samples that took the step."""
         func = self.functions[k]
-        if len(step.samples) == self.values.shape[1]:
+        if len(watched.samples) == self.values.shape[1]:
             return func
-        return take_samples(func, index(step.samples, step.move.taken.y))
+        return take_samples(func, index(watched.samples, watched.accepted.taken.y))
 
     def _noted(
-        self, k: int, step: _Step, local: np.ndarray, theta: np.ndarray, stop: np.ndarray, positions: Positions
+        self,
+        k: int,
+        watched: _Watched,
+        local: np.ndarray,
+        theta: np.ndarray,
+        stop: np.ndarray,
+        positions: Positions,
     ) -> Reading:
         """Take note of the occurrences of an event that come no later than a terminal one."""
         local = local[theta[local] <= stop[local]]
-        own, theta = step.samples[local], theta[local]
+        own, theta = watched.samples[local], theta[local]
         new_positions = positions.take(len(local))
-        times = step.t[local] + theta * (step.t_next - step.t)[local]
+        times = watched.t[local] + theta * (watched.t_next - watched.t)[local]
         numbers = own if self.rowwise else np.full(len(local), -1)
         self.found[k] += zip(numbers.tolist(), times.tolist(), new_positions.tolist(), strict=True)
         positions.note(new_positions, times, own if self.rowwise else None)
@@ -256,11 +264,12 @@ class EventFinder:
             return torch.as_tensor(float(t[0]), dtype=self.time_dtype or y.dtype, device=y.device)
         return column(t, y, self.time_dtype)
 
-    def _state(self, move: Move, theta: np.ndarray) -> Tensor:
+    def _state(self, step: AcceptedStep, theta: np.ndarray) -> Tensor:
         """The states of all samples of a step, each at its own place in it."""
-        taken, h = move.taken, move.h
+        taken, h = step.taken, step.taken.h
         y = taken.y.detach()
         weights = torch.from_numpy(taken.tableau.interpolation_weights(theta)).to(y)
+        assert taken.stages is not None
         stages = taken.stages.detach()
         if not self.rowwise:
             return y + (weights[0] @ stages).view(y.shape) * float(h)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.events import Event, EventFinder, refuse_other_than_numbers
-from skode.solvers.forward.move import Move
 from skode.solvers.forward.output_times import Positions, Reading
 
 #: Where in a step an element that was zero at its start is looked at for its sign.
@@ -53,20 +53,20 @@ class FirstChangeFinder(EventFinder):
         none_yet = (self.signs == 0) | (self.leaving & (values.detach() == 0))
         return torch.where(none_yet, torch.inf, values).min()
 
-    def in_step(self, move: Move, positions: Positions) -> tuple[list[Reading], np.ndarray]:
+    def in_step(self, step: AcceptedStep, positions: Positions) -> tuple[list[Reading], np.ndarray]:
         if bool((self.signs == 0).any()):
-            self._look_for_signs(move)
-        found = super().in_step(move, positions)
+            self._look_for_signs(step)
+        found = super().in_step(step, positions)
         self.leaving = torch.zeros_like(self.leaving)
         return found
 
     @torch.no_grad()
-    def _look_for_signs(self, move: Move) -> None:
+    def _look_for_signs(self, step: AcceptedStep) -> None:
         """Signs of elements that have had none, from where they go in this step."""
         for look in LOOKS:
             at: Any = np.array([look])
-            t = self._time(move.t + at * (move.t_next - move.t), move.taken.y)
-            y = move.taken.y_next.detach() if look == 1.0 else self._state(move, at)
+            t = self._time(step.t + at * (step.t_next - step.t), step.taken.y)
+            y = step.taken.y_next.detach() if look == 1.0 else self._state(step, at)
             signs = torch.where(self.signs == 0, torch.sign(self.event_fn(t, y)), self.signs)
             self.leaving |= signs != self.signs
             self.signs = signs

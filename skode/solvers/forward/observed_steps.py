@@ -8,22 +8,22 @@ from typing import Any
 from torch import Tensor
 
 from skode.solvers.errors import SolverError
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.callbacks import Callbacks
-from skode.solvers.forward.move import Move
 from skode.solvers.forward.problem import Problem
 from skode.solvers.stepping.stepper import Stepper
 
 
 def observed(
-    march: Callable[..., Iterator[Move]], problem: Problem, stepper: Stepper, y0: Tensor, clock: Any
-) -> Iterator[Move]:
+    march: Callable[..., Iterator[AcceptedStep]], problem: Problem, stepper: Stepper, y0: Tensor, clock: Any
+) -> Iterator[AcceptedStep]:
     """A march whose steps are reported to the problem's callbacks."""
     assert problem.callbacks is not None
     observer = _Observer(stepper, problem.callbacks)
     try:
-        for move in march(problem, observer, y0, clock):
+        for step in march(problem, observer, y0, clock):
             observer.moved()
-            yield move
+            yield step
     except SolverError:
         observer.rejected()
         raise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.errors import SolverError
-from skode.solvers.forward.move import Move
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.output_times import Positions, Reading
 from skode.solvers.forward.per_sample_steps import explained_by_samples
 from skode.solvers.forward.problem import Path, Problem
@@ -33,17 +33,17 @@ class Collector:
         self.start = [] if start is None else [start]
         self.path = Path(y0, np.empty(0), None, y0, problem.t0, self.start, self.readout)
 
-    def in_step(self, move: Move) -> list[Reading]:
+    def in_step(self, step: AcceptedStep) -> list[Reading]:
         """The outputs that a step answers, those at events included."""
-        readings: list[Reading] = self.readout.in_step(move.t, move.t_next, move.rows)
+        readings: list[Reading] = self.readout.in_step(step.t, step.t_next, step.rows)
         events = self.problem.events
         if events is None:
             return readings
         stopped = events.stopped.copy()
         n = len(self.y0) if self.y0.ndim else 1
-        with explained_by_samples(n if move.rows is None else len(move.rows), n):
-            at_events, stop = events.in_step(move, self.positions)
-        samples = np.arange(len(stop)) if move.rows is None or not events.rowwise else move.rows
+        with explained_by_samples(n if step.rows is None else len(step.rows), n):
+            at_events, stop = events.in_step(step, self.positions)
+        samples = np.arange(len(stop)) if step.rows is None or not events.rowwise else step.rows
         stop = np.where(stopped[samples], -1.0, stop)
         kept = [reading.until(stop) for reading in readings]
         return [reading for reading in kept if reading is not None] + at_events
@@ -91,9 +91,10 @@ class Outputs:
         self.pieces.append(states)
         self.positions.append(reading.positions)
 
-    def interpolate(self, reading: Reading, move: Move, weights: Tensor) -> None:
+    def interpolate(self, reading: Reading, step: AcceptedStep, weights: Tensor) -> None:
         """Outputs inside a step: ``y + h sum_i b_i(theta) k_i``, of all samples or of one each."""
-        y, stages, h = move.taken.y, move.taken.stages, move.h
+        y, stages, h = step.taken.y, step.taken.stages, step.taken.h
+        assert stages is not None
         if reading.rows is None:
             flat = y.reshape(-1)
             if isinstance(h, float):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from skode.solvers.errors import SolverError, newton_failed
 from skode.solvers.fields.times import column
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.giving_up import DomainExitsEach, is_too_short, not_finite, overflowed, too_many
-from skode.solvers.forward.move import Move
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.step_size import ControllerEach, first_step_sizes
 from skode.solvers.statistics import Statistics
@@ -27,7 +27,7 @@ from skode.solvers.tableaus import runge_kutta
 from skode.solvers.tolerances import EachSample
 
 
-def per_sample_steps(problem: Problem, stepper: AdaptiveStepper, y0: Tensor) -> Iterator[Move]:
+def per_sample_steps(problem: Problem, stepper: AdaptiveStepper, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps of the samples, round by round.
 
     Raises
@@ -152,7 +152,7 @@ class ActiveSamples:
         below = np.append(-np.inf, self.stop_times)[np.searchsorted(self.stop_times, self.t, side="left")]
         return np.where(self.direction > 0.0, np.minimum(above, self.t1), np.maximum(below, self.t1))
 
-    def attempt(self) -> Iterator[Move]:
+    def attempt(self) -> Iterator[AcceptedStep]:
         """One round: all attempt a step; yields that of the samples for which it was good enough."""
         control, statistics, stepper = self.control, self.statistics, self.stepper
         self.attempts += 1
@@ -169,13 +169,13 @@ class ActiveSamples:
             good &= ~taken.unsolved
         self.count(good, statistics.nfev - before)
         if good.all():
-            yield Move(self.t, self.t_next, h, taken, self._opens(good), self.samples)
+            yield AcceptedStep(taken, self.t, self.t_next, self._opens(good), self.samples)
             self.y = taken.y_next
             stepper.accept()
         elif good.any():
             these = self._index(np.flatnonzero(good))
             part = stepper.part(taken, these)
-            yield Move(self.t[good], self.t_next[good], part.h, part, self._opens(good), self.samples[good])
+            yield AcceptedStep(part, self.t[good], self.t_next[good], self._opens(good), self.samples[good])
             self.y = self.y.index_copy(0, these, part.y_next)
             stepper.accept_some(self._column(good).bool())
         self._restart_at_jumps(good)

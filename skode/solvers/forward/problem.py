@@ -12,12 +12,12 @@ from torch import Tensor
 
 from skode.solvers.errors import SolverError
 from skode.solvers.fields.protocols import Field, Tape
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.callbacks import Callbacks
 from skode.solvers.forward.output_times import EveryStep, OutputTimes, OwnOutputTimes, Positions, Reading, Readout
 from skode.solvers.forward.step_control import StepControl
 from skode.solvers.forward.times_on_device import OwnReading, OwnTimes
 from skode.solvers.statistics import Statistics
-from skode.solvers.stepping import TakenStep
 from skode.solvers.tableaus import Method
 from skode.solvers.time_gradients import Jumps
 from skode.solvers.tolerances import Tolerances
@@ -151,35 +151,6 @@ class Problem:
         return self.rows is not None or self.control.per_sample or events_of_samples
 
 
-@dataclass(slots=True)
-class RecordedStep:
-    """One accepted step, as the reverse sweep and the dense output need it.
-
-    Attributes
-    ----------
-    taken : TakenStep
-        The step.
-    t, t_next : float or ndarray
-        Its ends.
-    readings : list of Reading
-        The outputs it answered.
-    opens : bool
-        Whether its first stage was evaluated anew.
-    first : Tensor of shape (n,) or None
-        Its first stage, where that was taken over and is kept.
-    rows : Tensor of int64 or None
-        The samples that took it; None for all.
-    """
-
-    taken: TakenStep
-    t: Any
-    t_next: Any
-    readings: list[Reading]
-    opens: bool
-    first: Tensor | None
-    rows: Tensor | None
-
-
 @dataclass
 class Path:
     r"""A finished solve.
@@ -201,7 +172,7 @@ class Path:
         Outputs at the initial time.
     readout : object
         The account of the outputs.
-    steps : list of RecordedStep
+    steps : list of AcceptedStep
         Empty unless recorded.
     failure : SolverError or None
         Why the solve ended early, where that is answered with NaN.
@@ -220,7 +191,7 @@ class Path:
     t_end: float
     start: list[Reading]
     readout: Any
-    steps: list[RecordedStep] = dataclasses.field(default_factory=list)
+    steps: list[AcceptedStep] = dataclasses.field(default_factory=list)
     failure: SolverError | None = None
     n_known: int = 0
     tape0: Tape | None = None

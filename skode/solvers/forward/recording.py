@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from skode.solvers.forward.move import Move
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.output_times import Reading
-from skode.solvers.forward.problem import RecordedStep
-from skode.solvers.indexing import index
 from skode.solvers.stepping.step import TakenStep
 from skode.solvers.stepping.stepper import ReversibleStepper
 
@@ -26,17 +24,17 @@ class Recorder:
 
     Attributes
     ----------
-    steps : list of RecordedStep
+    steps : list of AcceptedStep
         The steps so far.
     """
 
     def __init__(self, stepper: ReversibleStepper, budget: int, *, keep_stages: bool) -> None:
         self.stepper, self.budget, self.keep_stages = stepper, budget, keep_stages
-        self.steps: list[RecordedStep] = []
+        self.steps: list[AcceptedStep] = []
 
-    def record(self, move: Move, readings: list[Reading]) -> None:
+    def record(self, step: AcceptedStep, readings: list[Reading]) -> None:
         """Keep a step and the outputs read off it, before the stepper moves on."""
-        stepper, taken = self.stepper, move.taken
+        stepper, taken = self.stepper, step.taken
         tape = taken.tape
         if stepper.keep and tape is not None:
             nbytes = tape.nbytes()
@@ -50,6 +48,7 @@ class Recorder:
         if tape is not None and tape.reused and not held:  # the state is wanted longer than that memory
             taken.y_next = taken.y_next.clone()
         first = None
+        assert taken.stages is not None
         if self.keep_stages:
             taken.stages = taken.stages.clone()
         else:
@@ -57,8 +56,8 @@ class Recorder:
             taken.stages = None
         if not held and taken.lasting:
             taken.y = taken.y.clone()
-        rows = None if move.rows is None else index(move.rows, taken.y)
-        self.steps.append(RecordedStep(taken, move.t, move.t_next, readings, move.opens, first, rows))
+        step.readings, step.first = readings, first
+        self.steps.append(step)
 
     def _first_stage(self, taken: TakenStep, *, held: bool) -> Tensor | None:
         """The first stage, where a step is pulled back more cheaply with it and there is room."""

@@ -1,6 +1,6 @@
 """The forward march: one accepted step after another, adaptive or on a grid.
 
-The arithmetic of time is done in float64 on the host. Every generator yields a :class:`Move` per accepted step.
+The arithmetic of time is done in float64 on the host. Every generator yields a :class:`AcceptedStep` per accepted step.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import MaxStepsError, newton_failed
+from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.giving_up import (
     LEAST_ULPS,
     MAX_STEPS_NAMES,
@@ -26,7 +27,6 @@ from skode.solvers.forward.giving_up import (
     refuse_non_finite,
     too_many,
 )
-from skode.solvers.forward.move import Move
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.step_control import StepControl, equal_steps
 from skode.solvers.forward.step_size import Controller, first_step_size
@@ -52,7 +52,7 @@ class Clock:
 FLOATS = Clock()
 
 
-def march(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[Move]:
+def march(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
     """Accepted steps from the problem's ``t0`` to its ``t1``, in order.
 
     Raises
@@ -68,7 +68,7 @@ def march(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS)
     return _fixed(problem, stepper, y0, clock)
 
 
-def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> Iterator[Move]:
+def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
     control, t, t1 = problem.control, problem.t0, problem.t1
     tolerances, statistics = control.tolerances, stepper.statistics
     order = runge_kutta(problem.tableau).error_order
@@ -106,7 +106,7 @@ def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Cloc
             raise newton_failed(t, h)
         if ratio <= 1.0 or (as_short_as_may_be and math.isfinite(ratio)):
             statistics.n_accepted += 1
-            yield Move(t, t_next, step_size, taken, opens)
+            yield AcceptedStep(taken, t, t_next, opens)
             stepper.accept()
             t, y, opens = t_next, taken.y_next, False
             if t == stop_time:
@@ -127,7 +127,7 @@ def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Cloc
         raise overflowed(t, y.dtype, first_sample(y.detach()))
 
 
-def _fixed(problem: Problem, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[Move]:
+def _fixed(problem: Problem, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
     control: StepControl = problem.control
     grid: Any = equal_steps(control, problem.t0, problem.t1) if control.grid is None else control.grid.tolist()
     if control.grid is not None and len(grid) - 1 > control.max_steps:
@@ -150,7 +150,7 @@ def _fixed(problem: Problem, stepper: Stepper, y: Tensor, clock: Clock) -> Itera
         y_next = taken.y_next
         watch.see(y_next.detach(), t, t_next - t)
         stepper.statistics.n_accepted += 1
-        yield Move(t, t_next, h, taken, opens)
+        yield AcceptedStep(taken, t, t_next, opens)
         stepper.accept()
         y, opens = y_next, False
         if reopens and t_next != problem.t1:

@@ -92,12 +92,12 @@ class OwnTimesCollector:
         path.start = []
         self.outputs = self
         self.start: list[Any] = []
-        self.moves: list[tuple[float, float, Any, Any, Any]] = []
+        self.steps: list[tuple[float, float, Any, Any, Any]] = []
 
-    def in_step(self, move: Any) -> list[Any]:
+    def in_step(self, step: Any) -> list[Any]:
         """Nothing is read off a step by itself; its memory is kept."""
-        taken = move.taken
-        self.moves.append((move.t, move.t_next, taken.y, taken.stages, taken.tape))
+        taken = step.taken
+        self.steps.append((step.t, step.t_next, taken.y, taken.stages, taken.tape))
         return []
 
     def finish(self, failure: SolverError | None) -> Any:
@@ -105,10 +105,10 @@ class OwnTimesCollector:
         own, path = self.problem.own_times, self.path
         path.failure = failure
         path.times = np.empty(0)
-        path.reading = OwnReading(own.unit, self.problem.tableau, self.moves)
+        path.reading = OwnReading(own.unit, self.problem.tableau, self.steps)
         path.outputs = path.reading.outputs
         path.reading.let_go()
-        self.moves = []
+        self.steps = []
         return path
 
 
@@ -121,7 +121,7 @@ class OwnReading:
         The times.
     tableau : ButcherTableau
         The method.
-    moves : list of tuple
+    steps : list of tuple
         Start, end, state and stages of each step.
 
     Attributes
@@ -130,11 +130,11 @@ class OwnReading:
         The outputs, sample by sample.
     """
 
-    def __init__(self, unit: Tensor, tableau: ButcherTableau, moves: list[tuple]) -> None:
+    def __init__(self, unit: Tensor, tableau: ButcherTableau, steps: list[tuple]) -> None:
         n, n_times = unit.shape
-        y = moves[0][2]
-        self.n_steps, self.n, self.shape = len(moves), n, y.shape
-        ends = torch.tensor([move[:2] for move in moves], dtype=torch.float64)
+        y = steps[0][2]
+        self.n_steps, self.n, self.shape = len(steps), n, y.shape
+        ends = torch.tensor([step[:2] for step in steps], dtype=torch.float64)
         ends = (ends.pin_memory() if unit.is_cuda else ends).to(unit.device, non_blocking=True)
         step = torch.bucketize(unit, ends[:-1, 1].contiguous())
         start, end = ends[step].unbind(-1)
@@ -145,7 +145,7 @@ class OwnReading:
         weights = torch.cat([torch.ones_like(theta), inside * (end - start).view(-1, 1)], dim=1).to(y.dtype)
         sample = torch.arange(n, device=unit.device)[:, None]
         self.places = (step * n + sample).view(-1)
-        rows = torch.stack([torch.cat([y.view(1, -1), stages]) for _, _, y, stages, _ in moves])
+        rows = torch.stack([torch.cat([y.view(1, -1), stages]) for _, _, y, stages, _ in steps])
         rows = rows.view(self.n_steps, -1, n, rows.shape[2] // n).transpose(1, 2).flatten(0, 1)
         self.weights = weights[:, :, None]
         outputs = (rows.index_select(0, self.places) * self.weights).sum(1)
