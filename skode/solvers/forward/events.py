@@ -72,9 +72,10 @@ def refuse_other_than_numbers(value: Any) -> None:
 
 
 class _Step(NamedTuple):
-    """A step with the samples whose events are looked for in it: their numbers, and its start and end for each."""
+    """A step in which events are looked for: event functions, numbers of the samples, its start and end for each."""
 
     move: Move
+    functions: Sequence[EventFunction]
     samples: np.ndarray
     t: np.ndarray
     t_next: np.ndarray
@@ -182,7 +183,7 @@ class EventFinder:
         """
         samples = move.rows if self.rowwise and move.rows is not None else np.arange(self.values.shape[1])
         t, t_next = (np.broadcast_to(np.asarray(time), samples.shape) for time in (move.t, move.t_next))
-        step = _Step(move, samples, t, t_next)
+        step = _Step(move, self.functions, samples, t, t_next)
         stop = np.full(len(samples), np.inf)
         crossings: list[tuple[int, np.ndarray, np.ndarray]] = []
         with torch.no_grad():
@@ -203,7 +204,7 @@ class EventFinder:
     def _crossed(self, k: int, step: _Step) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The values of an event function at the ends of a step, and where they have the signs of an event."""
         event, samples, taken = self.events[k], step.samples, step.move.taken
-        new = self._value(self.functions[k], self._time(step.t_next, taken.y), taken.y_next.detach()).reshape(-1)
+        new = self._value(step.functions[k], self._time(step.t_next, taken.y), taken.y_next.detach()).reshape(-1)
         old = self.values[k, samples]
         from_below = (old < 0.0) | ((old == 0.0) & ~self.begun[samples])
         from_above = (old > 0.0) | ((old == 0.0) & ~self.begun[samples])
@@ -221,7 +222,7 @@ class EventFinder:
 
         def value(theta: np.ndarray) -> np.ndarray:
             time = self._time(step.t + theta * length, move.taken.y)
-            return self._value(self.functions[k], time, self._state(move, theta)).reshape(-1)
+            return self._value(step.functions[k], time, self._state(move, theta)).reshape(-1)
 
         return roots(value, old, new, crossed)
 
