@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from skode.solvers.arguments.checks import (
-    DEFAULT_MAX_STEPS,
     check_adjoint,
     check_choice,
     check_memory_budget,
     check_state,
     check_times,
 )
-from skode.solvers.arguments.checks import step_control as step_control_of
 from skode.solvers.arguments.complex_state import RealEvent, RealField, complex_solution, real_norm, real_part_wise
 from skode.solvers.arguments.formulation import formulate, moving_times, reached, status_of
 from skode.solvers.arguments.requested_times import RequestedTimes
+from skode.solvers.arguments.step_arguments import DEFAULT_MAX_STEPS, StepArguments
 from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.engine import run
@@ -207,20 +206,20 @@ def solve_ivp(
     if complex_y0 is not None:
         func, norm, y0 = RealField(func), real_norm(norm, complex_y0), real_part_wise(complex_y0)
         event_list = [replace(event, func=RealEvent(event.func)) for event in event_list]
-    how = {
-        "rtol": rtol,
-        "atol": atol,
-        "norm": norm,
-        "controller": controller,
-        "first_step": first_step,
-        "min_step": min_step,
-        "max_step": max_step,
-        "max_steps": max_steps,
-        "step_size": step_size,
-        "step_t": step_t,
-        "jump_t": jump_t,
-        "per_sample": per_sample,
-    }
+    steps = StepArguments(
+        rtol=rtol,
+        atol=atol,
+        norm=norm,
+        controller=controller,
+        first_step=first_step,
+        min_step=min_step,
+        max_step=max_step,
+        max_steps=max_steps,
+        step_size=step_size,
+        step_t=step_t,
+        jump_t=jump_t,
+        per_sample=per_sample,
+    )
     budget = check_memory_budget("memory_budget", memory_budget)
     elsewhere = {
         "events": events,
@@ -240,7 +239,7 @@ def solve_ivp(
                 y0,
                 (0.0, 1.0),
                 tableau=chosen,
-                control=step_control_of(chosen, 0.0, 1.0, **how),
+                control=steps.control(chosen, 0.0, 1.0),
                 adjoint=adjoint,
                 memory_budget=budget,
                 times=None,
@@ -257,7 +256,7 @@ def solve_ivp(
         raise ValueError("t_eval is needed where t_span is per sample; pass one of shape (batch, n_times).")
     func = with_wide_time(func, given.span[..., 0], given.span[..., 1], y0)
     problem = formulate(func, given, y0, event_list, per_sample=per_sample)
-    control = step_control_of(chosen, *problem.span, **how)
+    control = steps.control(chosen, *problem.span)
     if problem.unit_spans is not None and not step_t is jump_t is None:
         raise ValueError(
             "step_t and jump_t with a t_span of each sample need step_control='per_sample': with shared steps no step "

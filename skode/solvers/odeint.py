@@ -1,4 +1,4 @@
-"""``odeint``: torchdiffeq's calling convention over the same engine."""
+"""``odeint`` and its kin: torchdiffeq's calls over the same engine as :func:`skode.solvers.solve_ivp`."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.arguments.callbacks import callbacks_of, carry_over
-from skode.solvers.arguments.checks import (
-    check_adjoint,
-    check_memory_budget,
-    check_monotone,
-    check_state,
-    check_times,
-    check_tolerance,
-)
-from skode.solvers.arguments.complex_state import RealEvent, RealField, as_complex, real_options, real_part_wise
+from skode.solvers.arguments.callbacks import callbacks_of
+from skode.solvers.arguments.checks import check_adjoint, check_monotone, check_state, check_times
 from skode.solvers.arguments.odeint_options import (
     AdjointArguments,
     check_options,
@@ -29,26 +20,10 @@ from skode.solvers.arguments.odeint_options import (
     known_method,
     supported,
 )
-from skode.solvers.arguments.tuple_state import (
-    event_of_parts,
-    norm_of_parts,
-    pack,
-    tolerance_of_parts,
-    unpack,
-    unpacking,
-)
 from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.engine import run
-from skode.solvers.fields.times import time_dtype_of
-from skode.solvers.fields.wide_time import with_wide_time
-from skode.solvers.forward.event_gradients import occurrences
-from skode.solvers.forward.first_change import FirstChangeFinder
-from skode.solvers.forward.problem import AS_FORWARD
-from skode.solvers.forward.step_control import StepControl
-from skode.solvers.scipy_solver import ScipySolver, odeint_scipy
-from skode.solvers.time_gradients import Sides, moved_outputs, moved_start
-from skode.solvers.tolerances import Tolerances
+from skode.solvers.odeint_call import OdeintCall
 
 
 @solves_outside_autocast
@@ -116,7 +91,7 @@ def odeint(
     >>> print([f"{v:.4f}" for v in y[:, 0].tolist()])
     ['1.0000', '0.6065', '0.3679']
     """
-    return _solve(
+    return OdeintCall(
         func,
         y0,
         t,
@@ -124,10 +99,9 @@ def odeint(
         atol=atol,
         method=method,
         adjoint=check_adjoint(adjoint),
-        options=options,
+        options=check_options(options),
         event_fn=event_fn,
-        backward=AdjointArguments(),
-    )
+    ).solve()
 
 
 def odeint_adjoint(
@@ -176,7 +150,7 @@ def odeint_adjoint(
     SolverError, ValueError, TypeError
         As :func:`odeint`.
     """
-    return _solve(
+    return OdeintCall(
         func,
         y0,
         t,
@@ -184,10 +158,10 @@ def odeint_adjoint(
         atol=atol,
         method=method,
         adjoint="continuous",
-        options=options,
+        options=check_options(options),
         event_fn=event_fn,
         backward=AdjointArguments(adjoint_rtol, adjoint_atol, adjoint_method, adjoint_options, adjoint_params),
-    )
+    ).solve()
 
 
 def odeint_dense(
@@ -282,9 +256,9 @@ def odeint_event(
         How long after ``t0`` no event is looked for, in the units of ``t``: signs are those at its end. It must be
         shorter than it takes to the event.
     odeint_interface : callable, default=odeint
-        What solves; for torchdiffeq's users.
+        The function that solves; for torchdiffeq's users.
     **kwargs
-        Passed on to it. ``options={"max_num_steps": ...}`` bounds the search for an event that never comes.
+        Its further arguments. ``options={"max_num_steps": ...}`` bounds the search for an event that never comes.
 
     Returns
     -------
@@ -317,202 +291,17 @@ def odeint_event(
         raise ValueError(f"t0 must be one number, the initial time; got {t0!r}.")
     direction = -1.0 if reverse_time else 1.0
     start = t0.reshape(()) if isinstance(t0, Tensor) else torch.tensor(float(t0), dtype=torch.float64)
+    first = y0
     if skip:
         start = start.double()
         skipped = torch.stack([start, start + direction * skip])
         states, start = odeint_interface(func, y0, skipped, **kwargs), skipped[1]
-        y0, first = (tuple(s[1] for s in states), y0) if isinstance(states, tuple) else (states[1], y0)
-    event_t, y = odeint_interface(
-        func, y0, torch.stack([start, start.detach() + direction]), event_fn=event_fn, **kwargs
-    )
-    if skip:  # the state at t0 rather than that where the search began
-        y = (
-            tuple(torch.stack([own, part[1]]) for own, part in zip(first, y, strict=True))
-            if isinstance(y, tuple)
-            else torch.stack([first, y[1]])
-        )
-    return event_t, y
-
-
-def _solve(
-    func: Any,
-    y0: Any,
-    t: Any,
-    *,
-    rtol: Any,
-    atol: Any,
-    method: Any,
-    adjoint: str,
-    options: Any,
-    event_fn: Any,
-    backward: AdjointArguments,
-) -> Any:
-    """Both of torchdiffeq's calls: checks, and a state that is a tuple as one tensor."""
-    chosen = check_options(options)
-    settings = {"method": method, "adjoint": adjoint}
-    if not isinstance(y0, tuple):
-        y0 = check_state(y0)
-        if y0.is_complex():
-            return _solve_complex(
-                func, y0, t, rtol=rtol, atol=atol, options=chosen, event_fn=event_fn, backward=backward, **settings
-            )
-        if event_fn is None:
-            return _at_times(func, y0, t, rtol=rtol, atol=atol, options=chosen, backward=backward, **settings)
-        return _until_event(func, y0, t, event_fn, rtol=rtol, atol=atol, options=chosen, backward=backward, **settings)
-    flat, parts = pack(y0)
-    if method != "scipy_solver" or "norm" in chosen:
-        chosen["norm"] = norm_of_parts(chosen.get("norm", "mixed"), parts)
-    y = _solve(
-        unpacking(func, parts),
-        flat,
-        t,
-        rtol=tolerance_of_parts("rtol", rtol, flat, parts),
-        atol=tolerance_of_parts("atol", atol, flat, parts),
-        options=chosen,
-        event_fn=None if event_fn is None else event_of_parts(event_fn, parts),
-        backward=backward.of_parts(parts),
-        **settings,
-    )
-    return unpack(y, parts) if event_fn is None else (y[0], unpack(y[1], parts))
-
-
-def _solve_complex(
-    func: Any, y0: Tensor, t: Any, *, rtol: Any, atol: Any, options: dict, event_fn: Any, **settings: Any
-) -> Any:
-    """A complex state as one of real and imaginary parts."""
-
-    def of_parts(tolerance: Any) -> Any:
-        return torch.as_tensor(tolerance).unsqueeze(-1) if np.ndim(tolerance) else tolerance
-
-    real = RealField(func)
-    carry_over(func, real, as_complex)
-    y = _solve(
-        real,
-        real_part_wise(y0),
-        t,
-        rtol=of_parts(rtol),
-        atol=of_parts(atol),
-        options=options if settings["method"] == "scipy_solver" else real_options(options, func, y0),
-        event_fn=None if event_fn is None else RealEvent(event_fn, "event_fn"),
-        **settings,
-    )
-    return as_complex(y) if event_fn is None else (y[0], as_complex(y[1]))
-
-
-def _at_times(
-    func: Any,
-    y0: Tensor,
-    t: Any,
-    *,
-    rtol: Any,
-    atol: Any,
-    method: Any,
-    adjoint: str,
-    options: dict,
-    backward: AdjointArguments,
-) -> Tensor:
-    """The states at all times ``t``."""
-    times, t_tensor = check_times("t", t)
-    if times.ndim != 1 or len(times) == 0:
-        raise ValueError(f"t must be one-dimensional and not empty, got shape {times.shape}.")
-    check_monotone("t", times)
-    moving = None if t_tensor is None else t_tensor.double().cpu()
-    if method == "scipy_solver":
-        for suffix in ("", "_adjoint"):  # to warn of them
-            callbacks_of(func, (), method, suffix=suffix)
-        tolerances = Tolerances(check_tolerance("rtol", rtol, y0), check_tolerance("atol", atol, y0))
-        forward = ScipySolver.of(options, tolerances)
-        outputs = odeint_scipy(
-            func,
-            y0 if moving is None else moved_start(func, y0, moving[0], "continuous"),
-            times,
-            solver=forward,
-            backward=backward.scipy_solver(forward),
-            parameters=backward.tensors(),
-        )
-        return outputs if moving is None else moved_outputs(func, outputs, moving, "continuous", None, y0)
-    tableau = interpolating(known_method(method), options)
-    control = control_of(tableau, func, y0, times, options, rtol=rtol, atol=atol)
-    way = backward.solve(func, tableau, control, options) if adjoint == "continuous" else AS_FORWARD
-    callbacks = callbacks_of(func, supported(tableau), tableau.name)
-    func = with_wide_time(func, float(times[0]), float(times[-1]), y0)
-    sides = Sides(control.jumps, control.nudged, times[[0, -1]])
-    outputs, _, _ = run(
-        func,
-        y0 if moving is None else moved_start(func, y0, moving[0], adjoint, sides),
-        (float(times[0]), float(times[-1])),
-        tableau=tableau,
-        control=control,
-        adjoint=adjoint,
-        memory_budget=_memory_budget(options),
-        times=np.array(times),
-        jump_t=_moving_jumps(options, control),
-        compile=bool(options.get("compile", False)),
-        parameters=backward.tensors(),
-        backward=way,
-        callbacks=callbacks,
-    )
-    return outputs if moving is None else moved_outputs(func, outputs, moving, adjoint, None, y0, sides)
-
-
-def _until_event(
-    func: Any,
-    y0: Tensor,
-    t: Any,
-    event_fn: Any,
-    *,
-    rtol: Any,
-    atol: Any,
-    method: Any,
-    adjoint: str,
-    options: dict,
-    backward: AdjointArguments,
-) -> tuple[Tensor, Tensor]:
-    """The time of the first sign change in an element of ``event_fn``, and the states at the start and there."""
-    times, t_tensor = check_times("t", t)
-    if times.shape != (2,):
-        raise ValueError(f"With event_fn, t must be (t0, t1), where t1 only gives the direction; got {t!r}.")
-    check_monotone("t", times)
-    if method == "scipy_solver":
-        raise ValueError("event_fn needs one of skode.solvers.METHODS: method='scipy_solver' looks for no events.")
-    tableau = interpolating(known_method(method), options)
-    t0, forever = float(times[0]), math.copysign(math.inf, times[1] - times[0])
-    if not tableau.adaptive and options.get("step_size") is None:
-        raise ValueError(
-            f"event_fn with method={method!r} needs options['step_size']: no end of time is given to divide."
-        )
-    control = control_of(tableau, func, y0, np.array([t0, forever]), options, rtol=rtol, atol=atol)
-    way = backward.solve(func, tableau, control, options) if adjoint == "continuous" else AS_FORWARD
-    callbacks = callbacks_of(func, supported(tableau), tableau.name)
-    func = with_wide_time(func, t0, forever, y0)
-    sides = Sides(control.jumps, control.nudged, np.array([t0, forever]))
-    finder = FirstChangeFinder(event_fn, t0, y0.detach(), time_dtype_of(func, y0))
-    outputs, path, _ = run(
-        func,
-        y0 if t_tensor is None else moved_start(func, y0, t_tensor[0].double().cpu(), adjoint, sides),
-        (t0, forever),
-        tableau=tableau,
-        control=control,
-        adjoint=adjoint,
-        memory_budget=_memory_budget(options),
-        times=np.array([t0]),
-        jump_t=_moving_jumps(options, control),
-        events=finder,
-        compile=bool(options.get("compile", False)),
-        parameters=backward.tensors(),
-        backward=way,
-        callbacks=callbacks,
-    )
-    exact = adjoint == "backprop"
-    real_times = torch.from_numpy(path.times)
-    (event_t,), (event_y,) = occurrences(finder, func, outputs, real_times, y0, exact=exact, sides=sides)
-    return event_t[0], torch.stack([y0, event_y[0]])
-
-
-def _moving_jumps(options: dict, control: StepControl) -> Tensor | None:
-    """The times at which the field jumps, where the solve meets any and they require grad."""
-    return check_times("options['jump_t']", options["jump_t"])[1] if control.jumps else None
-
-
-def _memory_budget(options: dict) -> int | None:
-    return check_memory_budget("options['memory_budget']", options.get("memory_budget"))
+        y0 = tuple(part[1] for part in states) if isinstance(states, tuple) else states[1]
+    t = torch.stack([start, start.detach() + direction])
+    event_t, y = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
+    if not skip:
+        return event_t, y
+    # The state at t0 rather than that where the search began.
+    if isinstance(y, tuple):
+        return event_t, tuple(torch.stack([own, part[1]]) for own, part in zip(first, y, strict=True))
+    return event_t, torch.stack([first, y[1]])

@@ -16,7 +16,6 @@ first derivative only.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch import Tensor
 from skode.solvers.fields.autograd import evaluated
 from skode.solvers.fields.times import column, time_dtype_of, time_tensor
 from skode.solvers.first_order import first_order
+from skode.solvers.nearest_time import nearest_time
 from skode.solvers.transforms import is_transformed, numbers, refuse_adjoint, transform_of
 
 # The field at times of shape (m,), or of none, and as many states.
@@ -75,10 +75,9 @@ class Sides:
         """The times in a dtype, and those nearest to them where they are jumps."""
         span = self.span if rows is None or self.span.ndim == 1 else self.span[rows]
         start, direction = span[..., 0], np.where(span[..., 1] < span[..., 0], -1.0, 1.0)
-        ahead = torch.from_numpy(np.asarray(np.where(times == start, direction, -direction) * np.inf)).to(dtype)
         there = torch.from_numpy(np.asarray(self.nudged | np.isin(times, sorted(self.jumps))))
-        exact = torch.from_numpy(np.asarray(times)).to(dtype)
-        return exact, torch.where(there, torch.nextafter(exact, ahead.expand_as(exact)), exact)
+        exact, nearest = nearest_time(times, np.where(times == start, direction, -direction), dtype)
+        return exact, torch.where(there, nearest, exact)
 
 
 def moved_start(func: Any, y0: Tensor, t0: Tensor, adjoint: str, sides: Sides | None = None) -> Tensor:
@@ -200,15 +199,13 @@ class Jumps:
 
     def _sides(self, t: float, y: Tensor, samples: np.ndarray | None, dtype: torch.dtype) -> tuple[Any, Any]:
         """The times before and after a jump that are nearest to it."""
-        direction = self.direction
+        direction: Any = self.direction
         if samples is None:
-            exact = torch.tensor(t, dtype=dtype)
-            ahead = torch.tensor(math.copysign(math.inf, direction), dtype=dtype)
-            return float(torch.nextafter(exact, -ahead)), float(torch.nextafter(exact, ahead))
+            before, after = (nearest_time(t, side * direction, dtype)[1] for side in (-1.0, 1.0))
+            return float(before), float(after)
         own = direction[samples] if isinstance(direction, np.ndarray) else np.full(len(y), direction)
-        ahead = column(np.copysign(np.inf, own), y, dtype)
-        exact = torch.full_like(ahead, t)
-        return torch.nextafter(exact, -ahead), torch.nextafter(exact, ahead)
+        ahead = column(own, y, dtype)
+        return nearest_time(t, -ahead, dtype)[1], nearest_time(t, ahead, dtype)[1]
 
 
 def _shifted(rates: Rates, by: Tensor) -> Rates:

@@ -11,30 +11,17 @@ choose their steps, ``y`` is read off the forward solve instead, whose steps are
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.adjoints.augmented import AugmentedField, Stretch
+from skode.solvers.adjoints.adjoint_equation import AdjointSolve, CotangentsOfOutputs, adaptive_implicit, adjoint_norm
+from skode.solvers.adjoints.adjoint_equation_per_sample import PerSampleAdjointSolve
 from skode.solvers.dense_output import DenseOutput
-from skode.solvers.errors import SolverError
-from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.first_order import first_order
-from skode.solvers.forward.callbacks import Callbacks
 from skode.solvers.forward.problem import Path, Problem
-from skode.solvers.forward.step_control import StepControl, equal_steps
-from skode.solvers.indexing import index
 from skode.solvers.integrate import integrate
-from skode.solvers.statistics import Statistics
-from skode.solvers.stepping.step import stage_time
-from skode.solvers.tableaus import ButcherTableau, Method
-from skode.solvers.tolerances import Tolerances, rms_norm
 
 
 def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
@@ -55,7 +42,7 @@ class _ContinuousAdjoint(torch.autograd.Function):
         ctx.states = None
         if keeps_states(problem) and path.steps:
             ctx.states = DenseOutput(path, problem.t0, path.t_end)
-        # As torchdiffeq's nodes, this one shows the norm of its error test, and takes another.
+        # As with torchdiffeq's nodes, the norm of the error test can be read here, and set.
         ctx.adjoint_options = {"norm": adjoint_norm(problem)}
         ctx.problem, ctx.output_times, ctx.rows, ctx.t_end = problem, path.times, path.rows, path.t_end
         ctx.save_for_backward(path.y_end, path.outputs, y0, jumps, *parameters)
@@ -69,332 +56,13 @@ class _ContinuousAdjoint(torch.autograd.Function):
         given = CotangentsOfOutputs.of(ctx.output_times, ctx.rows, outputs, grad_outputs)
         grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
         if problem.control.per_sample:
-            sweep: Any = EachAdjointSolve(problem, given, grad_jumps, y0, norm)
+            sweep: AdjointSolve = PerSampleAdjointSolve(problem, given, grad_jumps, y0, norm)
         else:
             sweep = AdjointSolve(problem, given, grad_jumps, y_end, ctx.t_end, norm, ctx.states)
         grad_y0, grad_parameters = sweep.run()
         return (None, None, grad_y0, grad_jumps, *grad_parameters)
 
 
-@dataclass(frozen=True)
-class CotangentsOfOutputs:
-    """The outputs of a solve that were reached, and their cotangents.
-
-    Attributes
-    ----------
-    times : ndarray of shape (m,)
-        When they are.
-    rows : ndarray of shape (m,) or None
-        The samples that they belong to.
-    states, cotangents : Tensor of shape (m, ...)
-        The outputs themselves, and what the loss gives them.
-    """
-
-    times: np.ndarray
-    rows: np.ndarray | None
-    states: Tensor
-    cotangents: Tensor
-
-    @classmethod
-    def of(cls, times: np.ndarray, rows: np.ndarray | None, states: Tensor, cotangents: Tensor) -> CotangentsOfOutputs:
-        """Those among all outputs; the others are NaN and depend on nothing."""
-        reached = torch.isfinite(states).reshape(len(states), -1).all(1).cpu().numpy()
-        if reached.all():
-            return cls(times, rows, states, cotangents)
-        these = index(np.flatnonzero(reached), states)
-        return cls(times[reached], None if rows is None else rows[reached], states[these], cotangents[these])
-
-
 def keeps_states(problem: Problem) -> bool:
     """Whether the forward solve is kept for the adjoint equation: that of stiff problems, with steps for the batch."""
     return adaptive_implicit(problem.tableau) and not problem.control.per_sample
-
-
-def adaptive_implicit(tableau: Method) -> bool:
-    """Whether the method is one for stiff problems that chooses its steps."""
-    return isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
-
-
-def adjoint_norm(problem: Problem) -> Callable[[tuple[Tensor, ...]], Tensor]:
-    """The norm of the adjoint equation's error test: of its state ``(0, y, a, *gradients)`` as a tuple.
-
-    By default the largest of the norm of the forward solve over ``y`` and ``a`` and the root mean squares of the
-    parameters' gradients, which a seminorm leaves out (Kidger et al. 2021).
-    """
-    backward, control = problem.backward, problem.control
-    if backward.norm is not None:
-        return backward.norm
-    # Where steps are per sample, that is the norm of one sample, where states are complex that of moduli.
-    plain = not control.per_sample and type(control.tolerances) is Tolerances
-    of_state = control.tolerances.norm if plain else rms_norm
-
-    def largest(state: tuple[Tensor, ...]) -> Tensor:
-        _, y, adjoint, *gradients = state  # of the time there is no error
-        means = [] if backward.seminorm else gradients
-        if of_state is rms_norm:
-            means = [y, adjoint, *means]
-        # All root mean squares at once: there may be many parameters, and the test is made in every step.
-        per_root = torch.tensor([max(x.numel(), 1) ** -0.5 for x in means], dtype=y.dtype, device=y.device)
-        sizes = torch.stack(torch._foreach_norm(means)).mul_(per_root) if means else y.new_empty(0)
-        if of_state is not rms_norm:
-            own = [torch.as_tensor(of_state(x), dtype=y.dtype, device=y.device).reshape(1) for x in (y, adjoint)]
-            sizes = torch.cat([sizes, *own])
-        return sizes.max()
-
-    return largest
-
-
-class AdjointSolve:
-    """The backward solve: one segment between each two neighbouring output times.
-
-    Parameters
-    ----------
-    problem : Problem
-        What was solved.
-    given : CotangentsOfOutputs
-        What it is differentiated by.
-    grad_jumps : Tensor or None
-        Where the gradient of the problem's jumps is added up.
-    y_end : Tensor
-        The last state that was reached.
-    t_end : float
-        Its time.
-    norm : callable
-        That of the error test, see :func:`adjoint_norm`.
-    states : DenseOutput or None
-        The forward solve, where it was kept.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        given: CotangentsOfOutputs,
-        grad_jumps: Tensor | None,
-        y_end: Tensor,
-        t_end: float,
-        norm: Callable[[tuple[Tensor, ...]], Tensor],
-        states: DenseOutput | None = None,
-    ) -> None:
-        self.tableau = problem.backward.tableau or problem.tableau
-        self.norm = norm
-        self.problem = problem
-        self.given = given
-        self.grad_jumps = grad_jumps
-        self.y_end = y_end
-        self.t_end = t_end
-        self.states = states
-        self.shape, self.n = y_end.shape, y_end.numel()
-        self.field = AugmentedField(
-            problem.field,
-            y_end,
-            problem.statistics,
-            t_end,
-            implicit=isinstance(self.tableau, ButcherTableau) and self.tableau.implicit,
-            states=None if states is None else states.nearest,
-        )
-
-    def run(self) -> tuple[Tensor, list[Tensor]]:
-        """Solve from the last output time to the initial one; returns gradients of ``y0`` and of the parameters."""
-        problem, given, n, t = self.problem, self.given, self.n, self.t_end
-        augmented = self.y_end.new_zeros(self.field.size)
-        augmented[:n] = self.y_end.reshape(-1)
-        jumps = [] if problem.jumps is None else [time for time in problem.jumps.place if self._was_reached(time)]
-        for time in np.unique([*given.times, *jumps, problem.t0])[:: -1 if problem.t1 >= problem.t0 else 1].tolist():
-            # Before the last output the adjoint is zero and, where states are known, there is nothing to solve.
-            if time != t and (given.rows is not None or bool(augmented[n : 2 * n].any())):
-                augmented = self._segment(t, time, augmented)
-                t = time
-            if time in jumps and t == time:
-                assert problem.jumps is not None
-                assert self.grad_jumps is not None
-                y, a = (x.view(self.shape) for x in augmented[: 2 * n].split(n))
-                y = y if self.states is None else self.states.nearest(time).view(self.shape)
-                problem.jumps.pull(self.grad_jumps, problem.field, time, y, a, None)
-            self._jump(time, augmented)
-            if given.rows is None:
-                # The state is known here: start again from it rather than from the backward solve's drifted one.
-                known = np.flatnonzero(given.times == time)
-                if len(known):
-                    augmented[:n] = given.states[int(known[0])].reshape(-1)
-                    t = time
-        return self.gradients(augmented)
-
-    def gradients(self, augmented: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Those of ``y0`` and of the parameters."""
-        n = self.n
-        return augmented[n : 2 * n].view(self.shape).clone(), self.field.parameter_gradients(augmented)
-
-    def _was_reached(self, time: float) -> bool:
-        t0 = self.problem.t0
-        return abs(time - t0) <= abs(self.t_end - t0)
-
-    def _jump(self, time: float, augmented: Tensor) -> None:
-        """Add the cotangents of the outputs at this time to the adjoint."""
-        given = self.given
-        positions = np.flatnonzero(given.times == time)
-        if not len(positions):
-            return
-        a = augmented[self.n : 2 * self.n].view(self.shape)
-        if given.rows is None:
-            a += given.cotangents[index(positions, a)].sum(0)
-        else:
-            a.index_add_(0, index(given.rows[positions], a), given.cotangents[index(positions, a)])
-
-    def _segment(self, t: float, t_next: float, augmented: Tensor) -> Tensor:
-        """Solve the equation from one time to another; returns the state there."""
-        control, field = self._control(t, t_next, augmented), self.field
-        inside = control.nudged or t in control.jumps
-        start = stage_time(t, math.copysign(1.0, t_next - t), 0.0, (inside, False), field.time_dtype)
-        segment = replace(
-            self.problem,
-            field=field,
-            f0=field(start, augmented),
-            tableau=self.tableau,
-            callbacks=self._callbacks(),
-            t0=t,
-            t1=t_next,
-            times=np.array([t_next]),
-            rows=None,
-            control=control,
-            statistics=Statistics(),
-            jumps=None,
-            dense=False,
-            tape0=None,
-            events=None,
-            spans=None,
-            on_failure="raise",
-            replay=None,
-            replay_key=None,
-        )
-        try:
-            return integrate(segment, augmented, record=False).y_end
-        except SolverError as error:
-            error.add_note(
-                "This is from the adjoint equation, solved backward for the gradient: what dies out forward grows "
-                "there. Use adjoint='discrete', which solves nothing backward; of the implicit methods with "
-                "step_control='shared' the states of the forward solve are kept, and read off it."
-            )
-            raise
-
-    def _control(self, t: float, t_next: float, augmented: Tensor) -> StepControl:
-        backward = self.problem.backward
-        if backward.control is not None:
-            control = backward.control(self.field, augmented, t, t_next)
-        else:
-            control = self._forward_control(t, t_next)
-        return replace(control, tolerances=self._tolerances(), max_steps=self._max_steps(control))
-
-    def _tolerances(self) -> Tolerances:
-        # Element by element also where states are complex: not all of these are pairs of parts.
-        tolerances = self.problem.backward.tolerances or self.problem.control.tolerances.tightest()
-        return Tolerances(tolerances.rtol, tolerances.atol, self._norm_of_flat)
-
-    def _norm_of_flat(self, x: Tensor) -> Tensor:
-        return self.norm((x.new_zeros(()), *self.field.parts(x)))
-
-    def _max_steps(self, control: StepControl) -> int:
-        """How many steps a segment may take: those of a method for stiff problems may shrink backward without end."""
-        statistics = self.problem.statistics
-        if not adaptive_implicit(self.tableau) or self.states is not None:
-            return control.max_steps
-        return min(control.max_steps, 100 + 10 * (statistics.n_accepted + statistics.n_rejected))
-
-    def _forward_control(self, t: float, t_next: float) -> StepControl:
-        """The step control of the forward solve, between two times."""
-        problem, control = self.problem, self.problem.control
-        low, high = min(t, t_next), max(t, t_next)
-        grid = control.grid
-        if grid is None and not problem.tableau.adaptive:
-            nodes = equal_steps(control, problem.t0, problem.t1)
-            grid = np.array(list(itertools.takewhile(lambda node: abs(node - problem.t0) < abs(t - problem.t0), nodes)))
-        if grid is not None:
-            inner = grid[(grid > low) & (grid < high)]
-            grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
-        stop_times = sorted((x for x in control.stop_times if low < x < high), reverse=t_next < t)
-        jumps = control.jumps & {*stop_times, t, t_next}
-        return replace(control, per_sample=False, stop_times=tuple(stop_times), jumps=jumps, grid=grid, first_step=None)
-
-    def _callbacks(self) -> Callbacks | None:
-        """The callbacks of the adjoint equation, which get its state as a tuple."""
-        callbacks = self.problem.backward.callbacks
-        return None if callbacks is None else callbacks.of(lambda x: (x.new_zeros(()), *self.field.parts(x)))
-
-
-class EachAdjointSolve(AdjointSolve):
-    """The same where every sample takes its own steps: each from its own last output back to its own initial time.
-
-    A sample's stops are its outputs and the times at which the field jumps. All samples go from one stop to their next
-    in the same segment, which is solved over the unit interval; those that have arrived stay where they are.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        given: CotangentsOfOutputs,
-        grad_jumps: Tensor | None,
-        y0: Tensor,
-        norm: Callable[[tuple[Tensor, ...]], Tensor],
-    ) -> None:
-        y0 = y0.detach()
-        super().__init__(problem, given, grad_jumps, y0, problem.t0, norm)
-        spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (len(y0), 1))
-        assert given.rows is not None
-        self.t0 = spans[:, 0]
-        self.stops = [self._stops_of(given.times[given.rows == i], *spans[i]) for i in range(len(y0))]
-
-    def _stops_of(self, times: np.ndarray, t0: float, t1: float) -> np.ndarray:
-        """Where a sample stops on its way back."""
-        direction = 1.0 if t1 >= t0 else -1.0
-        ahead = direction * np.concatenate([times, self.problem.control.stop_times, [t0]])
-        last = (direction * times).max(initial=direction * t0)
-        return direction * np.unique(ahead[(ahead >= direction * t0) & (ahead <= last)])[::-1]
-
-    def run(self) -> tuple[Tensor, list[Tensor]]:
-        n, problem, y0 = self.n, self.problem, self.y_end
-        augmented = y0.new_zeros(self.field.size)
-        augmented[:n] = y0.reshape(-1)
-        stops, width = self.stops, max(map(len, self.stops), default=1)
-        at = np.array([own[0] for own in stops])
-        self._arrive(augmented, at, np.ones(len(y0), dtype=bool))
-        for k in range(1, width):
-            there = np.array([own[min(k, len(own) - 1)] for own in stops])
-            moving = there != at
-            inside = bool(problem.control.jumps) or problem.control.nudged
-            self.field.stretch = Stretch.between(at, there, y0, time_dtype_of(problem.field, y0), inside=inside)
-            augmented = self._segment(0.0, 1.0, augmented)
-            at = there
-            self._arrive(augmented, at, moving)
-        return self.gradients(augmented)
-
-    def _arrive(self, augmented: Tensor, at: np.ndarray, moved: np.ndarray) -> None:
-        """Account for the jumps and outputs where the samples that have moved are now."""
-        y, a = (x.view(self.shape) for x in augmented[: 2 * self.n].split(self.n))
-        given, jumps = self.given, self.problem.jumps
-        assert given.rows is not None
-        if jumps is not None:
-            assert self.grad_jumps is not None
-            # A jump at a sample's own start is none on its way.
-            for t, samples in jumps.at(np.where(moved & (at != self.t0), at, np.nan)):
-                assert samples is not None
-                these = index(samples, y)
-                jumps.pull(self.grad_jumps, self.problem.field.take(these), t, y[these], a[these], samples)
-        positions = np.flatnonzero(moved[given.rows] & (given.times == at[given.rows]))
-        if len(positions):
-            chosen, rows = index(positions, a), index(given.rows[positions], a)
-            a.index_add_(0, rows, given.cotangents[chosen])
-            y[rows] = given.states[chosen]
-
-    def _forward_control(self, t: float, t_next: float) -> StepControl:
-        control, lengths = self.problem.control, self.field.stretch
-        assert lengths is not None
-        longest = float(lengths.length.abs().max())
-        return replace(
-            control,
-            per_sample=False,
-            stop_times=(),
-            jumps=frozenset(),
-            nudged=False,
-            first_step=None,
-            min_step=control.min_step and control.min_step / longest,
-            max_step=control.max_step and control.max_step / longest,
-        )

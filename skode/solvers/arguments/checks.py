@@ -13,13 +13,10 @@ from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
 from skode.solvers.devices import is_asynchronous
-from skode.solvers.forward.step_control import StepControl
 from skode.solvers.forward.step_size import CONTROLLERS
-from skode.solvers.tableaus import Method
 from skode.solvers.tolerances import NORMS, Norm, NormOfModuli, Tolerances, TolerancesOfModuli, all_finite
 from skode.solvers.transforms import carries_derivatives, is_mapped, numbers
 
-DEFAULT_MAX_STEPS = 10_000
 STATE_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -107,7 +104,7 @@ def check_norm(name: str, norm: Any) -> Norm:
     return NORMS[check_choice(name, norm, list(NORMS))]
 
 
-def tolerances_of(rtol: float, atol: float, norm: Any) -> Tolerances:
+def tolerances_of(rtol: float | Tensor, atol: float | Tensor, norm: Any) -> Tolerances:
     """The error test; of moduli where the norm says that it is one of them."""
     if isinstance(norm, NormOfModuli):
         return TolerancesOfModuli(rtol, atol, check_norm("norm", norm.norm))
@@ -168,83 +165,3 @@ def check_stop_times(name: str, times: Any, t0: float, t1: float) -> list[float]
     if not np.isfinite(values).all():
         raise ValueError(f"{name} contains NaN or infinity.")
     return values[(values >= min(t0, t1)) & (values <= max(t0, t1))].tolist()
-
-
-def step_control(
-    method: Method,
-    t0: float,
-    t1: float,
-    *,
-    rtol: Any,
-    atol: Any,
-    norm: Any = "rms",
-    controller: Any = "I",
-    first_step: Any = None,
-    min_step: Any = None,
-    max_step: Any = None,
-    max_steps: Any = DEFAULT_MAX_STEPS,
-    step_size: Any = None,
-    grid: np.ndarray | None = None,
-    step_t: Any = None,
-    jump_t: Any = None,
-    perturb: bool = False,
-    per_sample: bool = False,
-    like: Tensor | None = None,
-) -> StepControl:
-    """Checked step control; a fixed-step method gets equal steps of at most ``step_size``, or the given grid.
-
-    For a state like the one given, elements may have tolerances of their own.
-    """
-    rtol, atol = check_tolerance("rtol", rtol, like), check_tolerance("atol", atol, like)
-    none = (rtol == 0.0) & (atol == 0.0)
-    if method.adaptive and (none if isinstance(none, bool) else bool(none.any())):
-        raise ValueError("rtol and atol must not both be 0.")
-    step_size = check_positive("step_size", step_size)
-    max_steps = check_count("max_steps", max_steps, least=1)
-    shortest, longest = check_positive("min_step", min_step), check_positive("max_step", max_step)
-    if shortest is not None and longest is not None and shortest > longest:
-        raise ValueError(f"min_step={min_step} must not exceed max_step={max_step}.")
-    jumps = check_stop_times("jump_t", jump_t, t0, t1)
-    inside = {*jumps, *check_stop_times("step_t", step_t, t0, t1)} - {t0, t1}
-    stop_times = sorted(inside, reverse=t1 < t0)
-    if method.adaptive:
-        if step_size is not None:
-            raise ValueError(f"step_size is for fixed-step methods; method={method.name!r} chooses its own steps.")
-        grid = None
-    else:
-        if not first_step is shortest is longest is None:
-            raise ValueError(
-                f"first_step, min_step and max_step are for adaptive methods; method={method.name!r} takes step_size."
-            )
-        if stop_times:
-            raise ValueError(
-                f"step_t and jump_t are for adaptive methods; give method={method.name!r} a grid of steps."
-            )
-        if step_size is not None:
-            grid = _equal_steps(t0, t1, step_size, max_steps)
-        elif grid is None and t0 != t1:
-            raise ValueError(f"method={method.name!r} takes steps of a fixed size: pass step_size.")
-    return StepControl(
-        tolerances=tolerances_of(rtol, atol, norm),
-        exponents=check_controller(controller),
-        first_step=check_positive("first_step", first_step),
-        min_step=shortest,
-        max_step=longest,
-        max_steps=max_steps,
-        grid=grid,
-        step_size=step_size,
-        stop_times=tuple(stop_times),
-        jumps=frozenset(jumps),
-        nudged=bool(perturb),
-        per_sample=per_sample and method.adaptive,  # with a grid all samples take the same steps
-    )
-
-
-def _equal_steps(t0: float, t1: float, step_size: float, max_steps: int) -> np.ndarray | None:
-    """A grid of equal steps of at most a size; None where the end of the span is left to an event."""
-    if math.isinf(t1):
-        return None
-    # Rounding must not add a step where the span is a multiple of the step size.
-    n_steps = max(math.ceil(abs(t1 - t0) / step_size - 1e-9), 1)
-    # linspace would allocate a grid of any length: march refuses one longer than max_steps.
-    return np.linspace(t0, t1, min(n_steps, max_steps + 1) + 1)

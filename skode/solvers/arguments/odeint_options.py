@@ -14,13 +14,12 @@ from torch import Tensor
 
 from skode.solvers.arguments.callbacks import FIXED, NAMES, callbacks_of
 from skode.solvers.arguments.checks import (
-    DEFAULT_MAX_STEPS,
     check_choice,
     check_monotone,
     check_times,
     check_tolerance,
-    step_control,
 )
+from skode.solvers.arguments.step_arguments import DEFAULT_MAX_STEPS, StepArguments
 from skode.solvers.arguments.tuple_state import Part, parts_of
 from skode.solvers.forward.problem import BackwardSolve
 from skode.solvers.forward.step_control import StepControl
@@ -81,10 +80,7 @@ def control_of(
     grid: np.ndarray | None = times
     if options.get("grid_constructor") is not None:
         grid = _constructed(options["grid_constructor"], func, y0, times)
-    return step_control(
-        method,
-        float(times[0]),
-        float(times[-1]),
+    arguments = StepArguments(
         rtol=rtol,
         atol=atol,
         norm=options.get("norm", "rms"),
@@ -98,8 +94,8 @@ def control_of(
         step_t=options.get("step_t"),
         jump_t=options.get("jump_t"),
         perturb=bool(options.get("perturb", False)),
-        like=y0,
     )
+    return arguments.control(method, float(times[0]), float(times[-1]), y0)
 
 
 @dataclass(frozen=True)

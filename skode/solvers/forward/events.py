@@ -74,9 +74,10 @@ def refuse_other_than_numbers(value: Any) -> None:
 
 
 class _Watched(NamedTuple):
-    """A step with the samples whose events are looked for in it: their numbers, and its start and end for each."""
+    """A step in which events are looked for: event functions, numbers of the samples, its start and end for each."""
 
     accepted: AcceptedStep
+    functions: Sequence[EventFunction]
     samples: np.ndarray
     t: np.ndarray
     t_next: np.ndarray
@@ -184,7 +185,10 @@ class EventFinder:
         """
         samples = step.rows if self.rowwise and step.rows is not None else np.arange(self.values.shape[1])
         t, t_next = (np.broadcast_to(np.asarray(time), samples.shape) for time in (step.t, step.t_next))
-        watched = _Watched(step, samples, t, t_next)
+        functions = self.functions
+        if len(samples) < self.values.shape[1]:
+            functions = [take_samples(func, index(samples, step.taken.y)) for func in functions]
+        watched = _Watched(step, functions, samples, t, t_next)
         stop = np.full(len(samples), np.inf)
         crossings: list[tuple[int, np.ndarray, np.ndarray]] = []
         with torch.no_grad():
@@ -205,9 +209,8 @@ class EventFinder:
     def _crossed(self, k: int, watched: _Watched) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The values of an event function at the ends of a step, and where they have the signs of an event."""
         event, samples, taken = self.events[k], watched.samples, watched.accepted.taken
-        new = self._value(
-            self._function(k, watched), self._time(watched.t_next, taken.y), taken.y_next.detach()
-        ).reshape(-1)
+        time = self._time(watched.t_next, taken.y)
+        new = self._value(watched.functions[k], time, taken.y_next.detach()).reshape(-1)
         old = self.values[k, samples]
         from_below = (old < 0.0) | ((old == 0.0) & ~self.begun[samples])
         from_above = (old > 0.0) | ((old == 0.0) & ~self.begun[samples])
@@ -221,20 +224,13 @@ class EventFinder:
 
     def _root(self, k: int, watched: _Watched, old: np.ndarray, new: np.ndarray, crossed: np.ndarray) -> np.ndarray:
         """Where in a step an event function is zero."""
-        func, step, length = self._function(k, watched), watched.accepted, watched.t_next - watched.t
+        func, step, length = watched.functions[k], watched.accepted, watched.t_next - watched.t
 
         def value(theta: np.ndarray) -> np.ndarray:
             time = self._time(watched.t + theta * length, step.taken.y)
             return self._value(func, time, self._state(step, theta)).reshape(-1)
 
         return roots(value, old, new, crossed)
-
-    def _function(self, k: int, watched: _Watched) -> EventFunction:
-        """An event function, of the samples that took the step."""
-        func = self.functions[k]
-        if len(watched.samples) == self.values.shape[1]:
-            return func
-        return take_samples(func, index(watched.samples, watched.accepted.taken.y))
 
     def _noted(
         self,

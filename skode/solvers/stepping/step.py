@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.fields.protocols import Tape
+from skode.solvers.nearest_time import nearest_time
 from skode.solvers.tableaus import ButcherTableau
 
 # A step size is a float, or a column of them where every sample takes its own steps.
@@ -101,9 +101,7 @@ def stage_time(t: Any, h: Any, c: float, edges: Edges, dtype: torch.dtype) -> An
     edge, inwards = (edges[0], 1.0) if c == 0.0 else (edges[1], -1.0) if c == 1.0 else (False, 0.0)
     if edge is False:
         return time
-    exact = torch.as_tensor(time, dtype=dtype).detach()
-    direction = torch.sign(torch.as_tensor(h, dtype=dtype).detach()) * inwards
-    nudged = torch.nextafter(exact, direction * math.inf)
+    exact, nudged = nearest_time(time, h * inwards, dtype)
     if isinstance(edge, Tensor):
         return torch.where(edge, nudged, time)
     return time + (nudged - exact) if isinstance(time, Tensor) else float(nudged)
