@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.outputs import differentiable_weights, weights_tensor
-from skode.solvers.forward.problem import Path
+from skode.solvers.forward.run import Path
 from skode.solvers.transforms import carries_derivatives, is_mapped, numbers
 
 

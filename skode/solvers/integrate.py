@@ -17,46 +17,47 @@ from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.observed_steps import observed
 from skode.solvers.forward.outputs import Collector, weights_tensor
 from skode.solvers.forward.per_sample_steps import per_sample_steps
-from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.recording import Recorder
+from skode.solvers.forward.run import Path, Run
 from skode.solvers.forward.shared_steps import FLOATS, Clock, march
-from skode.solvers.forward.step_control import StepControl
 from skode.solvers.forward.times_on_device import OwnTimesCollector
 from skode.solvers.stepping import new_stepper
 from skode.solvers.stepping.step import stage_time
 from skode.solvers.stepping.stepper import AdaptiveStepper, Stepper
+from skode.solvers.tableaus import runge_kutta
 
 
-def start_time(t0: float, t1: float, spans: np.ndarray | None, control: StepControl, func: Any, y0: Tensor) -> Any:
+def start_time(problem: Problem, func: Any, y0: Tensor) -> Any:
     """Where the field is first evaluated, just after a jump: of all samples, or a column of one for each."""
-    dtype, jumps = time_dtype_of(func, y0), control.jumps
-    if spans is None:
-        inside = control.nudged or t0 in jumps
-        return stage_time(t0, math.copysign(1.0, t1 - t0), 0.0, (inside, False), dtype)
-    here: Any = (
-        column(np.isin(spans[:, 0], sorted(jumps)), y0).bool() if jumps and not control.nudged else control.nudged
-    )
-    start, direction = column(spans[:, 0], y0, dtype), column(np.copysign(1.0, spans[:, 1] - spans[:, 0]), y0)
+    span, stops, dtype = problem.span, problem.control.stops, time_dtype_of(func, y0)
+    if span.by_sample is None:
+        inside = stops.nudged or span.t0 in stops.jumps
+        return stage_time(span.t0, math.copysign(1.0, span.t1 - span.t0), 0.0, (inside, False), dtype)
+    t0, t1 = span.by_sample.T
+    jumps = stops.jumps and not stops.nudged
+    here: Any = column(np.isin(t0, sorted(stops.jumps)), y0).bool() if jumps else stops.nudged
+    start, direction = column(t0, y0, dtype), column(np.copysign(1.0, t1 - t0), y0)
     return stage_time(start, direction, 0.0, (here, False), dtype)
 
 
-def accepted_steps(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
+def accepted_steps(run: Run, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
     """The accepted steps, of the whole state or of each sample by itself."""
     if isinstance(stepper, AheadStepper):
-        return steps_ahead(problem, stepper, y0)
-    if problem.control.per_sample:
-        return per_sample_steps(problem, cast(AdaptiveStepper, stepper), y0)
-    if problem.callbacks is not None:
-        return observed(march, problem, stepper, y0, clock)
-    return march(problem, stepper, y0, clock)
+        return steps_ahead(run, stepper, y0)
+    if run.control.per_sample:
+        return per_sample_steps(run, cast(AdaptiveStepper, stepper), y0)
+    if run.control.callbacks is not None:
+        return observed(march, run, stepper, y0, clock)
+    return march(run, stepper, y0, clock)
 
 
-def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool = False) -> Path:
+def integrate(run: Run, y0: Tensor, *, record: bool, keep_stages: bool = False) -> Path:
     """Solve forward without an autograd graph.
 
     Parameters
     ----------
-    problem : Problem
+    run : Run
         What to solve.
     y0 : Tensor
         The initial state, without grad.
@@ -70,20 +71,20 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
     Path
         The outputs and, if recorded, the steps.
     """
-    budget = problem.memory_budget
-    new: Any = AheadStepper if runs_ahead(problem, y0) else new_stepper
+    budget = run.gradients.memory_budget
+    new: Any = AheadStepper if runs_ahead(run.problem, y0) else new_stepper
     stepper = new(
-        problem.tableau,
-        problem.field,
+        run.tableau,
+        run.field,
         y0,
-        problem.statistics,
-        tolerances=problem.control.tolerances,
-        keep=record and (problem.tape0 is not None or problem.replay is not None) and budget > 0,
+        run.statistics,
+        tolerances=run.control.tolerances,
+        keep=record and (run.tape0 is not None or run.recordings.replay is not None) and budget > 0,
     )
-    stepper.start(problem.f0)
-    collector: Any = Collector(problem, y0)
-    if problem.own_times is not None:
-        collector = OwnTimesCollector(problem, collector.path)
+    stepper.start(run.f0)
+    collector: Any = Collector(run, y0)
+    if run.outputs.on_device is not None:
+        collector = OwnTimesCollector(run.outputs.on_device, runge_kutta(run.tableau), collector.path)
     outputs, path = collector.outputs, collector.path
     for reading in collector.start:
         outputs.take(reading, y0)
@@ -91,7 +92,7 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
     failure = None
     with torch.no_grad():
         try:
-            for step in accepted_steps(problem, stepper, y0):
+            for step in accepted_steps(run, stepper, y0):
                 taken = step.taken
                 readings = collector.in_step(step)
                 for reading in readings:
@@ -108,7 +109,7 @@ def integrate(problem: Problem, y0: Tensor, *, record: bool, keep_stages: bool =
                 if collector.ended:
                     break
         except SolverError as error:
-            if problem.on_failure == "raise":
+            if run.outputs.on_failure == "raise":
                 raise
             failure = error
         if recorder is None:

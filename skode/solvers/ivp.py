@@ -22,11 +22,12 @@ from skode.solvers.arguments.requested_times import RequestedTimes
 from skode.solvers.arguments.step_arguments import DEFAULT_MAX_STEPS, StepArguments
 from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.dense_output import DenseOutput
-from skode.solvers.engine import run
+from skode.solvers.engine import solve
+from skode.solvers.fields.samples import Compiled
 from skode.solvers.fields.wide_time import with_wide_time
 from skode.solvers.forward.event_gradients import occurrences
 from skode.solvers.forward.events import as_events
-from skode.solvers.forward.problem import BackwardSolve
+from skode.solvers.forward.problem import BackwardSolve, Gradients, Problem, RequestedOutputs, TimeSpan
 from skode.solvers.forward.times_on_device import OutsideError, OwnTimes, times_stay_on_device
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
@@ -220,7 +221,9 @@ def solve_ivp(
         jump_t=jump_t,
         per_sample=per_sample,
     )
-    budget = check_memory_budget("memory_budget", memory_budget)
+    gradients = Gradients(
+        adjoint, check_memory_budget("memory_budget", memory_budget, y0.device), BackwardSolve(seminorm=seminorm)
+    )
     elsewhere = {
         "events": events,
         "dense": dense_output,
@@ -234,17 +237,16 @@ def solve_ivp(
     if times_stay_on_device(t_span, t_eval, y0, chosen, elsewhere):
         unit_func, own = OwnTimes.of(func, t_span, t_eval, y0)
         try:
-            outputs, _, solved = run(
+            problem = Problem(
                 unit_func,
                 y0,
-                (0.0, 1.0),
-                tableau=chosen,
-                control=steps.control(chosen, 0.0, 1.0),
-                adjoint=adjoint,
-                memory_budget=budget,
-                times=None,
-                own_times=own,
+                TimeSpan(0.0, 1.0),
+                chosen,
+                steps.control(chosen, 0.0, 1.0),
+                RequestedOutputs(on_device=own),
+                gradients,
             )
+            outputs, _, solved = solve(problem)
         except OutsideError:
             pass  # what is wrong with the times is said below
         else:
@@ -255,51 +257,45 @@ def solve_ivp(
     if given.own_time and given.eval_t is None and not per_sample:
         raise ValueError("t_eval is needed where t_span is per sample; pass one of shape (batch, n_times).")
     func = with_wide_time(func, given.span[..., 0], given.span[..., 1], y0)
-    problem = formulate(func, given, y0, event_list, per_sample=per_sample)
-    control = steps.control(chosen, *problem.span)
-    if problem.unit_spans is not None and not step_t is jump_t is None:
+    formulation = formulate(func, given, y0, event_list, per_sample=per_sample)
+    control = steps.control(chosen, formulation.span.t0, formulation.span.t1)
+    if formulation.unit_spans is not None and not step_t is jump_t is None:
         raise ValueError(
             "step_t and jump_t with a t_span of each sample need step_control='per_sample': with shared steps no step "
             "ends at one time for all."
         )
-    sides = Sides(control.jumps, control.nudged, given.span)
+    sides = Sides(control.stops.jumps, control.stops.nudged, given.span)
     start_t = given.span_t[..., 0] if carries_derivatives(given.span_t) else None
-    outputs, path, solved = run(
-        problem.func,
+    on_failure = check_choice("on_failure", on_failure, ["raise", "nan"])
+    problem = Problem(
+        Compiled(formulation.func) if compile else formulation.func,
         y0 if start_t is None else moved_start(func, y0, start_t, adjoint, sides),
-        problem.span,
-        tableau=chosen,
-        control=control,
-        adjoint=adjoint,
-        memory_budget=budget,
-        backward=BackwardSolve(seminorm=seminorm),
-        times=problem.times,
-        rows=problem.rows,
-        jump_t=check_times("jump_t", jump_t)[1] if control.jumps else None,
-        dense=dense_output,
-        spans=problem.spans,
-        events=problem.finder,
-        on_failure=check_choice("on_failure", on_failure, ["raise", "nan"]),
-        compile=compile,
+        formulation.span,
+        chosen,
+        control,
+        replace(formulation.outputs, dense=dense_output, on_failure=on_failure),
+        replace(gradients, jump_t=check_times("jump_t", jump_t)[1] if control.stops.jumps else None),
+        formulation.finder,
     )
-    output_t = moving_times(given, problem, path)
+    outputs, path, solved = solve(problem)
+    output_t = moving_times(given, formulation, path)
     if output_t is not None:
         n = len(output_t)
         rows = None if path.rows is None else path.rows[:n]
         moved = moved_outputs(func, outputs[:n], output_t, adjoint, rows, y0, sides)
         outputs = moved if n == len(outputs) else torch.cat([moved, outputs[n:]])
-    t, y = reached(given, problem, path, outputs, len(y0) if y0.ndim else 1)
-    found = problem.finder and occurrences(
-        problem.finder, func, outputs, problem.real_times(path), y0, exact=adjoint == "backprop", sides=sides
+    t, y = reached(given, formulation, path, outputs, len(y0) if y0.ndim else 1)
+    found = formulation.finder and occurrences(
+        formulation.finder, func, outputs, formulation.real_times(path), y0, exact=adjoint == "backprop", sides=sides
     )
     solution = Solution(
         t=t,
         y=y,
-        sol=DenseOutput(path, problem.span[0], path.t_end) if dense_output else None,
+        sol=DenseOutput(path, formulation.span.t0, path.t_end) if dense_output else None,
         statistics=solved.statistics,
         t_events=found[0] if found else None,
         y_events=found[1] if found else None,
-        status=status_of(problem, path, solved.failures, len(y0) if y0.ndim else 1, per_sample=per_sample),
+        status=status_of(formulation, path, solved.failures, len(y0) if y0.ndim else 1, per_sample=per_sample),
         failures=solved.failures if path.failure is None else {-1: path.failure},
     )
     return solution if complex_y0 is None else complex_solution(solution)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -22,7 +23,8 @@ from skode.solvers.arguments.odeint_options import (
 )
 from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.dense_output import DenseOutput
-from skode.solvers.engine import run
+from skode.solvers.engine import solve
+from skode.solvers.forward.problem import Gradients, Problem, RequestedOutputs, TimeSpan
 from skode.solvers.odeint_call import OdeintCall
 
 
@@ -211,18 +213,17 @@ def odeint_dense(
     check_monotone("t0 and t1", times)
     chosen = check_options(options)
     solver = interpolating(known_method(method), chosen)
-    _, path, _ = run(
+    control = control_of(solver, func, y0, times, chosen, rtol=rtol, atol=atol)
+    problem = Problem(
         func,
         y0,
-        (float(times[0]), float(times[1])),
-        tableau=solver,
-        control=control_of(solver, func, y0, times, chosen, rtol=rtol, atol=atol),
-        adjoint="backprop",
-        memory_budget=None,
-        times=times[1:],
-        dense=True,
-        callbacks=callbacks_of(func, supported(solver), solver.name),
+        TimeSpan(*times.tolist()),
+        solver,
+        replace(control, callbacks=callbacks_of(func, supported(solver), solver.name)),
+        RequestedOutputs(times[1:], dense=True),
+        Gradients("backprop", memory_budget=0),
     )
+    _, path, _ = solve(problem)
     return DenseOutput(path, float(times[0]), float(times[1]), differentiable=True)
 
 

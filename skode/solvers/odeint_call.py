@@ -35,13 +35,15 @@ from skode.solvers.arguments.tuple_state import (
     unpack,
     unpacking,
 )
-from skode.solvers.engine import run
+from skode.solvers.engine import solve
+from skode.solvers.fields.samples import Compiled
 from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.fields.wide_time import with_wide_time
 from skode.solvers.forward.event_gradients import occurrences
 from skode.solvers.forward.events import EventFinder
 from skode.solvers.forward.first_change import FirstChangeFinder
-from skode.solvers.forward.problem import AS_FORWARD, Path
+from skode.solvers.forward.problem import AS_FORWARD, Gradients, Problem, RequestedOutputs, TimeSpan
+from skode.solvers.forward.run import Path
 from skode.solvers.forward.step_control import StepControl
 from skode.solvers.scipy_solver import ScipySolver, odeint_scipy
 from skode.solvers.tableaus import Method
@@ -209,7 +211,9 @@ class _Solve:
             )
         control = control_of(tableau, call.func, y0, times, options, rtol=call.rtol, atol=call.atol)
         func = with_wide_time(call.func, t0, t1, y0)
-        return cls(call, func, y0, (t0, t1), tableau, control, Sides(control.jumps, control.nudged, times[[0, -1]]))
+        return cls(
+            call, func, y0, (t0, t1), tableau, control, Sides(control.stops.jumps, control.stops.nudged, times[[0, -1]])
+        )
 
     def run(self, times: np.ndarray, moving: Tensor | None, events: EventFinder | None = None) -> tuple[Tensor, Path]:
         """Solve; returns the outputs and the solve as recorded."""
@@ -217,20 +221,17 @@ class _Solve:
         way = AS_FORWARD
         if call.adjoint == "continuous":
             way = call.backward.solve(call.func, tableau, control, options)
-        outputs, path, _ = run(
-            self.func,
+        budget = check_memory_budget("options['memory_budget']", options.get("memory_budget"), y0.device)
+        jump_t = check_times("options['jump_t']", options["jump_t"])[1] if control.stops.jumps else None
+        problem = Problem(
+            Compiled(self.func) if options.get("compile", False) else self.func,
             y0 if moving is None else moved_start(self.func, y0, moving[0], call.adjoint, self.sides),
-            self.span,
-            tableau=tableau,
-            control=control,
-            adjoint=call.adjoint,
-            memory_budget=check_memory_budget("options['memory_budget']", options.get("memory_budget")),
-            times=np.array(times),
-            jump_t=check_times("options['jump_t']", options["jump_t"])[1] if control.jumps else None,
-            events=events,
-            compile=bool(options.get("compile", False)),
-            parameters=call.backward.tensors(),
-            backward=way,
-            callbacks=callbacks_of(call.func, supported(tableau), tableau.name),
+            TimeSpan(*self.span),
+            tableau,
+            replace(control, callbacks=callbacks_of(call.func, supported(tableau), tableau.name)),
+            RequestedOutputs(np.array(times)),
+            Gradients(call.adjoint, budget, way, jump_t, call.backward.tensors()),
+            events,
         )
+        outputs, path, _ = solve(problem)
         return outputs, path

@@ -1,6 +1,6 @@
 """How gradients of a solve are computed: one module per way, all with the same signature.
 
-``solve(problem, y0, func) -> (outputs, path)``, where ``func`` is the callable as the user gave it. Times are constants
+``solve(run, y0, func) -> (outputs, path)``, where ``func`` is the callable as the user gave it. Times are constants
 here, but for those at which the field jumps; see :mod:`skode.solvers.time_gradients`.
 """
 

@@ -15,11 +15,11 @@ from skode.solvers.adjoints.augmented import AugmentedField
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.errors import SolverError
 from skode.solvers.forward.callbacks import Callbacks
-from skode.solvers.forward.problem import Problem
-from skode.solvers.forward.step_control import StepControl, equal_steps
+from skode.solvers.forward.problem import Problem, RequestedOutputs, TimeSpan
+from skode.solvers.forward.run import Run
+from skode.solvers.forward.step_control import StepControl
 from skode.solvers.indexing import index
 from skode.solvers.integrate import integrate
-from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.step import stage_time
 from skode.solvers.tableaus import ButcherTableau, Method
 from skode.solvers.tolerances import Tolerances, rms_norm
@@ -59,13 +59,13 @@ def adaptive_implicit(tableau: Method) -> bool:
     return isinstance(tableau, ButcherTableau) and tableau.implicit and tableau.adaptive
 
 
-def adjoint_norm(problem: Problem) -> Callable[[tuple[Tensor, ...]], Tensor]:
+def adjoint_norm(run: Run) -> Callable[[tuple[Tensor, ...]], Tensor]:
     """The norm of the adjoint equation's error test: of its state ``(0, y, a, *gradients)`` as a tuple.
 
     By default the largest of the norm of the forward solve over ``y`` and ``a`` and the root mean squares of the
     parameters' gradients, which a seminorm leaves out (Kidger et al. 2021).
     """
-    backward, control = problem.backward, problem.control
+    backward, control = run.gradients.backward, run.control
     if backward.norm is not None:
         return backward.norm
     # Where steps are per sample, that is the norm of one sample, where states are complex that of moduli.
@@ -93,7 +93,7 @@ class AdjointSolve:
 
     Parameters
     ----------
-    problem : Problem
+    run : Run
         The problem that was solved forward.
     given : CotangentsOfOutputs
         The outputs with their cotangents.
@@ -111,7 +111,7 @@ class AdjointSolve:
 
     def __init__(
         self,
-        problem: Problem,
+        run: Run,
         given: CotangentsOfOutputs,
         grad_jumps: Tensor | None,
         y_end: Tensor,
@@ -119,9 +119,9 @@ class AdjointSolve:
         norm: Callable[[tuple[Tensor, ...]], Tensor],
         states: DenseOutput | None = None,
     ) -> None:
-        self.tableau = problem.backward.tableau or problem.tableau
+        self.tableau = run.gradients.backward.tableau or run.tableau
         self.norm = norm
-        self.problem = problem
+        self.run = run
         self.given = given
         self.grad_jumps = grad_jumps
         self.y_end = y_end
@@ -129,31 +129,31 @@ class AdjointSolve:
         self.states = states
         self.shape, self.n = y_end.shape, y_end.numel()
         self.field = AugmentedField(
-            problem.field,
+            run.field,
             y_end,
-            problem.statistics,
+            run.statistics,
             t_end,
             implicit=isinstance(self.tableau, ButcherTableau) and self.tableau.implicit,
             states=None if states is None else states.nearest,
         )
 
-    def run(self) -> tuple[Tensor, list[Tensor]]:
+    def solve(self) -> tuple[Tensor, list[Tensor]]:
         """Solve from the last output time to the initial one; returns gradients of ``y0`` and of the parameters."""
-        problem, given, n, t = self.problem, self.given, self.n, self.t_end
+        run, given, n, t = self.run, self.given, self.n, self.t_end
         augmented = self.y_end.new_zeros(self.field.size)
         augmented[:n] = self.y_end.reshape(-1)
-        jumps = [] if problem.jumps is None else [time for time in problem.jumps.place if self._was_reached(time)]
-        for time in np.unique([*given.times, *jumps, problem.t0])[:: -1 if problem.t1 >= problem.t0 else 1].tolist():
+        jumps = [] if run.jumps is None else [time for time in run.jumps.place if self._was_reached(time)]
+        for time in np.unique([*given.times, *jumps, run.span.t0])[:: -1 if run.span.t1 >= run.span.t0 else 1].tolist():
             # Before the last output the adjoint is zero and, where states are known, there is nothing to solve.
             if time != t and (given.rows is not None or bool(augmented[n : 2 * n].any())):
                 augmented = self._segment(t, time, augmented)
                 t = time
             if time in jumps and t == time:
-                assert problem.jumps is not None
+                assert run.jumps is not None
                 assert self.grad_jumps is not None
                 y, a = (x.view(self.shape) for x in augmented[: 2 * n].split(n))
                 y = y if self.states is None else self.states.nearest(time).view(self.shape)
-                problem.jumps.pull(self.grad_jumps, problem.field, time, y, a, None)
+                run.jumps.pull(self.grad_jumps, run.field, time, y, a, None)
             self._jump(time, augmented)
             if given.rows is None:
                 # The state is known here: start again from it rather than from the backward solve's drifted one.
@@ -169,7 +169,7 @@ class AdjointSolve:
         return augmented[n : 2 * n].view(self.shape).clone(), self.field.parameter_gradients(augmented)
 
     def _was_reached(self, time: float) -> bool:
-        t0 = self.problem.t0
+        t0 = self.run.span.t0
         return abs(time - t0) <= abs(self.t_end - t0)
 
     def _jump(self, time: float, augmented: Tensor) -> None:
@@ -187,29 +187,18 @@ class AdjointSolve:
     def _segment(self, t: float, t_next: float, augmented: Tensor) -> Tensor:
         """Solve the equation from one time to another; returns the state there."""
         control, field = self._control(t, t_next, augmented), self.field
-        inside = control.nudged or t in control.jumps
+        inside = control.stops.nudged or t in control.stops.jumps
         start = stage_time(t, math.copysign(1.0, t_next - t), 0.0, (inside, False), field.time_dtype)
-        segment = replace(
-            self.problem,
-            field=field,
-            f0=field(start, augmented),
-            tableau=self.tableau,
-            callbacks=self._callbacks(),
-            t0=t,
-            t1=t_next,
-            times=np.array([t_next]),
-            rows=None,
-            control=control,
-            statistics=Statistics(),
-            jumps=None,
-            dense=False,
-            tape0=None,
-            events=None,
-            spans=None,
-            on_failure="raise",
-            replay=None,
-            replay_key=None,
+        problem = Problem(
+            field,
+            augmented,
+            TimeSpan(t, t_next),
+            self.tableau,
+            replace(control, callbacks=self._callbacks()),
+            RequestedOutputs(np.array([t_next])),
+            self.run.gradients,
         )
+        segment = Run(problem, field, field(start, augmented))
         try:
             return integrate(segment, augmented, record=False).y_end
         except SolverError as error:
@@ -221,7 +210,7 @@ class AdjointSolve:
             raise
 
     def _control(self, t: float, t_next: float, augmented: Tensor) -> StepControl:
-        backward = self.problem.backward
+        backward = self.run.gradients.backward
         if backward.control is not None:
             control = backward.control(self.field, augmented, t, t_next)
         else:
@@ -230,7 +219,7 @@ class AdjointSolve:
 
     def _tolerances(self) -> Tolerances:
         # Element by element also where states are complex: not all of these are pairs of parts.
-        tolerances = self.problem.backward.tolerances or self.problem.control.tolerances.tightest()
+        tolerances = self.run.gradients.backward.tolerances or self.run.control.tolerances.tightest()
         return Tolerances(tolerances.rtol, tolerances.atol, self._norm_of_flat)
 
     def _norm_of_flat(self, x: Tensor) -> Tensor:
@@ -238,27 +227,35 @@ class AdjointSolve:
 
     def _max_steps(self, control: StepControl) -> int:
         """How many steps a segment may take: those of a method for stiff problems may shrink backward without end."""
-        statistics = self.problem.statistics
+        statistics = self.run.statistics
         if not adaptive_implicit(self.tableau) or self.states is not None:
             return control.max_steps
         return min(control.max_steps, 100 + 10 * (statistics.n_accepted + statistics.n_rejected))
 
     def _forward_control(self, t: float, t_next: float) -> StepControl:
         """The step control of the forward solve, between two times."""
-        problem, control = self.problem, self.problem.control
-        low, high = min(t, t_next), max(t, t_next)
-        grid = control.grid
-        if grid is None and not problem.tableau.adaptive:
-            nodes = equal_steps(control, problem.t0, problem.t1)
-            grid = np.array(list(itertools.takewhile(lambda node: abs(node - problem.t0) < abs(t - problem.t0), nodes)))
+        run, control = self.run, self.run.control
+        low, high, t0 = min(t, t_next), max(t, t_next), run.span.t0
+        grid, times = control.grid, None
         if grid is not None:
-            inner = grid[(grid > low) & (grid < high)]
-            grid = np.concatenate([[t], np.sort(inner)[:: 1 if t_next > t else -1], [t_next]])
-        stop_times = sorted((x for x in control.stop_times if low < x < high), reverse=t_next < t)
-        jumps = control.jumps & {*stop_times, t, t_next}
-        return replace(control, per_sample=False, stop_times=tuple(stop_times), jumps=jumps, grid=grid, first_step=None)
+            times = grid.times
+            if times is None:
+                nodes = grid.equal_steps(t0, run.span.t1, control.max_steps)
+                times = np.array(list(itertools.takewhile(lambda node: abs(node - t0) < abs(t - t0), nodes)))
+            inner = np.sort(times[(times > low) & (times < high)])
+            times = np.concatenate([[t], inner[:: 1 if t_next > t else -1], [t_next]])
+            grid = replace(grid, times=times)
+        stops = control.stops
+        inside = tuple(sorted((x for x in stops.times if low < x < high), reverse=t_next < t))
+        return replace(
+            control,
+            per_sample=False,
+            stops=replace(stops, times=inside, jumps=stops.jumps & {*inside, t, t_next}),
+            grid=grid,
+            sizes=replace(control.sizes, first_step=None),
+        )
 
     def _callbacks(self) -> Callbacks | None:
         """The callbacks of the adjoint equation, which get its state as a tuple."""
-        callbacks = self.problem.backward.callbacks
+        callbacks = self.run.gradients.backward.callbacks
         return None if callbacks is None else callbacks.of(lambda x: (x.new_zeros(()), *self.field.parts(x)))

@@ -18,7 +18,7 @@ from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import time_dtype_of, time_tensor
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.outputs import Collector, weights_tensor
-from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.forward.run import Path, Run
 from skode.solvers.forward.shared_steps import Clock
 from skode.solvers.indexing import index
 from skode.solvers.integrate import accepted_steps
@@ -54,19 +54,19 @@ class _RecordedField:
         return _RecordedField(take_samples(self.func, rows), self.like)
 
 
-def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
+def solve(run: Run, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     """Solve while autograd records; see :func:`skode.solvers.adjoints.solve`."""
     field = _RecordedField(func, y0)
     y0 = y0.view_as(y0)  # func may call y.requires_grad_()
-    stepper = new_graph_stepper(problem.tableau, field, y0, problem.statistics, problem.control.tolerances)
-    stepper.start(problem.f0)
-    collector = Collector(problem, y0)
+    stepper = new_graph_stepper(run.tableau, field, y0, run.statistics, run.control.tolerances)
+    stepper.start(run.f0)
+    collector = Collector(run, y0)
     outputs, path = collector.outputs, collector.path
     for reading in collector.start:
         outputs.take(reading, y0)
     failure = None
     try:
-        for step in accepted_steps(problem, stepper, y0, _TensorClock()):
+        for step in accepted_steps(run, stepper, y0, _TensorClock()):
             taken = step.taken
             readings = collector.in_step(step)
             for reading in readings:
@@ -74,16 +74,16 @@ def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
                     outputs.take(reading, taken.y_next)
                 else:
                     outputs.interpolate(reading, step, weights_tensor(taken.tableau, reading.theta, y0))
-            if problem.jumps is not None:
-                taken.y_next = _moved_by_jumps(problem.jumps, field, step)
+            if run.jumps is not None:
+                taken.y_next = _moved_by_jumps(run.jumps, field, step)
             path.y_end, path.t_end = taken.y_next, step.t_next
-            if problem.dense:
+            if run.outputs.dense:
                 step.readings = readings
                 path.steps.append(step)
             if collector.ended:
                 break
     except SolverError as error:
-        if problem.on_failure == "raise":
+        if run.outputs.on_failure == "raise":
             raise
         failure = error
     collector.finish(failure)

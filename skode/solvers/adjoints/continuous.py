@@ -20,31 +20,31 @@ from skode.solvers.adjoints.adjoint_equation import AdjointSolve, CotangentsOfOu
 from skode.solvers.adjoints.adjoint_equation_per_sample import PerSampleAdjointSolve
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.first_order import first_order
-from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.forward.run import Path, Run
 from skode.solvers.integrate import integrate
 
 
-def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
+def solve(run: Run, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     """Solve with gradients by the adjoint equation; see :func:`skode.solvers.adjoints.solve`."""
     holder: list[Path] = []
-    jump_times = None if problem.jumps is None else problem.jumps.times
-    outputs = _ContinuousAdjoint.apply(problem, holder, y0, jump_times, *problem.field.parameters)
+    jump_times = None if run.jumps is None else run.jumps.times
+    outputs = _ContinuousAdjoint.apply(run, holder, y0, jump_times, *run.field.parameters)
     return outputs, holder[0]
 
 
 class _ContinuousAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, jumps: Tensor | None, *parameters: Tensor):
-        start = y0.detach().clone() if problem.dense else y0.detach()
-        kept = problem.dense or keeps_states(problem)
-        path = integrate(problem, start, record=kept, keep_stages=kept)
+    def forward(ctx: Any, run: Run, holder: list[Path], y0: Tensor, jumps: Tensor | None, *parameters: Tensor):
+        start = y0.detach().clone() if run.outputs.dense else y0.detach()
+        kept = run.outputs.dense or keeps_states(run)
+        path = integrate(run, start, record=kept, keep_stages=kept)
         holder.append(path)
         ctx.states = None
-        if keeps_states(problem) and path.steps:
-            ctx.states = DenseOutput(path, problem.t0, path.t_end)
+        if keeps_states(run) and path.steps:
+            ctx.states = DenseOutput(path, run.span.t0, path.t_end)
         # As with torchdiffeq's nodes, the norm of the error test can be read here, and set.
-        ctx.adjoint_options = {"norm": adjoint_norm(problem)}
-        ctx.problem, ctx.output_times, ctx.rows, ctx.t_end = problem, path.times, path.rows, path.t_end
+        ctx.adjoint_options = {"norm": adjoint_norm(run)}
+        ctx.run, ctx.output_times, ctx.rows, ctx.t_end = run, path.times, path.rows, path.t_end
         ctx.save_for_backward(path.y_end, path.outputs, y0, jumps, *parameters)
         return path.outputs
 
@@ -52,17 +52,17 @@ class _ContinuousAdjoint(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, grad_outputs: Tensor):
         y_end, outputs, y0, *_ = ctx.saved_tensors
-        problem, norm = ctx.problem, ctx.adjoint_options["norm"]
+        run, norm = ctx.run, ctx.adjoint_options["norm"]
         given = CotangentsOfOutputs.of(ctx.output_times, ctx.rows, outputs, grad_outputs)
-        grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
-        if problem.control.per_sample:
-            sweep: AdjointSolve = PerSampleAdjointSolve(problem, given, grad_jumps, y0, norm)
+        grad_jumps = None if run.jumps is None else torch.zeros_like(run.jumps.times)
+        if run.control.per_sample:
+            sweep: AdjointSolve = PerSampleAdjointSolve(run, given, grad_jumps, y0, norm)
         else:
-            sweep = AdjointSolve(problem, given, grad_jumps, y_end, ctx.t_end, norm, ctx.states)
-        grad_y0, grad_parameters = sweep.run()
+            sweep = AdjointSolve(run, given, grad_jumps, y_end, ctx.t_end, norm, ctx.states)
+        grad_y0, grad_parameters = sweep.solve()
         return (None, None, grad_y0, grad_jumps, *grad_parameters)
 
 
-def keeps_states(problem: Problem) -> bool:
+def keeps_states(run: Run) -> bool:
     """Whether the forward solve is kept for the adjoint equation: that of stiff problems, with steps for the batch."""
-    return adaptive_implicit(problem.tableau) and not problem.control.per_sample
+    return adaptive_implicit(run.tableau) and not run.control.per_sample

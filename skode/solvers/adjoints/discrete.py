@@ -8,7 +8,6 @@ its sources. Step sizes count as constants of the solution.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from skode.solvers.first_order import first_order
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.output_times import Reading
 from skode.solvers.forward.outputs import weights_tensor
-from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.forward.run import Path, Run
 from skode.solvers.indexing import entries, index
 from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
@@ -32,29 +31,26 @@ from skode.solvers.stepping.step import changed_field, stage_time
 from skode.solvers.stepping.stepper import ReversibleStepper
 
 
-def solve(problem: Problem, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
+def solve(run: Run, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
     """Solve with gradients by the discrete adjoint; see :func:`skode.solvers.adjoints.solve`."""
     holder: list[Path] = []
-    jump_times = None if problem.jumps is None else problem.jumps.times
-    outputs = _DiscreteAdjoint.apply(problem, holder, y0, jump_times, *problem.field.parameters)
+    jump_times = None if run.jumps is None else run.jumps.times
+    outputs = _DiscreteAdjoint.apply(run, holder, y0, jump_times, *run.field.parameters)
     return outputs, holder[0]
 
 
 class _DiscreteAdjoint(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, problem: Problem, holder: list[Path], y0: Tensor, jumps: Tensor | None, *parameters: Tensor):
-        start = y0.detach().clone() if problem.dense else y0.detach()
-        path = integrate(problem, start, record=True, keep_stages=problem.dense)
-        # Which this sweep lets go of.
-        path.tape0 = problem.tape0
-        problem = replace(problem, tape0=None)
+    def forward(ctx: Any, run: Run, holder: list[Path], y0: Tensor, jumps: Tensor | None, *parameters: Tensor):
+        start = y0.detach().clone() if run.outputs.dense else y0.detach()
+        path = integrate(run, start, record=True, keep_stages=run.outputs.dense)
         holder.append(path)
         # The node must not hold on to the outputs, which hold on to it: neither would be freed.
         outputs, path.outputs = path.outputs, path.outputs.detach()
-        ctx.problem, ctx.path, ctx.lock = problem, path, threading.Lock()
+        ctx.run, ctx.path, ctx.lock = run, path, threading.Lock()
         # Saved only so that autograd notices if one of them is changed in place before the backward pass.
         ctx.save_for_backward(y0, jumps, *parameters)
-        ctx.versions = _versions(problem)
+        ctx.versions = _versions(run)
         return outputs
 
     @staticmethod
@@ -66,9 +62,9 @@ class _DiscreteAdjoint(torch.autograd.Function):
                 "A tensor that func(t, y) reads has been modified by an inplace operation since the solve that is "
                 "differentiated. Change it after backward(), or solve with adjoint='backprop'."
             )
-        sweep = ReverseSweep(ctx.problem, ctx.path, grad_outputs)
+        sweep = ReverseSweep(ctx.run, ctx.path, grad_outputs)
         with ctx.lock:  # the path's tapes are let go on the way; threads may share a graph
-            grad_y0, grad_parameters = sweep.run(y0)
+            grad_y0, grad_parameters = sweep.sweep(y0)
         return (None, None, grad_y0, sweep.grad_jumps, *grad_parameters)
 
 
@@ -77,7 +73,7 @@ class ReverseSweep:
 
     Parameters
     ----------
-    problem : Problem
+    run : Run
         What was solved.
     path : Path
         Its recorded solution.
@@ -90,19 +86,20 @@ class ReverseSweep:
         The gradient of the times at which the field jumps, where these require grad.
     """
 
-    def __init__(self, problem: Problem, path: Path, grad_outputs: Tensor) -> None:
-        self.problem = problem
+    def __init__(self, run: Run, path: Path, grad_outputs: Tensor) -> None:
+        self.run = run
         self.path = path
         self.grad_outputs = grad_outputs
-        self.session: Session = problem.field.session()
+        self.session: Session = run.field.session()
         self.steppers: dict[torch.Size, ReversibleStepper] = {}
-        self.opening = problem.opening[0] if problem.opening else None  # what keeps the first evaluation's recording
-        self.grad_jumps = None if problem.jumps is None else torch.zeros_like(problem.jumps.times)
+        opening = run.recordings.opening
+        self.opening = opening[0] if opening else None  # keeps the recording of the first evaluation
+        self.grad_jumps = None if run.jumps is None else torch.zeros_like(run.jumps.times)
         self.remakes = False  # whether the field has been evaluated again
 
-    def run(self, y0: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    def sweep(self, y0: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Sweep from the end to the start; returns the cotangents of ``y0`` and of the parameters."""
-        replay = self.problem.replay
+        replay = self.run.recordings.replay
         if replay is None:
             return self._sweep(y0), list(self.session.parameter_gradients())
         with replay.sweep() as reverse:
@@ -143,7 +140,7 @@ class ReverseSweep:
                     if carried is None:
                         carried = lam.new_zeros((len(pulled.carried), *y0.shape))
                     carried[:, rows] = pulled.carried.view(-1, *lam.shape)
-        if carried is not None and self.problem.control.per_sample:
+        if carried is not None and self.run.control.per_sample:
             cotangent = self._pull_first_stages(y0.detach(), cotangent, carried)
         for reading in self.path.start:
             self._add(cotangent, reading)
@@ -152,14 +149,14 @@ class ReverseSweep:
         return cotangent
 
     def _pull(self, step: AcceptedStep, n: int, lam: Tensor, kappa: Tensor | None, given: Tensor | None) -> PulledStep:
-        problem, taken = self.problem, step.taken
+        run, taken = self.run, step.taken
         stepper = self._stepper(taken.y, step.samples)
         # The last stage of the last step is used by outputs inside the step alone.
         last_is_used = given is not None or kappa is not None or not stepper.keeps_first or stepper.needs_stages
         if taken.tape is None:
             self._remake(stepper, step, last_is_used=last_is_used)
         assert taken.tape is not None
-        problem.statistics.nfev_backward += taken.tape.n_slots - (not last_is_used)
+        run.statistics.nfev_backward += taken.tape.n_slots - (not last_is_used)
         pulled = stepper.pull(taken, self.session, lam, kappa, given)
         # A second backward pass, which few ask for, evaluates the field again.
         taken.tape.release()
@@ -170,7 +167,7 @@ class ReverseSweep:
 
     def _pull_jumps(self, step: AcceptedStep, cotangent: Tensor) -> None:
         """Add to the jumps at a step's end the part of the cotangent of the state there, of all that comes later."""
-        jumps, y = self.problem.jumps, step.taken.y_next
+        jumps, y = self.run.jumps, step.taken.y_next
         assert jumps is not None
         assert self.grad_jumps is not None
         for t, samples in jumps.at(step.t_next):
@@ -186,7 +183,7 @@ class ReverseSweep:
 
         Returns the last of them pulled; what else is returned is overwritten by the next recording.
         """
-        steps, replay, statistics = self.path.steps, self.problem.replay, self.problem.statistics
+        steps, replay, statistics = self.path.steps, self.run.recordings.replay, self.run.statistics
         tape: Any = steps[n].taken.tape
         lease, last = tape.lease, n
         together = given is None and lease.bundle.pulls_together
@@ -219,7 +216,7 @@ class ReverseSweep:
         here: Any = ... if everywhere else torch.from_numpy(step.opens).to(carried.device)
         y, kappa = taken.y[here], carried[0].view(taken.y.shape)[here]
         rows = step.samples if everywhere or step.samples is None else step.samples[here]
-        time = stage_time(taken.t, taken.h, 0.0, taken.edges, time_dtype_of(self.problem.field, taken.y))
+        time = stage_time(taken.t, taken.h, 0.0, taken.edges, time_dtype_of(self.run.field, taken.y))
         tape = self._opening_tape(time if everywhere else time[here], y, rows, first=first and everywhere)
         grad_y = torch.empty_like(y, memory_format=torch.contiguous_format)
         self.session.pull(tape, 0, kappa, grad_y)
@@ -241,15 +238,14 @@ class ReverseSweep:
         return cotangent + grad_y
 
     def _start_time(self, y0: Tensor) -> Any:
-        problem = self.problem
-        return start_time(problem.t0, problem.t1, problem.spans, problem.control, problem.field, y0)
+        return start_time(self.run.problem, self.run.field, y0)
 
     def _opening_tape(self, t: Any, y: Tensor, rows: Tensor | None, *, first: bool) -> Tape:
         """A tape with the evaluation at ``(t, y)``: that of the solve where it is its first, and is still there."""
-        self.problem.statistics.nfev_backward += 1
+        self.run.statistics.nfev_backward += 1
         tape = None
         if first:
-            tape, self.path.tape0 = self.path.tape0, None
+            tape, self.run.tape0 = self.run.tape0, None
         if tape is None:
             tape = self._field(rows).tape(y, 1, pullable=True)
             tape.place(0).copy_(y.reshape(-1))
@@ -259,11 +255,11 @@ class ReverseSweep:
     def _remake(self, stepper: ReversibleStepper, step: AcceptedStep, *, last_is_used: bool) -> None:
         """Evaluate the step again, and see that the field answers as before."""
         taken = step.taken
-        if isinstance(self.problem.field, AutogradField) and not self.remakes:
-            self.problem.field.evaluated_again()
+        if isinstance(self.run.field, AutogradField) and not self.remakes:
+            self.run.field.evaluated_again()
             self.remakes = True
         first = step.first if taken.stages is None else taken.stages[0]
-        self.problem.statistics.nfev_backward += bool(first is None and stepper.n_carried)
+        self.run.statistics.nfev_backward += bool(first is None and stepper.n_carried)
         again = stepper.remake(taken, first, last_is_used=last_is_used)
         # Rounding may differ between two evaluations, by threads for example; a dropout mask differs by much more.
         tolerance = torch.finfo(again.dtype).eps ** 0.5
@@ -273,18 +269,16 @@ class ReverseSweep:
 
     def _stepper(self, y: Tensor, rows: Tensor | None) -> ReversibleStepper:
         """A stepper for states like this one, of these samples."""
-        problem, field = self.problem, self._field(rows)
+        run, field = self.run, self._field(rows)
         if y.shape not in self.steppers:
-            self.steppers[y.shape] = new_stepper(
-                problem.tableau, field, y, Statistics(), tolerances=problem.control.tolerances
-            )
+            self.steppers[y.shape] = new_stepper(run.tableau, field, y, Statistics(), tolerances=run.control.tolerances)
         stepper = self.steppers[y.shape]
         stepper.field = field
         return stepper
 
     def _field(self, rows: Tensor | None) -> Field:
         """The vector field of these samples."""
-        return self.problem.field if rows is None else self.problem.field.take(rows)
+        return self.run.field if rows is None else self.run.field.take(rows)
 
     def _given(self, step: AcceptedStep) -> Tensor | None:
         """What the outputs inside a step give its stages and the state at its start, of shape (s + 1, n).
@@ -319,14 +313,14 @@ class ReverseSweep:
             cotangent.index_add_(0, index(reading.rows, self.grad_outputs), given)
 
 
-def _versions(problem: Problem) -> list[tuple[Tensor, int]]:
+def _versions(run: Run) -> list[tuple[Tensor, int]]:
     """Counts of changes of the tensors that a recorded module reads besides its parameters.
 
     Recordings read them again, and autograd does not know that they do.
     """
-    if problem.replay is None or not isinstance(problem.field, AutogradField):
+    if run.recordings.replay is None or not isinstance(run.field, AutogradField):
         return []
-    return [(tensor, tensor._version) for tensor in held_tensors(problem.field.func) if not tensor.requires_grad]
+    return [(tensor, tensor._version) for tensor in held_tensors(run.field.func) if not tensor.requires_grad]
 
 
 def _is_before(step: AcceptedStep, later: AcceptedStep) -> bool:

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from skode.solvers.adjoints import ADJOINTS
-from skode.solvers.devices import is_asynchronous
+from skode.solvers.devices import is_asynchronous, total_memory
 from skode.solvers.forward.step_size import CONTROLLERS
 from skode.solvers.tolerances import NORMS, Norm, NormOfModuli, Tolerances, TolerancesOfModuli, all_finite
 from skode.solvers.transforms import carries_derivatives, is_mapped, numbers
 
 STATE_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+#: Bytes that the discrete adjoint may keep where the user gives no number, and the device is no GPU.
+DEFAULT_MEMORY_BUDGET = 2**28
 
 
 def check_state(y0: Any) -> Tensor:
@@ -80,9 +83,11 @@ def check_count(name: str, value: Any, *, least: int) -> int:
     return int(value)
 
 
-def check_memory_budget(name: str, value: Any) -> int | None:
-    """None, or an int that is not negative."""
-    return None if value is None else check_count(name, value, least=0)
+def check_memory_budget(name: str, value: Any, device: torch.device) -> int:
+    """Bytes that the discrete adjoint may keep; None: :data:`DEFAULT_MEMORY_BUDGET`, or a quarter of a GPU's memory."""
+    if value is None:
+        return (total_memory(device) or 4 * DEFAULT_MEMORY_BUDGET) // 4
+    return check_count(name, value, least=0)
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:

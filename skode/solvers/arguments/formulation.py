@@ -14,7 +14,8 @@ from skode.solvers.arguments.requested_times import RequestedTimes, padded
 from skode.solvers.fields.times import column, time_dtype_of
 from skode.solvers.fields.unit_interval import on_unit_interval
 from skode.solvers.forward.events import Event, EventFinder
-from skode.solvers.forward.problem import Path
+from skode.solvers.forward.problem import RequestedOutputs, TimeSpan
+from skode.solvers.forward.run import Path
 from skode.solvers.indexing import index
 from skode.solvers.transforms import carries_derivatives, numbers
 
@@ -26,28 +27,22 @@ class Formulation:
     Attributes
     ----------
     func, span
-        What is integrated: over time itself, or over the unit interval of each sample's span.
-    times : ndarray of shape (m,) or None
-        The output times, flat.
-    rows : ndarray of shape (m,) or None
-        The samples they belong to.
+        The vector field and its time span: over time itself, or over the unit interval of each sample's span.
+    outputs : RequestedOutputs
+        The output times, flat, and the samples that they belong to.
     present : Tensor of bool, of shape (batch, n_times), or None
         Which of the output times per sample are no padding.
     finder : EventFinder or None
         Looks for events.
-    spans : ndarray of shape (batch, 2) or None
-        The spans, where the engine is to use them as they are.
     unit_spans : Tensor of shape (batch, 2) or None
         The spans, where time is that of the unit interval.
     """
 
     func: Callable[..., Tensor]
-    span: tuple[float, float]
-    times: np.ndarray | None
-    rows: np.ndarray | None
+    span: TimeSpan
+    outputs: RequestedOutputs
     present: Tensor | None
     finder: EventFinder | None
-    spans: np.ndarray | None = None
     unit_spans: Tensor | None = None
 
     def real_times(self, path: Path) -> Tensor:
@@ -84,12 +79,13 @@ def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event],
     times = eval_t if present is None or eval_t is None else torch.masked_select(eval_t, present)
     return Formulation(
         func=problem_func,
-        span=(float(span.min()), float(span.max())) if span.ndim == 2 else (float(span[0]), float(span[1])),
-        times=None if times is None else numbers(times).copy(),
-        rows=None if present is None else np.repeat(np.arange(n), numbers(present.sum(1))),
+        span=TimeSpan(*span.tolist()) if span.ndim == 1 else TimeSpan(float(span.min()), float(span.max()), span),
+        outputs=RequestedOutputs(
+            times=None if times is None else numbers(times).copy(),
+            rows=None if present is None else np.repeat(np.arange(n), numbers(present.sum(1))),
+        ),
         present=present,
         finder=finder,
-        spans=given.span if given.own_time and per_sample else None,
         unit_spans=unit_spans,
     )
 
@@ -133,7 +129,7 @@ def reached(
                 known = known.transpose(0, 1)
         t = given.eval_t.detach()
         if finder is not None and not finder.rowwise:
-            kept = int((np.abs(numbers(t) - problem.span[0]) <= abs(finder.terminal_times[0] - problem.span[0])).sum())
+            kept = int((np.abs(numbers(t) - problem.span.t0) <= abs(finder.terminal_times[0] - problem.span.t0)).sum())
             t, known = t[:kept], known[:kept]
         return t, known
     # The ends of all steps, and the terminal events that cut the last ones short.
@@ -142,7 +138,8 @@ def reached(
     rows = None if path.rows is None else path.rows[positions]
     if finder is not None:
         stop = finder.terminal_times[0] if rows is None else finder.terminal_times[rows]
-        start = problem.span[0] if problem.spans is None or rows is None else problem.spans[rows, 0]
+        by_sample = problem.span.by_sample
+        start = problem.span.t0 if by_sample is None or rows is None else by_sample[rows, 0]
         inside = np.abs(path.times[positions] - start) < np.abs(stop - start)
         positions = np.concatenate([positions[inside], finder.stop_positions])
     times = problem.real_times(path)

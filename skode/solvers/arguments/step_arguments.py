@@ -17,7 +17,7 @@ from skode.solvers.arguments.checks import (
     check_tolerance,
     tolerances_of,
 )
-from skode.solvers.forward.step_control import StepControl
+from skode.solvers.forward.step_control import Grid, StepControl, StepSizes, Stops
 from skode.solvers.tableaus import Method
 
 DEFAULT_MAX_STEPS = 10_000
@@ -78,15 +78,10 @@ class StepArguments:
         return StepControl(
             tolerances=tolerances_of(rtol, atol, self.norm),
             exponents=check_controller(self.controller),
-            first_step=check_positive("first_step", self.first_step),
-            min_step=shortest,
-            max_step=longest,
+            sizes=StepSizes(check_positive("first_step", self.first_step), shortest, longest),
             max_steps=max_steps,
-            grid=None if method.adaptive else self._grid(method, t0, t1, step_size, max_steps),
-            step_size=step_size,
-            stop_times=tuple(sorted(inside, reverse=t1 < t0)),
-            jumps=frozenset(jumps),
-            nudged=bool(self.perturb),
+            grid=None if method.adaptive else Grid(self._grid(method, t0, t1, step_size, max_steps), step_size),
+            stops=Stops(tuple(sorted(inside, reverse=t1 < t0)), frozenset(jumps), bool(self.perturb)),
             per_sample=self.per_sample and method.adaptive,  # with a grid all samples take the same steps
         )
 

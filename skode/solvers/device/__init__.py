@@ -7,8 +7,8 @@ graphs that are captured once and replayed from solve to solve (:mod:`~skode.sol
 :mod:`~skode.solvers.device.kinds`).
 """
 
-from skode.solvers.device.eligibility import recordable, runs_ahead, with_replay
+from skode.solvers.device.eligibility import recordable, recordings_for, runs_ahead
 from skode.solvers.device.replay import ReplayedTape
 from skode.solvers.device.steps_ahead import AheadStepper, steps_ahead
 
-__all__ = ["AheadStepper", "ReplayedTape", "recordable", "runs_ahead", "steps_ahead", "with_replay"]
+__all__ = ["AheadStepper", "ReplayedTape", "recordable", "recordings_for", "runs_ahead", "steps_ahead"]

@@ -100,8 +100,8 @@ class Controls:
     def of(cls, control: StepControl, error_order: int, direction: float) -> Controls:
         k = error_order + 1
         b1, b2, b3 = (-b / k for b in control.exponents)
-        longest = float("inf") if control.max_step is None else control.max_step
-        return cls(direction, control.min_step or 0.0, longest, (b1, b2, b3), -1 / k)
+        longest = float("inf") if control.sizes.max_step is None else control.sizes.max_step
+        return cls(direction, control.sizes.min_step or 0.0, longest, (b1, b2, b3), -1 / k)
 
     def choose(self, t: Tensor, size: Tensor, t1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The signed step to try, the size that was wanted, and where the step ends.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,29 +14,31 @@ from skode.solvers.devices import is_asynchronous
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.parameters import graphs_are_watched
 from skode.solvers.fields.pullback import PullbackField, has_own_pullback, is_hooked
+from skode.solvers.forward.problem import Problem
+from skode.solvers.forward.run import Recordings, Run
 from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.tolerances import NORMS, Tolerances
 
 
-def runs_ahead(problem: Any, y0: Tensor) -> bool:
+def runs_ahead(problem: Problem, y0: Tensor) -> bool:
     """Whether a solve runs ahead of the host: by an explicit method that chooses its steps.
 
     Steps that must end at given times, or stop short of discontinuities, are chosen on the host.
     """
-    tableau, control = problem.tableau, problem.control
+    tableau, control, span = problem.tableau, problem.control, problem.span
     return (
         is_asynchronous(y0.device)
         and isinstance(tableau, ButcherTableau)
         and tableau.adaptive
         and not tableau.implicit
-        and not control.stop_times
-        and not control.nudged
+        and not control.stops.times
+        and not control.stops.nudged
         and type(control.tolerances) is Tolerances  # the device knows no other test
         and not control.tolerances.of_elements
-        and problem.callbacks is None
+        and control.callbacks is None
         and y0.numel() > 0
-        and (problem.t0 != problem.t1 or problem.spans is not None)
-        and math.isfinite(problem.t1)
+        and (span.t0 != span.t1 or span.by_sample is not None)
+        and math.isfinite(span.t1)
     )
 
 
@@ -62,11 +63,11 @@ def recordable(func: Any, y0: Tensor) -> tuple[Any, Hashable] | None:
     return None if key is None else (field, key)
 
 
-def with_replay(problem: Any, field: Any, field_key: Hashable, y0: Tensor, *, pullable: bool) -> Any:
-    """The problem with the recordings for its solve, as far as there are any; None where it can have none."""
+def recordings_for(run: Run, field_key: Hashable, y0: Tensor, *, pullable: bool) -> Recordings | None:
+    """The recordings for a solve, as far as there are any; None where it can have none."""
+    problem, field = run.problem, run.field
     builtin = problem.control.tolerances.norm in NORMS.values()
-    if problem.dense or problem.control.per_sample or not builtin or not runs_ahead(problem, y0):
+    if problem.outputs.dense or problem.control.per_sample or not builtin or not runs_ahead(problem, y0):
         return None
     key = replay_key(field, field_key, y0, problem, pullable=pullable)
-    replay = None if key is None else take_replay(key, field, y0, problem, pullable=pullable)
-    return None if key is None else replace(problem, field=field, replay=replay, replay_key=key)
+    return None if key is None else Recordings(key, take_replay(key, field, y0, problem, pullable=pullable))

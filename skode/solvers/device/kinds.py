@@ -20,6 +20,7 @@ from skode.solvers.device.graphs import stream_of
 from skode.solvers.device.replay import Replay
 from skode.solvers.devices import total_memory
 from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.forward.problem import Problem
 
 #: Number of kinds of problems whose recordings are kept, and of those remembered that have been solved without.
 MOST_KINDS, MOST_SEEN = 64, 1024
@@ -153,14 +154,15 @@ KINDS = Kinds()
 also_free(KINDS)
 
 
-def replay_key(field: Any, field_key: Hashable, y0: Tensor, problem: Any, *, pullable: bool) -> Hashable | None:
+def replay_key(field: Any, field_key: Hashable, y0: Tensor, problem: Problem, *, pullable: bool) -> Hashable | None:
     """Key shared by the solves that a recording serves; None where a solve can't be recorded."""
     if any(p.device != y0.device or p.dtype != y0.dtype or p.is_inference() for p in field.parameters):
         return None
     if torch.is_autocast_enabled(y0.device.type):
         return None
     control = problem.control
-    test = (control.tolerances, control.exponents, control.min_step, control.max_step, control.first_step is None)
+    sizes = control.sizes
+    test = (control.tolerances, control.exponents, sizes.min_step, sizes.max_step, sizes.first_step is None)
     state = (tuple(y0.shape), y0.dtype, y0.device, stream_of(y0.device))
     arithmetic = (
         torch.get_default_dtype(),
@@ -168,10 +170,10 @@ def replay_key(field: Any, field_key: Hashable, y0: Tensor, problem: Any, *, pul
         torch.backends.cudnn.allow_tf32,
         torch.are_deterministic_algorithms_enabled(),
     )
-    return (field_key, problem.tableau.name, test, state, arithmetic, problem.t1 > problem.t0, pullable)
+    return (field_key, problem.tableau.name, test, state, arithmetic, problem.span.t1 > problem.span.t0, pullable)
 
 
-def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Any, *, pullable: bool) -> Replay | None:
+def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Problem, *, pullable: bool) -> Replay | None:
     """Recordings for a solve; None where it is the first of its kind, or where they can't be made.
 
     Recording takes about as long as three solves, which many kinds of problem are not worth.
@@ -180,7 +182,7 @@ def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Any, *, pullable
     n_expected, graph_nbytes = KINDS.seen(key)
     if replay is not None or not n_expected or not KINDS.watch(key, field):
         return replay
-    direction = 1.0 if problem.t1 > problem.t0 else -1.0
+    direction = 1.0 if problem.span.t1 > problem.span.t0 else -1.0
     try:
         with torch.inference_mode(False):
             own = over_own_memory(field, graph_nbytes)

@@ -14,6 +14,7 @@ from skode.solvers.device.attempts import FURTHEST
 from skode.solvers.device.control import Controls, in_allowed_errors
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.per_sample_steps import ActiveSamples
+from skode.solvers.forward.run import Run
 from skode.solvers.stepping.step import TakenStep
 from skode.solvers.tolerances import all_finite, max_norm, mixed_norm, rms_norm
 
@@ -62,11 +63,11 @@ class Round(NamedTuple):
     log: Tensor
 
 
-def per_sample_steps_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[AcceptedStep]:
+def per_sample_steps_ahead(run: Run, stepper: Any, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps of the samples, round by round; see :mod:`skode.solvers.forward.per_sample_steps`."""
     if not all_finite(y0):
         raise ValueError("y0 contains NaN or infinity.")
-    active = ActiveSamplesAhead(problem, stepper, y0)
+    active = ActiveSamplesAhead(run, stepper, y0)
     active.leave()
     yield from active.rounds()
 
@@ -74,16 +75,16 @@ def per_sample_steps_ahead(problem: Any, stepper: Any, y0: Tensor) -> Iterator[A
 class ActiveSamplesAhead(ActiveSamples):
     """The host's account of samples whose steps the device tries and judges."""
 
-    def __init__(self, problem: Any, stepper: Any, y0: Tensor) -> None:
+    def __init__(self, run: Run, stepper: Any, y0: Tensor) -> None:
         # The samples' places in the batch that is on the device.
         self.places, self.on_device = np.arange(len(y0)), len(y0)
         self.finite = np.ones(len(y0), dtype=bool)
         self.begun = False
-        super().__init__(problem, stepper, y0)
+        super().__init__(run, stepper, y0)
         tableau = self.tableau
-        self.device_field = problem.field
-        self.controls = Controls.of(problem.control, tableau.error_order, 1.0)
-        self.state = Samples(y0, problem.f0 if tableau.fsal else None, ())
+        self.device_field = run.field
+        self.controls = Controls.of(run.control, tableau.error_order, 1.0)
+        self.state = Samples(y0, run.f0 if tableau.fsal else None, ())
         device = y0.device
         self.a = [torch.tensor(row, dtype=y0.dtype, device=device) for row in (*tableau.a, tableau.b, tableau.e)]
 
@@ -116,7 +117,7 @@ class ActiveSamplesAhead(ActiveSamples):
         """Put the numbers of all samples on the device."""
         n, self.begun = self.on_device, True
         t1, sizes = np.zeros(n), np.zeros(n)
-        start = self.problem.spans[:, 0] if self.problem.spans is not None else np.full(n, self.problem.t0)
+        start = self.run.span.of_samples(n)[:, 0]
         t1[:], t1[self.samples], sizes[self.samples] = start, self.t1, np.abs(self.h)
         t, size, end = (torch.from_numpy(x).to(self.state.y.device) for x in (start.copy(), sizes, t1))
         one = torch.ones_like(t)
@@ -199,8 +200,8 @@ class ActiveSamplesAhead(ActiveSamples):
 
     def leave(self) -> None:
         arrived = self.t == self.t1
-        if self.problem.events is not None:
-            arrived |= self.problem.events.stopped[self.samples]
+        if self.run.events is not None:
+            arrived |= self.run.events.stopped[self.samples]
         if arrived.any():
             self._let_go(arrived, self.finite)
 
@@ -210,7 +211,7 @@ class ActiveSamplesAhead(ActiveSamples):
             return 0
         left = np.abs(self.t1 - self.t) / np.maximum(np.abs(self.h), 1e-300)
         held = self.tableau.n_stages * self.state.y.numel() * self.state.y.element_size()
-        left = np.maximum(left, np.abs(self.t1 - self.t) / (self.control.max_step or math.inf))
+        left = np.maximum(left, np.abs(self.t1 - self.t) / (self.control.sizes.max_step or math.inf))
         most = max(1, min(FURTHEST, MOST_HELD // held))
         return math.ceil(min(max(np.nan_to_num(left.max(), nan=most), 1), most))
 

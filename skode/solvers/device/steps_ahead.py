@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,9 +24,11 @@ from skode.solvers.forward.giving_up import (
     refuse_non_finite,
     too_many,
 )
+from skode.solvers.forward.run import Run
 from skode.solvers.forward.times_on_device import OutsideError
 from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.step import TakenStep
+from skode.solvers.tableaus import runge_kutta
 from skode.solvers.tolerances import all_finite
 
 
@@ -48,12 +49,12 @@ class AheadStepper(ExplicitStepper):
         self.keep = False
 
 
-def steps_ahead(problem: Any, stepper: AheadStepper, y0: Tensor) -> Iterator[AcceptedStep]:
+def steps_ahead(run: Run, stepper: AheadStepper, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps from the problem's ``t0`` to its ``t1``; see :mod:`skode.solvers.forward.shared_steps`."""
-    if problem.control.per_sample:
-        return per_sample_steps_ahead(problem, stepper, y0)
-    kind = StepsAhead if problem.replay is None else ReplayedStepsAhead
-    return kind(problem, stepper, y0).steps()
+    if run.control.per_sample:
+        return per_sample_steps_ahead(run, stepper, y0)
+    kind = StepsAhead if run.recordings.replay is None else ReplayedStepsAhead
+    return kind(run, stepper, y0).steps()
 
 
 class StepsAhead:
@@ -61,7 +62,7 @@ class StepsAhead:
 
     Parameters
     ----------
-    problem : Problem
+    run : Run
         What is solved.
     stepper : AheadStepper
         Says where the work is counted, and whether evaluations are kept.
@@ -69,30 +70,29 @@ class StepsAhead:
         The initial state.
     """
 
-    def __init__(self, problem: Any, stepper: AheadStepper, y0: Tensor) -> None:
-        self.problem, self.stepper, self.y0 = problem, stepper, y0
+    def __init__(self, run: Run, stepper: AheadStepper, y0: Tensor) -> None:
+        self.run, self.stepper, self.y0 = run, stepper, y0
+        self.tableau = runge_kutta(run.tableau)
         self.statistics = stepper.statistics
         self.n_ahead = 2
-        self.own_times = problem.own_times  # until the host knows that none of them lies outside its span
+        self.own_times = run.outputs.on_device  # until the host knows that none of them lies outside its span
 
     def start(self) -> None:
         """Put the initial state and the size of the first step on the device."""
-        problem, control, y0 = self.problem, self.problem.control, self.y0
+        run, control, y0 = self.run, self.run.control, self.y0
 
         def number(x: float) -> Tensor:
             return torch.full((), x, dtype=torch.float64, device=y0.device)
 
-        tableau, direction = problem.tableau, math.copysign(1.0, problem.t1 - problem.t0)
+        tableau, direction = self.tableau, math.copysign(1.0, run.span.t1 - run.span.t0)
         controls = Controls.of(control, tableau.error_order, direction)
-        t0, t1, one = number(problem.t0), number(problem.t1), number(1.0)
-        self.attempts = Attempts(
-            tableau, problem.field, y0, control.tolerances, controls, t1, pullable=self.stepper.keep
-        )
-        if control.first_step is not None:
-            size = number(control.first_step)
+        t0, t1, one = number(run.span.t0), number(run.span.t1), number(1.0)
+        self.attempts = Attempts(tableau, run.field, y0, control.tolerances, controls, t1, pullable=self.stepper.keep)
+        if control.sizes.first_step is not None:
+            size = number(control.sizes.first_step)
         else:
-            size = self.attempts.first_size(t0, y0, problem.f0, number(abs(problem.t1 - problem.t0)))
-        first = problem.f0.reshape(-1) if tableau.fsal else None
+            size = self.attempts.first_size(t0, y0, run.f0, number(abs(run.span.t1 - run.span.t0)))
+        first = run.f0.reshape(-1) if tableau.fsal else None
         self.moment = Moment(y0, first, (t0, size, one, one, number(0.0)))
 
     def attempt(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
@@ -128,16 +128,16 @@ class StepsAhead:
 
     def finish(self) -> None:
         """Remember how many attempts the solve took."""
-        if self.problem.replay_key is not None:
-            KINDS.note(self.problem.replay_key, self.n_ahead, getattr(self.problem.field, "graph_nbytes", 0))
+        if self.run.recordings.key is not None:
+            KINDS.note(self.run.recordings.key, self.n_ahead, getattr(self.run.field, "graph_nbytes", 0))
 
     def steps(self) -> Iterator[AcceptedStep]:
         """All accepted steps, in order."""
-        problem, control, statistics = self.problem, self.problem.control, self.statistics
-        t, t1, tried, ratio, opens = problem.t0, problem.t1, 0, 0.0, True
-        exits, longest = DomainExits(t), control.max_step or math.inf
-        statistics.nfev += control.first_step is None
-        n_evaluations = problem.tableau.n_stages - problem.tableau.fsal
+        run, control, statistics = self.run, self.run.control, self.statistics
+        t, t1, tried, ratio, opens = run.span.t0, run.span.t1, 0, 0.0, True
+        exits, longest = DomainExits(t), control.sizes.max_step or math.inf
+        statistics.nfev += control.sizes.first_step is None
+        n_evaluations = self.tableau.n_stages - self.tableau.fsal
         try:
             self.start()
             n_ahead = self.n_ahead
@@ -179,29 +179,29 @@ class StepsAhead:
     def _accepted(self, attempted: Attempted, tape: Any, t: float, t_next: float, opens: bool) -> AcceptedStep:
         h, y = t_next - t, attempted.rows[0].view(self.y0.shape)
         lasting = isinstance(tape, ReplayedTape)
-        stages, tableau = attempted.rows[1:], self.problem.tableau
+        stages, tableau = attempted.rows[1:], self.tableau
         taken = TakenStep(t, h, y, attempted.y_next, stages, tableau, tape, lasting=lasting)
         return AcceptedStep(taken, t, t_next, opens)
 
     def _refuse_start(self) -> None:
         """Raise where the initial state, or the field there, is not finite."""
-        problem, y0 = self.problem, self.y0
+        run, y0 = self.run, self.y0
         if not all_finite(y0):
             raise ValueError("y0 contains NaN or infinity.")
-        f0 = problem.field(problem.t0, y0) if problem.f0 is None else problem.f0
-        refuse_non_finite(f0, problem.t0, 0.0)
+        f0 = run.field(run.span.t0, y0) if run.f0 is None else run.f0
+        refuse_non_finite(f0, run.span.t0, 0.0)
 
 
 class ReplayedStepsAhead(StepsAhead):
     """The same by recordings."""
 
     def start(self) -> None:
-        problem = self.problem
-        self.replay: Replay = problem.replay
+        run = self.run
+        self.replay: Replay = run.recordings.replay
         self.moment, self.n_ahead, self.opening = self.replay.moment, self.replay.n_expected, True
         self.out_of_memory = False
-        first_step, inputs = problem.control.first_step, field_inputs(problem.field)
-        self.replay.start(self.y0, inputs, problem.t0, first_step, problem.t1)
+        first_step, inputs = run.control.sizes.first_step, field_inputs(run.field)
+        self.replay.start(self.y0, inputs, run.span.t0, first_step, run.span.t1)
 
     def attempt(self, n: int) -> tuple[list[tuple[Attempted, Any]], list[float]]:
         if self.out_of_memory:
@@ -213,17 +213,17 @@ class ReplayedStepsAhead(StepsAhead):
             return super().attempt(n)
         results, n_slots = lease.bundle.results, lease.bundle.slots_per_attempt
         if self.opening and self.stepper.keep:
-            self.problem.opening.append(lease)
+            self.run.recordings.opening.append(lease)
         self.opening = False
         tapes = [ReplayedTape(lease, k, n_slots) for k in range(n)]
         return list(zip(results.attempted, tapes, strict=True)), self._wait_for(results.logs)
 
     def _go_on_without(self) -> None:
         """Make attempts one by one, from where the recordings have come to: there is no memory for another one."""
-        KINDS.refuse(self.problem.replay_key)
+        KINDS.refuse(self.run.recordings.key)
         self.out_of_memory = True
         y, first, clock = (self.replay.moment.y, self.replay.moment.first, self.replay.moment.clock)
-        self.problem = replace(self.problem, f0=self.problem.field(self.problem.t0, self.y0))
+        self.run.f0 = self.run.field(self.run.span.t0, self.y0)
         super().start()
         if not self.opening:
             t, size, last, before, rejected = (x.clone() for x in clock)
@@ -236,4 +236,4 @@ class ReplayedStepsAhead(StepsAhead):
 
     def finish(self) -> None:
         self.replay.n_expected = min(max(self.n_ahead, 1), FURTHEST)
-        KINDS.give(self.problem.replay_key, self.replay)
+        KINDS.give(self.run.recordings.key, self.replay)

@@ -11,6 +11,8 @@ from skode.solvers.device.attempts import Attempts, Moment
 from skode.solvers.device.control import Controls
 from skode.solvers.device.field_memory import field_inputs
 from skode.solvers.device.reverse import ReverseMemory
+from skode.solvers.forward.problem import Problem
+from skode.solvers.tableaus import runge_kutta
 
 
 class Workspace:
@@ -41,8 +43,8 @@ class Workspace:
         The memory of the reverse sweep.
     """
 
-    def __init__(self, field: Any, like: Tensor, problem: Any, direction: float, *, pullable: bool) -> None:
-        tableau, control = problem.tableau, problem.control
+    def __init__(self, field: Any, like: Tensor, problem: Problem, direction: float, *, pullable: bool) -> None:
+        tableau, control = runge_kutta(problem.tableau), problem.control
         self.field, self.shape, self.device = field, like.shape, like.device
         self.inputs = list(field_inputs(field))
         # Time, size of the next step, ratios of the last two accepted ones, rejected; the end.
@@ -54,7 +56,7 @@ class Workspace:
         self.moment = Moment(y, first, tuple(clock))  # type: ignore[arg-type]
         controls = Controls.of(control, tableau.error_order, direction)
         self.attempts = Attempts(tableau, field, y, control.tolerances, controls, t1, pullable=pullable)
-        self.finds_first_step = control.first_step is None
+        self.finds_first_step = control.sizes.first_step is None
         self.reverse = ReverseMemory(y, field.parameters)
 
     def start(self, y0: Tensor, inputs: list[Tensor], t0: float, first_step: float | None, t1: float) -> None:

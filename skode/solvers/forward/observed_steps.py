@@ -10,18 +10,18 @@ from torch import Tensor
 from skode.solvers.errors import SolverError
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.callbacks import Callbacks
-from skode.solvers.forward.problem import Problem
+from skode.solvers.forward.run import Run
 from skode.solvers.stepping.stepper import Stepper
 
 
 def observed(
-    march: Callable[..., Iterator[AcceptedStep]], problem: Problem, stepper: Stepper, y0: Tensor, clock: Any
+    march: Callable[..., Iterator[AcceptedStep]], run: Run, stepper: Stepper, y0: Tensor, clock: Any
 ) -> Iterator[AcceptedStep]:
     """A march whose steps are reported to the problem's callbacks."""
-    assert problem.callbacks is not None
-    observer = _Observer(stepper, problem.callbacks)
+    assert run.control.callbacks is not None
+    observer = _Observer(stepper, run.control.callbacks)
     try:
-        for step in march(problem, observer, y0, clock):
+        for step in march(run, observer, y0, clock):
             observer.moved()
             yield step
     except SolverError:

@@ -10,33 +10,44 @@ from torch import Tensor
 
 from skode.solvers.errors import SolverError
 from skode.solvers.forward.accepted_step import AcceptedStep
-from skode.solvers.forward.output_times import Positions, Reading
+from skode.solvers.forward.output_times import EveryStep, OutputTimes, OwnOutputTimes, Positions, Reading, Readout
 from skode.solvers.forward.per_sample_steps import explained_by_samples
-from skode.solvers.forward.problem import Path, Problem
+from skode.solvers.forward.run import Path, Run
 from skode.solvers.indexing import index
 from skode.solvers.tableaus import ButcherTableau
+
+
+def readout_of(run: Run, n_samples: int, positions: Positions) -> Readout:
+    """A fresh account of the outputs still to be read off."""
+    requested, span = run.outputs, run.span
+    if requested.times is None:
+        initial = None if span.by_sample is None else span.by_sample[:, 0]
+        return EveryStep(positions, n_samples if run.rowwise else None, initial)
+    if run.control.per_sample:
+        return OwnOutputTimes(requested.times, requested.rows, span.of_samples(n_samples))
+    return OutputTimes(requested.times, requested.rows, span.direction)
 
 
 class Collector:
     """Reads outputs and events off the steps of a solve, as they are taken."""
 
-    def __init__(self, problem: Problem, y0: Tensor) -> None:
-        self.problem = problem
+    def __init__(self, run: Run, y0: Tensor) -> None:
+        self.run = run
         self.y0 = y0
         n_samples = len(y0) if y0.ndim else 1
         self.positions = Positions(0)
-        self.readout: Any = problem.readout(n_samples, self.positions)
+        self.readout: Any = readout_of(run, n_samples, self.positions)
         self.positions.n += self.readout.n_outputs
         self.n_known = self.positions.n
         self.outputs = Outputs()
-        start = self.readout.at_start(problem.t0)
+        start = self.readout.at_start(run.span.t0)
         self.start = [] if start is None else [start]
-        self.path = Path(y0, np.empty(0), None, y0, problem.t0, self.start, self.readout)
+        self.path = Path(y0, np.empty(0), None, y0, run.span.t0, self.start, self.readout)
 
     def in_step(self, step: AcceptedStep) -> list[Reading]:
         """The outputs that a step answers, those at events included."""
         readings: list[Reading] = self.readout.in_step(step.t, step.t_next, step.rows)
-        events = self.problem.events
+        events = self.run.events
         if events is None:
             return readings
         stopped = events.stopped.copy()
@@ -51,16 +62,16 @@ class Collector:
     @property
     def ended(self) -> bool:
         """Whether terminal events have ended the solve for all samples."""
-        return self.problem.events is not None and bool(self.problem.events.stopped.all())
+        return self.run.events is not None and bool(self.run.events.stopped.all())
 
     def finish(self, failure: SolverError | None) -> Path:
         """The path with its outputs, NaN where they were not reached."""
-        problem, path = self.problem, self.path
+        run, path = self.run, self.path
         path.failure, path.n_known = failure, self.n_known
-        path.outputs = self.outputs.assemble(self.y0, rowwise=problem.rowwise, n_outputs=self.positions.n)
-        known_times = np.empty(0) if problem.times is None else problem.times
-        known_rows = problem.rows
-        if problem.rowwise and known_rows is None:
+        path.outputs = self.outputs.assemble(self.y0, rowwise=run.rowwise, n_outputs=self.positions.n)
+        known_times = np.empty(0) if run.outputs.times is None else run.outputs.times
+        known_rows = run.outputs.rows
+        if run.rowwise and known_rows is None:
             n = len(self.y0)
             known_rows, known_times = np.tile(np.arange(n), len(known_times)), np.repeat(known_times, n)
         path.times = np.concatenate([known_times, *self.positions.times])

@@ -19,7 +19,7 @@ from skode.solvers.errors import SolverError, newton_failed
 from skode.solvers.fields.times import column
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.giving_up import DomainExitsEach, is_too_short, not_finite, overflowed, too_many
-from skode.solvers.forward.problem import Problem
+from skode.solvers.forward.run import Run
 from skode.solvers.forward.step_size import ControllerEach, first_step_sizes
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.stepper import AdaptiveStepper
@@ -27,7 +27,7 @@ from skode.solvers.tableaus import runge_kutta
 from skode.solvers.tolerances import EachSample
 
 
-def per_sample_steps(problem: Problem, stepper: AdaptiveStepper, y0: Tensor) -> Iterator[AcceptedStep]:
+def per_sample_steps(run: Run, stepper: AdaptiveStepper, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps of the samples, round by round.
 
     Raises
@@ -35,9 +35,9 @@ def per_sample_steps(problem: Problem, stepper: AdaptiveStepper, y0: Tensor) -> 
     SolverError
         One of its children, naming the sample, where one can't go on.
     """
-    if problem.tableau.implicit and not y0.numel():
+    if run.tableau.implicit and not y0.numel():
         return
-    active = ActiveSamples(problem, stepper, y0)
+    active = ActiveSamples(run, stepper, y0)
     try:
         active.leave()
         while len(active.samples):
@@ -71,22 +71,22 @@ def explained_by_samples(n_here: int, n: int) -> Iterator[None]:
 class ActiveSamples:
     """The samples that are still on their way: arrays with one entry for each, and their common stepper."""
 
-    def __init__(self, problem: Problem, stepper: AdaptiveStepper, y0: Tensor) -> None:
-        control = problem.control
-        self.problem, self.control, self.y = problem, control, y0
+    def __init__(self, run: Run, stepper: AdaptiveStepper, y0: Tensor) -> None:
+        control = run.control
+        self.run, self.control, self.y = run, control, y0
         self.stepper = self.given_stepper = stepper
-        self.field = problem.field
+        self.field = run.field
         self.statistics: Statistics = stepper.statistics
         n = len(y0)
-        spans = problem.spans if problem.spans is not None else np.tile([problem.t0, problem.t1], (n, 1))
+        spans = run.span.of_samples(n)
         self.t, self.t1 = spans[:, 0].copy(), spans[:, 1].copy()
         self.t_next = self.t
         self.direction = np.where(self.t1 < self.t, -1.0, 1.0)
-        self.stop_times = np.sort(control.stop_times)
-        self.jumps = np.array(sorted(control.jumps))
+        self.stop_times = np.sort(control.stops.times)
+        self.jumps = np.array(sorted(control.stops.jumps))
         self.time_dtype = stepper.time_dtype
         self.measure = EachSample(control.tolerances)
-        self.tableau = runge_kutta(problem.tableau)
+        self.tableau = runge_kutta(run.tableau)
         self.controller = ControllerEach(control.exponents, self.tableau.error_order, n)
         self.samples = np.arange(n)
         self.h = self.wanted = self.ratio = np.zeros(n)
@@ -98,15 +98,15 @@ class ActiveSamples:
         self._start(y0)
 
     def _start(self, y0: Tensor) -> None:
-        problem, statistics, by_sample = self.problem, self.statistics, self.statistics.by_sample
+        run, statistics, by_sample = self.run, self.statistics, self.statistics.by_sample
         assert by_sample is not None
         by_sample[0] += 1
-        finite = torch.isfinite(problem.f0).flatten(1).all(dim=1).cpu().numpy()
+        finite = torch.isfinite(run.f0).flatten(1).all(dim=1).cpu().numpy()
         self._drop_failed(~finite, lambda i: not_finite(float(self.t[i]), int(self.samples[i])))
         if not len(self.samples):
             return
-        if self.control.first_step:
-            self.h = self.direction * self.control.first_step
+        if self.control.sizes.first_step:
+            self.h = self.direction * self.control.sizes.first_step
             return
         statistics.nfev += 1
         by_sample[0, self.samples] += 1
@@ -115,7 +115,7 @@ class ActiveSamples:
             self._column,
             self.t,
             self.y.detach(),
-            problem.f0[self._index(self.samples)],
+            run.f0[self._index(self.samples)],
             span=self.t1 - self.t,
             order=self.tableau.error_order,
             measure=self.measure,
@@ -123,7 +123,7 @@ class ActiveSamples:
 
     def choose_steps(self) -> None:
         """Where each sample's next step ends; samples that can't go on fail."""
-        shortest, longest = self.control.min_step or 0.0, self.control.max_step or math.inf
+        shortest, longest = self.control.sizes.min_step or 0.0, self.control.sizes.max_step or math.inf
         self.wanted = self.direction * np.clip(np.abs(self.h), shortest, longest)
         stop_time = self._next_stop_time()
         close = 1.01 * np.abs(self.wanted) >= np.abs(stop_time - self.t)
@@ -162,7 +162,7 @@ class ActiveSamples:
         y_next = taken.y_next.detach()
         error = stepper.error(taken).detach()
         self.ratio = self.measure.size(control.tolerances.in_allowed_errors(error, self.y.detach(), y_next))
-        as_short_as_may_be = np.abs(self.wanted) <= (control.min_step or 0.0)
+        as_short_as_may_be = np.abs(self.wanted) <= (control.sizes.min_step or 0.0)
         good = (self.ratio <= 1.0) | (as_short_as_may_be & np.isfinite(self.ratio))
         factor = self.controller.factor(np.where(good, np.minimum(self.ratio, 1.0), self.ratio))
         if taken.unsolved is not None:
@@ -204,8 +204,8 @@ class ActiveSamples:
     def leave(self) -> None:
         """Let go of the samples that have arrived."""
         arrived = self.t == self.t1
-        if self.problem.events is not None:
-            arrived |= self.problem.events.stopped[self.samples]
+        if self.run.events is not None:
+            arrived |= self.run.events.stopped[self.samples]
         if arrived.any():
             self._let_go(arrived, torch.isfinite(self.y.detach()).flatten(1).all(dim=1).cpu().numpy())
 
@@ -217,10 +217,10 @@ class ActiveSamples:
     def _drop_failed(self, failed: np.ndarray, error: Callable[[int], SolverError]) -> None:
         if not failed.any():
             return
-        if self.problem.on_failure == "raise":
+        if self.run.outputs.on_failure == "raise":
             raise error(int(np.flatnonzero(failed)[0]))
         for i in np.flatnonzero(failed):
-            self.problem.failures[int(self.samples[i])] = error(int(i))
+            self.run.failures[int(self.samples[i])] = error(int(i))
         self._keep(~failed)
 
     def _keep(self, these: np.ndarray) -> None:
@@ -257,7 +257,7 @@ class ActiveSamples:
         self.exits.keep(these)
 
     def _edges(self) -> tuple[Any, Any]:
-        if self.control.nudged:
+        if self.control.stops.nudged:
             return (True, True)
         if not len(self.jumps):
             return (False, False)

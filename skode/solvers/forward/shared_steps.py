@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -27,8 +27,9 @@ from skode.solvers.forward.giving_up import (
     refuse_non_finite,
     too_many,
 )
-from skode.solvers.forward.problem import Problem
-from skode.solvers.forward.step_control import StepControl, equal_steps
+from skode.solvers.forward.problem import TimeSpan
+from skode.solvers.forward.run import Run
+from skode.solvers.forward.step_control import StepControl
 from skode.solvers.forward.step_size import Controller, first_step_size
 from skode.solvers.stepping import NO_EDGES
 from skode.solvers.stepping.stepper import AdaptiveStepper, Stepper
@@ -52,7 +53,7 @@ class Clock:
 FLOATS = Clock()
 
 
-def march(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
+def march(run: Run, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
     """Accepted steps from the problem's ``t0`` to its ``t1``, in order.
 
     Raises
@@ -60,31 +61,31 @@ def march(problem: Problem, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS)
     SolverError
         One of its children where the solve can't go on.
     """
-    if problem.t0 == problem.t1 or (problem.tableau.implicit and y0.numel() == 0):
+    if run.span.t0 == run.span.t1 or (run.tableau.implicit and y0.numel() == 0):
         return iter(())
-    refuse_non_finite(problem.f0, problem.t0, 0.0)
-    if problem.tableau.adaptive:
-        return _adaptive(problem, cast(AdaptiveStepper, stepper), y0, clock)
-    return _fixed(problem, stepper, y0, clock)
+    refuse_non_finite(run.f0, run.span.t0, 0.0)
+    if run.tableau.adaptive:
+        return _adaptive(run, cast(AdaptiveStepper, stepper), y0, clock)
+    return _fixed(run, stepper, y0, clock)
 
 
-def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
-    control, t, t1 = problem.control, problem.t0, problem.t1
-    tolerances, statistics = control.tolerances, stepper.statistics
-    order = runge_kutta(problem.tableau).error_order
+def _adaptive(run: Run, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
+    control, t, t1 = run.control, run.span.t0, run.span.t1
+    tolerances, statistics, sizes, stops = control.tolerances, stepper.statistics, control.sizes, control.stops
+    order = runge_kutta(run.tableau).error_order
     direction = math.copysign(1.0, t1 - t)
     controller = Controller(control.exponents, order)
-    if control.first_step is not None:
-        h = direction * control.first_step
+    if sizes.first_step is not None:
+        h = direction * sizes.first_step
     else:
-        plain, f = y.detach(), problem.f0
-        h = first_step_size(problem.field, t, plain, f, span=t1 - t, order=order, tolerances=tolerances)
+        plain, f = y.detach(), run.f0
+        h = first_step_size(run.field, t, plain, f, span=t1 - t, order=order, tolerances=tolerances)
         statistics.nfev += 1
-    stop_times = [*control.stop_times, t1]
-    opens, ratio, attempts, shortest = True, 0.0, 0, control.min_step or 0.0
+    stop_times = [*stops.times, t1]
+    opens, ratio, attempts, shortest = True, 0.0, 0, sizes.min_step or 0.0
     exits = DomainExits(t)
     while t != t1:
-        wanted = h = direction * max(min(abs(h), control.max_step or math.inf), shortest)
+        wanted = h = direction * max(min(abs(h), sizes.max_step or math.inf), shortest)
         # A step that nearly reaches a time it must end at is stretched to it rather than leaving a sliver behind.
         stop_time = stop_times[0]
         t_next = stop_time if 1.01 * abs(h) >= abs(stop_time - t) else t + h
@@ -96,8 +97,11 @@ def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Cloc
             raise too_many(control, t, t1, h, y)
         attempts += 1
         edges = NO_EDGES
-        if control.nudged or control.jumps:
-            edges = (control.nudged or t in control.jumps, control.nudged or t_next in control.jumps)
+        if stops.nudged or stops.jumps:
+            edges = (
+                stops.nudged or t in stops.jumps,
+                stops.nudged or t_next in stops.jumps,
+            )
         step_size = clock.between(t, t_next, h)
         taken = stepper.attempt(clock.at(t), step_size, y, edges)
         ratio = tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
@@ -111,7 +115,7 @@ def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Cloc
             t, y, opens = t_next, taken.y_next, False
             if t == stop_time:
                 stop_times.pop(0)
-                if t in control.jumps:
+                if t in stops.jumps:
                     stepper.restart(clock.at(t), step_size, y, (True, False))
                     opens = True
             factor = controller.factor(min(ratio, 1.0))
@@ -127,23 +131,33 @@ def _adaptive(problem: Problem, stepper: AdaptiveStepper, y: Tensor, clock: Cloc
         raise overflowed(t, y.dtype, first_sample(y.detach()))
 
 
-def _fixed(problem: Problem, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
-    control: StepControl = problem.control
-    grid: Any = equal_steps(control, problem.t0, problem.t1) if control.grid is None else control.grid.tolist()
-    if control.grid is not None and len(grid) - 1 > control.max_steps:
+def _boundaries(control: StepControl, span: TimeSpan) -> Iterable[float]:
+    """The ends of the steps of a fixed-step method, if there are no more than may be."""
+    grid = control.grid
+    assert grid is not None
+    if grid.times is None:
+        return grid.equal_steps(span.t0, span.t1, control.max_steps)
+    times = grid.times.tolist()
+    if len(times) - 1 > control.max_steps:
         # A grid made from a step size was not made longer than it takes to be refused here.
-        h = control.step_size or abs(grid[1] - grid[0])
-        n_steps = len(grid) - 1 if control.step_size is None else math.ceil(abs(grid[-1] - grid[0]) / h - 1e-9)
+        h = grid.step_size or abs(times[1] - times[0])
+        n_steps = len(times) - 1 if grid.step_size is None else math.ceil(abs(times[-1] - times[0]) / h - 1e-9)
         raise MaxStepsError(
             f"The grid has {n_steps} steps, more than max_steps={control.max_steps}; nothing was solved",
-            time=grid[0],
-            step_size=math.copysign(h, grid[1] - grid[0]),
+            time=times[0],
+            step_size=math.copysign(h, times[1] - times[0]),
             advice=f"Raise {MAX_STEPS_NAMES} or step_size.",
         )
-    edges = (True, True) if control.nudged else NO_EDGES
+    return times
+
+
+def _fixed(run: Run, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
+    control, span = run.control, run.span
+    grid = _boundaries(control, span)
+    edges = (True, True) if control.stops.nudged else NO_EDGES
     # The last stage of a step, just before its end, does not serve as the first of the next, just after it.
-    reopens = control.nudged and getattr(problem.tableau, "fsal", False)
-    opens, watch = True, _Watch(problem, y)
+    reopens = control.stops.nudged and getattr(run.tableau, "fsal", False)
+    opens, watch = True, _Watch(run, y)
     for t, t_next in itertools.pairwise(grid):
         h = clock.between(t, t_next, t_next - t)
         taken = stepper.attempt(clock.at(t), h, y, edges)
@@ -153,12 +167,12 @@ def _fixed(problem: Problem, stepper: Stepper, y: Tensor, clock: Clock) -> Itera
         yield AcceptedStep(taken, t, t_next, opens)
         stepper.accept()
         y, opens = y_next, False
-        if reopens and t_next != problem.t1:
+        if reopens and t_next != run.span.t1:
             cast(AdaptiveStepper, stepper).restart(clock.at(t_next), h, y, edges)
             opens = True
     watch.look()
-    if math.isinf(problem.t1):
-        raise too_many(control, t_next, problem.t1, t_next - t, y)
+    if math.isinf(run.span.t1):
+        raise too_many(control, t_next, run.span.t1, t_next - t, y)
 
 
 class _Watch:
@@ -167,8 +181,8 @@ class _Watch:
     Where the device is not to be waited for, and nobody asks where states stop being so, many are looked at at once.
     """
 
-    def __init__(self, problem: Problem, y: Tensor) -> None:
-        waits = not is_asynchronous(y.device) or problem.on_failure != "raise" or problem.events is not None
+    def __init__(self, run: Run, y: Tensor) -> None:
+        waits = not is_asynchronous(y.device) or run.outputs.on_failure != "raise" or run.events is not None
         self.most = 1 if waits else int(np.clip(MOST_WATCHED // max(y.numel(), 1), 1, 64))
         self.seen: list[tuple[Tensor, float, float]] = []
 

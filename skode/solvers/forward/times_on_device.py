@@ -87,8 +87,8 @@ class OwnTimesCollector:
 
     ended = False
 
-    def __init__(self, problem: Any, path: Any) -> None:
-        self.problem, self.path = problem, path
+    def __init__(self, own: OwnTimes, tableau: ButcherTableau, path: Any) -> None:
+        self.own, self.tableau, self.path = own, tableau, path
         path.start = []
         self.outputs = self
         self.start: list[Any] = []
@@ -102,10 +102,10 @@ class OwnTimesCollector:
 
     def finish(self, failure: SolverError | None) -> Any:
         """The path with its outputs."""
-        own, path = self.problem.own_times, self.path
+        own, path = self.own, self.path
         path.failure = failure
         path.times = np.empty(0)
-        path.reading = OwnReading(own.unit, self.problem.tableau, self.steps)
+        path.reading = OwnReading(own.unit, self.tableau, self.steps)
         path.outputs = path.reading.outputs
         path.reading.let_go()
         self.steps = []
