@@ -18,7 +18,6 @@ from skode.dynamics import MLPField, flow_field
 from skode.dynamics.convolutional import ConvField
 from skode.solvers import (
     METHODS,
-    ButcherTableau,
     MaxStepsError,
     NonFiniteDerivativeError,
     devices,
@@ -28,14 +27,10 @@ from skode.solvers import (
 from skode.solvers.device import bundle, kinds, replay
 from skode.solvers.device.eligibility import recordable
 from skode.solvers.device.kinds import KINDS
+from tests.solvers.problems import EQUAL, EXPLICIT, OWN_TIMES, SPANS
 
-EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
-# Steps of 0.2, whatever rounding does to the error estimates.
-EQUAL = {"first_step": 0.2, "max_step": 0.2, "rtol": 1.0, "atol": 1.0}
 TOLERANCES = {"rtol": 1e-4, "atol": 1e-4}
 OUTPUTS = {"inside": [0.15, 0.4, 0.83], "both": [0.0, 0.31, 1.0], "every step": None}
-SPANS = [[0.0, 1.0], [2.0, 0.5], [1.0, 1.0], [-0.5, 0.5]]
-OWN_TIMES = [[1.0, 0.3], [0.5, math.nan], [1.0, 1.0], [math.nan, -0.2]]
 #: Solves of one kind. The first of them makes no recordings.
 N = 5
 

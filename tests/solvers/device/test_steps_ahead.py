@@ -10,7 +10,6 @@ from skode.dynamics import flow_field
 from skode.dynamics.convolutional import ConvField
 from skode.solvers import (
     METHODS,
-    ButcherTableau,
     MaxStepsError,
     NonFiniteDerivativeError,
     StepSizeUnderflowError,
@@ -28,11 +27,8 @@ from skode.solvers.forward.step_control import StepControl
 from skode.solvers.forward.step_size import first_step_size
 from skode.solvers.statistics import Statistics
 from skode.solvers.tolerances import NORMS, Tolerances
+from tests.solvers.problems import EQUAL, EXPLICIT, OWN_TIMES, SPANS, TAKING_OVER, explode
 
-EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
-TAKING_OVER = [name for name in EXPLICIT if METHODS[name].fsal]
-# Steps of 0.2, whatever rounding does to the error estimates.
-EQUAL = {"first_step": 0.2, "max_step": 0.2, "rtol": 1.0, "atol": 1.0}
 TOLERANCES = {"rtol": 1e-3, "atol": 1e-3}
 OUTPUTS = {"inside": [0.15, 0.4, 0.83], "at the end": [1.0], "both": [0.0, 0.31, 1.0], "every step": None}
 SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -224,10 +220,6 @@ def test_convolutions(agree, solved, randn, adjoint):
     agree(lambda: solved(field, randn(2, 4, 3, 3), t_eval=[0.35, 1.0], adjoint=adjoint, **EQUAL))
 
 
-SPANS = [[0.0, 1.0], [2.0, 0.5], [1.0, 1.0], [-0.5, 0.5]]
-OWN_TIMES = [[1.0, 0.3], [0.5, math.nan], [1.0, 1.0], [math.nan, -0.2]]
-
-
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])
 @pytest.mark.parametrize("kind", ["module", "mlp"])
 def test_own_spans_on_common_steps(agree, solved, y0, mlp, kind, adjoint):
@@ -309,11 +301,6 @@ def test_odeint(agree, y0):
 
 
 # Errors
-
-
-def explode(t, y):
-    """``1 / (1 - t)`` from 1."""
-    return y**2
 
 
 def leaving(t, y):
