@@ -52,11 +52,6 @@ def oscillator(t, y):
     return torch.stack([v, -((1 + 20 * t.reshape(-1)) ** 2) * x], dim=-1)
 
 
-@pytest.fixture
-def y0(randn):
-    return randn(4, 3)
-
-
 # Methods, adjoints, output times
 
 

@@ -198,6 +198,3 @@ def test_a_subclass_that_adds_nothing_keeps_its_pullback(tanh_field_class):
 def test_a_plain_callable_offers_no_pullback():
     assert not has_own_pullback(lambda t, y: y)
     assert not has_own_pullback(nn.Linear(2, 2))
-
-
-# What a user's function does wrong
