@@ -16,6 +16,7 @@ from skode.solvers.arguments.callbacks import FIXED, NAMES, callbacks_of
 from skode.solvers.arguments.checks import (
     check_choice,
     check_monotone,
+    check_positive,
     check_times,
     check_tolerance,
 )
@@ -23,12 +24,12 @@ from skode.solvers.arguments.step_arguments import DEFAULT_MAX_STEPS, StepArgume
 from skode.solvers.arguments.tuple_state import Part, parts_of
 from skode.solvers.forward.problem import BackwardSolve
 from skode.solvers.forward.step_control import StepControl
-from skode.solvers.scipy_solver import ScipySolver
+from skode.solvers.scipy_solver import SOLVERS, ScipySolver
 from skode.solvers.tableaus import Method, get_method
 from skode.solvers.tableaus.interpolation import INTERPOLATIONS
 from skode.solvers.tolerances import Tolerances
 
-#: What says how steps are taken.
+#: Options about steps.
 STEP_OPTIONS = (
     *("first_step", "min_step", "max_step", "max_num_steps", "step_t", "jump_t", "norm", "dtype"),
     *("step_size", "grid_constructor", "perturb", "interp", "solver", "controller"),
@@ -37,7 +38,10 @@ STEP_OPTIONS = (
 #: torchdiffeq's options, and skode's own.
 OPTIONS = (*STEP_OPTIONS, "memory_budget", "seminorm", "compile")
 
-#: What else torchdiffeq calls its methods.
+#: torchdiffeq's options that SciPy's solvers have.
+SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")
+
+#: Other names of torchdiffeq's for its methods.
 ALIASES: dict[Any, str] = {None: "dopri5", "fixed_adams": "implicit_adams"}
 
 
@@ -96,6 +100,23 @@ def control_of(
         perturb=bool(options.get("perturb", False)),
     )
     return arguments.control(method, float(times[0]), float(times[-1]), y0)
+
+
+def scipy_solver_of(options: dict, tolerances: Tolerances, where: str = "options") -> ScipySolver:
+    """The one of SciPy's solvers that options describe."""
+    name = check_choice(f"{where}['solver']", options.get("solver", "LSODA"), SOLVERS)
+    if idle := sorted(set(options) - set(SCIPY_OPTIONS)):
+        raise ValueError(
+            f"{where} {idle} play no part with method='scipy_solver', which takes {sorted(SCIPY_OPTIONS)}."
+        )
+    unbounded = {"first_step": None, "min_step": 0.0, "max_step": np.inf}
+    chosen = {key: options[key] for key, value in unbounded.items() if options.get(key, value) not in (None, value)}
+    steps = {key: check_positive(f"{where}['{key}']", value) for key, value in chosen.items()}
+    if "min_step" in steps and name != "LSODA":
+        raise ValueError(f"{where}['min_step'] is for SciPy's LSODA; {name} finds its smallest step by itself.")
+    if isinstance(tolerances.rtol, Tensor) and name in ("Radau", "BDF"):
+        raise ValueError(f"rtol must be one number for SciPy's {name}; atol may be one for each element.")
+    return ScipySolver(name, tolerances, steps)
 
 
 @dataclass(frozen=True)
@@ -175,7 +196,7 @@ class AdjointArguments:
         tolerances = self._tolerances(forward.tolerances)
         if self.options is None:
             return replace(forward, tolerances=tolerances)
-        return ScipySolver.of(check_options(self.options), tolerances, where="adjoint_options")
+        return scipy_solver_of(check_options(self.options), tolerances, where="adjoint_options")
 
     def _method(self, forward: Method, options: dict) -> Method:
         if self.method is None or ALIASES.get(self.method, self.method) == forward.name:
