@@ -25,6 +25,7 @@ from skode.solvers.arguments.odeint_options import (
     control_of,
     interpolating,
     known_method,
+    scipy_solver_of,
     supported,
 )
 from skode.solvers.arguments.tuple_state import (
@@ -45,7 +46,7 @@ from skode.solvers.forward.first_change import FirstChangeFinder
 from skode.solvers.forward.problem import AS_FORWARD, Gradients, Problem, RequestedOutputs, TimeSpan
 from skode.solvers.forward.run import Path
 from skode.solvers.forward.step_control import StepControl
-from skode.solvers.scipy_solver import ScipySolver, odeint_scipy
+from skode.solvers.scipy_solver import odeint_scipy
 from skode.solvers.tableaus import Method
 from skode.solvers.time_gradients import Sides, moved_outputs, moved_start
 from skode.solvers.tolerances import Tolerances
@@ -142,7 +143,7 @@ class OdeintCall:
         for suffix in ("", "_adjoint"):  # to warn of them
             callbacks_of(self.func, (), self.method, suffix=suffix)
         tolerances = Tolerances(check_tolerance("rtol", self.rtol, y0), check_tolerance("atol", self.atol, y0))
-        forward = ScipySolver.of(self.options, tolerances)
+        forward = scipy_solver_of(self.options, tolerances)
         outputs = odeint_scipy(
             self.func,
             y0 if moving is None else moved_start(self.func, y0, moving[0], "continuous"),

@@ -1,4 +1,4 @@
-"""Any solver of ``scipy.integrate.solve_ivp``, with gradients by the continuous adjoint.
+"""The solvers of ``scipy.integrate.solve_ivp``, with gradients by the continuous adjoint.
 
 SciPy solves in float64 on the host, the whole state as one system. The adjoint equation reads states off the forward
 solve, which is kept for it: those of stiff problems can't be solved for backward.
@@ -16,7 +16,6 @@ from scipy.integrate import solve_ivp as scipy_solve_ivp
 from torch import Tensor
 
 from skode.solvers.adjoints.augmented import AugmentedField
-from skode.solvers.arguments.checks import check_choice, check_positive
 from skode.solvers.errors import NonFiniteDerivativeError, SolverError
 from skode.solvers.fields.bind import as_field
 from skode.solvers.fields.protocols import Field
@@ -26,9 +25,6 @@ from skode.solvers.tolerances import Tolerances
 from skode.solvers.transforms import transform_of
 
 SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
-
-#: Those of torchdiffeq's options that SciPy's solvers have.
-OPTIONS = ("solver", "first_step", "min_step", "max_step")
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,6 @@ class ScipySolver:
     name: str
     tolerances: Tolerances
     steps: dict[str, float | None]
-
-    @classmethod
-    def of(cls, options: dict, tolerances: Tolerances, where: str = "options") -> ScipySolver:
-        """The solver that torchdiffeq's options describe."""
-        name = check_choice(f"{where}['solver']", options.get("solver", "LSODA"), SOLVERS)
-        if idle := sorted(set(options) - set(OPTIONS)):
-            raise ValueError(f"{where} {idle} play no part with method='scipy_solver', which takes {sorted(OPTIONS)}.")
-        unbounded = {"first_step": None, "min_step": 0.0, "max_step": np.inf}
-        chosen = {key: options[key] for key, value in unbounded.items() if options.get(key, value) not in (None, value)}
-        steps = {key: check_positive(f"{where}['{key}']", value) for key, value in chosen.items()}
-        if "min_step" in steps and name != "LSODA":
-            raise ValueError(f"{where}['min_step'] is for SciPy's LSODA; {name} finds its smallest step by itself.")
-        if isinstance(tolerances.rtol, Tensor) and name in ("Radau", "BDF"):
-            raise ValueError(f"rtol must be one number for SciPy's {name}; atol may be one for each element.")
-        return cls(name, tolerances, steps)
 
     def __call__(self, field: Any, y0: Tensor, times: np.ndarray, *, dense: bool = False) -> tuple[Tensor, Any]:
         """Flat states at all times, of shape (n_times, n), and at any time between them if ``dense``."""
@@ -114,7 +95,7 @@ def odeint_scipy(
     times : ndarray of shape (n_times,)
         Output times.
     solver, backward : ScipySolver
-        What solves the equation, and its adjoint equation.
+        The solvers of the equation and of its adjoint equation.
     parameters : sequence of Tensor or None
         The tensors behind ``func`` whose gradients are wanted; None: all that are found.
     """

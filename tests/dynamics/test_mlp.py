@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from skode.dynamics import MLPField, affine
+from skode.solvers import odeint
 
 N, D = 7, 3
 LAYERS = [(), (5,), (5, 4), (5, 4, 6)]
@@ -178,3 +179,23 @@ def test_a_copy_is_equal_and_its_own(activation, copied):
         )
     assert torch.equal(field(t, z), before)
     assert not twin(t, z).any()
+
+
+def test_small_states_keep_their_precision_where_tanh_is_not_folded():
+    errors = {}
+    for fold in (True, False):
+        field = MLPField(4, (32, 32), fold_tanh=fold, time_dependent=False, generator=torch.Generator().manual_seed(0))
+        y0 = 1e-4 * torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+        settings = {"rtol": 1e-6, "atol": 1e-12}
+        with torch.no_grad():
+            found = odeint(field, y0, [0.0, 1.0], **settings)[-1].double()
+            truth = odeint(field.double(), y0.double(), [0.0, 1.0], **settings)[-1]
+        errors[fold] = float((found - truth).norm() / truth.norm())
+    assert errors[False] < 1e-6 < errors[True]
+
+
+def test_a_perceptron_says_what_states_it_takes():
+    field = MLPField(3, (4,))
+    for wrong in (torch.ones(3), torch.ones(5, 2), torch.ones(5, 3, dtype=torch.float64), torch.tensor(1.0)):
+        with pytest.raises(ValueError, match=r"MLPField takes states of shape \(n, 3\) and torch.float32"):
+            odeint(field, wrong, [0.0, 1.0])

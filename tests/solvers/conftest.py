@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.solvers.problems import TABLEAUS
+
 FIXED = ["euler", "midpoint", "rk4"]
 ADAPTIVE = ["bosh3", "tsit5", "dopri5"]
 
@@ -130,3 +132,23 @@ def tanh_field():
 def batch():
     """Five states of three features."""
     return torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture(params=list(TABLEAUS))
+def tableau(request):
+    return TABLEAUS[request.param]
+
+
+@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if not tableau.implicit])
+def explicit_tableau(request):
+    return TABLEAUS[request.param]
+
+
+@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if tableau.implicit])
+def implicit_tableau(request):
+    return TABLEAUS[request.param]
+
+
+@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if tableau.adaptive])
+def adaptive_tableau(request):
+    return TABLEAUS[request.param]

@@ -7,10 +7,7 @@ import pytest
 import torch
 
 from skode.solvers import solve_ivp
-
-
-def pendulum(t, y):
-    return torch.stack([y[..., 1], -torch.sin(y[..., 0])], dim=-1)
+from tests.solvers.problems import pendulum
 
 
 @pytest.fixture
@@ -94,3 +91,15 @@ def test_scalar_states(dtype):
     assert sol(0.3).dtype == dtype
     assert sol(0.3).item() == pytest.approx(math.exp(-0.3), rel=1e-4)
     assert sol([0.3, 0.6]).shape == (2,)
+
+
+@pytest.mark.parametrize("span", [(0, 1), (0, 0)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_dense_output_does_not_change_with_the_callers_state(span, grad):
+    y0 = torch.ones(2)
+    start = y0.requires_grad_() if grad else y0
+    solution = solve_ivp(lambda t, y: -y, span, start, dense_output=True)
+    before = solution.sol(0.0).clone()
+    with torch.no_grad():
+        y0.fill_(100.0)
+    assert torch.equal(solution.sol(0.0), before)

@@ -8,14 +8,7 @@ import scipy.integrate
 import torch
 
 from skode.solvers import Solution, solve_ivp
-
-
-def pendulum(t, y):
-    return torch.stack([y[..., 1], -torch.sin(y[..., 0])], dim=-1)
-
-
-def decay(t, y):
-    return -y
+from tests.solvers.problems import decay, pendulum
 
 
 @pytest.fixture
@@ -182,3 +175,20 @@ def test_what_is_wrong_is_named_with_its_value(arguments, error, message):
     arguments = {"t_span": (0.0, 1.0), "y0": torch.ones(3, 2), **arguments}
     with pytest.raises(error, match=message):
         solve_ivp(decay, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((0, 3), {"step_control": "per_sample"}),
+        ((0, 3), {"events": lambda t, y: y[:, 0] - 0.5}),
+        ((4, 0), {"step_control": "per_sample"}),
+        ((4, 0), {"step_control": "per_sample", "norm": "max"}),
+        ((4, 0), {"step_control": "per_sample", "t_eval": [0.5, 1.0]}),
+        ((4, 0), {"t_eval": torch.full((4, 2), 0.5)}),
+    ],
+)
+def test_states_without_elements_are_solved(shape, options):
+    solution = solve_ivp(lambda t, y: -y, (0.0, 1.0), torch.zeros(shape), **options)
+    assert solution.y.numel() == 0
+    assert solution.y.shape[-1] == shape[1]

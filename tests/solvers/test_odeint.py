@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
+from torch import nn
 
-from skode.solvers import MaxStepsError, odeint, odeint_event, solve_ivp
+from skode.solvers import MaxStepsError, odeint, odeint_adjoint, odeint_event, solve_ivp
 
 
 @dataclass(frozen=True)
@@ -417,3 +418,17 @@ def test_an_event_that_never_comes_is_said_not_to():
         odeint_event(
             lambda t, y: -y, torch.ones(1), 0.0, event_fn=lambda t, y: y[0] + 1.0, options={"max_num_steps": 20}
         )
+
+
+def test_odeint_adjoint_is_the_continuous_one_with_torchdiffeqs_arguments():
+    net = nn.Linear(2, 2).double()
+    y0, times = torch.ones(3, 2, dtype=torch.float64), torch.linspace(0.0, 1.0, 3)
+
+    def gradient(solver, **settings):
+        y = solver(lambda t, y: torch.tanh(net(y)), y0, times, **settings)
+        return torch.autograd.grad(y.square().sum(), list(net.parameters()))
+
+    found = gradient(odeint_adjoint, adjoint_params=tuple(net.parameters()))
+    assert all(map(torch.equal, found, gradient(odeint, adjoint="continuous")))
+    semi = gradient(odeint_adjoint, adjoint_options={"norm": "seminorm"})
+    assert all(map(torch.equal, semi, gradient(odeint, adjoint="continuous", options={"seminorm": True})))

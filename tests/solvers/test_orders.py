@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from skode.solvers import METHODS, solve_ivp
+from tests.solvers.problems import steps_of
 
 # A spiral onto the unit circle at a changing angular speed: nonlinear, coupled, time-dependent, known in closed form.
 GROWTH, SPEED, WOBBLE, FREQUENCY, RADIUS = 0.2, 4.0, 1.0, 2.0, 0.8
@@ -31,16 +32,6 @@ def exact(t):
     radius = (1 + (RADIUS**-2 - 1) * torch.exp(-2 * GROWTH * t)) ** -0.5
     angle = SPEED * t + WOBBLE / FREQUENCY * torch.sin(FREQUENCY * t)
     return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
-
-
-def equal_steps(name, h):
-    """Arguments that make a method take steps of size h."""
-    method = METHODS[name]
-    if not method.adaptive:
-        return {"method": name, "step_size": h}
-    if method.implicit:  # whose equations are solved only as well as the tolerances ask
-        return {"method": name, "rtol": 1e-12, "atol": 1e-12, "first_step": h, "max_step": h, "min_step": h}
-    return {"method": name, "rtol": 1e3, "atol": 1e3, "first_step": h, "max_step": h}
 
 
 def largest_error(t, y):
@@ -69,7 +60,7 @@ def test_the_closed_form_is_a_solution():
 @pytest.mark.parametrize("name", METHODS)
 def test_states_at_the_ends_of_steps_have_the_order_of_the_method(name):
     def error(n):
-        solution = solve_ivp(field, (0.0, END), exact(0.0), **equal_steps(name, END / n))
+        solution = solve_ivp(field, (0.0, END), exact(0.0), **steps_of(name, END / n, equations=1e-12))
         assert len(solution.t) == n + 1
         return largest_error(solution.t, solution.y)
 
@@ -81,7 +72,7 @@ def test_states_inside_steps_have_the_order_of_the_interpolant_and_one_more(name
     # The interpolant's local error, of one order more, is at the same places of every step, and is not carried on.
     def error(n):
         inside = np.add.outer(np.arange(n), [0.23, 0.6]).ravel() * (END / n)
-        solution = solve_ivp(field, (0.0, END), exact(0.0), t_eval=inside, **equal_steps(name, END / n))
+        solution = solve_ivp(field, (0.0, END), exact(0.0), t_eval=inside, **steps_of(name, END / n, equations=1e-12))
         assert solution.n_accepted == n
         return largest_error(solution.t, solution.y)
 
@@ -97,7 +88,7 @@ def test_dense_output_of_one_step_has_the_order_of_the_interpolant(name):
         worst = 0.0
         for start in starts:
             span = (start, start + h)
-            solution = solve_ivp(field, span, exact(start), dense_output=True, **equal_steps(name, h))
+            solution = solve_ivp(field, span, exact(start), dense_output=True, **steps_of(name, h, equations=1e-12))
             assert solution.n_accepted == 1
             inside = start + h * torch.tensor([0.23, 0.6], dtype=torch.float64)
             worst = max(worst, largest_error(inside, solution.sol(inside)))
@@ -108,7 +99,7 @@ def test_dense_output_of_one_step_has_the_order_of_the_interpolant(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_order_holds_backward_in_time(name):
     def error(n):
-        solution = solve_ivp(field, (END, 0.0), exact(END), **equal_steps(name, END / n))
+        solution = solve_ivp(field, (END, 0.0), exact(END), **steps_of(name, END / n, equations=1e-12))
         assert len(solution.t) == n + 1
         return largest_error(solution.t, solution.y)
 

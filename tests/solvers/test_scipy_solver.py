@@ -254,3 +254,10 @@ def test_what_scipy_has_no_word_for_is_refused(y0, settings, message):
 def test_events_are_refused(y0):
     with pytest.raises(ValueError, match="scipy_solver"):
         odeint(Damped(), y0, [0.0, 1.0], method="scipy_solver", event_fn=lambda t, y: y[0, 0])
+
+
+def test_a_solve_of_scipys_at_one_time_gives_a_copy():
+    y0 = torch.ones(2)
+    y = odeint(lambda t, y: -y, y0, [0.0], method="scipy_solver")
+    y0.fill_(9.0)
+    assert y.tolist() == [[1.0, 1.0]]

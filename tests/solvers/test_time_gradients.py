@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from skode.solvers import odeint, odeint_event, solve_ivp
+from tests.solvers.problems import vector
 
 
 def field(t, y):
@@ -452,3 +453,20 @@ def test_outputs_that_were_not_reached_give_times_no_gradient(adjoint):
     exact = 1 / (1 / y0 - t_eval.detach())
     exact[0, 2] = 0.0
     torch.testing.assert_close(found, (exact**2).sum(0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "kvaerno5"])
+@pytest.mark.parametrize("times", [[[0.0, 0.5], [0.25, 0.5]], [[0.0, 0.5], [0.0, 0.5]]])
+def test_outputs_at_the_start_of_samples_whose_first_steps_are_taken_in_different_rounds(adjoint, method, times):
+    y0, t = vector([30.0], [1.0], requires_grad=True), vector(*times, requires_grad=True)
+    y = solve_ivp(
+        lambda t, y: -(y**3), (0, 1), y0, t_eval=t, step_control="per_sample", first_step=0.05, rtol=1e-6, atol=1e-8,
+        adjoint=adjoint, method=method,
+    ).y  # fmt: skip
+    # y(t) = y0 / sqrt(1 + 2 y0^2 t)
+    exact = y0 / torch.sqrt(1 + 2 * y0**2 * t)
+    torch.testing.assert_close(y[..., 0], exact, rtol=1e-4, atol=0)
+    for ours, truth in zip(
+        torch.autograd.grad(y.sum(), [t, y0]), torch.autograd.grad(exact.sum(), [t, y0]), strict=True
+    ):
+        torch.testing.assert_close(ours, truth, rtol=2e-2, atol=1e-3)

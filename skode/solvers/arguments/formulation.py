@@ -1,4 +1,4 @@
-"""A solve as the engine does it: over time itself, or over the unit interval; and the way back."""
+"""A problem as the engine solves it, over time itself or the unit interval, and its outputs as the user gets them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from skode.solvers.transforms import carries_derivatives, numbers
 
 @dataclass
 class Formulation:
-    """A problem as the engine solves it, and the way back from its outputs to those that the user wants.
+    """A problem as the engine solves it, with what is needed to turn its outputs into those that the user wants.
 
     Attributes
     ----------
@@ -31,11 +31,11 @@ class Formulation:
     outputs : RequestedOutputs
         The output times, flat, and the samples that they belong to.
     present : Tensor of bool, of shape (batch, n_times), or None
-        Which of the output times per sample are no padding.
+        Which of the output times per sample are not padding.
     finder : EventFinder or None
         Looks for events.
     unit_spans : Tensor of shape (batch, 2) or None
-        The spans, where time is that of the unit interval.
+        The spans, where the engine integrates over the unit interval.
     """
 
     func: Callable[..., Tensor]
@@ -56,7 +56,7 @@ class Formulation:
 
 
 def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event], *, per_sample: bool) -> Formulation:
-    """The problem as it is to be solved, in which all times are constants."""
+    """Formulate a problem for the engine, in which all times are constants."""
     n = len(y0) if y0.ndim else 1
     finder = None
     if events:
@@ -93,7 +93,7 @@ def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event],
 def moving_times(given: RequestedTimes, problem: Formulation, path: Path) -> Tensor | None:
     """The times of the outputs that are known in advance, as functions of the user's; None where these are constants.
 
-    Where the user named none, the ends of the steps are constants but for the first and the last.
+    Without ``t_eval`` the ends of the steps are constants, except for the first and the last.
     """
     if given.eval_t is not None:
         if not carries_derivatives(given.eval_t):

@@ -16,6 +16,7 @@ from skode.solvers.arguments.callbacks import FIXED, NAMES, callbacks_of
 from skode.solvers.arguments.checks import (
     check_choice,
     check_monotone,
+    check_positive,
     check_times,
     check_tolerance,
 )
@@ -23,12 +24,12 @@ from skode.solvers.arguments.step_arguments import DEFAULT_MAX_STEPS, StepArgume
 from skode.solvers.arguments.tuple_state import Part, parts_of
 from skode.solvers.forward.problem import BackwardSolve
 from skode.solvers.forward.step_control import StepControl
-from skode.solvers.scipy_solver import ScipySolver
+from skode.solvers.scipy_solver import SOLVERS, ScipySolver
 from skode.solvers.tableaus import Method, get_method
 from skode.solvers.tableaus.interpolation import INTERPOLATIONS
 from skode.solvers.tolerances import Tolerances
 
-#: What says how steps are taken.
+#: Options about steps.
 STEP_OPTIONS = (
     *("first_step", "min_step", "max_step", "max_num_steps", "step_t", "jump_t", "norm", "dtype"),
     *("step_size", "grid_constructor", "perturb", "interp", "solver", "controller"),
@@ -37,7 +38,10 @@ STEP_OPTIONS = (
 #: torchdiffeq's options, and skode's own.
 OPTIONS = (*STEP_OPTIONS, "memory_budget", "seminorm", "compile")
 
-#: What else torchdiffeq calls its methods.
+#: torchdiffeq's options that SciPy's solvers have.
+SCIPY_OPTIONS = ("solver", "first_step", "min_step", "max_step")
+
+#: Other names of torchdiffeq's for its methods.
 ALIASES: dict[Any, str] = {None: "dopri5", "fixed_adams": "implicit_adams"}
 
 
@@ -98,6 +102,23 @@ def control_of(
     return arguments.control(method, float(times[0]), float(times[-1]), y0)
 
 
+def scipy_solver_of(options: dict, tolerances: Tolerances, where: str = "options") -> ScipySolver:
+    """The one of SciPy's solvers that options describe."""
+    name = check_choice(f"{where}['solver']", options.get("solver", "LSODA"), SOLVERS)
+    if idle := sorted(set(options) - set(SCIPY_OPTIONS)):
+        raise ValueError(
+            f"{where} {idle} play no part with method='scipy_solver', which takes {sorted(SCIPY_OPTIONS)}."
+        )
+    unbounded = {"first_step": None, "min_step": 0.0, "max_step": np.inf}
+    chosen = {key: options[key] for key, value in unbounded.items() if options.get(key, value) not in (None, value)}
+    steps = {key: check_positive(f"{where}['{key}']", value) for key, value in chosen.items()}
+    if "min_step" in steps and name != "LSODA":
+        raise ValueError(f"{where}['min_step'] is for SciPy's LSODA; {name} finds its smallest step by itself.")
+    if isinstance(tolerances.rtol, Tensor) and name in ("Radau", "BDF"):
+        raise ValueError(f"rtol must be one number for SciPy's {name}; atol may be one for each element.")
+    return ScipySolver(name, tolerances, steps)
+
+
 @dataclass(frozen=True)
 class AdjointArguments:
     """torchdiffeq's ``adjoint_*`` arguments; see :func:`skode.solvers.odeint_adjoint`."""
@@ -109,7 +130,7 @@ class AdjointArguments:
     params: Iterable[Tensor] | None = None
 
     def of_parts(self, parts: Sequence[Part]) -> AdjointArguments:
-        """The same for a state that is a tuple, which a norm of the user's receives taken apart."""
+        """The arguments for a state that is a tuple, where a norm of the user's receives the state's parts."""
         norm = (self.options or {}).get("norm")
         if not callable(norm):
             return self
@@ -137,7 +158,7 @@ class AdjointArguments:
         return wanted
 
     def solve(self, func: Any, forward: Method, control: StepControl, options: dict) -> BackwardSolve:
-        """How the adjoint equation is to be solved."""
+        """How the adjoint equation is solved."""
         chosen = check_options(self.options, name="adjoint_options", known=STEP_OPTIONS)
         norm = chosen.pop("norm", None)
         if not (norm in (None, "seminorm") or callable(norm)):
@@ -175,7 +196,7 @@ class AdjointArguments:
         tolerances = self._tolerances(forward.tolerances)
         if self.options is None:
             return replace(forward, tolerances=tolerances)
-        return ScipySolver.of(check_options(self.options), tolerances, where="adjoint_options")
+        return scipy_solver_of(check_options(self.options), tolerances, where="adjoint_options")
 
     def _method(self, forward: Method, options: dict) -> Method:
         if self.method is None or ALIASES.get(self.method, self.method) == forward.name:

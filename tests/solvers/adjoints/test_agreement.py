@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from skode.solvers import odeint, solve_ivp
+from tests.solvers.problems import relative_error
 
 FIXED = ("euler", "midpoint", "rk4")
 # Steps as large as one likes where the derivative is that of the computed solution: by states and parameters, not by
@@ -155,11 +156,6 @@ def gradients(network, y0, **settings):
     weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
     found = torch.autograd.grad((weights * y).sum(), [y0, *network.parameters()])
     return y.detach().flatten(), torch.cat([gradient.flatten() for gradient in found])
-
-
-def relative_error(found, expected):
-    found = found.double()
-    return (torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)).item()
 
 
 @pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-6])

@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from skode.solvers import odeint, solve_ivp
-
-
-def in_steps(n):
-    return {"rtol": 1e3, "atol": 1e3, "first_step": 1 / n, "max_step": 1 / n}
+from tests.solvers.problems import in_steps
 
 
 def oscillator_of(w):

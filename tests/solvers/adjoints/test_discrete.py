@@ -1,17 +1,16 @@
 """The discrete adjoint: exact, from the accepted steps alone, without a graph of the solve."""
 
 import gc
+import threading
 
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from skode.dynamics import MLPField
 from skode.solvers import odeint, solve_ivp
 from skode.solvers.fields.parameters import GRAPH_NBYTES, find_parameters
-
-
-def in_steps(n):
-    return {"rtol": 1e3, "atol": 1e3, "first_step": 1 / n, "max_step": 1 / n}
+from tests.solvers.problems import in_steps, vector
 
 
 def test_the_outputs_hang_on_one_node_and_it_on_the_inputs_alone(tanh_field, batch, method, equal_steps):
@@ -229,3 +228,62 @@ def test_under_checkpointing_a_solve_is_made_twice(counted):
     found = torch.autograd.grad(checkpoint(solve, y0, use_reentrant=False).sum(), w)[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert func.n_calls <= 4 * n_plain
+
+
+@pytest.mark.parametrize("method", ["dopri5", "bosh3", "adaptive_heun", "kvaerno5"])
+def test_an_attempt_that_overflows_leaves_no_nan_in_the_gradient(method):
+    found = []
+    rtol = 1e-5 if method == "adaptive_heun" else 1e-6  # of order 2: it takes many steps
+    for adjoint in ("discrete", "backprop"):
+        y0, k = vector([30.0], [1.0], [2.0], requires_grad=True), vector(1.0, requires_grad=True)
+        y = solve_ivp(
+            lambda t, y, k=k: -k * y**3, (0, 1), y0, t_eval=[0.5, 1.0], step_control="per_sample", first_step=0.05,
+            adjoint=adjoint, rtol=rtol, method=method,
+        ).y  # fmt: skip
+        found.append(torch.autograd.grad(y[-1].sum(), [y0, k]))
+        exact = y0 / torch.sqrt(1 + 2 * k * y0**2)
+        for ours, truth in zip(found[-1], torch.autograd.grad(exact.sum(), [y0, k]), strict=True):
+            torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
+
+
+def test_an_attempt_of_which_only_the_last_stage_overflows_leaves_no_nan_in_the_gradient():
+    found = []
+    for adjoint in ("discrete", "backprop"):
+        y0 = vector([30.0], [1.0], requires_grad=True)
+        times = vector([0.0, 0.5], [0.25, 0.5], requires_grad=True)
+        y = solve_ivp(
+            lambda t, y: -(y**3), (0, 0.5), y0, t_eval=times, step_control="per_sample", first_step=0.05,
+            adjoint=adjoint, rtol=1e-6, atol=1e-8,
+        ).y  # fmt: skip
+        found.append(torch.autograd.grad(y.sum(), [times, y0]))
+        exact = y0 / torch.sqrt(1 + 2 * times * y0**2)
+        for ours, truth in zip(found[-1], torch.autograd.grad(exact.sum(), [times, y0]), strict=True):
+            torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(*found, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["own pullback", "plain"])
+def test_threads_may_share_a_graph(kind):
+    field = MLPField(3, (8,)).double()
+    func = field if kind == "own pullback" else lambda t, y: torch.tanh(y @ field.layers[0].weight[:, :3].t())[:, :3]
+    y0 = torch.ones(6, 3, dtype=torch.float64, requires_grad=True)
+    y = odeint(func, y0, [0.0, 1.0])[-1].sum()
+    expected = torch.autograd.grad(y, y0, retain_graph=True)[0]
+    found, errors = [], []
+
+    def work():
+        try:
+            found.append(torch.autograd.grad(y, y0, retain_graph=True)[0])
+        except Exception as error:
+            errors.append(error)
+
+    for _ in range(5):
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not errors
+    for gradient in found:
+        torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-14)

@@ -6,19 +6,10 @@ from torch import nn
 
 from skode.dynamics import MLPField
 from skode.solvers import METHODS, solve_ivp
+from tests.solvers.problems import relative_error, steps_of
 
 EXACT = ["discrete", "backprop"]
 H = 2.0**-4  # a power of 2, so that no step is rounded
-
-
-def equal_steps(name, h=H):
-    """Arguments that make a method take steps of size h."""
-    method = METHODS[name]
-    if not method.adaptive:
-        return {"method": name, "step_size": h}
-    if method.implicit:  # whose equations are solved only as well as the tolerances ask
-        return {"method": name, "rtol": 1e-13, "atol": 1e-13, "first_step": h, "max_step": h, "min_step": h}
-    return {"method": name, "rtol": 1e3, "atol": 1e3, "first_step": h, "max_step": h}
 
 
 def tensor(*values):
@@ -28,11 +19,6 @@ def tensor(*values):
 def field_of(w):
     """A field that depends on ``w`` through its closure, on time, and on the state nonlinearly."""
     return lambda t, y: torch.sin(w[0] * y + t) - w[1] * y.flip(-1)
-
-
-def relative_error(found, expected):
-    found = found.double()
-    return (torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)).item()
 
 
 def gradients(loss, inputs):
@@ -61,7 +47,7 @@ def solved(request):
 
     def loss(adjoint, name, y0, w, span, t_eval):
         outputs = t_eval if inside else None
-        y = solve_ivp(field_of(w), span, y0, t_eval=outputs, adjoint=adjoint, **equal_steps(name)).y
+        y = solve_ivp(field_of(w), span, y0, t_eval=outputs, adjoint=adjoint, **steps_of(name, H)).y
         return (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum()
 
     loss.inside = inside
@@ -80,7 +66,7 @@ def test_discrete_is_backprop(name, solved, y0, w):
 
 def test_discrete_is_backprop_backward_in_time(name, y0, w):
     def loss(adjoint, y0, w, span, t_eval):
-        settings = {**equal_steps(name), "adjoint": adjoint}
+        settings = {**steps_of(name, H), "adjoint": adjoint}
         return solve_ivp(field_of(w), span, y0, t_eval=t_eval, **settings).y.square().sum()
 
     inputs = [y0, w, tensor(1.0, 0.25), tensor(0.93, 0.47, 0.3)]
@@ -93,7 +79,7 @@ def test_discrete_is_backprop_backward_in_time(name, y0, w):
 def test_exact_adjoints_pass_gradcheck(name, adjoint, y0, w):
     def solve(y0, w):
         return solve_ivp(
-            field_of(w), (0.25, 0.75), y0, t_eval=[0.3, 0.52, 0.75], adjoint=adjoint, **equal_steps(name)
+            field_of(w), (0.25, 0.75), y0, t_eval=[0.3, 0.52, 0.75], adjoint=adjoint, **steps_of(name, H)
         ).y
 
     # fast: along one random direction of each input
@@ -131,7 +117,7 @@ def perceptron_gradients(name, adjoint, dtype, *, wrapped=False, **settings):
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["own pullback", "autograd"])
 def test_gradients_of_a_perceptron_are_as_exact_as_the_dtype(name, wrapped):
-    settings = equal_steps(name, 2.0**-3)
+    settings = steps_of(name, 2.0**-3)
     expected, _ = perceptron_gradients(name, "backprop", torch.float64, wrapped=True, **settings)
     double, _ = perceptron_gradients(name, "discrete", torch.float64, wrapped=wrapped, **settings)
     assert relative_error(double, expected) < 1e-12
@@ -196,7 +182,7 @@ def test_continuous_agrees_to_the_tolerance(name, y0, w):
 
 def test_backprop_gives_second_derivatives(name, y0, w):
     def loss(y0, w):
-        settings = {**equal_steps(name, 2 * H), "adjoint": "backprop"}
+        settings = {**steps_of(name, 2 * H), "adjoint": "backprop"}
         solution = solve_ivp(field_of(w), (0.25, 1.0), y0, t_eval=[0.6, 1.0], **settings)
         return (solution.y**3).sum()
 
@@ -219,7 +205,7 @@ def test_backprop_gives_second_derivatives(name, y0, w):
 
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])
 def test_the_other_adjoints_refuse_second_derivatives(name, adjoint, y0, w):
-    y = solve_ivp(field_of(w), (0.0, 0.25), y0, adjoint=adjoint, t_eval=[0.25], **equal_steps(name)).y
+    y = solve_ivp(field_of(w), (0.0, 0.25), y0, adjoint=adjoint, t_eval=[0.25], **steps_of(name, H)).y
     first = torch.autograd.grad(y.square().sum(), [y0, w], create_graph=True)
     with pytest.raises(RuntimeError, match="backprop"):
         torch.autograd.grad(sum(gradient.square().sum() for gradient in first), [y0, w])
@@ -228,7 +214,7 @@ def test_the_other_adjoints_refuse_second_derivatives(name, adjoint, y0, w):
 def test_gradients_do_not_depend_on_what_memory_keeps(name):
     # None, some, or all of the steps' activations: 5 samples of some 40 activations in 8 bytes are 1600 a stage.
     found = [
-        perceptron_gradients(name, "discrete", torch.float64, memory_budget=budget, **equal_steps(name, 2 * H))
+        perceptron_gradients(name, "discrete", torch.float64, memory_budget=budget, **steps_of(name, 2 * H))
         for budget in (0, 5_000, 30_000, 2**28)
     ]
     assert found[0][1].statistics.nfev_backward >= found[-1][1].statistics.nfev_backward
@@ -247,7 +233,7 @@ def test_gradients_of_a_module_are_those_of_its_pullback(name):
     batch = torch.randn(4, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
     def found(func, parameters):
-        y = solve_ivp(func, (0.0, 1.0), batch, t_eval=[0.3, 1.0], **equal_steps(name)).y
+        y = solve_ivp(func, (0.0, 1.0), batch, t_eval=[0.3, 1.0], **steps_of(name, H)).y
         return torch.autograd.grad(y.square().sum(), list(parameters))
 
     pairs = zip(found(field, field.parameters()), found(lambda t, y: module(y), module.parameters()), strict=True)

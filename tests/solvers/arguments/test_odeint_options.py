@@ -9,14 +9,7 @@ from torch import nn
 
 from skode.dynamics import MLPField
 from skode.solvers import MaxStepsError, odeint, odeint_adjoint, odeint_dense, odeint_event
-
-
-def vector(*numbers):
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def decay(t, y):
-    return -y
+from tests.solvers.problems import decay, vector
 
 
 class Decay(nn.Module):
@@ -495,3 +488,10 @@ def test_what_a_dense_solution_refuses(arguments, error, message):
 def test_a_dense_solution_has_an_end():
     with pytest.raises(ValueError, match=r"t must lie inside the time span \[0.0, 1.0\]"):
         odeint_dense(decay, torch.ones(1), 0.0, 1.0)(1.1)
+
+
+@pytest.mark.parametrize("name", [None, "fixed_adams"])
+def test_torchdiffeqs_other_names_for_methods(name):
+    t, y0 = torch.linspace(0.0, 1.0, 11), vector(1.0)
+    y = odeint(lambda t, y: -y, y0, t, method=name)
+    assert float(y[-1, 0]) == pytest.approx(0.36787944, abs=1e-5)

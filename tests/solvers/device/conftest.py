@@ -178,3 +178,9 @@ def move():
                 parameter += 0.1 * randn(*parameter.shape, seed=100 * i + j)
 
     return change
+
+
+@pytest.fixture
+def y0(randn):
+    """Four states of three features."""
+    return randn(4, 3)

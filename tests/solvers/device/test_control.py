@@ -12,7 +12,7 @@ import torch
 
 from skode.solvers.device import control
 from skode.solvers.device.control import Controls, in_allowed_errors
-from skode.solvers.forward.step_control import StepControl
+from skode.solvers.forward.step_control import StepControl, StepSizes
 from skode.solvers.forward.step_size import CONTROLLERS, Controller, ControllerEach
 from skode.solvers.tolerances import Tolerances
 
@@ -22,8 +22,8 @@ BOUNDS = {"free": {}, "bounded": {"min_step": 0.05, "max_step": 0.4}, "longest":
 ORDERS = [1, 4, 7]
 
 
-def step_control(exponents=(1.0, 0.0, 0.0), **settings):
-    return StepControl(Tolerances(1e-3, 1e-6), exponents=exponents, **settings)
+def step_control(exponents=(1.0, 0.0, 0.0), **sizes):
+    return StepControl(Tolerances(1e-3, 1e-6), exponents=exponents, sizes=StepSizes(**sizes))
 
 
 def number(x):
@@ -45,7 +45,7 @@ def ratios(n, seed):
 
 def chosen_by_host(settings, t, size, t1, direction):
     """As in ``shared_steps._adaptive``."""
-    shortest, longest = settings.min_step or 0.0, settings.max_step or INF
+    shortest, longest = settings.sizes.min_step or 0.0, settings.sizes.max_step or INF
     wanted = direction * max(min(abs(size), longest), shortest)
     t_next = t1 if 1.01 * abs(wanted) >= abs(t1 - t) else t + wanted
     return t_next - t, abs(wanted), t_next
@@ -54,7 +54,7 @@ def chosen_by_host(settings, t, size, t1, direction):
 def judged_by_host(settings, controller, ratio, t, t_next, t1, wanted):
     """As in ``shared_steps._adaptive``: whether the step is good, the time, and the size of the next one."""
     h = abs(t_next - t)
-    shortest = settings.min_step or 0.0
+    shortest = settings.sizes.min_step or 0.0
     if ratio <= 1.0 or (wanted <= shortest and math.isfinite(ratio)):
         factor = controller.factor(min(ratio, 1.0))
         return True, t_next, max(h * factor, min(wanted, wanted * factor) if t_next == t1 else 0.0)

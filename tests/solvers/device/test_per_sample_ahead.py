@@ -9,21 +9,14 @@ from torch import nn
 from skode.dynamics import flow_field
 from skode.dynamics.convolutional import ConvField
 from skode.solvers import (
-    METHODS,
-    ButcherTableau,
     MaxStepsError,
     NonFiniteDerivativeError,
     solve_ivp,
 )
 from skode.solvers.device.per_sample_ahead import ActiveSamplesAhead
+from tests.solvers.problems import EQUAL, EXPLICIT, OWN_TIMES, SPANS, TAKING_OVER, explode
 
-EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
-TAKING_OVER = [name for name in EXPLICIT if METHODS[name].fsal]
-# Steps of 0.2, whatever rounding does to the error estimates.
-EQUAL = {"first_step": 0.2, "max_step": 0.2, "rtol": 1.0, "atol": 1.0}
 TOLERANCES = {"rtol": 1e-3, "atol": 1e-3}
-SPANS = [[0.0, 1.0], [2.0, 0.5], [1.0, 1.0], [-0.5, 0.5]]
-OWN_TIMES = [[1.0, 0.3], [0.5, math.nan], [1.0, 1.0], [math.nan, -0.2]]
 OUTPUTS = {"inside": [0.15, 0.4, 0.83], "at the end": [1.0], "every step": None}
 
 
@@ -184,11 +177,6 @@ def test_events(agree, y0, spans, terminal):
 
 
 # Errors
-
-
-def explode(t, y):
-    """``y0 / (1 - y0 t)``."""
-    return y**2
 
 
 ERRORS = {

@@ -10,7 +10,6 @@ from skode.dynamics import flow_field
 from skode.dynamics.convolutional import ConvField
 from skode.solvers import (
     METHODS,
-    ButcherTableau,
     MaxStepsError,
     NonFiniteDerivativeError,
     StepSizeUnderflowError,
@@ -23,16 +22,12 @@ from skode.solvers.device.control import Controls
 from skode.solvers.device.eligibility import runs_ahead
 from skode.solvers.device.steps_ahead import StepsAhead
 from skode.solvers.fields.autograd import AutogradField
-from skode.solvers.forward.problem import Problem
-from skode.solvers.forward.step_control import StepControl
+from skode.solvers.forward.problem import Gradients, Problem, RequestedOutputs, TimeSpan
+from skode.solvers.forward.step_control import StepControl, Stops
 from skode.solvers.forward.step_size import first_step_size
-from skode.solvers.statistics import Statistics
 from skode.solvers.tolerances import NORMS, Tolerances
+from tests.solvers.problems import EQUAL, EXPLICIT, OWN_TIMES, SPANS, TAKING_OVER, explode
 
-EXPLICIT = sorted(m.name for m in METHODS.values() if isinstance(m, ButcherTableau) and m.adaptive and not m.implicit)
-TAKING_OVER = [name for name in EXPLICIT if METHODS[name].fsal]
-# Steps of 0.2, whatever rounding does to the error estimates.
-EQUAL = {"first_step": 0.2, "max_step": 0.2, "rtol": 1.0, "atol": 1.0}
 TOLERANCES = {"rtol": 1e-3, "atol": 1e-3}
 OUTPUTS = {"inside": [0.15, 0.4, 0.83], "at the end": [1.0], "both": [0.0, 0.31, 1.0], "every step": None}
 SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -54,11 +49,6 @@ def oscillator(t, y):
     """With a frequency that grows, so that some steps are rejected."""
     x, v = y.unbind(-1)
     return torch.stack([v, -((1 + 20 * t.reshape(-1)) ** 2) * x], dim=-1)
-
-
-@pytest.fixture
-def y0(randn):
-    return randn(4, 3)
 
 
 # Methods, adjoints, output times
@@ -224,10 +214,6 @@ def test_convolutions(agree, solved, randn, adjoint):
     agree(lambda: solved(field, randn(2, 4, 3, 3), t_eval=[0.35, 1.0], adjoint=adjoint, **EQUAL))
 
 
-SPANS = [[0.0, 1.0], [2.0, 0.5], [1.0, 1.0], [-0.5, 0.5]]
-OWN_TIMES = [[1.0, 0.3], [0.5, math.nan], [1.0, 1.0], [math.nan, -0.2]]
-
-
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous"])
 @pytest.mark.parametrize("kind", ["module", "mlp"])
 def test_own_spans_on_common_steps(agree, solved, y0, mlp, kind, adjoint):
@@ -309,11 +295,6 @@ def test_odeint(agree, y0):
 
 
 # Errors
-
-
-def explode(t, y):
-    """``1 / (1 - t)`` from 1."""
-    return y**2
 
 
 def leaving(t, y):
@@ -423,16 +404,13 @@ def test_what_a_field_may_not_return(ahead, y0, error):
 def problem(field, method="dopri5", span=(0.0, 1.0), **control):
     tolerances = control.pop("tolerances", Tolerances(1e-3, 1e-6))
     return Problem(
-        field=field,
-        f0=None,
-        t0=span[0],
-        t1=span[1],
-        tableau=METHODS[method],
-        control=StepControl(tolerances, **control),
-        times=None,
-        rows=None,
-        statistics=Statistics(),
-        memory_budget=0,
+        field,
+        torch.empty(0),
+        TimeSpan(*span),
+        METHODS[method],
+        StepControl(tolerances, **control),
+        RequestedOutputs(),
+        Gradients("discrete", memory_budget=0),
     )
 
 
@@ -441,8 +419,8 @@ def test_which_solves_run_ahead(y0, ahead):
         *((name, {}, True) for name in EXPLICIT),
         *((name, {}, False) for name in METHODS if name not in EXPLICIT),
         ("dopri5", {"per_sample": True}, True),
-        ("dopri5", {"stop_times": (0.5,)}, False),
-        ("dopri5", {"nudged": True}, False),
+        ("dopri5", {"stops": Stops(times=(0.5,))}, False),
+        ("dopri5", {"stops": Stops(nudged=True)}, False),
         ("dopri5", {"span": (1.0, 1.0)}, False),
         ("dopri5", {"span": (0.0, math.inf)}, False),
     ]:

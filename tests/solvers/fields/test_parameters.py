@@ -10,6 +10,7 @@ from torch import nn
 
 from skode.solvers import odeint
 from skode.solvers.fields.parameters import find_parameters, leaves_behind, reachable_tensors
+from tests.solvers.problems import vector
 
 GLOBAL_TENSOR = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 GLOBAL_LIST = [torch.tensor(0.3, dtype=torch.float64, requires_grad=True)]
@@ -465,3 +466,34 @@ def test_sparse_gradients(adjoint):
         odeint(lambda t, y: -table(rows) * y, one, [0.0, 1.0], adjoint=adjoint, options=options)[-1].sum().backward()
         counts = torch.tensor([[1.0], [0.0], [2.0], [0.0]], dtype=torch.float64)
         torch.testing.assert_close(table.weight.grad.to_dense(), -counts * torch.exp(-weight), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["rk4", "midpoint", "dopri5"])
+def test_a_tensor_that_only_inner_stages_use_is_found(method):
+    global dose
+    dose = vector(2.0, requires_grad=True)[0]
+
+    class Dosed(nn.Module):
+        def forward(self, t, y):
+            return -y + dose if 0.2 < float(t) < 0.8 else -y
+
+    gradients = [
+        torch.autograd.grad(odeint(Dosed(), vector(1.0), [0.0, 1.0], method=method, adjoint=adjoint)[-1].sum(), dose)[0]
+        for adjoint in ("discrete", "backprop")
+    ]
+    assert gradients[0] > 0.3
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_tensor_that_only_inner_stages_use_and_that_is_hidden_is_refused():
+    hidden = {"dose": vector(2.0, requires_grad=True)}
+    made = [lambda: hidden["dose"]]
+    registry = type("Registry", (), {"__slots__": ("get",)})()
+    registry.get = made[0]
+
+    def func(t, y):
+        return -y + registry.get() if 0.2 < float(t) < 0.8 else -y
+
+    y = odeint(func, vector(1.0, requires_grad=True), [0.0, 1.0], method="rk4")
+    with pytest.raises(RuntimeError, match="its gradient would be lost"):
+        y[-1].sum().backward()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from skode.solvers import MaxStepsError, odeint, odeint_event, solve_ivp
+from tests.solvers.problems import vector
 
 TIGHT = {"rtol": 1e-11, "atol": 1e-12}
 GRAVITY = 9.81
@@ -30,10 +31,6 @@ def crossing(level=0.0, direction=0.0, terminal=False, feature=0):
 
     event.direction, event.terminal = direction, terminal
     return event
-
-
-def vector(*numbers):
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def compare(events, span=(0.0, 20.0), y0=(0.3, 1.0), t_eval=None, method="dopri5"):

@@ -6,20 +6,13 @@ import pytest
 import torch
 
 from skode.solvers import odeint_adjoint, odeint_event
+from tests.solvers.problems import decay, vector
 
 GRAVITY = 9.8
 
 
-def vector(*values, requires_grad=False):
-    return torch.tensor(values, dtype=torch.float64, requires_grad=requires_grad)
-
-
 def fall(t, y):
     return torch.stack([y[1], torch.full_like(y[1], -GRAVITY)])
-
-
-def decay(t, y):
-    return -y
 
 
 @pytest.mark.parametrize(
@@ -135,3 +128,18 @@ class TestSkip:
     def test_what_is_no_time_is_refused(self, skip):
         with pytest.raises(ValueError, match="skip must be a finite number >= 0"):
             odeint_event(fall, vector(0.0, 1.0), 0.0, event_fn=lambda t, y: y[0], skip=skip)
+
+
+def test_an_event_that_starts_at_zero_is_found_where_it_comes_back():
+    def thrown(t, y):
+        return torch.stack([y[1], torch.full_like(y[1], -9.8)])
+
+    for speed in (5.0, -5.0):
+        gravity = -9.8 if speed > 0 else 9.8
+        t, _ = odeint_event(
+            lambda t, y, g=gravity: torch.stack([y[1], torch.full_like(y[1], g)]),
+            vector(0.0, speed), 0.0, event_fn=lambda t, y: y[0],
+        )  # fmt: skip
+        assert float(t) == pytest.approx(10 / 9.8, rel=1e-6)
+    t, _ = odeint_event(thrown, vector(0.0, 5.0), 0.0, event_fn=lambda t, y: torch.stack([y[0], y[0] - 1e3]))
+    assert float(t) == pytest.approx(10 / 9.8, rel=1e-6)

@@ -7,33 +7,11 @@ from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.times import time_tensor
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping import new_graph_stepper, new_stepper
-from skode.solvers.tableaus import METHODS, ButcherTableau
 from skode.solvers.tolerances import Tolerances
 
-TABLEAUS = {name: method for name, method in METHODS.items() if isinstance(method, ButcherTableau)}
 T, H = 0.3, 0.2
 # An implicit adaptive method solves its stages to a thousandth of the tolerance.
 TIGHT = Tolerances(1e-11, 1e-11)
-
-
-@pytest.fixture(params=list(TABLEAUS))
-def tableau(request):
-    return TABLEAUS[request.param]
-
-
-@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if not tableau.implicit])
-def explicit_tableau(request):
-    return TABLEAUS[request.param]
-
-
-@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if tableau.implicit])
-def implicit_tableau(request):
-    return TABLEAUS[request.param]
-
-
-@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if tableau.adaptive])
-def adaptive_tableau(request):
-    return TABLEAUS[request.param]
 
 
 @pytest.fixture

@@ -6,30 +6,6 @@ from math import prod
 import numpy as np
 import pytest
 
-from skode.solvers.tableaus import METHODS, ButcherTableau
-
-TABLEAUS = {name: method for name, method in METHODS.items() if isinstance(method, ButcherTableau)}
-
-
-@pytest.fixture(params=list(TABLEAUS))
-def tableau(request):
-    return TABLEAUS[request.param]
-
-
-@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if tableau.adaptive])
-def adaptive_tableau(request):
-    return TABLEAUS[request.param]
-
-
-@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if tableau.implicit])
-def implicit_tableau(request):
-    return TABLEAUS[request.param]
-
-
-@pytest.fixture(params=[name for name, tableau in TABLEAUS.items() if not tableau.implicit])
-def explicit_tableau(request):
-    return TABLEAUS[request.param]
-
 
 @pytest.fixture
 def full_matrix():

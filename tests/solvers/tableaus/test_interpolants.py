@@ -5,14 +5,14 @@ import pytest
 from scipy.interpolate import CubicHermiteSpline
 from scipy.optimize import minimize_scalar
 
-from skode.solvers.tableaus import METHODS, ButcherTableau
+from skode.solvers.tableaus import METHODS
 from skode.solvers.tableaus.interpolants import collocation_polynomial, continuous_extension, cubic_hermite
 from skode.solvers.tableaus.interpolants import rooted_trees as trees_of_interpolants
+from tests.solvers.problems import TABLEAUS
 
 COLLOCATION = ["implicit_euler", "implicit_midpoint", "radauIIA3", "radauIIA5", "gl4", "gl6"]
 # The interpolant of dopri8 has coefficients beyond 100.
 ROUNDING = 1e-12
-TABLEAUS = {name: method for name, method in METHODS.items() if isinstance(method, ButcherTableau)}
 THETA = np.array([0.05, 0.25, 0.5, 0.7, 0.95])
 
 

@@ -8,15 +8,7 @@ import pytest
 import torch
 
 from skode.solvers import METHODS, MaxStepsError, odeint, solve_ivp
-
-
-def vector(*numbers):
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def decay(t, y):
-    return -y
-
+from tests.solvers.problems import decay, vector
 
 # Step sizes
 

@@ -18,19 +18,12 @@ from skode.solvers import (
     odeint,
     solve_ivp,
 )
-
-
-def ones(n=1, dtype=torch.float64):
-    return torch.ones(n, dtype=dtype)
-
-
-def decay(t, y):
-    return -y
+from tests.solvers.problems import decay, explode, ones
 
 
 def step_ends(func, span, **settings):
     """Where the steps of a solve end, its start included."""
-    return solve_ivp(func, span, ones(), **settings).t.numpy()
+    return solve_ivp(func, span, ones(1), **settings).t.numpy()
 
 
 @pytest.mark.parametrize("span", [(0.0, 5.0), (5.0, 0.0), (-3.0, 2.0), (1e6, 1e6 + 5)])
@@ -56,7 +49,7 @@ def test_the_first_step_has_the_given_size(adaptive_method):
 
 
 def test_a_first_step_too_large_for_the_tolerance_is_rejected(adaptive_method):
-    solution = solve_ivp(lambda t, y: -50 * y, (0.0, 1.0), ones(), method=adaptive_method, first_step=1.0)
+    solution = solve_ivp(lambda t, y: -50 * y, (0.0, 1.0), ones(1), method=adaptive_method, first_step=1.0)
     assert solution.n_rejected > 0
     assert solution.y[-1].item() == pytest.approx(0.0, abs=1e-4)
 
@@ -95,14 +88,14 @@ STAGES = {"euler": 1, "midpoint": 2, "rk4": 4, "bosh3": 3, "tsit5": 6, "dopri5":
 
 def test_fixed_steps_cost_their_stages(fixed_method, counted):
     func = counted(decay)
-    solution = solve_ivp(func, (0.0, 1.0), ones(), method=fixed_method, step_size=0.1)
+    solution = solve_ivp(func, (0.0, 1.0), ones(1), method=fixed_method, step_size=0.1)
     assert (solution.n_accepted, solution.n_rejected) == (10, 0)
     assert solution.nfev == func.n_calls == 10 * STAGES[fixed_method]
 
 
 def test_adaptive_steps_cost_their_stages_less_the_one_they_share(adaptive_method, counted):
     func = counted(lambda t, y: torch.sin(20 * t) * y**2)
-    solution = solve_ivp(func, (0.0, 3.0), ones(), method=adaptive_method)
+    solution = solve_ivp(func, (0.0, 3.0), ones(1), method=adaptive_method)
     attempts = solution.n_accepted + solution.n_rejected
     assert solution.n_rejected > 0
     # Two more choose the first step.
@@ -112,7 +105,7 @@ def test_adaptive_steps_cost_their_stages_less_the_one_they_share(adaptive_metho
 
 def test_nfev_counts_calls_whatever_the_adjoint(method, adjoint, counted, equal_steps):
     func = counted(decay)
-    y0 = ones().requires_grad_()
+    y0 = ones(1).requires_grad_()
     solution = solve_ivp(func, (0.0, 1.0), y0, adjoint=adjoint, memory_budget=0, **equal_steps(method, 0.1))
     assert solution.nfev == func.n_calls
     solution.y[-1].sum().backward()
@@ -130,20 +123,16 @@ def test_nfev_counts_calls_of_a_field_with_its_own_pullback(tanh_field, batch, m
 def test_each_attempt_counts_towards_max_steps():
     for max_steps in (1, 5, 17):
         with pytest.raises(MaxStepsError, match=rf"max_steps={max_steps} steps did not reach t=1000"):
-            solve_ivp(lambda t, y: torch.cos(10 * t) * y, (0.0, 1000.0), ones(), max_steps=max_steps)
+            solve_ivp(lambda t, y: torch.cos(10 * t) * y, (0.0, 1000.0), ones(1), max_steps=max_steps)
 
 
 def test_a_fixed_grid_beyond_max_steps_is_refused_at_once(fixed_method, counted):
     func = counted(decay)
     with pytest.raises(MaxStepsError, match="1000000000000 steps, more than max_steps=10000") as caught:
-        solve_ivp(func, (2.0, 3.0), ones(), method=fixed_method, step_size=1e-12)
+        solve_ivp(func, (2.0, 3.0), ones(1), method=fixed_method, step_size=1e-12)
     assert caught.value.time == 2.0
     assert caught.value.step_size == 1e-12
     assert func.n_calls <= 1
-
-
-def explosion(t, y):
-    return y**2
 
 
 def end_of_domain(t, y):
@@ -166,7 +155,7 @@ def test_nan_at_the_start_is_reported_there(method, adjoint, counted):
 def test_leaving_the_domain_is_reported_where_it_happens(adaptive_method, exact_adjoint, counted):
     func = counted(end_of_domain)
     with pytest.raises(NonFiniteDerivativeError, match="however small the step") as caught:
-        odeint(func, ones(), [0.0, 3.0], method=adaptive_method, adjoint=exact_adjoint)
+        odeint(func, ones(1), [0.0, 3.0], method=adaptive_method, adjoint=exact_adjoint)
     assert caught.value.time == pytest.approx(2.0, abs=1e-3)
     assert 0 < caught.value.step_size < 1e-12
     assert func.n_calls < 2000
@@ -174,23 +163,25 @@ def test_leaving_the_domain_is_reported_where_it_happens(adaptive_method, exact_
 
 def test_leaving_the_domain_backward_in_time_reports_a_negative_step(adaptive_method):
     with pytest.raises(NonFiniteDerivativeError) as caught:
-        odeint(lambda t, y: torch.sqrt(y), ones(), [3.0, 0.0], method=adaptive_method)
+        odeint(lambda t, y: torch.sqrt(y), ones(1), [3.0, 0.0], method=adaptive_method)
     assert caught.value.time == pytest.approx(1.0, abs=1e-3)
     assert -1e-12 < caught.value.step_size < 0
 
 
 def test_leaving_the_domain_is_reported_by_fixed_steps(fixed_method, exact_adjoint):
     with pytest.raises(NonFiniteDerivativeError) as caught:
-        odeint(end_of_domain, ones(), torch.linspace(0, 3, 31), method=fixed_method, adjoint=exact_adjoint)
+        odeint(end_of_domain, ones(1), torch.linspace(0, 3, 31), method=fixed_method, adjoint=exact_adjoint)
     assert caught.value.time == pytest.approx(2.0, abs=0.31)
     assert caught.value.step_size == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.float64, 1e-5)])
 def test_an_explosion_is_reported_where_it_happens(adaptive_method, exact_adjoint, counted, dtype, rtol):
-    func = counted(explosion)
+    func = counted(explode)
     with pytest.raises(StepSizeUnderflowError, match="singular") as caught:
-        odeint(func, ones(dtype=dtype), [0.0, 2.0], rtol=rtol, atol=rtol, method=adaptive_method, adjoint=exact_adjoint)
+        odeint(
+            func, ones(1, dtype=dtype), [0.0, 2.0], rtol=rtol, atol=rtol, method=adaptive_method, adjoint=exact_adjoint
+        )
     assert caught.value.time == pytest.approx(1.0, abs=1e-3)
     assert 0 < caught.value.step_size < 1e-12
     assert func.n_calls < 10_000
@@ -200,7 +191,7 @@ def test_a_stiff_problem_ends_with_max_steps(adaptive_method, exact_adjoint, cou
     func = counted(stiff)
     settings = {"method": adaptive_method, "adjoint": exact_adjoint, "max_steps": 300}
     with pytest.raises(MaxStepsError, match=r"max_steps=300 steps did not reach t=3;.*stiff") as caught:
-        solve_ivp(func, (0.0, 3.0), ones(), **settings)
+        solve_ivp(func, (0.0, 3.0), ones(1), **settings)
     # Stability allows steps of a few times 1e-7.
     assert 0 < caught.value.time < 1e-3
     assert 1e-8 < caught.value.step_size < 1e-5
@@ -209,13 +200,13 @@ def test_a_stiff_problem_ends_with_max_steps(adaptive_method, exact_adjoint, cou
 
 def test_a_tolerance_below_the_precision_of_the_dtype_is_named():
     with pytest.raises(SolverError, match="float64"):
-        solve_ivp(decay, (0.0, 10.0), ones(dtype=torch.float32), rtol=1e-12, atol=0.0, max_steps=300)
+        solve_ivp(decay, (0.0, 10.0), ones(1, dtype=torch.float32), rtol=1e-12, atol=0.0, max_steps=300)
 
 
-@pytest.mark.parametrize("func", [explosion, end_of_domain, stiff])
+@pytest.mark.parametrize("func", [explode, end_of_domain, stiff])
 def test_errors_of_a_solve_survive_pickling(func):
     with pytest.raises(SolverError) as caught:
-        solve_ivp(func, (0.0, 3.0), ones(), max_steps=500)
+        solve_ivp(func, (0.0, 3.0), ones(1), max_steps=500)
     again = pickle.loads(pickle.dumps(caught.value))
     assert (type(again), str(again)) == (type(caught.value), str(caught.value))
     assert (again.time, again.step_size, again.advice) == (
@@ -231,7 +222,7 @@ def test_the_backward_solve_of_the_continuous_adjoint_fails_with_the_same_errors
     def breaks_later(t, y):
         return -y if next(calls) < 40 else y * math.nan
 
-    y0 = ones().requires_grad_()
+    y0 = ones(1).requires_grad_()
     y = odeint(breaks_later, y0, [0.0, 0.5], rtol=1e-3, atol=1e-3, adjoint="continuous")
     calls = itertools.count(40)
     with pytest.raises(NonFiniteDerivativeError):
@@ -240,7 +231,7 @@ def test_the_backward_solve_of_the_continuous_adjoint_fails_with_the_same_errors
 
 def test_a_span_of_no_length_takes_no_step(method, adjoint, counted):
     func = counted(decay)
-    y0 = ones().requires_grad_()
+    y0 = ones(1).requires_grad_()
     solution = solve_ivp(func, (2.0, 2.0), y0, t_eval=[2.0], method=method, adjoint=adjoint)
     assert solution.n_accepted == 0
     assert func.n_calls == solution.nfev == 1
