@@ -1,4 +1,4 @@
-"""Any solver of ``scipy.integrate.solve_ivp``, with gradients by the continuous adjoint.
+"""The solvers of ``scipy.integrate.solve_ivp``, with gradients by the continuous adjoint.
 
 SciPy solves in float64 on the host, the whole state as one system. The adjoint equation reads states off the forward
 solve, which is kept for it: those of stiff problems can't be solved for backward.

@@ -1,4 +1,4 @@
-"""The adjoint equation as the solver's own steps, implicit ones too, are to see it: over one flat state."""
+"""The adjoint equation as a vector field over one flat state, for explicit and implicit methods."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class AugmentedField:
     statistics : Statistics
         Where evaluations are counted.
     time : float
-        One at which the field may be evaluated.
+        A time at which the field may be evaluated.
     implicit : bool
-        Whether an implicit method is to solve the equation.
+        Whether an implicit method solves the equation.
     states : callable or None
-        ``y`` at any time: then that of the flat state has no part in the equation, and stays as it is.
+        A function that gives ``y`` at any time; the ``y`` of the flat state then plays no part, and stays as it is.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ class Stretch:
     start, length : Tensor of shape (batch, 1, ..., 1)
         Where each sample starts, and how far it goes.
     low, high : Tensor of that shape
-        Between which its times must stay, so as not to touch a discontinuity of the field.
+        Bounds of its times, so as not to touch a discontinuity of the field.
     """
 
     start: Tensor
@@ -151,7 +151,7 @@ class Stretch:
 
     @classmethod
     def between(cls, start: np.ndarray, end: np.ndarray, like: Tensor, dtype: torch.dtype, *, inside: bool) -> Stretch:
-        """That which leads from ``start`` to ``end``; ``inside`` if it must touch neither."""
+        """The map onto the times from ``start`` to ``end``, both excluded if ``inside``."""
         first, last = column(start, like, dtype), column(end, like, dtype)
         low, high = torch.minimum(first, last), torch.maximum(first, last)
         if inside:

@@ -16,7 +16,7 @@ from torch import Tensor
 from skode.solvers.forward.callbacks import Callbacks, _taking_apart
 
 NAMES = ("callback_step", "callback_accept_step", "callback_reject_step")
-#: Of a method that has no say in the size of its steps.
+#: The callbacks of methods with fixed steps.
 FIXED = NAMES[:1]
 
 
@@ -38,7 +38,7 @@ def callbacks_of(func: Any, supported: tuple[str, ...], method: str, *, suffix: 
 
 
 def carry_over(func: Any, wrapper: Any, parts: Callable[[Tensor], Any]) -> None:
-    """Give the callbacks of ``func`` to a function that stands for it, whose state they receive taken apart."""
+    """Give the callbacks of ``func`` to a wrapper of it; they receive the wrapper's state converted by ``parts``."""
     for name in NAMES:
         if (callback := getattr(func, name, None)) is not None:
             setattr(wrapper, name, _taking_apart(callback, parts))

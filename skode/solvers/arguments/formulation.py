@@ -1,4 +1,4 @@
-"""A solve as the engine does it: over time itself, or over the unit interval; and the way back."""
+"""A problem as the engine solves it, over time itself or the unit interval, and its outputs as the user gets them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from skode.solvers.transforms import carries_derivatives, numbers
 
 @dataclass
 class Formulation:
-    """A problem as the engine solves it, and the way back from its outputs to those that the user wants.
+    """A problem as the engine solves it, with what is needed to turn its outputs into those that the user wants.
 
     Attributes
     ----------
     func, span
-        What is integrated: over time itself, or over the unit interval of each sample's span.
+        The field and the time span: over time itself, or over the unit interval of each sample's span.
     times : ndarray of shape (m,) or None
         The output times, flat.
     rows : ndarray of shape (m,) or None
-        The samples they belong to.
+        The samples that the output times belong to.
     present : Tensor of bool, of shape (batch, n_times), or None
-        Which of the output times per sample are no padding.
+        Which of the output times per sample are not padding.
     finder : EventFinder or None
-        Looks for events.
+        Finds the events.
     spans : ndarray of shape (batch, 2) or None
-        The spans, where the engine is to use them as they are.
+        The spans, where the engine integrates over them as they are.
     unit_spans : Tensor of shape (batch, 2) or None
-        The spans, where time is that of the unit interval.
+        The spans, where the engine integrates over the unit interval.
     """
 
     func: Callable[..., Tensor]
@@ -61,7 +61,7 @@ class Formulation:
 
 
 def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event], *, per_sample: bool) -> Formulation:
-    """The problem as it is to be solved, in which all times are constants."""
+    """Formulate a problem for the engine, in which all times are constants."""
     n = len(y0) if y0.ndim else 1
     finder = None
     if events:
@@ -97,7 +97,7 @@ def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event],
 def moving_times(given: RequestedTimes, problem: Formulation, path: Path) -> Tensor | None:
     """The times of the outputs that are known in advance, as functions of the user's; None where these are constants.
 
-    Where the user named none, the ends of the steps are constants but for the first and the last.
+    Without ``t_eval`` the ends of the steps are constants, except for the first and the last.
     """
     if given.eval_t is not None:
         if not carries_derivatives(given.eval_t):

@@ -130,7 +130,7 @@ class AdjointArguments:
     params: Iterable[Tensor] | None = None
 
     def of_parts(self, parts: Sequence[Part]) -> AdjointArguments:
-        """The same for a state that is a tuple, which a norm of the user's receives taken apart."""
+        """The arguments for a state that is a tuple, where a norm of the user's receives the state's parts."""
         norm = (self.options or {}).get("norm")
         if not callable(norm):
             return self
@@ -158,7 +158,7 @@ class AdjointArguments:
         return wanted
 
     def solve(self, func: Any, forward: Method, control: StepControl, options: dict) -> BackwardSolve:
-        """How the adjoint equation is to be solved."""
+        """How the adjoint equation is solved."""
         chosen = check_options(self.options, name="adjoint_options", known=STEP_OPTIONS)
         norm = chosen.pop("norm", None)
         if not (norm in (None, "seminorm") or callable(norm)):

@@ -1,4 +1,4 @@
-"""What users say about steps, checked: the control of a solve's steps."""
+"""Arguments about steps, as users pass them, and the step control that they describe."""
 
 from __future__ import annotations
 
@@ -116,5 +116,5 @@ def _equal_steps(t0: float, t1: float, step_size: float, max_steps: int) -> np.n
         return None
     # Rounding must not add a step where the span is a multiple of the step size.
     n_steps = max(math.ceil(abs(t1 - t0) / step_size - 1e-9), 1)
-    # linspace would allocate a grid of any length: march refuses one longer than max_steps.
+    # linspace would allocate a grid of any length: the solve refuses one longer than max_steps.
     return np.linspace(t0, t1, min(n_steps, max_steps + 1) + 1)

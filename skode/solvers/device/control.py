@@ -153,7 +153,7 @@ class Controls:
 
 
 def in_allowed_errors(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, atol: float) -> Tensor:
-    """The error of a step, element by element, in units of the allowed one; see :class:`~..step_size.Tolerances`."""
+    """The error of a step in units of the allowed one, as :class:`skode.solvers.tolerances.Tolerances` has it."""
     least = torch.finfo(y.dtype).tiny if atol == 0.0 else 0.0
     if (fused := _fused(y)) is not None:
         return fused.in_allowed_errors(error, y, y_next, rtol=rtol, atol=atol, least=least)
@@ -163,7 +163,7 @@ def in_allowed_errors(error: Tensor, y: Tensor, y_next: Tensor, rtol: float, ato
 
 @dataclass(frozen=True)
 class _Fused:
-    """The same functions as one kernel each."""
+    """The functions of this module as one kernel each."""
 
     choose: Callable[..., tuple[Tensor, Tensor, Tensor]]
     judge: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]

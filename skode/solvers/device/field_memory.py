@@ -13,9 +13,9 @@ from skode.solvers.fields.parameters import held_tensors
 
 
 def over_own_memory(field: Any, graph_nbytes: int) -> Any:
-    """The same field over other tensors for its parameters and inputs: the parameters' memory, and a copy of inputs.
+    """A copy of a field over aliases of its parameters' memory, and over copies of its inputs.
 
-    So nothing keeps the parameters themselves, nor autograd's notes on them.
+    So nothing keeps the parameters themselves alive, nor their autograd graphs.
     """
     if isinstance(field, AutogradField):
         module: Any = field.func
@@ -31,22 +31,22 @@ def over_own_memory(field: Any, graph_nbytes: int) -> Any:
 
 
 def over_inputs(field: Any, inputs: Sequence[Tensor]) -> Any:
-    """The same field over other inputs."""
+    """A copy of a field over other inputs."""
     return type(field)(field.func.with_inputs(*inputs))
 
 
 def _alias(parameter: Tensor, *, wanted: bool = True) -> Tensor:
-    """The same memory without its history and its count of changes."""
+    """A tensor over a parameter's memory, without its autograd graph and its version counter."""
     return parameter.data.requires_grad_(wanted)
 
 
 def field_inputs(field: Any) -> list[Tensor]:
-    """Tensors besides the parameters that a field depends on, other ones in each solve."""
+    """The tensors besides the parameters that a field depends on, which differ from solve to solve."""
     return getattr(getattr(field, "func", field), "inputs", list)()
 
 
 def refresh(field: Any) -> None:
-    """Compute anew what a field has computed from its parameters."""
+    """Let a field compute again the values that it derives from its parameters."""
     again = getattr(getattr(field, "func", field), "refresh", None)
     if again is not None:
         again()

@@ -1,4 +1,4 @@
-"""State that a module's evaluations depend on, as far as Python shows it: a recording holds until it changes.
+"""The state that a module's evaluations depend on, as far as Python shows it; a recording is valid until it changes.
 
 A recording does again what a module did when it was recorded. So it may only be used while everything that the module
 reads is what it was: tensors are read anew from where they are in memory, all else must be equal.
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: What is compared by value.
+#: Types that are compared by value.
 VALUES = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size, torch.layout)
 
-#: What is compared by identity: it does not change, or holds nothing that an evaluation would read by itself.
+#: Types that are compared by identity: they do not change, or hold nothing that an evaluation would read by itself.
 THINGS = (
     *(types.ModuleType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType),
     *(types.CodeType, types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodWrapperType),
@@ -26,10 +26,10 @@ THINGS = (
 #: Packages whose classes and functions are taken to stay as they are.
 SETTLED = {"torch", "numpy", "math", "builtins", "typing", "abc", "enum", "functools", "itertools", "collections"}
 
-#: Packages whose answers are others from call to call, or from machine to machine.
+#: Packages whose functions return different values from call to call, or from machine to machine.
 UNSETTLED = {"os", "sys", "time", "random", "datetime", "secrets", "uuid", "threading"}
 
-#: What classes have that evaluations don't read.
+#: Attributes of classes that evaluations don't read.
 UNREAD_OF_CLASSES = {
     *("__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__slots__", "__init__", "__new__"),
     *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__static_attributes__"),
@@ -37,7 +37,7 @@ UNREAD_OF_CLASSES = {
     *("__dataclass_fields__", "__dataclass_params__", "__hash__", "__repr__", "__eq__"),
 }
 
-#: What modules have that evaluations don't read. Hooks are refused elsewhere.
+#: Attributes of modules that evaluations don't read. Hooks are refused elsewhere.
 UNREAD = {
     "_non_persistent_buffers_set",
     "_is_full_backward_hook",
@@ -48,11 +48,11 @@ UNREAD = {
 
 
 class Unknown(Exception):  # noqa: N818
-    """Something of which nobody knows whether it changes."""
+    """An object that may change in ways that can't be seen."""
 
 
 def fingerprint(module: nn.Module) -> Hashable | None:
-    """All that a module's evaluations depend on; None where that can't be told.
+    """A key of all that a module's evaluations depend on; None where that can't be found out.
 
     Parameters
     ----------

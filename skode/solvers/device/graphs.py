@@ -17,7 +17,7 @@ _one_at_a_time = threading.RLock()
 
 
 class Recording:
-    """Operations on memory that stays where it is, to be done again and again.
+    """Operations on memory at fixed addresses, to be run again and again.
 
     On a CUDA device they are captured as a graph, which takes a few microseconds to launch, whatever their number.
     Elsewhere they are called again.
@@ -25,17 +25,17 @@ class Recording:
     Parameters
     ----------
     run : callable
-        The operations. They may not wait for the device; what they return is where their results will be.
+        The operations. They may not wait for the device; they return the tensors that hold their results.
     device : torch.device
-        Where they run.
+        The device that they run on.
     pool : Any
-        Where memory is taken from, see :func:`new_pool`. Graphs that share it may overwrite each other's passing
-        results, and so must not be those of steps that are kept at the same time.
+        The pool that memory is taken from, see :func:`new_pool`. Graphs that share a pool may overwrite each other's
+        intermediate results, and so must not be those of steps that are kept at the same time.
 
     Attributes
     ----------
     result : Any
-        What ``run`` returned.
+        The value that ``run`` returned.
     """
 
     def __init__(self, run: Callable[[], Any], device: torch.device, pool: Any) -> None:
@@ -47,7 +47,7 @@ class Recording:
             del self.run
 
     def replay(self) -> None:
-        """Do them again."""
+        """Run the operations again."""
         if self.graph is not None:
             self.graph.replay()
         else:
@@ -56,18 +56,18 @@ class Recording:
 
 
 def new_pool(device: torch.device) -> Any:
-    """Memory for graphs."""
+    """A memory pool for graphs; None on devices without them."""
     return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 def stream_of(device: torch.device) -> int:
-    """The stream on which operations are put at present."""
+    """The present stream of operations."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 @contextmanager
 def on_the_side(device: torch.device) -> Iterator[None]:
-    """Operations on the stream that graphs are captured on: after those before, and before those to come."""
+    """While operations go to the stream that graphs are captured on, in order with those of the present stream."""
     if device.type != "cuda":
         yield
         return
@@ -82,7 +82,7 @@ def on_the_side(device: torch.device) -> Iterator[None]:
 
 @functools.cache
 def _side_stream(device: torch.device, present: int) -> torch.cuda.Stream:
-    """One for each stream that graphs are replayed on: libraries have a workspace for each."""
+    """A stream to capture on for each stream that graphs are replayed on, as libraries have a workspace for each."""
     return torch.cuda.Stream(device)
 
 

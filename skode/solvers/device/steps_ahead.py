@@ -62,9 +62,9 @@ class StepsAhead:
     Parameters
     ----------
     problem : Problem
-        What is solved.
+        The problem.
     stepper : AheadStepper
-        Says where the work is counted, and whether evaluations are kept.
+        Counts the work, and says whether evaluations are kept.
     y0 : Tensor
         The initial state.
     """
@@ -193,7 +193,7 @@ class StepsAhead:
 
 
 class ReplayedStepsAhead(StepsAhead):
-    """The same by recordings."""
+    """The host's side of a solve whose attempts are replayed from recordings."""
 
     def start(self) -> None:
         problem = self.problem

@@ -59,7 +59,7 @@ class Workspace:
 
     def start(self, y0: Tensor, inputs: list[Tensor], t0: float, first_step: float | None, t1: float) -> None:
         """Begin a solve."""
-        # The last copy from these numbers is over: the solve that made it has looked at what came of it.
+        # The last copy from these numbers is over: the solve that made it has waited for its outcome.
         for i, number in enumerate((t0, first_step or 0.0, 1.0, 1.0, 0.0, t1)):
             self.numbers[i] = number
         with torch.no_grad():

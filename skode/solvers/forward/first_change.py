@@ -17,7 +17,7 @@ from skode.solvers.forward.events import Event, EventFinder, refuse_other_than_n
 from skode.solvers.forward.move import Move
 from skode.solvers.forward.output_times import Positions, Reading
 
-#: Where in a step an element that was zero at its start is looked at for its sign.
+#: Places in a step at which an element that was zero at its start is evaluated for its sign.
 LOOKS = (0.01, 0.1, 1.0)
 
 
@@ -33,7 +33,7 @@ class FirstChangeFinder(EventFinder):
     y0 : Tensor
         The initial state.
     time_dtype : dtype
-        Of which the times are that ``event_fn`` receives.
+        The dtype of the times that ``event_fn`` receives.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class FirstChangeFinder(EventFinder):
             start = event_fn(torch.as_tensor(t0, dtype=time_dtype, device=y0.device), y0)
             refuse_other_than_numbers(start)
             self.signs = torch.sign(start)
-        self.leaving = torch.zeros_like(self.signs, dtype=torch.bool)  # those that got their sign in this step
+        self.leaving = torch.zeros_like(self.signs, dtype=torch.bool)  # elements whose sign was found in this step
         super().__init__([Event(self.least, -1.0, 1)], t0, y0, per_sample=False, time_dtype=time_dtype)
 
     def least(self, t: Tensor, y: Tensor) -> Tensor:
-        """The least element, each as positive as it was at first: what becomes zero at the first change of sign."""
+        """The least element, each with the sign that makes it positive at first: zero at the first change of sign."""
         values = self.event_fn(t, y) * self.signs
         none_yet = (self.signs == 0) | (self.leaving & (values.detach() == 0))
         return torch.where(none_yet, torch.inf, values).min()
@@ -62,7 +62,7 @@ class FirstChangeFinder(EventFinder):
 
     @torch.no_grad()
     def _look_for_signs(self, move: Move) -> None:
-        """Signs of elements that have had none, from where they go in this step."""
+        """Find the signs of elements that have had none, from their values in this step."""
         for look in LOOKS:
             at: Any = np.array([look])
             t = self._time(move.t + at * (move.t_next - move.t), move.taken.y)

@@ -87,7 +87,7 @@ class DomainExits:
 
 
 class DomainExitsEach:
-    """The same where each sample has steps of its own: arrays with one entry for each.
+    """The steps that left the field's domain, where each sample has steps of its own: arrays with one entry for each.
 
     Parameters
     ----------

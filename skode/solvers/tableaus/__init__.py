@@ -1,6 +1,6 @@
 """The methods as data: a frozen Butcher tableau for each Runge-Kutta method, a formula for each of Adams' methods.
 
-To import a method here is to register it: users then have it by its ``name``.
+Importing a method here registers it under its ``name``.
 """
 # ruff: noqa: F401
 
@@ -39,7 +39,7 @@ METHODS: dict[str, Method] = {
     imported.name: imported for imported in tuple(globals().values()) if isinstance(imported, Method)
 }
 
-#: For those who come from ``scipy.integrate.solve_ivp``: a method of the same kind.
+#: For each method of ``scipy.integrate.solve_ivp``, one of the same kind.
 LIKE_SCIPY = {
     "RK45": "dopri5",
     "RK23": "bosh3",
@@ -51,7 +51,7 @@ LIKE_SCIPY = {
 
 
 def get_method(name: str) -> Method:
-    """The method of a name; ValueError with the names known where it is not one of them."""
+    """The method of a name; raises ValueError with all names where there is none."""
     if not isinstance(name, str) or name not in METHODS:
         counterpart = (
             f" SciPy's {name} is nearest to {LIKE_SCIPY[name]!r}."

@@ -173,7 +173,7 @@ def _symmetry(tree: Tree) -> int:
 
 
 def _elementary_weights(tree: Tree, a: np.ndarray) -> np.ndarray:
-    """What each stage contributes to the elementary differential of a tree, of shape (s,)."""
+    """The contribution of each stage to the elementary differential of a tree, of shape (s,)."""
     return prod((a @ _elementary_weights(subtree, a) for subtree in tree), start=np.ones(len(a)))
 
 

@@ -1,4 +1,4 @@
-"""What a Runge-Kutta method is: its Butcher tableau, with an interpolant and an error estimate."""
+"""A Runge-Kutta method as data: its Butcher tableau, with an interpolant and an error estimate."""
 
 from __future__ import annotations
 
