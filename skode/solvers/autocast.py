@@ -58,7 +58,7 @@ class InAutocast:
     kind : str
         Kind of the device.
     dtype : torch.dtype
-        What operations are cast to.
+        The dtype that operations are cast to.
     """
 
     def __init__(self, func: Callable, kind: str, dtype: torch.dtype) -> None:

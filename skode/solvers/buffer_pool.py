@@ -22,7 +22,7 @@ class BufferPool:
     Parameters
     ----------
     most_bytes : int, default=2**26
-        What the pool may hold.
+        Number of bytes that the pool may hold.
     """
 
     #: All pools there are.
@@ -46,7 +46,7 @@ class BufferPool:
                     del self.idle[key]
                 self.bytes -= taken.nbytes()
                 return taken
-        # What is made in inference mode could not be used outside it.
+        # Tensors made in inference mode could not be used outside it.
         with torch.inference_mode(False):
             return make()
 

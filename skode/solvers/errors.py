@@ -1,4 +1,4 @@
-"""What can go wrong in a solve, as types: each error names where, how and what to try."""
+"""Errors of a solve, as types: each names the time, the reason and a remedy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ class SolverError(RuntimeError):
     Parameters
     ----------
     reason : str
-        What happened.
+        The reason.
     time : float
         The time reached, in the units of ``t``.
     step_size : float
         The signed size of the step that failed, in the units of ``t``.
     advice : str
-        What to try.
+        A remedy to try.
     sample : int, default=None
         The sample (index into the first dimension of the state) where it happened, if it is known.
 

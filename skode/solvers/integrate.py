@@ -58,7 +58,7 @@ def integrate(run: Run, y0: Tensor, *, record: bool, keep_stages: bool = False) 
     Parameters
     ----------
     run : Run
-        What to solve.
+        The solve.
     y0 : Tensor
         The initial state, without grad.
     record : bool

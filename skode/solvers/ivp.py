@@ -72,7 +72,7 @@ def solve_ivp(
         shape ``(batch, 1, ..., 1)``) and a state of ``y0``'s shape, and returns a tensor of that shape, without
         changing ``y`` in place. With ``adjoint="continuous"``, and with ``"discrete"`` beyond ``memory_budget``, it
         is evaluated again for the gradient, so it must not be random, nor may what it uses change in between.
-        What it puts aside, rather than returns, has no part in the solve's gradient.
+        Values that it stores elsewhere rather than returns have no part in the solve's gradient.
         Modules, functions and closures may depend on any tensors: those that require grad are found and
         differentiated. A field that offers its own pullback (see :class:`skode.solvers.OffersPullback`) takes the
         fast path. With ``step_control="per_sample"``

@@ -1,4 +1,4 @@
-"""What :func:`skode.solvers.solve_ivp` returns."""
+"""The result of :func:`skode.solvers.solve_ivp`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Solution:
     y : Tensor of shape (n_times, \*y0.shape) or (batch, n_times, \*y0.shape[1:])
         The states there, NaN where ``t`` is, and where the solve ended before. Differentiable as ``adjoint`` says.
     sol : DenseOutput or None
-        The solution as a function of time, if ``dense_output`` was asked for.
+        The solution as a function of time, if ``dense_output`` is true.
     statistics : Statistics
         All counts, also those of the backward pass once it has run.
     t_events : list of Tensor, or None

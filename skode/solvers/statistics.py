@@ -1,4 +1,4 @@
-"""What a solve did, counted."""
+"""Counts of the work of a solve."""
 
 from __future__ import annotations
 

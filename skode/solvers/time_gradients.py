@@ -231,7 +231,7 @@ def _rates_of_outputs(func: Any) -> Rates:
 
 
 def _rates_of_samples(func: Any, rows: np.ndarray, y0: Tensor) -> Rates:
-    """The field at outputs of single samples, of which it sees one each at a time.
+    """The field at outputs of single samples, evaluated on a batch with one output of each sample at a time.
 
     Where a sample has no further output its last one, or its initial state, stands for it.
     """

@@ -56,7 +56,7 @@ class Tolerances:
     rtol, atol : float, or Tensor of the state's shape and dtype
         Relative and absolute tolerance, of all elements or of each.
     norm : callable
-        What makes one number of the elements' errors.
+        Makes one number of the elements' errors.
     """
 
     rtol: float | Tensor

@@ -84,7 +84,7 @@ def transform_of(func: Any, t: Any, y: Tensor, times: Tensor | None) -> str | No
     Parameters
     ----------
     func : callable or None
-        The vector field, where it has a part in what is computed.
+        The vector field, where the computation involves it.
     t : float or Tensor
         The initial time.
     y : Tensor

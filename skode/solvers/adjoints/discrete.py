@@ -74,7 +74,7 @@ class ReverseSweep:
     Parameters
     ----------
     run : Run
-        What was solved.
+        The solve.
     path : Path
         Its recorded solution.
     grad_outputs : Tensor
@@ -281,7 +281,7 @@ class ReverseSweep:
         return self.run.field if rows is None else self.run.field.take(rows)
 
     def _given(self, step: AcceptedStep) -> Tensor | None:
-        """What the outputs inside a step give its stages and the state at its start, of shape (s + 1, n).
+        """Cotangents that the outputs inside a step give its stages and the state at its start, of shape (s + 1, n).
 
         Of ``y(theta_j) = y + h sum_i b_i(theta_j) k_i`` these are ``h sum_j b_i(theta_j) ybar_j`` and ``sum_j ybar_j``.
         """

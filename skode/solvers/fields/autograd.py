@@ -26,7 +26,7 @@ class AutogradField:
     func : callable
         ``func(t, y)``.
     parameters : tuple of Tensor
-        What it depends on beside its arguments.
+        The tensors that it depends on besides its arguments.
     graph_nbytes : int, default=0
         Memory that an evaluation with its graph takes.
     held : tuple of Tensor, default=()
@@ -64,7 +64,7 @@ class AutogradField:
         return value
 
     def evaluated_again(self) -> None:
-        """See that ``func``, before it is evaluated for the backward pass, is still what was solved."""
+        """See that ``func``, before it is evaluated for the backward pass, has not been exchanged since the solve."""
         refuse_replaced(self.func, self.held)
 
     def take(self, rows: Tensor) -> AutogradField:

@@ -40,7 +40,7 @@ def as_field(
     y : Tensor
         The initial state.
     differentiate : bool
-        Whether gradients may be asked for, so that the tensors behind ``func`` must be known.
+        Whether gradients may be wanted, so that the tensors behind ``func`` must be known.
     keep_graph : bool, default=False
         Whether autograd is to record the solve itself, for which ``func`` is called as it is.
     parameters : sequence of Tensor, default=None
@@ -49,11 +49,11 @@ def as_field(
     Returns
     -------
     field : AutogradField or PullbackField
-        What the engine calls.
+        The field as the engine calls it.
     value : Tensor
         ``func(t, y)`` without its graph.
     tape : Tape or None
-        A tape of one slot with that evaluation, where gradients may be asked for and tapes may be kept.
+        A tape of one slot with that evaluation, where gradients may be wanted and tapes may be kept.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _first_evaluation(
     keep_graph: bool,
     chosen: Sequence[Tensor] | None,
 ) -> tuple[Field, Tensor, Tape | None]:
-    """What :func:`as_field` answers, before the value was looked at."""
+    """The return value of :func:`as_field`, before the field's value is checked."""
     field: Field
     tape = None
     if has_own_pullback(func) and not keep_graph and _are_its_own(chosen, func):

@@ -166,7 +166,7 @@ def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
 def graphs_are_watched() -> bool:
     """Whether what autograd saves is in the hands of hooks: of checkpointing, say, or of moving it elsewhere.
 
-    They expect to be asked for it once, in one backward pass.
+    They expect one backward pass to call them once.
     """
     top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
     return top_hooks is not None and top_hooks(True) is not None

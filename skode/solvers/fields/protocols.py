@@ -1,4 +1,4 @@
-"""What the engine integrates: ``f(t, y)`` together with its vector-Jacobian product, as protocols."""
+"""Vector fields as the engine integrates them, ``f(t, y)`` with its vector-Jacobian product: protocols."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Function = Callable[[Tensor, Tensor], Tensor]
 class OffersPullback(Protocol):
     """A vector field with its own vector-Jacobian product. Any object with these methods takes the fast path.
 
-    ``t`` is a float, or a tensor that broadcasts against ``y`` where every sample has its own time. A field may also
-    have a method ``bind()``, called once per solve: it returns what answers these calls for the parameters' present
-    values (``parameters()`` only if that is faster than the field's own).
+    ``t`` is a float, or a tensor that broadcasts against ``y`` where every sample has a time of its own. A field may
+    also have a method ``bind()``, called once per solve: it returns an object that answers these calls for the
+    parameters' present values (``parameters()`` only if that is faster than the field's own).
     """
 
     def __call__(self, t: float | Tensor, y: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Session(Protocol):
 
 
 class Field(Protocol):
-    """What the engine calls: plainly by ``field(t, y)``, or on a tape.
+    """A vector field as the engine calls it: plainly by ``field(t, y)``, or on a tape.
 
     Attributes
     ----------

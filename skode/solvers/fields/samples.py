@@ -59,5 +59,5 @@ def take_samples(func: Function, rows: Tensor) -> Function:
     take = getattr(func, "take", None)
     if take is None:
         return func
-    with torch.enable_grad():  # gradients of the samples' data lead through what is taken of them
+    with torch.enable_grad():  # the samples' data are differentiated through their parts
         return take(rows)

@@ -1,1 +1,1 @@
-"""The forward solve: steps, their sizes, and what is read off them."""
+"""The forward solve: steps, their sizes, and the outputs read off them."""

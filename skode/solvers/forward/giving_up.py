@@ -137,7 +137,7 @@ def first_sample(value: Tensor) -> int | None:
 
 
 def refuse_non_finite(value: Tensor, t: float, h: float) -> None:
-    """Raise where the field's value, or what was computed from it, is not finite."""
+    """Raise where the field's value, or a state computed from it, is not finite."""
     if not all_finite(value):
         value = untransformed(value)
         count = int((~torch.isfinite(value)).sum())

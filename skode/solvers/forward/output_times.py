@@ -1,6 +1,6 @@
 """Which outputs a step answers, and where in it they lie.
 
-Output times never move steps. Each accepted step ``(t, t + h]`` is asked for the outputs that lie in it, as
+Output times never move steps. Each accepted step ``(t, t + h]`` is searched for the outputs that lie in it, as
 :class:`Reading` objects: entries at its very end are the state itself, the others come off the interpolant.
 """
 
@@ -121,7 +121,7 @@ class Positions:
         return np.arange(self.n - m, self.n)
 
     def note(self, positions: np.ndarray, times: np.ndarray, rows: np.ndarray | None) -> None:
-        """Remember when, and of which samples, the outputs just numbered are."""
+        """Remember the times and the samples of the outputs just numbered."""
         self.times.append(np.asarray(times, dtype=np.float64))
         if rows is not None:
             self.rows.append(rows)
@@ -178,7 +178,7 @@ class OwnOutputTimes:
     times : ndarray of shape (m,)
         Output times, none NaN, each inside the time span.
     rows : ndarray of int, of shape (m,), or None
-        The sample of each; None where all samples are asked for at all times, output ``j * n_samples + i`` being
+        The sample of each; None where all samples are requested at all times, output ``j * n_samples + i`` being
         sample i at time j.
     spans : ndarray of shape (n_samples, 2)
         Each sample's time span.

@@ -80,7 +80,7 @@ class Collector:
 
 
 class Outputs:
-    """Collects states at output times, in the order asked for."""
+    """Collects states at output times, in the order of the request."""
 
     def __init__(self) -> None:
         self.pieces: list[Tensor] = []

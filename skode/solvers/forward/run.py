@@ -30,11 +30,11 @@ class Recordings:
     Attributes
     ----------
     key : hashable
-        What they are kept under.
+        The key that they are kept under.
     replay : Replay or None
         The recordings; None where there are none yet.
     opening : list
-        What keeps the first evaluation by a recording, once it was made and if it can be pulled back.
+        The lease of the first evaluation by a recording, once it was made and if it can be pulled back.
     """
 
     key: Hashable = None

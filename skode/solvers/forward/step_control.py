@@ -59,7 +59,7 @@ class Grid:
     times : ndarray or None
         Step boundaries, first and last at the ends of the time span; None where that has no end.
     step_size : float or None
-        What the grid was made from, where it was.
+        The step size that the grid was made from, if it was.
     """
 
     times: np.ndarray | None

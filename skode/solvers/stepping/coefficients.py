@@ -31,6 +31,6 @@ class TableauTensors:
 @functools.cache
 def tableau_tensors(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> TableauTensors:
     """The coefficients of a method, made once for each dtype and device."""
-    # What is made in inference mode, or inside a transform of torch.func, could not be used outside.
+    # Tensors made in inference mode, or inside a transform of torch.func, could not be used outside.
     with torch.inference_mode(False), torch._C._DisableFuncTorch():
         return TableauTensors(tableau, dtype, device)

@@ -26,7 +26,7 @@ class ExplicitStepper:
     tableau : ButcherTableau
         The method.
     field : Field
-        What is integrated.
+        The vector field.
     like : Tensor
         A state, for its shape, dtype and device.
     statistics : Statistics

@@ -22,7 +22,7 @@ NO_EDGES: Edges = (False, False)
 
 @dataclass(slots=True)
 class TakenStep:
-    """An accepted step, with what is needed to read outputs off it and to pull it back.
+    """An accepted step, with everything needed to read outputs off it and to pull it back.
 
     Attributes
     ----------

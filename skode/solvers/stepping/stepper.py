@@ -1,4 +1,4 @@
-"""What the solver asks of a method's steps: the stepper as protocols."""
+"""Steppers, as protocols: how the solver takes the steps of a method, and pulls them back."""
 
 from __future__ import annotations
 
