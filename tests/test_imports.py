@@ -38,8 +38,8 @@ SOLVER_LAYERS = (
     {"adjoints"},
     {"engine", "scipy_solver"},
     {"arguments"},
-    {"ivp", "odeint_call"},
-    {"odeint"},
+    {"ivp_call", "odeint_call"},
+    {"ivp", "odeint"},
     {"__init__"},
 )
 SOLVER_HEIGHT = {part: height for height, layer in enumerate(SOLVER_LAYERS) for part in layer}

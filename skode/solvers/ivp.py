@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from skode.solvers.arguments.checks import (
@@ -14,25 +12,14 @@ from skode.solvers.arguments.checks import (
     check_choice,
     check_memory_budget,
     check_state,
-    check_times,
 )
-from skode.solvers.arguments.complex_state import RealEvent, RealField, complex_solution, real_norm, real_part_wise
-from skode.solvers.arguments.formulation import formulate, moving_times, reached, status_of
-from skode.solvers.arguments.requested_times import RequestedTimes
 from skode.solvers.arguments.step_arguments import DEFAULT_MAX_STEPS, StepArguments
 from skode.solvers.autocast import solves_outside_autocast
-from skode.solvers.dense_output import DenseOutput
-from skode.solvers.engine import solve
-from skode.solvers.fields.samples import Compiled
-from skode.solvers.fields.wide_time import with_wide_time
-from skode.solvers.forward.event_gradients import occurrences
 from skode.solvers.forward.events import as_events
-from skode.solvers.forward.problem import BackwardSolve, Gradients, Problem, RequestedOutputs, TimeSpan
-from skode.solvers.forward.times_on_device import OutsideError, OwnTimes, times_stay_on_device
+from skode.solvers.forward.problem import BackwardSolve, Gradients, RequestedOutputs
+from skode.solvers.ivp_call import IvpCall
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
-from skode.solvers.time_gradients import Sides, moved_outputs, moved_start
-from skode.solvers.transforms import carries_derivatives
 
 
 @solves_outside_autocast
@@ -193,20 +180,13 @@ def solve_ivp(
     -0.736
     """
     y0 = check_state(y0)
-    chosen = get_method(method)
-    adjoint = check_adjoint(adjoint)
+    tableau = get_method(method)
     per_sample = check_choice("step_control", step_control, ["shared", "per_sample"]) == "per_sample"
     if per_sample and y0.ndim < 2:
         raise ValueError(
             f"step_control='per_sample' needs y0 of shape (batch, ...), got {tuple(y0.shape)}: for one number per "
             "sample pass y0[:, None]."
         )
-    per_sample = per_sample and chosen.adaptive  # with fixed steps they are the same for all
-    event_list = as_events(events)
-    complex_y0 = y0 if y0.is_complex() else None
-    if complex_y0 is not None:
-        func, norm, y0 = RealField(func), real_norm(norm, complex_y0), real_part_wise(complex_y0)
-        event_list = [replace(event, func=RealEvent(event.func)) for event in event_list]
     steps = StepArguments(
         rtol=rtol,
         atol=atol,
@@ -219,83 +199,18 @@ def solve_ivp(
         step_size=step_size,
         step_t=step_t,
         jump_t=jump_t,
-        per_sample=per_sample,
+        per_sample=per_sample and tableau.adaptive,  # with fixed steps they are the same for all
     )
-    gradients = Gradients(
-        adjoint, check_memory_budget("memory_budget", memory_budget, y0.device), BackwardSolve(seminorm=seminorm)
-    )
-    elsewhere = {
-        "events": events,
-        "dense": dense_output,
-        "per_sample": per_sample,
-        "stops": step_t is not None or jump_t is not None,
-        "failure": on_failure != "raise",
-        "adjoint": adjoint != "discrete" and torch.is_grad_enabled(),
-        "compile": compile,
-        "complex": complex_y0 is not None,
-    }
-    if times_stay_on_device(t_span, t_eval, y0, chosen, elsewhere):
-        unit_func, own = OwnTimes.of(func, t_span, t_eval, y0)
-        try:
-            problem = Problem(
-                unit_func,
-                y0,
-                TimeSpan(0.0, 1.0),
-                chosen,
-                steps.control(chosen, 0.0, 1.0),
-                RequestedOutputs(on_device=own),
-                gradients,
-            )
-            outputs, _, solved = solve(problem)
-        except OutsideError:
-            pass  # what is wrong with the times is said below
-        else:
-            return Solution(t=t_eval.double().clone(), y=own.shaped(outputs), sol=None, statistics=solved.statistics)
-    given = RequestedTimes(t_span, t_eval, y0 if complex_y0 is None else complex_y0)
-    if dense_output and (given.own_time or per_sample):
-        raise ValueError("dense_output=True needs one t_span for the whole batch and step_control='shared'.")
-    if given.own_time and given.eval_t is None and not per_sample:
-        raise ValueError("t_eval is needed where t_span is per sample; pass one of shape (batch, n_times).")
-    func = with_wide_time(func, given.span[..., 0], given.span[..., 1], y0)
-    formulation = formulate(func, given, y0, event_list, per_sample=per_sample)
-    control = steps.control(chosen, formulation.span.t0, formulation.span.t1)
-    if formulation.unit_spans is not None and not step_t is jump_t is None:
-        raise ValueError(
-            "step_t and jump_t with a t_span of each sample need step_control='per_sample': with shared steps no step "
-            "ends at one time for all."
-        )
-    sides = Sides(control.stops.jumps, control.stops.nudged, given.span)
-    start_t = given.span_t[..., 0] if carries_derivatives(given.span_t) else None
-    on_failure = check_choice("on_failure", on_failure, ["raise", "nan"])
-    problem = Problem(
-        Compiled(formulation.func) if compile else formulation.func,
-        y0 if start_t is None else moved_start(func, y0, start_t, adjoint, sides),
-        formulation.span,
-        chosen,
-        control,
-        replace(formulation.outputs, dense=dense_output, on_failure=on_failure),
-        replace(gradients, jump_t=check_times("jump_t", jump_t)[1] if control.stops.jumps else None),
-        formulation.finder,
-    )
-    outputs, path, solved = solve(problem)
-    output_t = moving_times(given, formulation, path)
-    if output_t is not None:
-        n = len(output_t)
-        rows = None if path.rows is None else path.rows[:n]
-        moved = moved_outputs(func, outputs[:n], output_t, adjoint, rows, y0, sides)
-        outputs = moved if n == len(outputs) else torch.cat([moved, outputs[n:]])
-    t, y = reached(given, formulation, path, outputs, len(y0) if y0.ndim else 1)
-    found = formulation.finder and occurrences(
-        formulation.finder, func, outputs, formulation.real_times(path), y0, exact=adjoint == "backprop", sides=sides
-    )
-    solution = Solution(
-        t=t,
-        y=y,
-        sol=DenseOutput(path, formulation.span.t0, path.t_end) if dense_output else None,
-        statistics=solved.statistics,
-        t_events=found[0] if found else None,
-        y_events=found[1] if found else None,
-        status=status_of(formulation, path, solved.failures, len(y0) if y0.ndim else 1, per_sample=per_sample),
-        failures=solved.failures if path.failure is None else {-1: path.failure},
-    )
-    return solution if complex_y0 is None else complex_solution(solution)
+    budget = check_memory_budget("memory_budget", memory_budget, y0.device)
+    return IvpCall(
+        func,
+        t_span,
+        y0,
+        t_eval,
+        tableau,
+        steps,
+        Gradients(check_adjoint(adjoint), budget, BackwardSolve(seminorm=seminorm)),
+        RequestedOutputs(dense=dense_output, on_failure=check_choice("on_failure", on_failure, ["raise", "nan"])),
+        as_events(events),
+        compile,
+    ).solve()

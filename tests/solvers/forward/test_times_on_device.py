@@ -64,7 +64,7 @@ def test_nothing_of_them_passes_through_the_host(ahead, y0, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("times were taken to the host")
 
-    monkeypatch.setattr("skode.solvers.ivp.RequestedTimes", refuse)
+    monkeypatch.setattr("skode.solvers.ivp_call.RequestedTimes", refuse)
     gradients(swinging, y0)
 
 
