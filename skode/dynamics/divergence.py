@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skode.dynamics.mlp import MLPField
+from skode.dynamics.mlp_divergence import combine_slopes, divergence_weights
 
 
 def has_analytic_divergence(field: object) -> bool:
@@ -40,25 +41,6 @@ def field_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) 
     return exact_divergence(field, t, z)
 
 
-def divergence_weights(field: Any) -> Tensor:
-    """What the divergence of a perceptron needs of its weights alone.
-
-    One hidden layer, ``W2 h(W1 z)``: ``u_m = sum_i W1_mi W2_im``, of shape (width,). Two hidden layers,
-    ``W3 h(W2 h(W1 z))``: ``Q_ab = W2_ab (W1 W3)_ba``, of shape (second width, first width).
-    """
-    first, *rest = field.weights
-    if len(rest) == 1:
-        return (first * rest[0].t()).sum(1)
-    return rest[0] * (first @ rest[1]).t()
-
-
-def combine_slopes(weights: Tensor, slopes: list[Tensor]) -> Tensor:
-    """The divergence from :func:`divergence_weights` and the hidden layers' slopes: ``p1.u`` or ``p2.(Q p1)``."""
-    if len(slopes) == 1:
-        return slopes[0] @ weights
-    return ((slopes[0] @ weights.t()) * slopes[1]).sum(1)
-
-
 def analytic_divergence(field: MLPField, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """Value and exact divergence of a perceptron with one or two hidden layers.
 
@@ -86,7 +68,7 @@ def analytic_divergence(field: MLPField, t: float | Tensor, z: Tensor) -> tuple[
     bound = field.bind()
     value, residuals = bound.linearize(t, z)
     slopes = [field.h.slope(k) for k in bound.kept(residuals)]
-    return value, combine_slopes(divergence_weights(bound), slopes)
+    return value, combine_slopes(divergence_weights(bound.weights), slopes)
 
 
 def exact_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) -> tuple[Tensor, Tensor]:

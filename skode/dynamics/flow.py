@@ -14,15 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skode.dynamics.divergence import (
-    combine_slopes,
-    divergence_weights,
-    field_divergence,
-    has_analytic_divergence,
-    noise_divergence,
-)
-from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow, add_divergence_gradients
-from skode.dynamics.mlp import BoundMLP, MLPField
+from skode.dynamics.bound_mlp import BoundMLP
+from skode.dynamics.divergence import field_divergence, has_analytic_divergence, noise_divergence
+from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow
+from skode.dynamics.mlp import MLPField
+from skode.dynamics.mlp_divergence import add_divergence_gradients, combine_slopes, divergence_weights
 
 
 def flow_field(
@@ -152,7 +148,7 @@ class BoundFlow:
 
     def __init__(self, field: BoundMLP, n_columns: int = 1) -> None:
         self.field, self.n_columns = field, n_columns
-        self.weights = divergence_weights(field)
+        self.weights = divergence_weights(field.weights)
 
     def tape(self, like: Tensor, n_slots: int) -> FlowTape:
         """A tape in preallocated memory; see :class:`skode.solvers.fields.protocols.Tape`."""
@@ -181,7 +177,8 @@ class BoundFlow:
     @functools.cached_property
     def folded(self) -> FoldedFlow:
         """The weights as the tapes use them."""
-        return FoldedFlow(self.field, self.n_columns)
+        field = self.field
+        return FoldedFlow(field.weights, field.biases, field.time_column, field.h, self.n_columns)
 
     def __call__(self, t: float | Tensor, state: Tensor) -> Tensor:
         """The value."""
