@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics.activations import Activation
+from skode.dynamics.mlp_divergence import combine_slopes, divergence_weights
 from skode.dynamics.mlp_session import MLPSession
 from skode.dynamics.mlp_tape import FoldedMLP, MLPTape
 from skode.dynamics.products import as_right_factor, outer
@@ -110,6 +111,12 @@ class BoundMLP:
                 inputs.append(x)
             x = torch.addmm(bias, s, weight)
         return x, (t, z, *values, *inputs)
+
+    def value_and_divergence(self, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The value and the exact divergence, of one or two hidden layers."""
+        value, residuals = self.linearize(t, z)
+        slopes = [self.h.slope(k) for k in self.kept(residuals)]
+        return value, combine_slopes(divergence_weights(self.weights), slopes)
 
     def kept(self, residuals: Any) -> Any:
         """What the derivatives of the hidden layers' activations are computed from; see :class:`Activation`."""

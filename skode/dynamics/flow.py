@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from skode.dynamics.bound_mlp import BoundMLP
-from skode.dynamics.divergence import field_divergence, has_analytic_divergence, noise_divergence
+from skode.dynamics.divergence import field_divergence, noise_divergence, offers_divergence
 from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow
 from skode.dynamics.mlp import MLPField
 from skode.dynamics.mlp_divergence import add_divergence_gradients, combine_slopes, divergence_weights
@@ -42,9 +42,20 @@ def flow_field(
     energy, jacobian : bool, default=False
         Whether ``|f|^2 / d`` and ``|noise^T df/dz|^2 / d`` are integrated as well, in columns behind the log-density.
     """
-    if isinstance(field, MLPField) and has_analytic_divergence(field) and not estimate and not jacobian:
+    if not estimate and not jacobian and _is_bound_flow(field):
         return MLPFlowField(field, energy=energy)
     return FlowField(field, noise=noise, estimate=estimate, energy=energy, jacobian=jacobian)
+
+
+def _is_bound_flow(field: Any) -> TypeGuard[MLPField]:
+    """Whether :class:`BoundFlow` is a field's flow: a perceptron with :class:`MLPField`'s own value and divergence."""
+    kind = type(field)
+    return (
+        isinstance(field, MLPField)
+        and kind.bind is MLPField.bind
+        and kind.value_and_divergence is MLPField.value_and_divergence
+        and offers_divergence(field)
+    )
 
 
 class FlowField(nn.Module):

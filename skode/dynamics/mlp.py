@@ -56,7 +56,8 @@ class MLPField(nn.Module):
     Notes
     -----
     The field offers ``linearize``, ``pullback`` and ``parameter_gradients`` (see
-    :class:`skode.solvers.OffersPullback`): plain matrix products without an autograd graph.
+    :class:`skode.solvers.OffersPullback`): plain matrix products without an autograd graph. With one or two hidden
+    layers it also offers ``value_and_divergence``.
 
     Examples
     --------
@@ -146,6 +147,40 @@ class MLPField(nn.Module):
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """See :meth:`BoundMLP.parameter_gradients`."""
         return self.bind().parameter_gradients(tape)
+
+    @property
+    def has_analytic_divergence(self) -> bool:
+        """Whether ``value_and_divergence`` works: with one or two hidden layers, all layers torch's own."""
+        return len(self.hidden_layer_sizes) in (1, 2) and self.offers_pullback()
+
+    def value_and_divergence(self, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and exact divergence, at the price of one more linear layer. Differentiable by autograd.
+
+        Parameters
+        ----------
+        t : float, 0-dimensional Tensor, or Tensor of shape (n, 1)
+            The time, of the batch or of each sample.
+        z : Tensor of shape (n, n_features)
+            States.
+
+        Returns
+        -------
+        value : Tensor of shape (n, n_features)
+            ``f(t, z)``.
+        divergence : Tensor of shape (n,)
+            ``tr(df/dz)``.
+
+        Raises
+        ------
+        ValueError
+            If the field has no or more than two hidden layers, or layers other than torch's own.
+        """
+        if not self.has_analytic_divergence:
+            raise ValueError(
+                f"value_and_divergence needs one or two hidden layers, all of them plain nn.Linear, not "
+                f"hidden_layer_sizes={self.hidden_layer_sizes} and {self.layers}; use exact_divergence."
+            )
+        return self.bind().value_and_divergence(t, z)
 
     def linear_layers(self) -> list[nn.Linear]:
         """The layers, first to last."""
