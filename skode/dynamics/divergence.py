@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from skode.dynamics.energies import value_and_noise_product
+
 
 class OffersDivergence(Protocol):
     """A vector field with its own divergence.
@@ -167,18 +169,5 @@ def noise_divergence(
     pulled : Tensor of shape (n, d)
         ``noise^T df/dz``, whose mean square norm is the Jacobian's squared Frobenius norm; differentiable as well.
     """
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z = z if z.requires_grad else z.detach().requires_grad_()
-        value = field(t, z)
-        pulled = None
-        if value.requires_grad:
-            (pulled,) = torch.autograd.grad(
-                value, z, noise, create_graph=create_graph, retain_graph=True, allow_unused=True
-            )
-        if pulled is None:
-            pulled = torch.zeros_like(z)
-        estimate = (pulled * noise).sum(1)
-    if create_graph:
-        return value, estimate, pulled
-    return value.detach(), estimate.detach(), pulled.detach()
+    value, pulled = value_and_noise_product(field, t, z, noise)
+    return value, (pulled * noise).sum(1), pulled

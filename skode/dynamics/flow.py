@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.bound_mlp import BoundMLP
 from skode.dynamics.divergence import field_divergence, noise_divergence, offers_divergence
+from skode.dynamics.energies import mean_square
 from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow
 from skode.dynamics.mlp import MLPField
 from skode.dynamics.mlp_divergence import add_divergence_gradients, combine_slopes, divergence_weights
@@ -100,10 +101,10 @@ class FlowField(nn.Module):
             value, divergence = field_divergence(self.field, t, z)
         rates = [value, -divergence[:, None]]
         if self.energy:
-            rates.append(value.square().mean(1, keepdim=True))
+            rates.append(mean_square(value))
         if self.jacobian:
             assert pulled is not None
-            rates.append(pulled.square().mean(1, keepdim=True))
+            rates.append(mean_square(pulled))
         return torch.cat(rates, dim=1)
 
 
@@ -202,7 +203,7 @@ class BoundFlow:
         divergence = combine_slopes(self.weights, slopes)
         rates = [value, -divergence[:, None]]
         if self.n_columns > 1:
-            rates.append(value.square().mean(1, keepdim=True))
+            rates.append(mean_square(value))
         return torch.cat(rates, dim=1), (residuals, slopes, value)
 
     def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:

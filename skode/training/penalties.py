@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skode.dynamics.energies import EnergyField
 from skode.solvers import METHODS, Solution, local_error
 
 
@@ -115,38 +116,3 @@ class RegularisedSolve:
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self.generator, dtype=torch.float64, device=self.generator.device))
-
-
-class EnergyField(nn.Module):
-    """A field beside the rates of its kinetic energy and, given noise, of its Jacobian's norm, for each sample.
-
-    Parameters
-    ----------
-    field : nn.Module
-        ``f(t, z)``.
-    shape : torch.Size
-        Shape of its states.
-    noise : Tensor or None
-        ``eps``, of that shape.
-    """
-
-    #: Its noise is another in each solve.
-    recordable = False
-
-    def __init__(self, field: nn.Module, shape: torch.Size, noise: Tensor | None) -> None:
-        super().__init__()
-        self.field, self.shape, self.noise = field, shape, noise
-        self.n_energies = 1 if noise is None else 2
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """Rates of ``[z, energies]``, flattened."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() or self.noise is not None):
-            z = y[:, : -self.n_energies].reshape(self.shape)
-            if self.noise is not None and not z.requires_grad:
-                z = z.detach().requires_grad_()
-            rate = self.field(t, z)
-            rates = [rate.flatten(1), rate.flatten(1).square().mean(1, keepdim=True)]
-            if self.noise is not None:
-                pulled = torch.autograd.grad(rate, z, self.noise, create_graph=True)[0]
-                rates.append(pulled.flatten(1).square().mean(1, keepdim=True))
-        return torch.cat(rates, dim=1)
