@@ -81,7 +81,7 @@ class BoundMLP:
         return ("mlp", where, id(self.h), self.time_dependent)
 
     def over(self, parameters: Sequence[Tensor]) -> BoundMLP:
-        """The same perceptron of other parameters."""
+        """A perceptron of the same form with other parameters."""
         layers: Any = [SimpleNamespace(weight=w, bias=b) for w, b in _pairs(parameters)]
         return BoundMLP(layers, self.weights[0].shape[1], self.h, self.time_dependent)
 
@@ -119,7 +119,10 @@ class BoundMLP:
         return value, combine_slopes(divergence_weights(self.weights), slopes)
 
     def kept(self, residuals: Any) -> Any:
-        """What the derivatives of the hidden layers' activations are computed from; see :class:`Activation`."""
+        """The tensors ``k`` of the hidden layers, which their activations' derivatives are computed from.
+
+        See :class:`skode.dynamics.activations.Activation`.
+        """
         return residuals[len(residuals) - len(self.weights) + 1 :]
 
     def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:

@@ -2,7 +2,7 @@
 
 Along ``dz/dt = f(t, z)`` the density of ``z(t)`` follows ``d log p(z(t)) / dt = -tr(df/dz)`` (the instantaneous
 change of variables, theorem 1 of Chen et al. 2018). The joint state has the log-density as the column after the
-states', and behind it, where they are measured, the path's kinetic energy and the norm of the Jacobian along it.
+states', and after it, where they are wanted, the kinetic energy of the path and the norm of the Jacobian along it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def flow_field(
     energy: bool = False,
     jacobian: bool = False,
 ) -> FlowField:
-    """The joint dynamics of a field's states and their log-density, by the fastest way there is.
+    """The joint dynamics of a field's states and their log-density, by the fastest path that the field allows.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class FlowField(nn.Module):
         self.field, self.noise = field, noise
         self.estimate, self.energy, self.jacobian = estimate, energy, jacobian
         self.n_columns = 1 + energy + jacobian
-        if noise is not None:  # which is another in each solve
+        if noise is not None:  # each solve draws other noise
             self.recordable = False
 
     def forward(self, t: Any, state: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class FlowField(nn.Module):
 
 
 class MLPFlowField(FlowField):
-    """The same for a perceptron with one or two hidden layers: analytic divergence, and its own pullback.
+    """The flow of a perceptron with one or two hidden layers, with analytic divergence and its own pullback.
 
     Parameters
     ----------
@@ -175,11 +175,11 @@ class BoundFlow:
         return ("flow", self.n_columns, self.field.replay_key())
 
     def parameters(self) -> list[Tensor]:
-        """Those of the perceptron."""
+        """The perceptron's parameters."""
         return self.field.parameters()
 
     def over(self, parameters: Sequence[Tensor]) -> BoundFlow:
-        """The same flow of other parameters."""
+        """A flow of the same form with other parameters."""
         return BoundFlow(self.field.over(parameters), self.n_columns)
 
     def refresh(self) -> None:
@@ -197,7 +197,7 @@ class BoundFlow:
         return self.linearize(t, state)[0]
 
     def linearize(self, t: float | Tensor, state: Tensor) -> tuple[Tensor, Any]:
-        """The value; kept are the field's residuals, the slopes of its hidden layers, and its own value."""
+        """The value, and the field's residuals, the slopes of its hidden layers, and its value."""
         value, residuals = self.field.linearize(t, state[:, : -self.n_columns])
         slopes = [self.field.h.slope(k) for k in self.field.kept(residuals)]
         divergence = combine_slopes(self.weights, slopes)
@@ -233,7 +233,7 @@ class BoundFlow:
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """Gradients in the order of the field's parameters: those of its value, and through the divergence's weights.
 
-        The latter's cotangent is ``ubar = sum c p1`` or ``Qbar = sum (c p2) p1^T``, over all samples.
+        The cotangent of those weights is ``ubar = sum c p1`` or ``Qbar = sum (c p2) p1^T``, over all samples.
         """
         field = self.field
         gradients = field.parameter_gradients([(residuals[0], deltas[0]) for residuals, deltas in tape])

@@ -70,7 +70,7 @@ class MLPField(nn.Module):
 
     name = "mlp"
 
-    #: Whether solves may be captured once and replayed: what it binds to says by ``replay_key`` what they depend on.
+    #: Whether solves may be captured once and replayed: the bound field's ``replay_key`` says which can be.
     recordable = True
 
     def __init__(

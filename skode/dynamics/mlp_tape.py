@@ -132,8 +132,8 @@ class Arena:
         self.states = self.layers[0].unbind()
         self.places = [state.view(-1) for state in self.states]
         self.hidden = by_slot(self.layers[1:], self.n_slots)
-        # What the derivatives are computed from: the values, into whose memory the linear outputs are written first,
-        # or those outputs in memory of their own.
+        # The activations' derivatives are computed from the values, into whose memory the linear outputs are written
+        # first, or from those outputs, which then have separate memory.
         self.kept = self.hidden
         if of_input:
             self.kept = by_slot([torch.empty_like(layer) for layer in self.layers[1:]], self.n_slots)
@@ -175,7 +175,7 @@ class Arena:
         return MLPTape
 
     def retain(self) -> None:
-        """Keep the memory, whatever tapes are released."""
+        """Keep the memory even when all tapes are released."""
         self.holders += 1
 
     def release(self) -> None:

@@ -1,4 +1,4 @@
-"""What a looser or tighter tolerance costs and gives, without fitting again."""
+"""Cost and score of looser and tighter tolerances, without fitting again."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def tolerance_curve(
     tolerances: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
     scoring: Scoring = None,
 ) -> pd.DataFrame:
-    """Score, depth and time of a fitted estimator against the tolerance that it answers at.
+    """Score, depth and time of a fitted estimator against the tolerance of its predictions.
 
     Parameters
     ----------
     estimator : ODENetClassifier, ODENetRegressor, CNFDensityEstimator or LatentODERegressor
         A fitted estimator; it is left as it is. Posteriors of a latent ODE are those that were inferred in ``fit`` or
-        ``condition``, whatever the tolerance. Methods of fixed steps know no tolerance: all rows are then the same.
+        ``condition`` at any tolerance. Fixed-step methods have no tolerance: all rows are then the same.
     X : array-like
         Samples, or rows of a panel.
     y : array-like, default=None
@@ -60,7 +60,7 @@ def tolerance_curve(
     NotFittedError
         Where it has not been fitted.
     ValueError
-        Where a tolerance is not above 0, or there is none; where y is missing and the score needs it.
+        Where a tolerance is not above 0, or none is given; where y is missing and the score needs it.
     SolverError
         Where it can't be solved at one of the tolerances.
 
@@ -138,7 +138,7 @@ class ToleranceDisplay:
     curve : DataFrame
         With the columns ``tolerance``, ``score``, ``nfe`` and ``seconds``.
     score_name : str, default=None
-        What the score is called; None: "score".
+        Name of the score; None: "score".
     name : str, default=None
         The label of the lines, for pictures of several.
 
@@ -192,7 +192,7 @@ class ToleranceDisplay:
         panels, axes, line_kw
             As in :meth:`plot`.
         score_name : str, default=None
-            What the score is called; None: the name that ``scoring`` is, or "score".
+            Name of the score; None: ``scoring`` if that is a name, else "score".
         name : str, default=None
             The label of the lines.
 
@@ -220,9 +220,9 @@ class ToleranceDisplay:
         axes : matplotlib Axes or array-like of them, default=None
             One for each panel; None: those of a new figure.
         panels : sequence of {"score", "nfe", "seconds"}
-            What to draw, in this order.
+            Panels to draw, in this order.
         line_kw : dict, default=None
-            What the lines are drawn with, beside the defaults; see :meth:`matplotlib.axes.Axes.plot`.
+            Keyword arguments of the lines, beside the defaults; see :meth:`matplotlib.axes.Axes.plot`.
 
         Returns
         -------
