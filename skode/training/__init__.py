@@ -22,6 +22,7 @@ from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.penalties import Regularisation, RegularisedSolve
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
 from skode.training.tensors import (
     as_index,
@@ -45,6 +46,7 @@ __all__ = [
     "Objective",
     "Regularisation",
     "RegularisedSolve",
+    "Solver",
     "SparseFeatures",
     "TrainingRecord",
     "TrainingSettings",
