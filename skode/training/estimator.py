@@ -21,6 +21,7 @@ from skode.training.documentation import documentation_site
 from skode.training.failures import ADVICE, in_terms_of_parameters, is_want_of_memory
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
+from skode.training.solver import Solver
 from skode.training.tensors import resolve_device
 
 #: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
@@ -175,6 +176,16 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _batch_size(self, n_samples: int, auto: int) -> int:
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
+
+    def _solver(self) -> Solver:
+        """A solver with this estimator's method and tolerances, as they are now."""
+        return Solver(
+            method=self.method,
+            rtol=self.rtol,
+            atol=self.atol,
+            adjoint=self.adjoint,
+            step_size=self.step_size,
+        )
 
     def _solve(
         self,
