@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers import Statistics
 from skode.timeseries.latent_ode import LEAD, LatentODE
 from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
@@ -86,8 +85,7 @@ class NegativeELBO:
         # Source of what is to be known at once, which is not drawn on a device that would have to be waited for.
         on_cpu = generator.device.type == "cpu"
         self.coin = generator if on_cpu else torch.Generator().manual_seed(generator.initial_seed())
-        self.solves: list[Statistics] = []
-        self.solver = solver.replace(solves=self.solves)
+        self.solver = solver.counting()
         self._path_solver = self.solver.replace(reuse_step_size=True)  # the encoder's solves are of another length
         self.n_updates = 0
         longest = np.bincount(panel.codes, minlength=panel.n_series).max(initial=0)

@@ -19,7 +19,7 @@ from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
-from skode.training.penalties import Regularisation, RegularisedSolve
+from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.solver import Solver
@@ -44,8 +44,8 @@ __all__ = [
     "INTERRUPTED",
     "NeuralODEEstimator",
     "Objective",
+    "PenalisedSolver",
     "Regularisation",
-    "RegularisedSolve",
     "Solver",
     "SparseFeatures",
     "TrainingRecord",
