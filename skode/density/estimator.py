@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -366,7 +365,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         inputs = to_tensor(self._to_flow(X), like.dtype, like.device)
         chosen, validate = np.arange(len(X)), None
         # Steps are shared with gradients and without: noise is drawn for the rows of a batch, none of which may leave.
-        together = functools.partial(self._solve, step_control="shared")
+        together = self._solver().replace(step_control="shared")
         if self.early_stopping:
             chosen, held_out = self._split(chosen, rng)
             validation, shares = inputs[torch.from_numpy(held_out).to(like.device)], weights[held_out]
@@ -507,7 +506,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         X = self._checked(X)
         if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
             raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
-        log_prob = self._answer(self._to_flow(X), lambda x: self.module_.log_prob(x, self._solve, t=float(t))[0])
+        log_prob = self._answer(self._to_flow(X), lambda x: self.module_.log_prob(x, self._solver(), t=float(t))[0])
         with np.errstate(over="ignore"):
             log_prob = (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
         warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
@@ -594,7 +593,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Where the flow has them come from.
         """
         X = self._checked(X)
-        base = self._answer(self._to_flow(X), lambda x: self.module_.pull(x, self._solve))
+        base = self._answer(self._to_flow(X), lambda x: self.module_.pull(x, self._solver()))
         return base.astype(X.dtype, copy=False)
 
     @array_api
@@ -625,7 +624,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     def _from_base(self, base: np.ndarray) -> np.ndarray:
         self.module_.to(resolve_device(self.device))
-        points = self._answer(self._within_dtype(base), lambda z: self.module_.push(z, self._solve))
+        points = self._answer(self._within_dtype(base), lambda z: self.module_.push(z, self._solver()))
         return self._to_data(points, base.dtype)
 
     def _to_data(self, points: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -659,7 +658,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         X = self._checked(X)
         times = checked_times(t)
         paths = self._answer(
-            self._to_flow(X), lambda x: self.module_.paths(x, self._solve, times[::-1].tolist()).flip(0), axis=1
+            self._to_flow(X), lambda x: self.module_.paths(x, self._solver(), times[::-1].tolist()).flip(0), axis=1
         )
         n_times, n, d = paths.shape
         points = self._to_data(paths.transpose(1, 0, 2).reshape(-1, d), X.dtype)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import flow_field
-from skode.solvers import Statistics
 from skode.solvers.solution import Solve
 
 
@@ -59,12 +58,10 @@ class Flow(nn.Module):
     def log_prob(
         self,
         x: Tensor,
-        solve: Solve,
+        solver: Solve,
         *,
         t: float = 1.0,
         measured: Measured | None = None,
-        solves: list[Statistics] | None = None,
-        first_step: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Log-densities at a time, and what was measured along the paths.
 
@@ -74,16 +71,12 @@ class Flow(nn.Module):
         ----------
         x : Tensor of shape (n, d)
             Points.
-        solve : callable
-            ``solve(field, t_span, y0, t_eval=..., first_step=...)``.
+        solver : callable
+            The solver, a :class:`skode.training.Solver`.
         t : float, default=1.0
             The time whose density it is.
         measured : Measured, default=None
             What else is measured.
-        solves : list of Statistics, default=None
-            Where the solve's counts are put.
-        first_step : float, default=None
-            The solver's first step, where it is known how large one may be.
 
         Returns
         -------
@@ -103,10 +96,7 @@ class Flow(nn.Module):
         if t == 0.0:
             return self.base_log_prob(x), x.new_zeros(len(x), joint.n_columns - 1)
         start = torch.cat([x, x.new_zeros(len(x), joint.n_columns)], dim=1)
-        solution = solve(joint, (t, 0.0), start, t_eval=(0.0,), first_step=first_step)
-        if solves is not None:
-            solves.append(solution.statistics)
-        end, d = solution.y[-1], self.n_features
+        end, d = solver(joint, (t, 0.0), start, t_eval=(0.0,)).y[-1], self.n_features
         # Backward in time the integrals come with the other sign.
         return self.base_log_prob(end[:, :d]) - end[:, d], -end[:, d + 1 :]
 
@@ -115,18 +105,18 @@ class Flow(nn.Module):
         standard = z * torch.exp(-self.log_scale)
         return -0.5 * standard.square().sum(1) - self.log_scale.sum() - 0.5 * self.n_features * math.log(2 * math.pi)
 
-    def push(self, base: Tensor, solve: Solve) -> Tensor:
+    def push(self, base: Tensor, solver: Solve) -> Tensor:
         """Standard normal points, of shape (n, d), scaled and carried to ``t = 1``."""
         z = base * torch.exp(self.log_scale)
-        return solve(self.field, (0.0, 1.0), z, t_eval=(1.0,)).y[-1]
+        return solver(self.field, (0.0, 1.0), z, t_eval=(1.0,)).y[-1]
 
-    def pull(self, x: Tensor, solve: Solve) -> Tensor:
+    def pull(self, x: Tensor, solver: Solve) -> Tensor:
         """Points at ``t = 1`` carried back, and scaled to standard normal ones: the inverse of :meth:`push`."""
-        return self.paths(x, solve, (0.0,))[0] * torch.exp(-self.log_scale)
+        return self.paths(x, solver, (0.0,))[0] * torch.exp(-self.log_scale)
 
-    def paths(self, x: Tensor, solve: Solve, times: Sequence[float]) -> Tensor:
+    def paths(self, x: Tensor, solver: Solve, times: Sequence[float]) -> Tensor:
         """Where points at ``t = 1`` were at earlier times, given in falling order; of shape (n_times, n, d)."""
         if times[0] == 1.0:
-            later = self.paths(x, solve, times[1:]) if len(times) > 1 else x.new_empty((0, *x.shape))
+            later = self.paths(x, solver, times[1:]) if len(times) > 1 else x.new_empty((0, *x.shape))
             return torch.cat([x[None], later])
-        return solve(self.field, (1.0, min(times)), x, t_eval=tuple(times)).y
+        return solver(self.field, (1.0, min(times)), x, t_eval=tuple(times)).y

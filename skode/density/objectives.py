@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from skode.density.flow import Flow, Measured
-from skode.solvers import Solution, Statistics
-from skode.training import as_index
+from skode.training import Solver, as_index
 
 
 class Likelihood:
@@ -25,8 +24,8 @@ class Likelihood:
         The data.
     weights : Tensor of shape (n,)
         Their weights, of mean 1.
-    solve : callable
-        Solves; see :meth:`skode.density.flow.Flow.log_prob`.
+    solver : Solver
+        The solver.
     kinetic_energy, jacobian_norm : float
         Strengths of penalties on ``int |f|^2 dt`` and ``int |eps^T df/dz|^2 dt``, in nats (Finlay et al., ICML 2020).
     estimate : bool
@@ -40,20 +39,19 @@ class Likelihood:
         flow: Flow,
         x: Tensor,
         weights: Tensor,
-        solve: Callable[..., Solution],
+        solver: Solver,
         *,
         kinetic_energy: float,
         jacobian_norm: float,
         estimate: bool,
         generator: torch.Generator,
     ) -> None:
-        self.flow, self.x, self.weights, self.solve, self.generator = flow, x, weights, solve, generator
+        self.flow, self.x, self.weights, self.generator = flow, x, weights, generator
+        self.solver = solver.counting(reuse_step_size=True)
         strengths = (kinetic_energy, jacobian_norm)
         self.measured = Measured(estimate=estimate, energy=kinetic_energy > 0, jacobian=jacobian_norm > 0)
         # What is measured are means over dimensions.
         self.strengths = flow.n_features * x.new_tensor([strength for strength in strengths if strength > 0])
-        self.solves: list[Statistics] = []
-        self.first_step: float | None = None
 
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.parameters()
@@ -66,11 +64,7 @@ class Likelihood:
                 torch.randint(0, 2, x.shape, generator=self.generator, device=self.generator.device).to(x) * 2.0 - 1.0
             )
             measured = replace(measured, noise=noise)
-        log_prob, integrals = self.flow.log_prob(
-            x, self.solve, measured=measured, solves=self.solves, first_step=self.first_step
-        )
-        # The next batch's first step is as long as this one's steps were: most of them then fit at once.
-        self.first_step = 1.0 / max(self.solves[-1].n_accepted, 1)
+        log_prob, integrals = self.flow.log_prob(x, self.solver, measured=measured)
         return (self.weights[chosen] * (integrals @ self.strengths - log_prob)).mean()
 
 
@@ -87,9 +81,10 @@ class FlowMatching:
         As for :class:`Likelihood`.
     """
 
+    solver = None
+
     def __init__(self, flow: Flow, x: Tensor, weights: Tensor, generator: torch.Generator) -> None:
         self.flow, self.x, self.weights, self.generator = flow, x, weights, generator
-        self.solves: list[Statistics] = []
 
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.field.parameters()

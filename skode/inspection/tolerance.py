@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import Any
 
@@ -15,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import require_matplotlib, several_axes
 from skode.inspection._estimators import refusal
+from skode.solvers import Solution
 from skode.supervised.base import ODENetEstimator
-from skode.training import NeuralODEEstimator, as_numpy
+from skode.training import NeuralODEEstimator, Solver, as_numpy
 
 Scoring = str | Callable[[Any, Any, Any], float] | None
 
@@ -110,18 +112,27 @@ def _cost(estimator: Any, X: Any) -> tuple[float, float]:
     return float(n_evaluations / n_solved), seconds
 
 
-def _count_solves(estimator: Any) -> list[tuple[int, int]]:
-    """Let each solve of an estimator leave in a list how many evaluations it took, and for how many states."""
-    counts, solve = [], estimator._solve
+@dataclass
+class _CountingSolver(Solver):
+    """A solver that counts the evaluations of all states, and the states."""
 
-    def counting_solve(field: Any, t_span: Any, y0: Any, *args: Any, **kwargs: Any) -> Any:
-        solution = solve(field, t_span, y0, *args, **kwargs)
+    counts: list[tuple[int, int]] = field(default_factory=list)
+
+    def __call__(self, func: Any, t_span: Any, y0: Any, *args: Any, **options: Any) -> Solution:
+        solution = super().__call__(func, t_span, y0, *args, **options)
         by_sample, n = solution.statistics.by_sample, len(y0)
-        counts.append((n * solution.nfev if by_sample is None else int(by_sample[0].sum()), n))
+        self.counts.append((n * solution.statistics.nfev if by_sample is None else int(by_sample[0].sum()), n))
         return solution
 
-    estimator._solve = counting_solve
-    return counts
+
+def _count_solves(estimator: Any) -> list[tuple[int, int]]:
+    """Let an estimator count its solves: a list of numbers of evaluations, and of states, one pair for each."""
+    solver = estimator._solver()
+    counting = _CountingSolver(
+        **{option.name: getattr(solver, option.name) for option in fields(Solver) if option.init}
+    )
+    estimator._solver = lambda: counting
+    return counting.counts
 
 
 #: What each panel's axis says, by the column of the curve.

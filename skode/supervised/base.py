@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skode.dynamics.fields import FIELDS
-from skode.solvers import ButcherTableau, Solution, SolverError, Statistics, get_method
+from skode.solvers import ButcherTableau, Solution, SolverError, get_method
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.supervised.conv_odenet import ConvODENet
@@ -29,8 +29,9 @@ from skode.training import (
     AUTO_BATCH_SIZE,
     COMMON_CONSTRAINTS,
     NeuralODEEstimator,
+    PenalisedSolver,
     Regularisation,
-    RegularisedSolve,
+    Solver,
     SparseFeatures,
     array_api,
     as_index,
@@ -402,9 +403,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             return SparseFeatures(X, self._scaled, dtype, device)
         return to_tensor(self._scaled(X), dtype, device)
 
-    def _outputs(self, x: Tensor, solve: Solve | None = None) -> tuple[Tensor, list[Solution]]:
+    def _outputs(self, x: Tensor, solver: Solve | None = None) -> tuple[Tensor, list[Solution]]:
         """The network's outputs and the solves behind them."""
-        solutions = self.module_.solutions(x, solve or self._solve)
+        solutions = self.module_.solutions(x, solver or self._solver())
         return self.module_.head(self.module_.features(solutions[-1].y[-1])), solutions
 
     def _checked(self, X: Any) -> Tensor | SparseFeatures:
@@ -472,7 +473,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         """
 
         def features(x: Tensor) -> np.ndarray:
-            return to_numpy(self.module_.features(self.module_.solutions(x, self._solve)[-1].y[-1]))
+            return to_numpy(self.module_.features(self.module_.solutions(x, self._solver())[-1].y[-1]))
 
         return np.concatenate(list(self._each(self._checked(X), features)))
 
@@ -500,7 +501,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         x, times = self._checked(X), checked_times(t).tolist()
 
         def states(x: Tensor) -> np.ndarray:
-            return to_numpy(self.module_.solutions(x, self._solve, times)[-1].y.transpose(0, 1))
+            return to_numpy(self.module_.solutions(x, self._solver(), times)[-1].y.transpose(0, 1))
 
         return np.concatenate(list(self._each(x, states)))
 
@@ -537,7 +538,7 @@ class _Objective:
         self.regularisation = Regularisation(
             estimator.kinetic_energy, estimator.jacobian_norm, estimator.local_error, estimator.steer
         )
-        self.solves: list[Statistics] = []
+        self.solver: Solver = estimator._solver().counting()
 
     def parameters(self) -> Any:
         return self.estimator.module_.parameters()
@@ -552,15 +553,12 @@ class _Objective:
             kept = torch.empty(x.shape, device=x.device).bernoulli_(1.0 - dropout, generator=self.generator)
             x = x * kept.div_(1.0 - dropout).to(x)
         weights = self.weights[chosen]
-        outputs, solutions, penalty = self._solved(x, weights)
-        self.solves += [solution.statistics for solution in solutions]
+        outputs, penalty = self._solved(x, weights)
         return (weights * self.estimator._losses(outputs, self.y[chosen])).mean() + penalty
 
-    def _solved(self, x: Tensor, weights: Tensor) -> tuple[Tensor, list[Solution], Any]:
-        """Outputs, the solves behind them, and what these are penalised by."""
-        estimator = self.estimator
+    def _solved(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+        """Outputs, and the penalties along the solves behind them."""
         if not self.regularisation or not torch.is_grad_enabled():
-            return *estimator._outputs(x), 0.0
-        solve = RegularisedSolve(estimator._solve, self.regularisation, estimator.method, self.generator, weights)
-        outputs, solutions = estimator._outputs(x, solve)
-        return outputs, solutions, solve.penalty
+            return self.estimator._outputs(x, self.solver)[0], 0.0
+        solver = PenalisedSolver(self.solver, self.regularisation, self.generator, weights)
+        return self.estimator._outputs(x, solver)[0], solver.penalty

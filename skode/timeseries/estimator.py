@@ -456,9 +456,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             training, aside = panel.without(rows_aside), panel.without(~rows_aside)
             if self.observation_times == "poisson":
                 training = panel.until(rows_aside)  # nobody watched afterwards
-            validate = forecast_density(
-                self.module_, training, aside, self._tensors_observed, self._solve, method=self.method
-            )
+            validate = forecast_density(self.module_, training, aside, self._tensors_observed, self._solver())
         auto_batch_size = min(max(panel.n_series // 5, 1), 50)
         batch_size = self._batch_size(panel.n_series, auto_batch_size)
         device = next(self.module_.parameters()).device
@@ -472,7 +470,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             hindcasting=self.hindcasting,
         )
         objective = NegativeELBO(
-            self.module_, training, self._tensors_observed, self._solve, settings, new_generator(rng, device)
+            self.module_, training, self._tensors_observed, self._solver(), settings, new_generator(rng, device)
         )
         with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
             self._fit_module(
@@ -497,9 +495,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
     def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
         """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
-        rows = linearised_rows(
-            self._module_in_double(), panel, self._tensors_in_double, self._solve, method=self.method
-        )
+        rows = linearised_rows(self._module_in_double(), panel, self._tensors_in_double, self._solver())
         for output, found in enumerate(rows.likeliest_noise()):
             if found is not None:
                 likelihood.colour(output, *found)
@@ -1057,15 +1053,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
     def _inferred(self, panel: Panel, n_draws: int, module: LatentODE | None = None) -> Posterior:
         """The posteriors of a panel's series, in float64 whatever the model was trained in."""
         module = self._module_in_double(module)
-        return infer(
-            module,
-            panel,
-            self._tensors_in_double,
-            self._solve,
-            n_draws,
-            refined=self._refined,
-            method=self.method,
-        )
+        return infer(module, panel, self._tensors_in_double, self._solver(), n_draws, refined=self._refined)
 
     def _module_in_double(self, module: LatentODE | None = None) -> LatentODE:
         module = module or self.module_
@@ -1075,7 +1063,7 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return self._tensors_observed(panel, double=True)
 
     def _predictive(self) -> Predictive:
-        return Predictive(self.module_, self._tensors, self._solve, self.method)
+        return Predictive(self.module_, self._tensors, self._solver())
 
     def _in_users_shape(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._single_output else values

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import MLPField
-from skode.solvers import Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.decoder import Decoder
@@ -97,9 +96,9 @@ class LatentODE(nn.Module):
         self.decoder = Decoder(n_inputs, likelihood.n_outputs, width, generator)
         self.log_intensity = Decoder(n_inputs, 1, width, generator) if process else None
 
-    def posterior(self, series: PanelTensors, solve: Solve, solves: list[Statistics]) -> tuple[Tensor, Tensor]:
+    def posterior(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
         """The encoder's mean and standard deviation of each series' ``z(0)`` given its observations."""
-        return self.encoder(series, solve, solves)
+        return self.encoder(series, solver)
 
     def path(
         self,
@@ -107,8 +106,7 @@ class LatentODE(nn.Module):
         times: Tensor,
         reach: Tensor,
         paths: CovariatePaths | None,
-        solve: Solve,
-        solves: list[Statistics],
+        solver: Solve,
     ) -> Tensor:
         """Latent states of each series at its own times, before and after its start.
 
@@ -122,8 +120,8 @@ class LatentODE(nn.Module):
             How far to solve each series, backward and forward.
         paths : CovariatePaths or None
             Their covariates.
-        solve, solves
-            The solver, and where its counts are put.
+        solver : callable
+            The solver, a :class:`skode.training.Solver`.
 
         Returns
         -------
@@ -147,17 +145,16 @@ class LatentODE(nn.Module):
             if not ahead and not bool(side.any()):
                 continue
             span = torch.stack([torch.zeros_like(furthest), furthest], dim=1).repeat(n_copies, 1)
-            solution = solve(field, span, start, t_eval=torch.where(side, times, torch.nan))
-            solves.append(solution.statistics)
-            answer = solution.y if answer is None else torch.where(side[..., None], solution.y, answer)
+            found = solver(field, span, start, t_eval=torch.where(side, times, torch.nan)).y
+            answer = found if answer is None else torch.where(side[..., None], found, answer)
         if answer is None:
             answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
         return answer[..., : self.latent_size].unflatten(0, (n_copies, -1))
 
-    def evidence(self, z0: Tensor, rows: Rows, solve: Solve, solves: list[Statistics]) -> DecoderOutput:
+    def evidence(self, z0: Tensor, rows: Rows, solver: Solve) -> DecoderOutput:
         """What initial states of shape (n_copies, n_series, latent_size) say of rows."""
         series = rows.series
-        states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, series.paths, solve, solves))
+        states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, series.paths, solver))
         eta = self.decoder(states, rows.covariates)
         if self.log_intensity is None or at_nodes is None:
             return DecoderOutput(eta)

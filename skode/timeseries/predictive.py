@@ -10,14 +10,13 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from skode.solvers import SolverError, Statistics
-from skode.solvers.solution import Solve
+from skode.solvers import SolverError
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior
 from skode.timeseries.tensors import PanelTensors
-from skode.training import warn_caller
+from skode.training import Solver, warn_caller
 
 
 @dataclass(frozen=True)
@@ -62,21 +61,18 @@ class Predictive:
         The model.
     tensors : callable
         Turns a panel, and the panel from which covariates are known, into tensors in the model's units.
-    solve : callable
+    solver : Solver
         The solver.
-    method : str, default="dopri5"
-        Its method, by which its memory is counted.
     """
 
     def __init__(
         self,
         module: LatentODE,
         tensors: Callable[[Panel, Panel], PanelTensors],
-        solve: Solve,
-        method: str = "dopri5",
+        solver: Solver,
     ) -> None:
-        self.module, self.tensors, self.solve = module, tensors, solve
-        self.footprint = Footprint.of(module, method)
+        self.module, self.tensors, self.solver = module, tensors, solver
+        self.footprint = Footprint.of(module, solver.method)
 
     def answers(
         self,
@@ -204,13 +200,8 @@ class Predictive:
         Each series is solved to a whole number of horizons, so that an answer does not depend on which other times
         within them are wanted, and beyond them only as much as the solver's accuracy.
         """
-
-        def solve(*args, **kwargs):
-            return self.solve(*args, on_failure=on_failure, **kwargs)
-
         # Forward, whole horizons from the first row on, and at least one; the margin is for rounding at a last row.
         forward = ((series.reach[:, 1] - LEAD) / HORIZON - 1e-9).ceil().clamp_min(1.0) * HORIZON + LEAD
         backward = (series.reach[:, 0] / HORIZON).floor() * HORIZON
         reach = torch.stack([backward, torch.maximum(forward, series.reach[:, 1])], dim=1)
-        solves: list[Statistics] = []
-        return self.module.path(z0, series.time, reach, series.paths, solve, solves)
+        return self.module.path(z0, series.time, reach, series.paths, self.solver.replace(on_failure=on_failure))

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers.solution import Solve
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import Gaussian
@@ -16,6 +15,7 @@ from skode.timeseries.panel import Panel
 from skode.timeseries.predictive import Prediction
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
+from skode.training import Solver
 
 #: Of a series of which rows are set aside, at least this share is, if there are many.
 LONGEST_TAIL = 1 / 3
@@ -55,9 +55,7 @@ def forecast_density(
     known: Panel,
     aside: Panel,
     tensors: Callable[[Panel], PanelTensors],
-    solve: Solve,
-    *,
-    method: str = "dopri5",
+    solver: Solver,
 ) -> Callable[[], float]:
     """The mean log-density of the rows set aside, given the others, by the encoder's mean: a function to call anew.
 
@@ -71,15 +69,13 @@ def forecast_density(
         The rows trained on and those set aside, of the same series.
     tensors : callable
         Turns a panel's observed rows into tensors in the model's units.
-    solve : callable
+    solver : Solver
         The solver.
-    method : str, default="dopri5"
-        Its method, by which its memory is counted.
     """
     some = np.unique(aside.observed().codes)
     lengths = np.bincount(aside.beside(known)[0].codes, minlength=aside.n_series)
     parts = []
-    for places in Footprint.of(module, method).blocks(1, lengths[some]):
+    for places in Footprint.of(module, solver.method).blocks(1, lengths[some]):
         context, query = (tensors(panel.take(some[places])) for panel in (known, aside))
         parts.append((context, Rows(query, process=False)))
     n_values = aside.row_weights() @ (~np.isnan(aside.y)).sum(1)
@@ -89,8 +85,8 @@ def forecast_density(
         total = 0.0
         for context, rows in parts:
             query = rows.series
-            mean, _ = module.posterior(context, solve, [])
-            states = module.path(mean[None], query.time, query.reach, query.paths, solve, [])
+            mean, _ = module.posterior(context, solver)
+            states = module.path(mean[None], query.time, query.reach, query.paths, solver)
             eta = module.decoder(rows.taken(states)[0], rows.covariates)
             total += float(rows.weighted(module.likelihood.log_prob(eta, rows.y).sum(-1)).sum())
         return total / n_values

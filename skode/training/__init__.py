@@ -19,9 +19,10 @@ from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
-from skode.training.penalties import Regularisation, RegularisedSolve
+from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
 from skode.training.tensors import (
     as_index,
@@ -43,8 +44,9 @@ __all__ = [
     "INTERRUPTED",
     "NeuralODEEstimator",
     "Objective",
+    "PenalisedSolver",
     "Regularisation",
-    "RegularisedSolve",
+    "Solver",
     "SparseFeatures",
     "TrainingRecord",
     "TrainingSettings",

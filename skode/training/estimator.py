@@ -16,19 +16,13 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.dynamics.sizes import checked_sizes
-from skode.solvers import NonFiniteDerivativeError, Solution, SolverError, free_idle_memory, get_method, solve_ivp
+from skode.solvers import free_idle_memory
 from skode.training.documentation import documentation_site
-from skode.training.failures import ADVICE, in_terms_of_parameters, is_want_of_memory
+from skode.training.failures import is_want_of_memory
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
+from skode.training.solver import Solver
 from skode.training.tensors import resolve_device
-
-#: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
-DEFAULT_FIXED_STEPS = 10
-
-#: A solve that needs more steps than this is given up: the dynamics are far from anything that could be learned.
-MAX_STEPS = 1000
-
 
 #: Parameters that memory grows with.
 SIZES = (
@@ -176,59 +170,15 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _batch_size(self, n_samples: int, auto: int) -> int:
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
 
-    def _solve(
-        self,
-        field: Callable[[Any, Tensor], Tensor],
-        t_span: Any,
-        y0: Tensor,
-        t_eval: Any = None,
-        first_step: float | None = None,
-        step_control: str | None = None,
-        on_failure: str = "raise",
-    ) -> Solution:
-        """Solve with this estimator's method and tolerances, as they are now.
-
-        In prediction every sample takes its own steps, so that its answer does not depend on the others; training,
-        which asks for gradients, takes steps for the whole batch, which are fewer. ``step_control`` says otherwise, and
-        ``on_failure="nan"`` leaves NaN where a sample can't be solved.
-        """
-        if step_control is None:
-            step_control = "shared" if torch.is_grad_enabled() else "per_sample"
-        step_size = self.step_size
-        adaptive = get_method(self.method).adaptive  # it may have been set after fit, which checks it
-        if adaptive:
-            step_size = None
-        else:
-            first_step = None
-            if step_size is None:
-                step_size = 1.0 / DEFAULT_FIXED_STEPS
-        try:
-            return solve_ivp(
-                field,
-                t_span,
-                y0,
-                t_eval=t_eval,
-                method=self.method,
-                rtol=self.rtol,
-                atol=self.atol,
-                adjoint=self.adjoint,
-                step_size=step_size,
-                first_step=first_step,
-                max_steps=MAX_STEPS,
-                step_control=step_control,
-                on_failure=on_failure,
-            )
-        except SolverError as error:
-            raise in_terms_of_parameters(error, adaptive=adaptive) from None
-        except ValueError:
-            if bool(torch.isfinite(y0).all()):
-                raise
-            raise NonFiniteDerivativeError(
-                "The state from which the ODE starts is NaN or infinite",
-                time=float(t_span[0]) if isinstance(t_span, tuple) else math.nan,
-                step_size=math.nan,
-                advice=ADVICE[NonFiniteDerivativeError],
-            ) from None
+    def _solver(self) -> Solver:
+        """A solver with this estimator's method and tolerances, as they are now."""
+        return Solver(
+            method=self.method,
+            rtol=self.rtol,
+            atol=self.atol,
+            adjoint=self.adjoint,
+            step_size=self.step_size,
+        )
 
     def _settings(
         self,

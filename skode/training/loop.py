@@ -23,6 +23,7 @@ from skode.solvers.devices import is_asynchronous
 from skode.training.caller import warn_caller
 from skode.training.progress import epoch_line
 from skode.training.settings import TrainingSettings
+from skode.training.solver import Solver
 
 #: Why training ended where a user interrupted it.
 INTERRUPTED = "interrupted"
@@ -37,8 +38,10 @@ LOOK_EVERY = 64
 class Objective(Protocol):
     """What is minimised."""
 
-    #: Counts of the solves made since they were last read.
-    solves: list[Statistics]
+    @property
+    def solver(self) -> Solver | None:
+        """The solver, which counts its solves; None where none is needed."""
+        ...
 
     def parameters(self) -> Iterable[Tensor]:
         """The tensors to train."""
@@ -149,6 +152,9 @@ class _Training:
         on_epoch: Callable[[TrainingRecord], bool] | None,
     ) -> None:
         self.objective = objective
+        # Statistics of the solves of this epoch.
+        solver = objective.solver
+        self.solves: list[Statistics] = [] if solver is None or solver.solves is None else solver.solves
         self.n_samples = n_samples
         self.settings = settings
         self.rng = rng
@@ -225,7 +231,7 @@ class _Training:
         total: Any = 0.0
         n_drawn = 0
         n_in_epoch = self.n_samples * settings.passes
-        self.objective.solves.clear()
+        self.solves.clear()
         for _ in range(settings.passes):
             order: Any = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
             if self.diverged is not None:
@@ -236,7 +242,7 @@ class _Training:
                 total += self._update(rows) * len(rows)
                 n_drawn += len(rows)
         self._look()
-        solves = self.objective.solves
+        solves = self.solves
         record.loss_curve.append(float(total) / n_in_epoch)
         record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
         record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
@@ -343,7 +349,7 @@ class _Training:
             settings.max_iter if self.complete else None,
             record.loss_curve[-1],
             score=score,
-            nfe=(record.nfe_forward[-1], record.nfe_backward[-1]) if self.objective.solves else None,
+            nfe=(record.nfe_forward[-1], record.nfe_backward[-1]) if self.solves else None,
             seconds=time.perf_counter() - self.began,
             phase=settings.phase,
         )
@@ -367,7 +373,7 @@ class _Training:
         went_well = self.n_updates > 1 and not self.recoveries and bool(self.last_loss < self.first_loss)
         if self.are_sound or went_well:
             return
-        self.objective.solves.clear()
+        self.solves.clear()
         try:
             with torch.no_grad():
                 rows = np.arange(self.n_samples)

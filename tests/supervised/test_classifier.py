@@ -193,7 +193,7 @@ def test_tolerance_is_read_when_predicting(fitted, moons):
     evaluations = {}
     for rtol in (1e-1, 1e-4, 1e-8):
         other = pickle.loads(pickle.dumps(fitted)).set_params(rtol=rtol, atol=rtol)
-        solution = other._solve(other.module_.field, (0.0, 1.0), other.module_.embedding(torch.zeros(5, 2).double()))
+        solution = other._solver()(other.module_.field, (0.0, 1.0), other.module_.embedding(torch.zeros(5, 2).double()))
         evaluations[rtol] = solution.nfev
         error = np.abs(other.predict_proba(X) - reference.predict_proba(X)).max()
         assert error < 10 * rtol

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from skode import LatentODERegressor
 from skode.datasets import make_spirals
 from skode.model_selection import ForecastSplit
-from skode.timeseries import latent_regressor
+from skode.timeseries import estimator
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.posterior import Posterior
 from skode.timeseries.validation import forecast_density, last_rows
@@ -334,7 +334,7 @@ def test_white_noise_has_no_memory(wanderers):
 
 def test_the_noise_is_widened_by_forecasts_that_have_not_seen_the_answers(monkeypatch):
     seen = []
-    monkeypatch.setattr(latent_regressor, "widen_noise", lambda likelihood, y, answers: seen.extend(answers))
+    monkeypatch.setattr(estimator, "widen_noise", lambda likelihood, y, answers: seen.extend(answers))
     model = LatentODERegressor(**{**TINY, "max_iter": 10, "noise": "coloured"}).fit(*wandering())
     prior = model.module_.likelihood.coloured**2
     variance = torch.cat([answer.coloured for answer in seen])
@@ -1212,11 +1212,11 @@ def test_rows_set_aside_are_judged_with_the_covariates_of_those_before(monkeypat
     X, y = driven_panel()
     seen = []
 
-    def spy(module, known, aside, tensors, solve, **settings):
+    def spy(module, known, aside, tensors, solver):
         seen.append(tensors(aside).paths.values[..., 0])
-        return forecast_density(module, known, aside, tensors, solve, **settings)
+        return forecast_density(module, known, aside, tensors, solver)
 
-    monkeypatch.setattr(latent_regressor, "forecast_density", spy)
+    monkeypatch.setattr(estimator, "forecast_density", spy)
     LatentODERegressor(**TINY).fit(X, y)
     assert ((seen[0][:, :6] > 0) & (seen[0][:, 6:] < 0)).all()
 
