@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.supervised.objective import Losses, binary_cross_entropies, cross_entropies
 from skode.training import array_api, naming, refuse_missing_labels, to_numpy, warn_caller
 
 
@@ -325,7 +326,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
         refuse_missing_labels(y)
-        refuse_mixed_labels(y)
+        check_label_types(y)
         with naming("y"):
             check_classification_targets(y)
             target_type = type_of_target(y, input_name="y")
@@ -381,10 +382,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         tensor = torch.from_numpy(targets).to(like.device)
         return tensor.to(like.dtype) if self._multilabel else tensor
 
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if self._multilabel:
-            return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
-        return functional.cross_entropy(outputs, targets, reduction="none")
+    def _losses(self) -> Losses:
+        return binary_cross_entropies if self._multilabel else cross_entropies
 
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         found, true = to_numpy(self._decided(outputs)), to_numpy(targets)
@@ -428,7 +427,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         nfe : ndarray of int, of shape (n_samples,)
             Only with ``return_nfe``.
         """
-        outputs, nfe = self._answers(X)
+        outputs, nfe = self._predicted(X)
         decided = to_numpy(self._decided(outputs))
         labels = decided if self._multilabel else self.classes_[decided]
         return (labels, nfe) if return_nfe else labels
@@ -447,7 +446,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of ``classes_``; each row sums to 1 unless samples may have several labels.
         """
-        outputs = self._answers(X)[0]
+        outputs = self._predicted(X)[0]
         return to_numpy(outputs.sigmoid() if self._multilabel else outputs.softmax(1))
 
     @array_api
@@ -464,7 +463,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         ndarray of shape (n_samples, n_classes)
             Logarithms of the probabilities, in the order of ``classes_``.
         """
-        outputs = self._answers(X)[0]
+        outputs = self._predicted(X)[0]
         return to_numpy(functional.logsigmoid(outputs) if self._multilabel else outputs.log_softmax(1))
 
     @array_api
@@ -493,8 +492,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return tags
 
 
-def refuse_mixed_labels(y: np.ndarray) -> None:
-    """Refuse labels of types that have no order among each other, as text and numbers."""
+def check_label_types(y: np.ndarray) -> None:
+    """Raise a ValueError for labels of types that have no order among each other, as text and numbers."""
     kinds: dict[type, Any] = {}
     for label in y.flat if y.dtype == object else ():
         kinds.setdefault(next((kind for kind in (str, Number) if isinstance(label, kind)), type(label)), label)

@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.supervised.objective import Losses, squared_errors
 from skode.training import array_api, fitted_scaler, numeric_targets, standardised, to_numpy, to_tensor
 
 
@@ -316,8 +317,8 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
         return to_tensor(standardised(self.target_scaler_, targets), like.dtype, like.device)
 
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs - targets).square().mean(1) / 2
+    def _losses(self) -> Losses:
+        return squared_errors
 
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         return float(r2_score(to_numpy(targets), to_numpy(outputs), sample_weight=to_numpy(weights)))
@@ -340,7 +341,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         nfe : ndarray of int, of shape (n_samples,)
             Only with ``return_nfe``.
         """
-        outputs, nfe = self._answers(X)
+        outputs, nfe = self._predicted(X)
         y = self.target_scaler_.inverse_transform(to_numpy(outputs))
         y = y[:, 0] if self._one_dimensional else y
         return (y, nfe) if return_nfe else y
