@@ -48,6 +48,7 @@ from skode.training import (
     numeric_targets,
     resolve_device,
     resolve_dtype,
+    rollback,
     shifted,
     squaring,
     standardised,
@@ -145,7 +146,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return None
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
-        with self._within_memory(goes_on=partial or self.warm_start):
+        changed = ("module_", "scaler_", "_record") if partial or self.warm_start else ()
+        with rollback(self, changed_in_place=changed):
             return self._fitted(X, y, sample_weight, partial=partial, classes=classes)
 
     def _fitted(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> Self:
@@ -218,21 +220,16 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 return score
 
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
-        try:
-            with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)), self._field_explained():
-                self.module_.train()
-                if partial:
-                    self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
-                    self.module_.to(dtype)
-                else:
-                    self._record = self._fit_module(
-                        objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
-                    )
-                self.module_.eval()
-        except BaseException:
-            if first:  # nothing was learned
-                del self.module_
-            raise
+        with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)), self._field_explained():
+            self.module_.train()
+            if partial:
+                self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
+                self.module_.to(dtype)
+            else:
+                self._record = self._fit_module(
+                    objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
+                )
+            self.module_.eval()
         return self
 
     def _field_explained(self) -> AbstractContextManager[None]:

@@ -53,6 +53,7 @@ from skode.training import (
     new_generator,
     resolve_device,
     resolve_dtype,
+    rollback,
     squaring,
     to_numpy,
     to_pandas,
@@ -378,15 +379,8 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             Where X or y are not as described; the message names the column. Where a time lies a thousand times as far
             from the rest of its series as other series span, the message names the row.
         """
-        before = dict(vars(self))
-        try:
-            with self._within_memory(goes_on=self.warm_start):
-                return self._fit(X, y, sample_weight)
-        except BaseException:
-            # What was learned before is still whole.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        with rollback(self):
+            return self._fit(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> LatentODERegressor:
         wanted = self._architecture()
