@@ -40,7 +40,6 @@ from skode.training import (
     naming,
     new_generator,
     resolve_device,
-    resolve_dtype,
     rollback,
     to_numpy,
     to_pandas,
@@ -317,10 +316,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> CNFDensityEstimator:
         hidden = self._hidden_layers()
-        first = not (self.warm_start and hasattr(self, "module_"))
         built_from = self._architecture(hidden)
-        if not first:
-            self._check_as_built(built_from)
+        first = self._is_first_fit(built_from, goes_on=self.warm_start)
         given = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
         weights = checked_weights(sample_weight, given)
         rows, weights = distinct(given, np.zeros(len(given)), weights)
@@ -332,9 +329,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         X = given[rows]
         refuse_columns_without_density(X, weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
         rng = check_random_state(self.random_state)
-        device = resolve_device(self.device)
-        as_asked = first or self.dtype is not None
-        dtype = resolve_dtype(self.dtype, X, device) if as_asked else self.module_.log_scale.dtype
+        device, dtype = self._device_and_dtype(X, first=first)
         if first:
             field = self._new_field(X.shape[1], hidden, new_generator(rng))
             self.scaler_ = Gaussianisation.fit(X, weights, marginals=self.marginals)

@@ -47,7 +47,6 @@ from skode.training import (
     new_generator,
     numeric_targets,
     resolve_device,
-    resolve_dtype,
     rollback,
     shifted,
     squaring,
@@ -154,10 +153,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         hidden = self._hidden_layers()
         self._check_penalties()
         self._check_dtype()
-        first = not ((self.warm_start or partial) and hasattr(self, "module_"))
         built_from = self._architecture(hidden)
-        if not first:
-            self._check_as_built(built_from)
+        first = self._is_first_fit(built_from, goes_on=self.warm_start or partial)
         self._refuse_stacked_images(X)
         X, y = checked_data(
             self,
@@ -188,9 +185,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             chosen, own_weights = chosen[order], own_weights[order]
         rows = rows[chosen]
         self._prepare(targets[rows], own_weights, first=first)
-        device = resolve_device(self.device)
-        as_asked = first or self.dtype is not None
-        dtype = resolve_dtype(self.dtype, X, device) if as_asked else self.module_.head.weight.dtype
+        device, dtype = self._device_and_dtype(X, first=first)
         train_in = self._training_dtype(dtype)
         if first:
             self.scaler_ = fitted_scaler(*self._to_scale(X[rows], own_weights))
@@ -200,7 +195,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         elif partial:
             to_scale, its_weights = self._to_scale(X[rows], own_weights)
             fitted_on(self.scaler_, to_scale, its_weights)
-        if as_asked and isinstance(self.module_, ConvODENet):
+        if (first or self.dtype is not None) and isinstance(self.module_, ConvODENet):
             self.module_.set_autocast(self.dtype == "bfloat16")
         self.module_.to(device=device, dtype=train_in)
 

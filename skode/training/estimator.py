@@ -20,6 +20,7 @@ from skode.training.documentation import documentation_site
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 from skode.training.solver import Solver
+from skode.training.tensors import resolve_device, resolve_dtype
 
 #: Tolerances below this ask for float64.
 FLOAT32_TOLERANCE = 1e-5
@@ -95,15 +96,38 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         """``hidden_layer_sizes`` as a tuple of ints; one number stands for one layer."""
         return checked_sizes(np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist())
 
-    def _check_as_built(self, wanted: dict[str, Any]) -> None:
-        """Refuse to go on with a network that is not the one asked for."""
-        for name, value in wanted.items():
+    def _is_first_fit(self, architecture: dict[str, Any], *, goes_on: bool) -> bool:
+        """Whether a fit makes a new network, rather than training the one there is.
+
+        Parameters
+        ----------
+        architecture : dict
+            The parameters that the network is built from, by name.
+        goes_on : bool
+            Whether training goes on where there is a network.
+
+        Raises
+        ------
+        ValueError
+            If it would go on with a network of another architecture.
+        """
+        if not (goes_on and hasattr(self, "module_")):
+            return True
+        for name, value in architecture.items():
             built = self._built_from.get(name, value)
             if value is not built and value != built:
                 raise ValueError(
                     f"{name}={value!r}, but the network that training would go on with was built with {built!r}; "
                     "build a new one by warm_start=False, or with a clone of the estimator."
                 )
+        return False
+
+    def _device_and_dtype(self, X: Any, *, first: bool) -> tuple[torch.device, torch.dtype]:
+        """Where to train, and the dtype of predictions; that of the network there is where ``dtype`` is None."""
+        device = resolve_device(self.device)
+        if first or self.dtype is not None:
+            return device, resolve_dtype(self.dtype, X, device)
+        return device, next(self.module_.parameters()).dtype
 
     @contextmanager
     def _own_random_state(self, rng: np.random.RandomState, *, needed: bool) -> Iterator[None]:
