@@ -40,7 +40,7 @@ from skode.training import (
     naming,
     new_generator,
     resolve_device,
-    resolve_dtype,
+    rollback,
     to_numpy,
     to_pandas,
     to_tensor,
@@ -311,17 +311,13 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         UserWarning
             Where a column looks discrete, so that its density is unbounded.
         """
-        with self._within_memory(goes_on=self.warm_start):
+        with rollback(self, changed_in_place=("module_",) if self.warm_start else ()):
             return self._fit(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> CNFDensityEstimator:
         hidden = self._hidden_layers()
-        first = not (self.warm_start and hasattr(self, "module_"))
         built_from = self._architecture(hidden)
-        if first:
-            self.__dict__.pop("module_", None)  # a fit that fails is not to leave the flow of one before
-        else:
-            self._check_as_built(built_from)
+        first = self._is_first_fit(built_from, goes_on=self.warm_start)
         given = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
         weights = checked_weights(sample_weight, given)
         rows, weights = distinct(given, np.zeros(len(given)), weights)
@@ -333,28 +329,19 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         X = given[rows]
         refuse_columns_without_density(X, weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
         rng = check_random_state(self.random_state)
-        device = resolve_device(self.device)
-        as_asked = first or self.dtype is not None
-        dtype = resolve_dtype(self.dtype, X, device) if as_asked else self.module_.log_scale.dtype
-        try:
-            if first:
-                field = self._new_field(X.shape[1], hidden, new_generator(rng))
-                self.scaler_ = Gaussianisation.fit(X, weights, marginals=self.marginals)
-                self.module_ = Flow(field, X.shape[1])
-                self._built_from = built_from
-            self.module_.to(device=device, dtype=self._training_dtype(dtype))
-            theirs = isinstance(self.field, nn.Module)
-            explained = field_is_theirs(self.field, f"(n, {X.shape[1]})") if theirs else contextlib.nullcontext()
-            with self._own_random_state(rng, needed=theirs), explained:
-                self.module_.train()
-                self._train(X, weights, rng, dtype, self._task(given, y, sample_weight))
-        except BaseException:
-            if first:  # nothing was learned
-                self.__dict__.pop("module_", None)
-            raise
-        finally:
-            if hasattr(self, "module_"):
-                self.module_.to(dtype).eval()
+        device, dtype = self._device_and_dtype(X, first=first)
+        if first:
+            field = self._new_field(X.shape[1], hidden, new_generator(rng))
+            self.scaler_ = Gaussianisation.fit(X, weights, marginals=self.marginals)
+            self.module_ = Flow(field, X.shape[1])
+            self._built_from = built_from
+        self.module_.to(device=device, dtype=self._training_dtype(dtype))
+        theirs = isinstance(self.field, nn.Module)
+        explained = field_is_theirs(self.field, f"(n, {X.shape[1]})") if theirs else contextlib.nullcontext()
+        with self._own_random_state(rng, needed=theirs), explained:
+            self.module_.train()
+            self._train(X, weights, rng, dtype, self._task(given, y, sample_weight))
+        self.module_.to(dtype).eval()
         return self
 
     def _train(

@@ -43,7 +43,7 @@ from skode.training import (
     new_generator,
     numeric_targets,
     resolve_device,
-    resolve_dtype,
+    rollback,
     squaring,
     to_numpy,
     to_pandas,
@@ -131,13 +131,14 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         return None
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
-        with self._within_memory(goes_on=partial or self.warm_start):
+        changed = ("module_", "scaler_", "_record") if partial or self.warm_start else ()
+        with rollback(self, changed_in_place=changed):
             return self._fitted(X, y, sample_weight, partial=partial, classes=classes)
 
     def _fitted(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> Self:
         inputs = self._inputs()
-        first = not ((self.warm_start or partial) and hasattr(self, "module_"))
-        self._check_parameters(inputs, first=first)
+        first = self._is_first_fit(inputs.architecture.effective(), goes_on=self.warm_start or partial)
+        self._check_parameters(inputs)
         X, y = self._checked_samples(X, y, first=first)
         inputs.check_size(X.shape[1])
         task = self._task(X, y, sample_weight)
@@ -149,9 +150,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         n_given = len(rows)
         rows, own_weights = self._merged(X, targets, weights, rows)
         self._prepare(targets[rows], own_weights, first=first)
-        device = resolve_device(self.device)
-        sets_dtype = first or self.dtype is not None
-        dtype = resolve_dtype(self.dtype, X, device) if sets_dtype else self.module_.head.weight.dtype
+        device, dtype = self._device_and_dtype(X, first=first)
         training_dtype = self._training_dtype(dtype)
         if first:
             self.scaler_ = inputs.fitted_scaler(X[rows], own_weights)
@@ -160,7 +159,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             self._record = None
         elif partial:
             inputs.update_scaler(self.scaler_, X[rows], own_weights)
-        if sets_dtype:
+        if first or self.dtype is not None:
             self.module_.set_autocast(self.dtype == "bfloat16")
         self.module_.to(device=device, dtype=training_dtype)
 
@@ -170,25 +169,20 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             return Samples(x, self._as_tensor(targets[rows], w), w)
 
         objective = self._objective(samples(rows, own_weights), inputs, new_generator(rng, device))
-        validate = (
-            functools.partial(self._validation_score, samples(held_out, weights[held_out])) if len(held_out) else None
-        )
+        validate = None
+        if len(held_out):
+            validate = functools.partial(self._validation_score, samples(held_out, weights[held_out]))
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
-        try:
-            with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)), self._field_explained():
-                self.module_.train()
-                if partial:
-                    self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
-                    self.module_.to(dtype)
-                else:
-                    self._record = self._fit_module(
-                        objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
-                    )
-                self.module_.eval()
-        except BaseException:
-            if first:  # nothing was learned
-                del self.module_
-            raise
+        with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)), self._field_explained():
+            self.module_.train()
+            if partial:
+                self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
+                self.module_.to(dtype)
+            else:
+                self._record = self._fit_module(
+                    objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
+                )
+            self.module_.eval()
         return self
 
     def _inputs(self) -> Inputs:
@@ -206,10 +200,8 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         )
         return inputs_of(architecture, self.image_shift)
 
-    def _check_parameters(self, inputs: Inputs, *, first: bool) -> None:
-        """Raise a ValueError where parameters contradict each other, or the network that training continues with."""
-        if not first:
-            self._check_as_built(inputs.architecture.effective())
+    def _check_parameters(self, inputs: Inputs) -> None:
+        """Raise a ValueError where parameters contradict each other."""
         inputs.architecture.check()
         inputs.check(dtype=self.dtype)
         method = get_method(self.method)

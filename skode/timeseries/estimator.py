@@ -51,8 +51,7 @@ from skode.training import (
     memory_for,
     naming,
     new_generator,
-    resolve_device,
-    resolve_dtype,
+    rollback,
     squaring,
     to_numpy,
     to_pandas,
@@ -378,28 +377,19 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             Where X or y are not as described; the message names the column. Where a time lies a thousand times as far
             from the rest of its series as other series span, the message names the row.
         """
-        before = dict(vars(self))
-        try:
-            with self._within_memory(goes_on=self.warm_start):
-                return self._fit(X, y, sample_weight)
-        except BaseException:
-            # What was learned before is still whole.
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
+        with rollback(self):
+            return self._fit(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> LatentODERegressor:
         wanted = self._architecture()
-        warm = self.warm_start and hasattr(self, "module_")
-        if warm:
-            self._check_as_built(wanted)
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=not warm)
+        first = self._is_first_fit(wanted, goes_on=self.warm_start)
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=first)
         y = to_pandas(y, "y")
-        if warm:
-            values = self._targets(y, rows)
-        else:
+        if first:
             values = read_targets(y, len(rows))
             LIKELIHOODS[self.likelihood].check(values)
+        else:
+            values = self._targets(y, rows)
         rows, values, weights = distinct_rows(rows, values, checked_weights(sample_weight, values))
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
@@ -408,20 +398,19 @@ class LatentODERegressor(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transf
             raise ValueError(f"Input y contains NaN only in output {output}{weighing}: it was never observed. Drop it.")
         self._refined = self.posterior == "laplace"
         rng = check_random_state(self.random_state)
-        device = resolve_device(self.device)
-        dtype = next(self.module_.parameters()).dtype if warm else resolve_dtype(self.dtype, X, device)
-        if warm:
-            panel = self._panel(rows, values, weights)
-            # condition() shares weights between estimators: the others keep theirs.
-            self.module_ = copy.deepcopy(self.module_)
-            if isinstance(self.module_.likelihood, Gaussian):
-                self.module_.likelihood.whiten()
-        else:
+        device, dtype = self._device_and_dtype(X, first=first)
+        if first:
             self._learn_units(rows, values, weights, y)
             panel = self._panel(rows, values, weights)
             self.module_ = self._new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.latent_size
+        else:
+            panel = self._panel(rows, values, weights)
+            # condition() shares weights between estimators: the others keep theirs.
+            self.module_ = copy.deepcopy(self.module_)
+            if isinstance(self.module_.likelihood, Gaussian):
+                self.module_.likelihood.whiten()
         refuse_absurd_times(rows)
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel

@@ -20,6 +20,7 @@ from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.penalties import PenalisedSolver, Regularisation
+from skode.training.rollback import rollback
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.solver import Solver
@@ -72,6 +73,7 @@ __all__ = [
     "refuse_missing_labels",
     "resolve_device",
     "resolve_dtype",
+    "rollback",
     "shifted",
     "squaring",
     "standardised",

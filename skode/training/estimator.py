@@ -16,25 +16,11 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.dynamics.sizes import checked_sizes
-from skode.solvers import free_idle_memory
 from skode.training.documentation import documentation_site
-from skode.training.failures import is_want_of_memory
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 from skode.training.solver import Solver
-from skode.training.tensors import resolve_device
-
-#: Parameters that memory grows with.
-SIZES = (
-    "batch_size",
-    "hidden_layer_sizes",
-    "state_size",
-    "augment_dim",
-    "latent_size",
-    "encoder_size",
-    "n_samples",
-    "n_draws",
-)
+from skode.training.tensors import resolve_device, resolve_dtype
 
 #: Tolerances below this ask for float64.
 FLOAT32_TOLERANCE = 1e-5
@@ -106,46 +92,42 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         new.__dict__.update(self.__dict__)
         return new
 
-    @contextmanager
-    def _within_memory(self, *, goes_on: bool) -> Iterator[None]:
-        """Training, which leaves the estimator as it was where memory does not suffice.
-
-        Where it ``goes_on`` from what was learned before, that is copied, as it is changed in place.
-        """
-        before = dict(vars(self))
-        changed = ("module_", "scaler_", "_record") if goes_on else ()
-        kept = {name: copy.deepcopy(before[name]) for name in changed if name in before}
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_want_of_memory(error):
-                raise
-            self.__dict__.clear()
-            self.__dict__.update(before | kept)
-            error.__traceback__ = None  # whose frames hold on to what there was no room for
-            free_idle_memory()
-            torch.cuda.empty_cache()  # of blocks that are too small for what comes next
-            device = resolve_device(self.device)
-            sizes = ", ".join(f"{name}={getattr(self, name)!r}" for name in SIZES if hasattr(self, name))
-            elsewhere = ", or set device='cpu'" if device.type != "cpu" else ""
-            raise MemoryError(
-                f"The memory of {device} is too small for this fit: lower one of {sizes}{elsewhere}. The estimator is "
-                f"as it was before. ({str(error).splitlines()[0]})"
-            ) from error
-
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints; one number stands for one layer."""
         return checked_sizes(np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist())
 
-    def _check_as_built(self, wanted: dict[str, Any]) -> None:
-        """Refuse to go on with a network that is not the one asked for."""
-        for name, value in wanted.items():
+    def _is_first_fit(self, architecture: dict[str, Any], *, goes_on: bool) -> bool:
+        """Whether a fit makes a new network, rather than training the one there is.
+
+        Parameters
+        ----------
+        architecture : dict
+            The parameters that the network is built from, by name.
+        goes_on : bool
+            Whether training goes on where there is a network.
+
+        Raises
+        ------
+        ValueError
+            If it would go on with a network of another architecture.
+        """
+        if not (goes_on and hasattr(self, "module_")):
+            return True
+        for name, value in architecture.items():
             built = self._built_from.get(name, value)
             if value is not built and value != built:
                 raise ValueError(
                     f"{name}={value!r}, but the network that training would go on with was built with {built!r}; "
                     "build a new one by warm_start=False, or with a clone of the estimator."
                 )
+        return False
+
+    def _device_and_dtype(self, X: Any, *, first: bool) -> tuple[torch.device, torch.dtype]:
+        """Where to train, and the dtype of predictions; that of the network there is where ``dtype`` is None."""
+        device = resolve_device(self.device)
+        if first or self.dtype is not None:
+            return device, resolve_dtype(self.dtype, X, device)
+        return device, next(self.module_.parameters()).dtype
 
     @contextmanager
     def _own_random_state(self, rng: np.random.RandomState, *, needed: bool) -> Iterator[None]:
