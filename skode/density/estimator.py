@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
@@ -35,7 +34,6 @@ from skode.training import (
     checked_times,
     checked_weights,
     distinct,
-    field_is_theirs,
     memory_for,
     naming,
     new_generator,
@@ -45,6 +43,7 @@ from skode.training import (
     to_pandas,
     to_tensor,
     train,
+    users_field,
     warn_of_overflow,
     worthwhile_threads,
 )
@@ -336,9 +335,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             self.module_ = Flow(field, X.shape[1])
             self._built_from = built_from
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
-        theirs = isinstance(self.field, nn.Module)
-        explained = field_is_theirs(self.field, f"(n, {X.shape[1]})") if theirs else contextlib.nullcontext()
-        with self._own_random_state(rng, needed=theirs), explained:
+        with users_field(self.field, rng, f"(n, {X.shape[1]})"):
             self.module_.train()
             self._train(X, weights, rng, dtype, self._task(given, y, sample_weight))
         self.module_.to(dtype).eval()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral, Real
 from typing import Any, Self, TypeVar
 
@@ -38,7 +37,6 @@ from skode.training import (
     checked_times,
     checked_weights,
     distinct,
-    field_is_theirs,
     naming,
     new_generator,
     numeric_targets,
@@ -48,6 +46,7 @@ from skode.training import (
     to_numpy,
     to_pandas,
     to_tensor,
+    users_field,
 )
 from skode.training.settings import Choices
 
@@ -173,7 +172,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         if len(held_out):
             validate = functools.partial(self._validation_score, samples(held_out, weights[held_out]))
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
-        with self._own_random_state(rng, needed=isinstance(self.field, nn.Module)), self._field_explained():
+        with users_field(self.field, rng, self._state_shape()):
             self.module_.train()
             if partial:
                 self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
@@ -262,12 +261,10 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         self.module_.train()
         return score
 
-    def _field_explained(self) -> AbstractContextManager[None]:
-        """Errors from inside a field of the user's own say how it is called."""
-        if not isinstance(self.field, nn.Module):
-            return nullcontext()
+    def _state_shape(self) -> str:
+        """Shape of the ODE's states, as error messages write it."""
         size = (self.state_size or self.n_features_in_) + self.augment_dim
-        return field_is_theirs(self.field, f"(n, {size}{self._inputs().state_dims})")
+        return f"(n, {size}{self._inputs().state_dims})"
 
     def _for_merged(self, weights: np.ndarray, n_given: int, *, partial: bool) -> tuple[float, int]:
         """Strength of the L2 penalty, and passes over the distinct samples in an epoch.

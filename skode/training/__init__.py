@@ -6,7 +6,6 @@ from skode.training.checked import (
     checked_data,
     checked_labels,
     checked_weights,
-    field_is_theirs,
     first_not_a_number,
     naming,
     numeric_targets,
@@ -38,6 +37,7 @@ from skode.training.tensors import (
     to_tensor,
 )
 from skode.training.threads import worthwhile_threads
+from skode.training.users_field import users_field
 
 __all__ = [
     "AUTO_BATCH_SIZE",
@@ -60,7 +60,6 @@ __all__ = [
     "checked_times",
     "checked_weights",
     "distinct",
-    "field_is_theirs",
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
@@ -81,6 +80,7 @@ __all__ = [
     "to_pandas",
     "to_tensor",
     "train",
+    "users_field",
     "warn_caller",
     "warn_of_overflow",
     "worthwhile_threads",

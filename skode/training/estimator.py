@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -128,17 +127,6 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         if first or self.dtype is not None:
             return device, resolve_dtype(self.dtype, X, device)
         return device, next(self.module_.parameters()).dtype
-
-    @contextmanager
-    def _own_random_state(self, rng: np.random.RandomState, *, needed: bool) -> Iterator[None]:
-        """Torch's global generator as ``random_state`` says, for what is random in a field of the user's own."""
-        if not needed:
-            yield
-            return
-        seed = int(rng.randint(np.iinfo(np.int32).max))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
 
     def _training_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """What to train in: float32, unless another dtype is asked for or the tolerances are too tight for it.
