@@ -15,16 +15,16 @@ from skode.solvers.solution import Solve
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured of paths on the way, beside the change of their log-density.
+    """Integrals along paths that are computed beside the change of log-density.
 
     Attributes
     ----------
     noise : Tensor of shape (n, d) or None
         The noise of estimates, the same for the whole solve.
     estimate : bool
-        Whether the divergence is estimated by it.
+        Whether the divergence is estimated with the noise rather than exact.
     energy, jacobian : bool
-        Whether the kinetic energy and the Jacobian's norm are.
+        Whether to integrate the kinetic energy, and the norm of the Jacobian.
     """
 
     noise: Tensor | None = None
@@ -63,7 +63,7 @@ class Flow(nn.Module):
         t: float = 1.0,
         measured: Measured | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-densities at a time, and what was measured along the paths.
+        """Log-densities at a time, and integrals along the paths.
 
         ``log p_t(x) = log p_0(z(0)) - int_0^t tr(df/dz) ds`` along the path with ``z(t) = x``, solved backward.
 
@@ -74,16 +74,16 @@ class Flow(nn.Module):
         solver : callable
             The solver, a :class:`skode.training.Solver`.
         t : float, default=1.0
-            The time whose density it is.
+            The time of the density.
         measured : Measured, default=None
-            What else is measured.
+            The integrals wanted; none where None.
 
         Returns
         -------
         log_prob : Tensor of shape (n,)
             Log-densities.
         integrals : Tensor of shape (n, k)
-            What was measured: mean squares over the dimensions, integrated over time.
+            Mean squares over the dimensions, integrated over time.
         """
         measured = measured or Measured()
         joint = flow_field(
@@ -115,7 +115,7 @@ class Flow(nn.Module):
         return self.paths(x, solver, (0.0,))[0] * torch.exp(-self.log_scale)
 
     def paths(self, x: Tensor, solver: Solve, times: Sequence[float]) -> Tensor:
-        """Where points at ``t = 1`` were at earlier times, given in falling order; of shape (n_times, n, d)."""
+        """Positions at earlier times of points at ``t = 1``, of shape (n_times, n, d); times are in falling order."""
         if times[0] == 1.0:
             later = self.paths(x, solver, times[1:]) if len(times) > 1 else x.new_empty((0, *x.shape))
             return torch.cat([x[None], later])

@@ -1,4 +1,4 @@
-"""What a flow is trained by: its likelihood, through the solver, or flow matching, without."""
+"""Objectives of training: the likelihood, through the solver, or flow matching, without; and the validation score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skode.density.flow import Flow, Measured
-from skode.training import Solver, as_index
+from skode.training import Solver, as_index, to_numpy
 
 
 class Likelihood:
@@ -19,7 +19,7 @@ class Likelihood:
     Parameters
     ----------
     flow : Flow
-        What is trained.
+        The flow to train.
     x : Tensor of shape (n, d)
         The data.
     weights : Tensor of shape (n,)
@@ -50,7 +50,7 @@ class Likelihood:
         self.solver = solver.counting(reuse_step_size=True)
         strengths = (kinetic_energy, jacobian_norm)
         self.measured = Measured(estimate=estimate, energy=kinetic_energy > 0, jacobian=jacobian_norm > 0)
-        # What is measured are means over dimensions.
+        # The integrals are means over dimensions.
         self.strengths = flow.n_features * x.new_tensor([strength for strength in strengths if strength > 0])
 
     def parameters(self) -> Iterable[Tensor]:
@@ -99,5 +99,31 @@ class FlowMatching:
         return (self.weights[chosen] * off.square().sum(1)).mean()
 
     def _random(self, source: Callable[..., Tensor], shape: Sequence[int], like: Tensor) -> Tensor:
-        """Random numbers that are the same whatever the dtype."""
+        """Random numbers that are the same in all dtypes."""
         return source(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device).to(like)
+
+
+class ValidationScore:
+    """Mean log-density of samples held out, by a flow in training.
+
+    Parameters
+    ----------
+    flow : Flow
+        The flow.
+    x : Tensor of shape (n, d)
+        The samples.
+    weights : ndarray of shape (n,)
+        Their weights in the mean.
+    solver : Solver
+        The solver.
+    """
+
+    def __init__(self, flow: Flow, x: Tensor, weights: np.ndarray, solver: Solver) -> None:
+        self.flow, self.x, self.weights, self.solver = flow, x, weights, solver
+
+    def __call__(self) -> float:
+        self.flow.eval()
+        with torch.no_grad():
+            log_prob = to_numpy(self.flow.log_prob(self.x, self.solver)[0])
+        self.flow.train()
+        return float(np.average(log_prob, weights=self.weights))
