@@ -81,14 +81,14 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     objective : {"likelihood", "flow_matching"}, default="likelihood"
         The objective of training: the likelihood, by gradients through the solver, or flow matching, where the field
         alone is trained, to match the velocities of straight paths from noise to data [3]_. Its updates need no
-        solver, but more of them give the same likelihood, and ``alpha`` is the only penalty. The density is the exact
-        one of the ODE either way.
+        solver, but more of them are needed for the same likelihood, and ``alpha`` is the only penalty. The density is
+        the exact one of the ODE either way.
     matching_iter : int, default=0
         Epochs of flow matching before those of likelihood. They pay where there are many narrow modes far apart, which
         likelihood is slow to find.
     divergence : {"exact", "hutchinson"}, default="exact"
         The divergence in training: exact, or Hutchinson's estimate [2]_ with noise that is drawn for each solve. It
-        pays for fields without an analytic divergence in many dimensions. Answers use the exact one.
+        pays for fields without an analytic divergence in many dimensions. Predictions use the exact one.
     marginals : {"auto", "johnson", "normal"}, default="auto"
         Transform of the columns before they are whitened: "johnson" bends them by a Johnson S_U distribution fitted to
         their skewness and tails, so that outliers and heavy tails come to where a flow can follow; "normal" leaves
@@ -139,17 +139,17 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         Method of computing gradients; see :func:`skode.solvers.solve_ivp`.
     device : str, default="auto"
-        Where to compute: "auto", "cpu", "cuda", ...
+        Device of computations: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        Dtype of computations; None: train in float32, unless the tolerances are too tight for it, and answer in the
-        precision of the X that ``fit`` was given on the CPU, in float32 elsewhere.
+        Dtype of computations; None: train in float32, unless the tolerances are too tight for it, and predict in the
+        dtype of the X in ``fit`` on the CPU, in float32 elsewhere.
 
     Attributes
     ----------
     module_ : torch.nn.Module
         The trained flow, of whitened data.
     scaler_ : object
-        The map of the data to where the flow lives: ``transform``, ``inverse_transform`` and ``log_det``.
+        The map from data space to the space of the flow: ``transform``, ``inverse_transform`` and ``log_det``.
     n_features_in_ : int
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -160,9 +160,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         Last and least mean loss in training: negative log-likelihood of the whitened data with its penalties, or the
         mean squared distance of velocities.
     loss_curve_ : list of float
-        The same per epoch.
+        Mean training loss per epoch.
     matching_curve_ : list of float
-        That of flow matching before training by likelihood, with ``matching_iter``.
+        Training loss of flow matching per epoch, before training by likelihood, with ``matching_iter``.
     validation_scores_ : list of float or None
         Mean log-likelihood of the whitened validation data per epoch, with ``early_stopping``.
     best_validation_score_ : float or None
