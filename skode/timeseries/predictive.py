@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,13 @@ from skode.solvers import SolverError
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior
+from skode.timeseries.posterior import Posterior, normal_draws
+from skode.timeseries.query import Query
 from skode.timeseries.tensors import PanelTensors
-from skode.training import Solver, warn_caller
+from skode.training import Solver, new_generator, to_numpy, warn_caller
+
+#: Standardised predictions beyond this are warned of.
+FAR = 1e6
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,124 @@ class Predictive:
                 ConvergenceWarning,
             )
 
+    def gather(
+        self,
+        quantity: Callable[[Prediction], Tensor],
+        query: Query,
+        posterior: Posterior,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """A quantity of the predictions at all rows, of shape (n, n_rows, ...), in the order of the user's rows.
+
+        Parameters
+        ----------
+        quantity : callable
+            Of a prediction, whose rows are positions among the user's rows, a tensor of shape (n, rows of the
+            prediction, ...).
+        query : Query
+            The rows.
+        posterior : Posterior
+            Of the series in the query.
+        noise : Tensor, default=None
+            Source of the latent states, of which as many are solved at once as memory allows: the quantity has an
+            entry for each. None: the draws that predictions are averaged over.
+        generator : torch.Generator, default=None
+            Source of paths of the noise that has a memory; None: its mean and variance.
+        """
+        if noise is None:
+            draws = normal_draws(posterior.n_draws, self.module.latent_size)
+            return _in_order(quantity, query, self._answers_to(query, posterior, draws, generator))
+        parts = []
+        for some in noise.split(self.n_draws_at_once(query.panel, query.known)):
+            uniform = torch.full((len(some), query.panel.n_series), -np.log(len(some)), dtype=torch.float64)
+            equal = Posterior(posterior.mean, posterior.factor, uniform)
+            parts.append(_in_order(quantity, query, self._answers_to(query, equal, some, generator)))
+        return np.concatenate(parts)
+
+    def _answers_to(
+        self, query: Query, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
+    ) -> Iterator[Prediction]:
+        return self.answers(query.panel, query.known, query.positions, posterior, noise, generator)
+
+    def moments(
+        self, query: Query, posterior: Posterior, *, with_std: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Means, and with ``with_std`` standard deviations, of the outputs: of shape (n_rows, n_outputs).
+
+        Warns
+        -----
+        ConvergenceWarning
+            If standardised means are beyond :data:`FAR`.
+        """
+        likelihood = self.module.likelihood
+
+        def moments(prediction: Prediction) -> Tensor:
+            means = likelihood.mean(prediction.eta)
+            mean = prediction.mean(means)
+            if not with_std:
+                return mean[None]
+            variance = prediction.mean(likelihood.variance(prediction.eta) + (means - mean) ** 2)
+            return torch.stack([mean, variance if prediction.coloured is None else variance + prediction.coloured])
+
+        mean, *variance = self.gather(moments, query, posterior)
+        if likelihood.standardised and (np.abs(mean) > FAR).any():
+            warn_caller(
+                f"Some predictions are more than {FAR:g} standard deviations of y from its mean: the dynamics explode "
+                "so far from the data. Ask for times closer to the data, or train on longer series.",
+                ConvergenceWarning,
+            )
+        return mean, np.sqrt(variance[0]) if with_std else None
+
+    def log_density(self, query: Query, posterior: Posterior, y: np.ndarray) -> np.ndarray:
+        """Log predictive densities of rows, of shape (n_rows,), for values of shape (n_rows, n_outputs)."""
+        likelihood, values = self.module.likelihood, torch.from_numpy(y)
+
+        def log_density(prediction: Prediction) -> Tensor:
+            own = values[torch.from_numpy(prediction.rows)].to(prediction.eta)
+            log_prob = likelihood.log_prob(prediction.eta, own, prediction.coloured)
+            return log_mean_density(log_prob, prediction.weights)[None]
+
+        return self.gather(log_density, query, posterior)[0]
+
+    def samples(self, query: Query, posterior: Posterior, n_samples: int, rng: np.random.RandomState) -> np.ndarray:
+        """Draws of the outputs, of shape (n_samples, n_rows, n_outputs); rows of a series lie on one path in each."""
+        generator = new_generator(rng)
+        noise = rng.standard_normal((n_samples, query.panel.n_series, self.module.latent_size))
+        return self.gather(
+            lambda prediction: self._drawn(prediction, generator),
+            query,
+            posterior,
+            noise=torch.from_numpy(noise),
+            generator=generator,
+        )
+
+    def samples_of_prior(self, panel: Panel, known: Panel, rng: np.random.RandomState) -> np.ndarray:
+        """One draw of the outputs of new series, of shape (n_rows, n_outputs).
+
+        Parameters
+        ----------
+        panel : Panel
+            Their rows.
+        known : Panel
+            The observations that the model is conditioned on, of other series.
+        rng : RandomState
+            Source of the draws.
+        """
+        n, size = panel.n_series, self.module.latent_size
+        noise = torch.from_numpy(rng.standard_normal((1, n, size)))
+        generator, draws = new_generator(rng), np.empty(panel.y.shape)
+        nowhere = np.full(n, -1)
+        for prediction in self.answers(panel, known, nowhere, Posterior.prior(n, size, 1), noise, generator):
+            draws[prediction.rows] = to_numpy(self._drawn(prediction, generator)[0])
+        return draws
+
+    def _drawn(self, prediction: Prediction, generator: torch.Generator) -> Tensor:
+        """Draws of the outputs; NaN where the dynamics could not be solved."""
+        drawn = self.module.likelihood.sample(torch.nan_to_num(prediction.eta), generator)
+        return torch.where(torch.isnan(prediction.eta), torch.nan, drawn)
+
     def n_draws_at_once(self, query: Panel, known: Panel) -> int:
         """How many draws of the longest series stay within the memory bound; one at least."""
         n_rows, n_knots = self._lengths(query, known)
@@ -205,3 +327,30 @@ class Predictive:
         backward = (series.reach[:, 0] / HORIZON).floor() * HORIZON
         reach = torch.stack([backward, torch.maximum(forward, series.reach[:, 1])], dim=1)
         return self.module.path(z0, series.time, reach, series.paths, self.solver.replace(on_failure=on_failure))
+
+
+def _in_order(quantity: Callable[[Prediction], Tensor], query: Query, answers: Iterable[Prediction]) -> np.ndarray:
+    """A quantity of the predictions at all rows of a query, in the order of the user's rows."""
+    gathered: np.ndarray | None = None
+    for answer in answers:
+        prediction = replace(answer, rows=query.order[answer.rows])
+        part = to_numpy(quantity(prediction)).astype(np.float64)
+        if gathered is None:
+            gathered = np.empty((len(part), len(query.order), *part.shape[2:]))
+        gathered[:, prediction.rows] = part
+    assert gathered is not None
+    return gathered
+
+
+def log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:
+    """Logarithm of the rows' densities, averaged over draws; draws without weight may be NaN.
+
+    Parameters
+    ----------
+    log_prob : Tensor of shape (n_draws, n_rows, n_outputs)
+        Log-density of each value under each draw.
+    weights : Tensor of shape (n_draws, n_rows)
+        Of the draws; they sum to 1.
+    """
+    by_draw = torch.where(weights > 0, log_prob.sum(-1), 0.0) + torch.log(weights)
+    return torch.logsumexp(by_draw, dim=0)

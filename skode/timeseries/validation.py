@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
-from skode.timeseries.predictive import Prediction
+from skode.timeseries.predictive import Prediction, log_mean_density
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
@@ -121,17 +120,3 @@ def widen_noise(likelihood: Gaussian, aside: Panel, answers: Sequence[Prediction
             total += float((w * by_row).sum())
         densities.append(total)
     likelihood.widen(float(WIDER[int(np.argmax(densities))]))
-
-
-def log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:
-    """Logarithm of the rows' densities, averaged over draws; draws without weight may be NaN.
-
-    Parameters
-    ----------
-    log_prob : Tensor of shape (n_draws, n_rows, n_outputs)
-        Log-density of each value under each draw.
-    weights : Tensor of shape (n_draws, n_rows)
-        Of the draws; they sum to 1.
-    """
-    by_draw = torch.where(weights > 0, log_prob.sum(-1), 0.0) + torch.log(weights)
-    return torch.logsumexp(by_draw, dim=0)

@@ -11,7 +11,7 @@ from skode.timeseries.latent_ode import HORIZON, LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, normal_draws
-from skode.timeseries.predictive import Prediction, Predictive
+from skode.timeseries.predictive import Prediction, Predictive, log_mean_density
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
@@ -250,3 +250,12 @@ def test_means_ignore_draws_without_weight():
     values = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]], [[torch.nan, torch.inf]]])
     torch.testing.assert_close(answer.mean(values), torch.tensor([[2.5, 3.5]]))
     torch.testing.assert_close(answer.mean(values[..., 0]), torch.tensor([2.5]))
+
+
+# Densities
+
+
+def test_a_draw_without_weight_may_be_nan():
+    log_prob = torch.log(torch.tensor([[[0.5]], [[torch.nan]], [[0.1]]], dtype=torch.float64))
+    weights = torch.tensor([[0.25], [0.0], [0.75]], dtype=torch.float64)
+    assert float(log_mean_density(log_prob, weights).exp()) == pytest.approx(0.25 * 0.5 + 0.75 * 0.1)
