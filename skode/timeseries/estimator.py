@@ -460,10 +460,10 @@ class LatentODERegressor(FittedLatentODE):
                 likelihood.colour(output, *found)
 
     def _forecasts(self, known: Panel, query: Panel) -> list[Prediction]:
-        """What the model says of rows of the same series of which others are known."""
+        """Predictions of rows, given other rows of the same series."""
         posterior = self._inferred(known, self.n_draws)
         noise = normal_draws(posterior.n_draws, self.module_.latent_size)
-        return list(self._predictive().answers(query, known, np.arange(known.n_series), posterior, noise))
+        return list(self._predictive().predictions(query, known, np.arange(known.n_series), posterior, noise))
 
     @array_api
     def condition(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:

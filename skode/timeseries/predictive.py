@@ -1,4 +1,4 @@
-"""The posterior predictive of a latent ODE: answers at any time of any series."""
+"""The posterior predictive of a latent ODE: predictions at any time of any series."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FAR = 1e6
 
 @dataclass(frozen=True)
 class Prediction:
-    """What some rows are answered with.
+    """Draws of latent states and of distributions of outputs at some rows.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Predictive:
         self.module, self.tensors, self.solver = module, tensors, solver
         self.footprint = Footprint.of(module, solver.method)
 
-    def answers(
+    def predictions(
         self,
         query: Panel,
         known: Panel,
@@ -87,12 +87,12 @@ class Predictive:
         noise: Tensor,
         generator: torch.Generator | None = None,
     ) -> Iterator[Prediction]:
-        """Answers, in blocks of series.
+        """Predictions, in blocks of series.
 
         Parameters
         ----------
         query : Panel
-            The rows to be answered, sorted by series, then time.
+            The rows to predict at, sorted by series, then time.
         known : Panel
             All rows of which covariates or outputs are known.
         positions : ndarray of int, of shape (query.n_series,)
@@ -106,7 +106,7 @@ class Predictive:
         """
         n_lost = 0
         for block in self.footprint.blocks(len(noise), *self._lengths(query, known)):
-            answer, lost = self._answer(
+            prediction, lost = self._predicted(
                 query.take(block),
                 known.take(positions[block][positions[block] >= 0]),
                 posterior.take(block),
@@ -114,7 +114,7 @@ class Predictive:
                 generator,
             )
             n_lost += lost
-            yield replace(answer, rows=query.rows_of(block))
+            yield replace(prediction, rows=query.rows_of(block))
         if n_lost:
             warn_caller(
                 f"The dynamics of {n_lost} draws of latent states could not be solved as far as was asked; these draws "
@@ -150,18 +150,18 @@ class Predictive:
         """
         if noise is None:
             draws = normal_draws(posterior.n_draws, self.module.latent_size)
-            return _in_order(quantity, query, self._answers_to(query, posterior, draws, generator))
+            return _in_order(quantity, query, self._predictions_at(query, posterior, draws, generator))
         parts = []
         for some in noise.split(self.n_draws_at_once(query.panel, query.known)):
             uniform = torch.full((len(some), query.panel.n_series), -np.log(len(some)), dtype=torch.float64)
             equal = Posterior(posterior.mean, posterior.factor, uniform)
-            parts.append(_in_order(quantity, query, self._answers_to(query, equal, some, generator)))
+            parts.append(_in_order(quantity, query, self._predictions_at(query, equal, some, generator)))
         return np.concatenate(parts)
 
-    def _answers_to(
+    def _predictions_at(
         self, query: Query, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
     ) -> Iterator[Prediction]:
-        return self.answers(query.panel, query.known, query.positions, posterior, noise, generator)
+        return self.predictions(query.panel, query.known, query.positions, posterior, noise, generator)
 
     def moments(
         self, query: Query, posterior: Posterior, *, with_std: bool = False
@@ -231,7 +231,7 @@ class Predictive:
         noise = torch.from_numpy(rng.standard_normal((1, n, size)))
         generator, draws = new_generator(rng), np.empty(panel.y.shape)
         nowhere = np.full(n, -1)
-        for prediction in self.answers(panel, known, nowhere, Posterior.prior(n, size, 1), noise, generator):
+        for prediction in self.predictions(panel, known, nowhere, Posterior.prior(n, size, 1), noise, generator):
             draws[prediction.rows] = to_numpy(self._drawn(prediction, generator)[0])
         return draws
 
@@ -246,20 +246,20 @@ class Predictive:
         return self.footprint.n_copies(int(n_rows.max(initial=0)), int(n_knots.max(initial=0)))
 
     def _lengths(self, query: Panel, known: Panel) -> tuple[np.ndarray, np.ndarray]:
-        """Of each series to answer, rows that are solved for, and rows from which covariates are known."""
+        """Of each series, rows that are solved for, and rows from which covariates are known."""
         both, _ = query.beside(known)
         n_own, n_all = (np.bincount(panel.codes, minlength=query.n_series) for panel in (query, both))
         return n_all if self.module.likelihood.has_memory else n_own, n_all
 
     @torch.no_grad()
-    def _answer(
+    def _predicted(
         self, query: Panel, known: Panel, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
     ) -> tuple[Prediction, int]:
         likelihood = self.module.likelihood
-        panel, is_asked = query, np.ones(len(query.time), dtype=bool)
+        panel, is_query = query, np.ones(len(query.time), dtype=bool)
         if likelihood.has_memory:
             # The values in the query are not known, whatever its panel says.
-            panel, is_asked = query.without(is_asked).beside(known.observed())
+            panel, is_query = query.without(is_query).beside(known.observed())
         if panel.covariates.shape[1]:
             known = known.joined(query)
             series = self.tensors(panel, known.take(known.ids.get_indexer(query.ids)))
@@ -278,7 +278,7 @@ class Predictive:
             log_rate = self.module.log_rate(states, covariates)
         log_weights = posterior.log_weights.to(states.device)[:, codes]
         sound = torch.isfinite(states).all(-1)
-        rows = torch.from_numpy(np.flatnonzero(is_asked)).to(states.device)
+        rows = torch.from_numpy(np.flatnonzero(is_query)).to(states.device)
         states, eta, log_weights, sound = (x[:, rows] for x in (states, eta, log_weights, sound))
         if not bool(sound.any(0).all()):
             self._say_why(z0, series)
@@ -286,7 +286,7 @@ class Predictive:
         n_lost = int((~sound).any(1).sum())
         log_rate = None if log_rate is None else log_rate[:, rows]
         coloured = None if coloured is None else coloured[rows]
-        return Prediction(np.flatnonzero(is_asked), states, eta, log_rate, weights, coloured), n_lost
+        return Prediction(np.flatnonzero(is_query), states, eta, log_rate, weights, coloured), n_lost
 
     def _coloured(
         self, series: PanelTensors, codes: Tensor, places: Tensor, eta: Tensor, generator: torch.Generator | None
@@ -319,7 +319,7 @@ class Predictive:
     def _states(self, z0: Tensor, series: PanelTensors, *, on_failure: str) -> Tensor:
         """Latent states at times before and after the start; NaN in empty slots.
 
-        Each series is solved to a whole number of horizons, so that an answer does not depend on which other times
+        Each series is solved to a whole number of horizons, so that a prediction does not depend on which other times
         within them are wanted, and beyond them only as much as the solver's accuracy.
         """
         # Forward, whole horizons from the first row on, and at least one; the margin is for rounding at a last row.
@@ -329,11 +329,11 @@ class Predictive:
         return self.module.path(z0, series.time, reach, series.paths, self.solver.replace(on_failure=on_failure))
 
 
-def _in_order(quantity: Callable[[Prediction], Tensor], query: Query, answers: Iterable[Prediction]) -> np.ndarray:
+def _in_order(quantity: Callable[[Prediction], Tensor], query: Query, predictions: Iterable[Prediction]) -> np.ndarray:
     """A quantity of the predictions at all rows of a query, in the order of the user's rows."""
     gathered: np.ndarray | None = None
-    for answer in answers:
-        prediction = replace(answer, rows=query.order[answer.rows])
+    for part_of_all in predictions:
+        prediction = replace(part_of_all, rows=query.order[part_of_all.rows])
         part = to_numpy(quantity(prediction)).astype(np.float64)
         if gathered is None:
             gathered = np.empty((len(part), len(query.order), *part.shape[2:]))
