@@ -47,7 +47,7 @@ class ELBOSettings:
 
 
 class NegativeELBO:
-    r"""The negative evidence lower bound per observed value, over batches of series; a row of weight two has each twice.
+    r"""The negative evidence lower bound per observed value, over batches of series; a row of weight two counts twice.
 
     With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(y | z_k) p(z_k) / q(z_k | x)` it is
     :math:`\mathrm{E} \log p(y | z_1) - \mathrm{KL}(q \| p)` (Kingma, Welling 2014), or

@@ -79,7 +79,7 @@ class LatentODERegressor(FittedLatentODE):
         Distribution of the outputs, independent given the latent state: normal with one standard deviation for each
         output, 0 or 1, or counts.
     noise : {"coloured", "white"}, default="coloured"
-        What the dynamics may leave of a normal output: white noise, or beside it noise with a memory, an
+        Residuals of a normal output: white noise, or beside it noise with a memory, an
         Ornstein-Uhlenbeck process [4]_. Then a forecast starts from what the last observations were off by. Its share
         of the noise and its memory are estimated after training, in ``fit``, by the likelihood of up to 64 rows in a
         line of up to 500 series, linear about the posterior's modes. All noise stays white where that does as well (by
@@ -163,7 +163,7 @@ class LatentODERegressor(FittedLatentODE):
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in; None: float32 where X is a float32 array or on other devices than the CPU, else float64,
+        Dtype of computations; None: float32 where X is a float32 array or on other devices than the CPU, else float64,
         after training in float32 (unless the tolerances are below 1e-5). Times and posteriors are always in float64.
 
     Attributes
@@ -179,7 +179,7 @@ class LatentODERegressor(FittedLatentODE):
     time_scale_ : float
         Time, in the units of X (dates: seconds), that is one unit of the latent dynamics.
     time_kind_ : {"number", "date", "date with a time zone", "difference"}
-        What the time column holds.
+        Type of the time column.
     noise_std_ : ndarray of shape (n_outputs,)
         Standard deviation of the observation noise, in the units of y; only with the Gaussian likelihood.
     noise_share_ : ndarray of shape (n_outputs,)

@@ -1,4 +1,4 @@
-"""What a fitted latent ODE answers: predictions, densities, draws and latent states."""
+"""Predictions, densities, draws and latent states of a fitted latent ODE."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         ValueError
             Where X does not have the columns, or times not the kind, that they had in ``fit``.
         SolverError
-            Where no draw of a latent state could be followed as far as was asked.
+            If no draw of a latent state can be solved as far as the times of X.
         """
         query, units = self._query(self._read(X)), self._units
         mean, std = self._predictive().moments(query, self._posterior_of(query), with_std=return_std)
@@ -143,7 +143,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         ValueError
             Where X or y are not as in ``fit``.
         SolverError
-            Where no draw of a latent state could be followed as far as was asked.
+            If no draw of a latent state can be solved as far as the times of X.
         """
         rows = self._read(X)
         if y is None:
@@ -316,7 +316,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         ValueError
             Where X does not have the columns, or times not the kind, that they had in ``fit``.
         SolverError
-            Where no draw of a latent state could be followed as far as was asked.
+            If no draw of a latent state can be solved as far as the times of X.
         """
         query = self._query(self._read(X))
         predictive, posterior = self._predictive(), self._posterior_of(query)
@@ -345,7 +345,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         ValueError
             Where X does not have the columns, or times not the kind, that they had in ``fit``.
         SolverError
-            Where no draw of a latent state could be followed as far as was asked.
+            If no draw of a latent state can be solved as far as the times of X.
         """
         if self._fitted_module().log_intensity is None:
             raise AttributeError('predict_intensity needs a model fitted with observation_times="poisson".')
@@ -383,7 +383,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         ValueError
             Where X or y are not as in ``fit``.
         SolverError
-            Where no draw of a latent state could be followed as far as was asked.
+            If no draw of a latent state can be solved as far as the times of X.
         """
         rows = self._read(X)
         true = self._targets(y, rows, maybe_nothing=True)

@@ -27,7 +27,7 @@ LEAD = 0.1 * HORIZON
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What latent states say of series' rows.
+    """Output of the decoder for the rows of series.
 
     Attributes
     ----------

@@ -135,7 +135,7 @@ def infer(
     module : LatentODE
         The model, in float64.
     panel : Panel
-        What was observed.
+        The observations.
     tensors : callable
         Turns a panel into tensors in the model's units.
     solver : Solver

@@ -100,7 +100,7 @@ class Predictive:
         posterior : Posterior
             Of the series in ``query``.
         noise : Tensor
-            What the draws are made from; see :meth:`Posterior.draws`.
+            Noise that the draws are made from; see :meth:`Posterior.draws`.
         generator : torch.Generator, default=None
             Source of paths of the noise that has a memory; None: its mean, and its variance beside.
         """

@@ -1,4 +1,4 @@
-"""Rows to predict at, beside what is known of their series."""
+"""Rows to predict at, together with the observations of their series."""
 
 from __future__ import annotations
 

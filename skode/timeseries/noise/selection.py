@@ -39,7 +39,7 @@ class LinearisedRows:
     time : Tensor of shape (n_series, n_slots), float64
         Times in ascending order; NaN in empty slots.
     residual : Tensor of shape (n_series, n_slots, n_outputs)
-        What the initial state 0 leaves of the observations; NaN where nothing was observed.
+        Residuals of the observations for the initial state 0; NaN where nothing was observed.
     slopes : Tensor of shape (latent_size, n_series, n_slots, n_outputs)
         Derivatives of the outputs by the initial state, whose prior is a standard normal.
     weights : Tensor of shape (n_series, n_slots), default=None
