@@ -208,7 +208,7 @@ class SeriesForecastDisplay:
         rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
         values = estimator._targets(y, rows, maybe_nothing=True)
         grid = Grid(X, rows, series=estimator.series, time=estimator.time)
-        columns = _chosen_outputs(outputs, estimator._output_names)
+        columns = _chosen_outputs(outputs, estimator._units.output_names)
         aside = _marked(held_out, len(rows))
         codes, ids = pd.factorize(rows.series)
         chosen = _chosen_series(to_pandas(series, "series"), pd.Index(ids))
@@ -240,7 +240,7 @@ class SeriesForecastDisplay:
         display = cls(
             forecasts,
             level=level,
-            output_names=[str(estimator._output_names[k]) for k in columns],
+            output_names=[str(estimator._units.output_names[k]) for k in columns],
             series_name=grid.series_name,
             time_name=grid.time_name,
         )

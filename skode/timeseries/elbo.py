@@ -1,4 +1,4 @@
-"""What a latent ODE is trained by: a lower bound of the observations' log-likelihood."""
+"""The objective of latent ODEs: lower bounds of the log-likelihood of the observations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ELBOSettings:
 
 
 class NegativeELBO:
-    r"""The negative bound per observed value (a row of weight two has each twice), over batches of series.
+    r"""The negative evidence lower bound per observed value, over batches of series; a row of weight two counts twice.
 
     With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(y | z_k) p(z_k) / q(z_k | x)` it is
     :math:`\mathrm{E} \log p(y | z_1) - \mathrm{KL}(q \| p)` (Kingma, Welling 2014), or
@@ -66,7 +66,7 @@ class NegativeELBO:
     solver : Solver
         The solver.
     settings : ELBOSettings
-        Which bound.
+        Settings of the bound.
     generator : torch.Generator
         Source of the draws.
     """
@@ -110,7 +110,7 @@ class NegativeELBO:
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device=mean.device).to(mean)
         z0 = mean + std * noise
         observed = Rows(series, process=module.process)
-        log_likelihood = module.log_likelihood(module.evidence(z0, observed, self._path_solver), observed)
+        log_likelihood = module.log_likelihood(module.decode(z0, observed, self._path_solver), observed)
         weight = 1.0
         if settings.annealing_updates and torch.is_grad_enabled():
             weight = min(1.0, (self.n_updates + 1) / settings.annealing_updates)
@@ -118,12 +118,12 @@ class NegativeELBO:
         if settings.importance_weighted:
             # log p(z) - log q(z), without the constant that both have
             log_ratio = (0.5 * noise**2 + torch.log(std) - 0.5 * z0**2).sum(-1)
-            bound = torch.logsumexp(log_likelihood + weight * log_ratio, dim=0) - math.log(settings.n_samples)
+            elbo = torch.logsumexp(log_likelihood + weight * log_ratio, dim=0) - math.log(settings.n_samples)
         else:
             divergence = 0.5 * (mean**2 + std**2 - 1.0 - 2.0 * torch.log(std)).sum(-1)
-            bound = log_likelihood.mean(0) - weight * divergence
+            elbo = log_likelihood.mean(0) - weight * divergence
         n_values = observed.n_values
-        return -bound.sum() / torch.where(n_values > 0, n_values, 1)
+        return -elbo.sum() / torch.where(n_values > 0, n_values, 1)
 
     def _series(self, rows: np.ndarray | Tensor) -> PanelTensors:
         """Those of a batch."""

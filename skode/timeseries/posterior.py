@@ -1,6 +1,6 @@
 """The posterior of series' latent initial states, given all that was observed of them.
 
-The encoder's answer is a start. From there the mode is found by Fisher scoring, the posterior's shape there by the
+The encoder's posterior is a start. From there the mode is found by Fisher scoring, the posterior's shape there by the
 information (Laplace's method), and what is left by importance weights of draws: with few latent dimensions all that
 is exact to a few percent and costs little, whatever the encoder missed.
 
@@ -135,7 +135,7 @@ def infer(
     module : LatentODE
         The model, in float64.
     panel : Panel
-        What was observed.
+        The observations.
     tensors : callable
         Turns a panel into tensors in the model's units.
     solver : Solver
@@ -143,7 +143,7 @@ def infer(
     n_draws : int
         Draws that predictions will be made from.
     refined : bool
-        Whether to go beyond the encoder's answer.
+        Whether to go beyond the encoder's posterior.
 
     Returns
     -------
@@ -219,14 +219,14 @@ class _Inference:
             np.log1p(-PRIOR_SHARE) - 0.5 * (from_mode**2).sum(-1) - torch.linalg.slogdet(factor)[1],
             np.log(PRIOR_SHARE) - 0.5 * (z0**2).sum(-1),
         )
-        log_weights = self._log_joint(z0, self._evidence(z0)) - log_q
+        log_weights = self._log_joint(z0, self._decoded(z0)) - log_q
         return Posterior(mean, factor, _truncated(log_weights), n_of_prior)
 
     def _mode(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Modes, the information there, and the log-density there; damped Fisher scoring (Levenberg, Marquardt)."""
         z = z.clone()
         value, gradient, information = self._local(z)
-        # Where the encoder's answer can't be solved from, the prior's mean may do.
+        # Where the encoder's mean can't be solved from, the prior's mean may do.
         lost = ~torch.isfinite(value)
         if bool(lost.any()):
             z = torch.where(lost[:, None], 0.0, z)
@@ -257,10 +257,10 @@ class _Inference:
         return z, information, value
 
     def _local(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-density, its gradient and information at ``z``, by difference quotients of what z says of the rows."""
-        evidence, slopes = self._slopes(z)
-        rows, likelihood, eta = self.rows, self.module.likelihood, evidence.eta
-        value = self._log_joint(z[None], evidence.of_first())[0]
+        """Log-density, its gradient and information at ``z``, by difference quotients of the decoder's output."""
+        output, slopes = self._slopes(z)
+        rows, likelihood, eta = self.rows, self.module.likelihood, output.eta
+        value = self._log_joint(z[None], output.of_first())[0]
         if self.noise is None:
             score, information = (rows.weighted(x.T).T for x in likelihood.score(eta[0], rows.y))
             products = torch.einsum("ird,jrd,rd->rij", slopes, slopes, information)
@@ -272,11 +272,11 @@ class _Inference:
             gradient = torch.einsum("insd,nsd->ni", slopes, residual)
             total = torch.einsum("insd,jnsd->nij", slopes, slopes)
         gradient, total = gradient - z, total + torch.eye(z.shape[1]).to(z)
-        if evidence.log_rate is not None and evidence.node_log_rate is not None:
-            at_rows = torch.nan_to_num((evidence.log_rate[1:] - evidence.log_rate[0]) / DIFFERENCE)
+        if output.log_rate is not None and output.node_log_rate is not None:
+            at_rows = torch.nan_to_num((output.log_rate[1:] - output.log_rate[0]) / DIFFERENCE)
             gradient = gradient + rows.summed((at_rows * rows.timed).T[None])[0]
-            at_nodes = torch.nan_to_num((evidence.node_log_rate[1:] - evidence.node_log_rate[0]) / DIFFERENCE)
-            expected = rows.node_weights * torch.exp(evidence.node_log_rate[0])
+            at_nodes = torch.nan_to_num((output.node_log_rate[1:] - output.node_log_rate[0]) / DIFFERENCE)
+            expected = rows.node_weights * torch.exp(output.node_log_rate[0])
             gradient = gradient - torch.einsum("inq,nq->ni", at_nodes, expected)
             total = total + torch.einsum("inq,jnq,nq->nij", at_nodes, at_nodes, expected)
         sound = torch.isfinite(value) & torch.isfinite(total).all(-1).all(-1)
@@ -287,35 +287,35 @@ class _Inference:
         )
 
     def _slopes(self, z: Tensor) -> tuple[DecoderOutput, Tensor]:
-        """What ``z`` and its neighbours say of the rows, and slopes of shape (latent_size, n_rows, n_outputs).
+        """The decoder's output for ``z`` and its neighbours, and its slopes of shape (latent_size, n_rows, n_outputs).
 
         A series' state and its neighbours, one for each latent dimension, are one sample to the solver: they take
         the same steps, so that the differences are those of one smooth function.
         """
         steps = DIFFERENCE * torch.eye(z.shape[1]).to(z)
-        evidence = self._evidence(torch.cat([z[None], z + steps[:, None]]), jointly=True)
-        return evidence, torch.nan_to_num((evidence.eta[1:] - evidence.eta[0]) / DIFFERENCE)
+        output = self._decoded(torch.cat([z[None], z + steps[:, None]]), jointly=True)
+        return output, torch.nan_to_num((output.eta[1:] - output.eta[0]) / DIFFERENCE)
 
     @torch.no_grad()
     def linearised(self) -> LinearisedRows:
         """The rows, on the CPU, about the modes of the initial states; those that can't be solved have none."""
         mode, _, value = self._mode(self.module.posterior(self.series, self.solver)[0])
-        evidence, slopes = self._slopes(mode)
+        output, slopes = self._slopes(mode)
         rows = self.rows
         slopes = rows.slotted(slopes)
-        residual = rows.slotted(rows.y - evidence.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)
+        residual = rows.slotted(rows.y - output.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)
         known = self.series.filled & torch.isfinite(value)[:, None]
         residual = torch.where(known[..., None], residual, torch.nan)
         weights = None if self.series.weights is None else self.series.weights.cpu()
         return LinearisedRows(self.series.time.cpu(), residual.cpu(), slopes.cpu(), weights)
 
-    def _log_joint(self, z0: Tensor, evidence: DecoderOutput) -> Tensor:
+    def _log_joint(self, z0: Tensor, output: DecoderOutput) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""
-        return self.module.log_likelihood(evidence, self.rows, self.noise) - 0.5 * (z0**2).sum(-1)
+        return self.module.log_likelihood(output, self.rows, self.noise) - 0.5 * (z0**2).sum(-1)
 
-    def _evidence(self, z0: Tensor, *, jointly: bool = False) -> DecoderOutput:
+    def _decoded(self, z0: Tensor, *, jointly: bool = False) -> DecoderOutput:
         solver = self.solver.replace(on_failure="nan")
-        return self.module.evidence(z0, self.rows, _jointly(solver, len(z0)) if jointly else solver)
+        return self.module.decode(z0, self.rows, _jointly(solver, len(z0)) if jointly else solver)
 
 
 def _steps(information: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:

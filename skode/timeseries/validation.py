@@ -1,4 +1,4 @@
-"""The last rows of some series, set aside while the others are trained on: what is judged by them is a forecast."""
+"""Validation by forecasts of the last rows of some series, which are set aside in training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
-from skode.timeseries.predictive import Prediction
+from skode.timeseries.predictive import Prediction, log_mean_density
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
@@ -95,7 +94,7 @@ def forecast_density(
 
 
 @torch.no_grad()
-def widen_noise(likelihood: Gaussian, aside: Panel, answers: Sequence[Prediction]) -> None:
+def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Sequence[Prediction]) -> None:
     """Raise the noise to what the rows set aside call for, where that is more than was learned.
 
     Weights that were fitted to the other rows make these look more certain than any row to come.
@@ -106,32 +105,18 @@ def widen_noise(likelihood: Gaussian, aside: Panel, answers: Sequence[Prediction
         Whose noise is raised, by the factor of :data:`WIDER` at which the rows are most likely.
     aside : Panel
         The rows set aside.
-    answers : sequence of Prediction
-        What the model says of them, given the others.
+    predictions : sequence of Prediction
+        Predictions of them, given the others.
     """
     variance = torch.exp(2.0 * likelihood.log_noise)
     densities, weights = [], aside.row_weights()
     for factor in WIDER:
         total = 0.0
-        for answer in answers:
-            values, w = (torch.from_numpy(x[answer.rows]).to(answer.eta) for x in (aside.y, weights))
-            coloured = 0.0 if answer.coloured is None else answer.coloured
+        for prediction in predictions:
+            values, w = (torch.from_numpy(x[prediction.rows]).to(prediction.eta) for x in (aside.y, weights))
+            coloured = 0.0 if prediction.coloured is None else prediction.coloured
             added = factor**2 * (variance + coloured) - variance
-            by_row = log_mean_density(likelihood.log_prob(answer.eta, values, added), answer.weights)
+            by_row = log_mean_density(likelihood.log_prob(prediction.eta, values, added), prediction.weights)
             total += float((w * by_row).sum())
         densities.append(total)
     likelihood.widen(float(WIDER[int(np.argmax(densities))]))
-
-
-def log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:
-    """Logarithm of the rows' densities, averaged over draws; draws without weight may be NaN.
-
-    Parameters
-    ----------
-    log_prob : Tensor of shape (n_draws, n_rows, n_outputs)
-        Log-density of each value under each draw.
-    weights : Tensor of shape (n_draws, n_rows)
-        Of the draws; they sum to 1.
-    """
-    by_draw = torch.where(weights > 0, log_prob.sum(-1), 0.0) + torch.log(weights)
-    return torch.logsumexp(by_draw, dim=0)

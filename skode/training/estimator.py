@@ -1,4 +1,4 @@
-"""What the estimators share: solver settings, training settings, callbacks and fitted curves."""
+"""Base class of the estimators: solver, training settings, callbacks and fitted curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 from skode.training.solver import Solver
 from skode.training.tensors import resolve_device, resolve_dtype
 
-#: Tolerances below this ask for float64.
+#: With tolerances below this, networks are trained in float64.
 FLOAT32_TOLERANCE = 1e-5
 
 
@@ -57,10 +57,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     _doc_link_module = "skode"
     _doc_link_template = "{site}/api/generated/skode.{estimator_name}.html"
 
-    #: What the module was built from.
+    #: Parameters that the module was built from, by name.
     _built_from: dict[str, Any]
 
-    #: What the calls of ``partial_fit`` so far have led to.
+    #: Record of the calls of ``partial_fit`` so far.
     _record: TrainingRecord | None = None
 
     def __sklearn_tags__(self) -> Any:
@@ -76,7 +76,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return super()._get_doc_link() if documentation_site() else ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the module on the CPU, so that it can be loaded where its device is not."""
+        """State to pickle, with the module on the CPU, so that it can be loaded where its device is missing."""
         state = dict(super().__getstate__())
         module = state.get("module_")
         if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
@@ -129,7 +129,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return device, next(self.module_.parameters()).dtype
 
     def _training_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """What to train in: float32, unless another dtype is asked for or the tolerances are too tight for it.
+        """The dtype to train in: float32, unless ``dtype`` is given or the tolerances are too tight for it.
 
         A network's weights need no more, and float32 is twice as fast; predictions are computed in X's dtype.
         """
@@ -227,7 +227,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return {"X": X, "y": y, "metadata": metadata}
 
     def _reconstruction(self, module: torch.nn.Module) -> dict[str, Any]:
-        """What callbacks make an estimator from that answers as this one would if training ended here."""
+        """Fitted attributes of an estimator that predicts as this one would if training ended here."""
         return {"module_": module}
 
     def _keep(self, record: TrainingRecord) -> None:

@@ -36,7 +36,7 @@ LOOK_EVERY = 64
 
 
 class Objective(Protocol):
-    """What is minimised."""
+    """A function to minimise, over batches of samples."""
 
     @property
     def solver(self) -> Solver | None:
@@ -54,7 +54,7 @@ class Objective(Protocol):
 
 @dataclass
 class TrainingRecord:
-    """What happened during training.
+    """Curves of training, and how it ended.
 
     Attributes
     ----------
@@ -67,9 +67,9 @@ class TrainingRecord:
     converged : bool
         Whether it ended by itself, rather than by ``max_iter``, an interruption or a failure.
     optimizer_state : dict or None
-        What the optimiser needs to go on.
+        State of the optimiser, with which training can go on.
     learning_rate : float or None
-        The one that was come down to, where training diverged.
+        Lowered learning rate, where training diverged.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -100,7 +100,7 @@ def train(
     Parameters
     ----------
     objective : Objective
-        What to minimise; its parameters are changed in place.
+        The function to minimise; its parameters are changed in place.
     n_samples : int
         Samples to draw batches from.
     settings : TrainingSettings
@@ -342,7 +342,7 @@ class _Training:
         return False
 
     def _line(self, score: float | None) -> str:
-        """What is printed of the epoch that has just ended."""
+        """The line to print for the epoch that has just ended."""
         record, settings = self.record, self.settings
         return epoch_line(
             len(record.loss_curve),
@@ -440,5 +440,5 @@ class _Training:
 
 
 def _brief(error: SolverError) -> str:
-    """What went wrong in a solve, without what to do about it: here that is the learning rate."""
+    """The reason of a failed solve, without the advice: in training that is to lower the learning rate."""
     return f"{error.reason} at t={error.time:.6g}"

@@ -1,4 +1,4 @@
-"""Penalties that keep an ODE easy to solve, added up in the course of training's solves."""
+"""Penalties that keep an ODE easy to solve, added up over the solves of training."""
 
 from __future__ import annotations
 

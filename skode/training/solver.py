@@ -43,8 +43,8 @@ class Solver:
     max_steps : int, default=1000
         Largest number of steps.
     reuse_step_size : bool, default=False
-        Whether the first step of a solve is as long as the mean step of the last one: in the course of training most
-        steps then fit at once.
+        Whether the first step of a solve is as long as the mean step of the last one. In training most steps then fit
+        at once.
     solves : list of Statistics or None, default=None
         Statistics of the solves so far, shared with the solvers made by :meth:`replace`; None: they are not counted.
 

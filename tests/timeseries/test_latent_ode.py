@@ -102,7 +102,7 @@ def test_the_log_likelihood_is_that_of_scipys_paths(likelihood, n_covariates, by
     series, z0 = tensors_of(panel), initial()
     rows = Rows(series, process=False)
     with torch.no_grad():
-        found = model.log_likelihood(model.evidence(z0, rows, tight_solver), rows)
+        found = model.log_likelihood(model.decode(z0, rows, tight_solver), rows)
     assert found.shape == (2, 3)
     for i in range(3):
         hand = by_hand(model, known_by_hand(panel, i))
@@ -124,8 +124,8 @@ def test_times_are_a_poisson_process(n_covariates, by_hand, tight_solver):
     series, z0 = tensors_of(panel), initial()
     rows, without = Rows(series, process=True), Rows(series, process=False)
     with torch.no_grad():
-        found = model.log_likelihood(model.evidence(z0, rows, tight_solver), rows)
-        values = plain.log_likelihood(plain.evidence(z0, without, tight_solver), without)
+        found = model.log_likelihood(model.decode(z0, rows, tight_solver), rows)
+        values = plain.log_likelihood(plain.decode(z0, without, tight_solver), without)
     for i in range(3):
         hand, times = by_hand(model, known_by_hand(panel, i)), series.time[i, series.filled[i]].numpy()
         for k in range(2):
@@ -204,7 +204,7 @@ def test_gradients_reach_every_weight(n_covariates, tight_solver):
     rows = Rows(series, process=True)
     mean, std = model.posterior(series, tight_solver)
     z0 = mean[None] + std * initial(1)
-    model.log_likelihood(model.evidence(z0, rows, tight_solver), rows).sum().backward()
+    model.log_likelihood(model.decode(z0, rows, tight_solver), rows).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -218,7 +218,7 @@ def test_gradients_are_those_of_differences(n_covariates):
     rows, z0 = Rows(series, process=False), initial()
 
     def total():
-        return model.log_likelihood(model.evidence(z0, rows, solver), rows).sum()
+        return model.log_likelihood(model.decode(z0, rows, solver), rows).sum()
 
     total().backward()
     for weight in (model.field.layers[0].weight, model.decoder.bent.weight):
@@ -240,7 +240,7 @@ def test_a_row_of_weight_k_is_k_rows_at_one_time(likelihood, process, tight_solv
     rows = np.repeat(np.arange(9), counts)
     repeated = Panel.of(panel.codes[rows], panel.time[rows], panel.covariates[rows], panel.y[rows])
     found, expected = (
-        model.log_likelihood(model.evidence(initial(), rows, tight_solver), rows)
+        model.log_likelihood(model.decode(initial(), rows, tight_solver), rows)
         for rows in (
             Rows(tensors_of(replace(panel, weights=counts.astype(float))), process=process),
             Rows(tensors_of(repeated), process=process),

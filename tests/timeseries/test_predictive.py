@@ -11,7 +11,7 @@ from skode.timeseries.latent_ode import HORIZON, LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, normal_draws
-from skode.timeseries.predictive import Prediction, Predictive
+from skode.timeseries.predictive import Prediction, Predictive, log_mean_density
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
@@ -62,7 +62,7 @@ def answered(module, asked, solver, *, known=None, posterior=None, noise=None):
     noise = normal_draws(N_DRAWS, LATENT) if noise is None else noise
     predictive = Predictive(module, tensors, solver)
     positions = known.ids.get_indexer(asked.ids)
-    parts = list(predictive.answers(asked, known, positions, posterior, noise))
+    parts = list(predictive.predictions(asked, known, positions, posterior, noise))
     rows = np.concatenate([part.rows for part in parts])
     assert sorted(rows) == list(range(len(asked.time)))
     back = np.argsort(rows)
@@ -161,7 +161,7 @@ def test_noise_with_a_memory_is_conditioned_on_what_is_known(tight_solver):
     module, asked, known, posterior = coloured_noise_case()
     predictive = Predictive(module, tensors, tight_solver)
     noise = normal_draws(N_DRAWS, LATENT)
-    (found,) = predictive.answers(asked, known, known.ids.get_indexer(asked.ids), posterior, noise)
+    (found,) = predictive.predictions(asked, known, known.ids.get_indexer(asked.ids), posterior, noise)
     module.likelihood.coloured.zero_()
     white = answered(module, asked, tight_solver, posterior=posterior)[1]
     at_known = answered(module, known.take(np.array([1])), tight_solver, posterior=posterior.take(np.array([1])))[1]
@@ -187,8 +187,8 @@ def test_known_rows_that_no_draw_reaches_tell_nothing():
     known.y[:] = 1.0
     positions, noise = np.zeros(1, dtype=int), normal_draws(N_DRAWS, LATENT)
     posterior, predictive = posterior_of(1), Predictive(module, tensors, QUICK)
-    (found,) = predictive.answers(asked, known, positions, posterior, noise)
-    (expected,) = predictive.answers(
+    (found,) = predictive.predictions(asked, known, positions, posterior, noise)
+    (expected,) = predictive.predictions(
         asked, known.take(np.array([0])).until(np.array([False, True])), positions, posterior, noise
     )
     torch.testing.assert_close(found.eta, expected.eta)
@@ -202,8 +202,8 @@ def test_paths_of_noise_with_a_memory_have_its_mean_and_variance(tight_solver):
     noise = torch.zeros(n, LATENT, dtype=torch.float64)
     many = Posterior(posterior.mean, posterior.factor, torch.full((n, 2), -np.log(n), dtype=torch.float64))
     positions = known.ids.get_indexer(asked.ids)
-    (mean,) = predictive.answers(asked, known, positions, many, noise)
-    (drawn,) = predictive.answers(asked, known, positions, many, noise, torch.Generator().manual_seed(0))
+    (mean,) = predictive.predictions(asked, known, positions, many, noise)
+    (drawn,) = predictive.predictions(asked, known, positions, many, noise, torch.Generator().manual_seed(0))
     assert drawn.coloured is None
     np.testing.assert_allclose(drawn.eta.mean(0), mean.eta[0], atol=0.06)
     np.testing.assert_allclose(drawn.eta.var(0), mean.coloured, atol=0.06)
@@ -250,3 +250,12 @@ def test_means_ignore_draws_without_weight():
     values = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]], [[torch.nan, torch.inf]]])
     torch.testing.assert_close(answer.mean(values), torch.tensor([[2.5, 3.5]]))
     torch.testing.assert_close(answer.mean(values[..., 0]), torch.tensor([2.5]))
+
+
+# Densities
+
+
+def test_a_draw_without_weight_may_be_nan():
+    log_prob = torch.log(torch.tensor([[[0.5]], [[torch.nan]], [[0.1]]], dtype=torch.float64))
+    weights = torch.tensor([[0.25], [0.0], [0.75]], dtype=torch.float64)
+    assert float(log_mean_density(log_prob, weights).exp()) == pytest.approx(0.25 * 0.5 + 0.75 * 0.1)

@@ -1,4 +1,4 @@
-"""What every encoder does: from a series' own observations to a distribution of its latent initial state."""
+"""Base class of encoders: from the observations of a series to a distribution of its latent initial state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
     Attributes
     ----------
     name : str
-        What users pass as ``encoder=``; of those that are registered.
+        Name of a registered encoder, which users pass as ``encoder=``.
     """
 
     name: ClassVar[str]
