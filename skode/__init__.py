@@ -1,8 +1,7 @@
 """Neural ordinary differential equations for scikit-learn users."""
 
 from skode.density import CNFDensityEstimator
-from skode.supervised.classifier import ODENetClassifier
-from skode.supervised.regressor import ODENetRegressor
+from skode.supervised import ODENetClassifier, ODENetRegressor
 from skode.timeseries import LatentODERegressor
 
 __version__ = "0.1.0"

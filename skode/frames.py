@@ -39,7 +39,7 @@ class LongRows:
     time : ndarray of shape (n,), float64
         Times; dates and time differences in seconds, periods by their start.
     time_kind : {"number", "date", "date with a time zone", "difference"}
-        What the time column held.
+        Type of the time column.
     covariates : ndarray of shape (n, n_covariates), float64
         All other columns, in their order; of the index nothing.
     positions : ndarray of int, of shape (n,)
@@ -112,7 +112,7 @@ def distinct_rows(
     rows : LongRows
         The rows.
     values : ndarray of shape (n, n_outputs)
-        What was observed in them.
+        Observed values of the rows.
     weights : ndarray of shape (n,)
         Their weights, none negative.
 
@@ -137,7 +137,7 @@ def distinct_rows(
 def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with_covariates: bool = True) -> LongRows:
     """The parts of a frame of which no estimator has to remember the columns; otherwise as :func:`read_rows`.
 
-    Without covariates, nothing is asked of the other columns.
+    Without covariates, other columns are not checked.
     """
     if len(frame) == 0:
         raise ValueError("Found array with 0 sample(s) (X has no rows) while a minimum of 1 is required.")

@@ -145,6 +145,68 @@ def test_no_part_needs_the_data_sets():
     assert users <= {"datasets", "__init__", "__main__"}
 
 
+#: The modules of the package by their names; a package's is that of its ``__init__.py``.
+MODULES = {".".join(["skode", *Path(file).with_suffix("").parts]).removesuffix(".__init__"): file for file in SOURCES}
+
+
+def modules_imported(source):
+    """The modules of the package that source imports, for type checkers only as well."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # ``from package import name``: of a file with that name, or of what the package's ``__init__.py`` defines
+            files = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (file if file in MODULES else node.module for file in files)
+
+
+def circle(graph):
+    """Nodes of a directed graph, each of which leads to the next and the last to the first; empty if there are none."""
+    done = set()
+
+    def search(node, path):
+        if node in path:
+            return path[path.index(node) :]
+        if node in done:
+            return []
+        found = next(filter(None, (search(target, [*path, node]) for target in sorted(graph[node]))), [])
+        done.add(node)
+        return found
+
+    return next(filter(None, (search(node, []) for node in graph)), [])
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {name: {*modules_imported(SOURCES[file].read_text())} & MODULES.keys() for name, file in MODULES.items()}
+    assert circle(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"b"}}, ["b", "c"]),
+        ({"a": {"a"}}, ["a"]),
+    ],
+)
+def test_circles_are_found(graph, found):
+    assert circle(graph) == found
+
+
+@pytest.mark.parametrize(
+    ("source", "modules"),
+    [
+        ("import skode.frames", ["skode.frames"]),
+        ("from skode.solvers import METHODS", ["skode.solvers"]),
+        ("from skode.solvers import buffer_pool, METHODS", ["skode.solvers.buffer_pool", "skode.solvers"]),
+        ("if TYPE_CHECKING:\n    from skode.frames import Columns", ["skode.frames"]),
+    ],
+)
+def test_modules_are_told_from_names(source, modules):
+    assert list(modules_imported(source)) == modules
+
+
 @pytest.mark.parametrize(
     ("source", "parts"),
     [

@@ -1,4 +1,4 @@
-"""What the generators of ODE series share: when a series is observed, and its noise-free path."""
+"""Observation times and noise-free paths, shared by the generators of ODE series."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import solve_ivp
 
-from skode.datasets._asked import series_and_times
+from skode.datasets._path_arguments import series_and_times
 
 # The dense output between steps is less accurate than the steps: these give paths to a relative 1e-10.
 _RTOL = 1e-12
@@ -18,7 +18,7 @@ _ATOL = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class ODETruth:
-    """What a generator knows about its series beyond the noisy observations.
+    """The truth behind a generator's noisy observations.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ class ODETruth:
     def _solution(self, position: int, end: float) -> Callable[[NDArray], NDArray]:
         """The path of one series as a function of time, up to ``end`` or further."""
         own = {str(name): value for name, value in self.parameters.iloc[position].items()}
-        # Not to `end` where that is in the window: the path must not depend on which of its times are asked for.
+        # Not to `end` where that is in the window: the path must not depend on which times are requested.
         return solve_ivp(
             partial(self.vector_field, **own),
             (0, max(end, self.window)),

@@ -71,7 +71,7 @@ def _sum_over_preimages(rho: NDArray, psi: NDArray) -> NDArray:
 
 
 def _log_term(rho: NDArray, target: NDArray, low: NDArray, high: NDArray) -> NDArray:
-    """Log of what the preimage between ``low`` and ``high`` with ``g(alpha) = target`` adds to an arm's density."""
+    """Log of the term of an arm's density from the preimage between ``low`` and ``high``, ``g(alpha) = target``."""
     alpha = _bisect(lambda alpha: _twisted(alpha, rho) - target, low, high)
     with np.errstate(divide="ignore"):  # at a turn the density is infinite
         log_determinant = np.log(np.abs(_twisted_slope(alpha, rho)))

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-from skode.datasets._asked import series_and_times
+from skode.datasets._path_arguments import series_and_times
 
 # All lengths below are fractions of t_max. A window of a fifth is what the authors' script observes
 # (100 of 500 points).
@@ -25,7 +25,7 @@ _GROWTH = 0.3  # `b` in the authors' script, whose `a` is 0
 
 @dataclass(frozen=True, eq=False)
 class SpiralTruth:
-    """What :func:`make_spirals` knows about its series beyond the noisy observations.
+    """The truth behind the noisy observations of :func:`make_spirals`.
 
     Attributes
     ----------

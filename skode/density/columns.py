@@ -1,4 +1,4 @@
-"""Which columns have no density, or look as if they had none."""
+"""Checks for columns that have no density, or look as if they had none."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from skode.training import fitted_scaler, warn_caller
 #: Share of the variance below which a direction has none: rounding of single precision, squared, is 1e-14.
 NO_VARIANCE = 1e-12
 
-#: A column one value of which more samples share than this looks discrete, if there are this many of them.
+#: A column looks discrete if one value makes up more than this share of it, and at least this number of samples.
 LARGEST_ATOM, LEAST_ATOM = 0.2, 20
 
 
-def refuse_columns_without_density(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None:
-    """Refuse columns of one value, and warn of those that look discrete or follow from each other.
+def check_columns(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None:
+    """Raise an error for columns of one value, and warn of those that look discrete or are linearly dependent.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
         Samples that differ.
     weights : ndarray of shape (n_samples,)
-        How often each comes.
+        The number of times that each counts.
     names : ndarray of shape (n_features,)
-        What the columns are called.
+        Names of the columns.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def refuse_columns_without_density(X: np.ndarray, weights: np.ndarray, names: np
 
 
 def _dependent(X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """Columns that follow from each other, and how many of them are too many.
+    """Linearly dependent columns, and the number of them in excess.
 
     These are the directions without variance, the null space of the correlation matrix. As many samples as columns, or
     fewer, always have some, which says nothing.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
-import functools
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -14,54 +11,50 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skode.density.columns import refuse_columns_without_density
+from skode.density.chunks import in_chunks
+from skode.density.columns import check_columns
 from skode.density.fields import new_field
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
-from skode.density.objectives import FlowMatching, Likelihood
+from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
+from skode.density.samples import Samples
+from skode.density.settings import auto_batch_size, auto_kinetic_energy
+from skode.density.spaces import check_range, to_data, to_flow
 from skode.dynamics.fields import FIELDS
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
     NeuralODEEstimator,
+    Solver,
     TrainingRecord,
     array_api,
     checked_data,
     checked_times,
     checked_weights,
-    distinct,
-    field_is_theirs,
     memory_for,
     naming,
     new_generator,
     resolve_device,
-    resolve_dtype,
-    to_numpy,
+    rollback,
     to_pandas,
     to_tensor,
     train,
+    users_field,
     warn_of_overflow,
     worthwhile_threads,
 )
 
-#: Samples that are solved for together in answers: their states and hidden layers then stay near the processor.
-CHUNK = 2048
-
 #: Gradients longer than this are shortened to it.
 MAX_GRAD_NORM = 1.0
 
-#: The share of the past in the running mean of the weights, which is what is validated and kept with early stopping:
-#: it varies less from update to update than the weights themselves, and follows single samples less.
+#: Share of the past in the running mean of the weights. With early stopping that mean is validated and kept: it varies
+#: less from update to update than the weights themselves, and follows single samples less.
 AVERAGING = 0.99
-
-#: The kinetic energy's automatic strength, times the number of samples, and its bounds.
-PRIOR_SAMPLES, LEAST_ENERGY, MOST_ENERGY = 600.0, 0.01, 1.0
 
 
 class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
@@ -83,20 +76,21 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         The vector field. By name, of :data:`skode.dynamics.fields.FIELDS`: "mlp", a perceptron of state and time;
         "gated_planar", the continuous planar flow with gates of [1]_, with as many units as ``hidden_layer_sizes`` adds
         up to; "concatsquash", the perceptron of [2]_, scaled and shifted by time in every layer. Or a module with
-        ``forward(t, z)``, of which a copy is trained. A field with a method ``value_and_divergence(t, z)`` is asked for
-        its divergence; others' costs one vector-Jacobian product per dimension.
+        ``forward(t, z)``, of which a copy is trained. A method ``value_and_divergence(t, z)`` gives the divergence, if
+        the field has one; without it the divergence costs one vector-Jacobian product per dimension.
     objective : {"likelihood", "flow_matching"}, default="likelihood"
-        What is trained: the likelihood, by gradients through the solver, or the field alone, to match the velocities
-        of straight paths from noise to data [3]_. Its updates need no solver, but are more for the same likelihood,
-        and know no penalty but ``alpha``. The density is the exact one of the ODE either way.
+        The objective of training: the likelihood, by gradients through the solver, or flow matching, where the field
+        alone is trained, to match the velocities of straight paths from noise to data [3]_. Its updates need no
+        solver, but more of them are needed for the same likelihood, and ``alpha`` is the only penalty. The density is
+        the exact one of the ODE either way.
     matching_iter : int, default=0
         Epochs of flow matching before those of likelihood. They pay where there are many narrow modes far apart, which
         likelihood is slow to find.
     divergence : {"exact", "hutchinson"}, default="exact"
         The divergence in training: exact, or Hutchinson's estimate [2]_ with noise that is drawn for each solve. It
-        pays for fields without an analytic divergence in many dimensions. Answers use the exact one.
+        pays for fields without an analytic divergence in many dimensions. Predictions use the exact one.
     marginals : {"auto", "johnson", "normal"}, default="auto"
-        What is done to columns before they are whitened: "johnson" bends them by a Johnson S_U distribution fitted to
+        Transform of the columns before they are whitened: "johnson" bends them by a Johnson S_U distribution fitted to
         their skewness and tails, so that outliers and heavy tails come to where a flow can follow; "normal" leaves
         them; "auto" bends those with an excess kurtosis above 2.
     kinetic_energy : float or "auto", default="auto"
@@ -110,7 +104,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is a fortieth of the samples, but at least 32 and at most 256.
     learning_rate : {"constant", "cosine"}, default="cosine"
-        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
         Learning rate of Adam.
@@ -143,19 +137,19 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     step_size : float or None, default=None
         Step size of fixed-step methods; None: 0.1.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
-        How gradients are computed; see :func:`skode.solvers.solve_ivp`.
+        Method of computing gradients; see :func:`skode.solvers.solve_ivp`.
     device : str, default="auto"
-        Where to compute: "auto", "cpu", "cuda", ...
+        Device of computations: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
-        What to compute in; None: train in float32, unless the tolerances are too tight for it, and answer in the
-        precision of the X that ``fit`` was given on the CPU, in float32 elsewhere.
+        Dtype of computations; None: train in float32, unless the tolerances are too tight for it, and predict in the
+        dtype of the X in ``fit`` on the CPU, in float32 elsewhere.
 
     Attributes
     ----------
     module_ : torch.nn.Module
         The trained flow, of whitened data.
     scaler_ : object
-        The map of the data to where the flow lives: ``transform``, ``inverse_transform`` and ``log_det``.
+        The map from data space to the space of the flow: ``transform``, ``inverse_transform`` and ``log_det``.
     n_features_in_ : int
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -166,9 +160,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         Last and least mean loss in training: negative log-likelihood of the whitened data with its penalties, or the
         mean squared distance of velocities.
     loss_curve_ : list of float
-        The same per epoch.
+        Mean training loss per epoch.
     matching_curve_ : list of float
-        That of flow matching before training by likelihood, with ``matching_iter``.
+        Training loss of flow matching per epoch, before training by likelihood, with ``matching_iter``.
     validation_scores_ : list of float or None
         Mean log-likelihood of the whitened validation data per epoch, with ``early_stopping``.
     best_validation_score_ : float or None
@@ -293,8 +287,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         y : None
             Ignored; here for scikit-learn's conventions.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each sample counts, as whole numbers or not; a weight of two is the same as the sample given
-            twice, 0 as it left out.
+            The number of times that each sample counts, not necessarily whole; a weight of two is the same as the
+            sample given twice, 0 as it left out.
 
         Returns
         -------
@@ -312,87 +306,44 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         UserWarning
             Where a column looks discrete, so that its density is unbounded.
         """
-        with self._within_memory(goes_on=self.warm_start):
+        with rollback(self, changed_in_place=("module_",) if self.warm_start else ()):
             return self._fit(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> CNFDensityEstimator:
         hidden = self._hidden_layers()
-        first = not (self.warm_start and hasattr(self, "module_"))
         built_from = self._architecture(hidden)
-        if first:
-            self.__dict__.pop("module_", None)  # a fit that fails is not to leave the flow of one before
-        else:
-            self._check_as_built(built_from)
-        given = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
-        weights = checked_weights(sample_weight, given)
-        rows, weights = distinct(given, np.zeros(len(given)), weights)
-        # As given, where nothing tells samples apart; else by their values, so that a sample given twice and one of
-        # weight two come to the same place. Either way results don't change with units.
-        by_values = self.shuffle and (weights != weights[0]).any()
-        order = np.lexsort(given[rows].T[::-1]) if by_values else np.argsort(rows)
-        rows, weights = rows[order], weights[order]
-        X = given[rows]
-        refuse_columns_without_density(X, weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
+        first = self._is_first_fit(built_from, goes_on=self.warm_start)
+        X = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
+        samples = Samples.distinct(X, checked_weights(sample_weight, X), shuffle=self.shuffle)
+        check_columns(samples.points, samples.weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
         rng = check_random_state(self.random_state)
-        device = resolve_device(self.device)
-        as_asked = first or self.dtype is not None
-        dtype = resolve_dtype(self.dtype, X, device) if as_asked else self.module_.log_scale.dtype
-        try:
-            if first:
-                field = self._new_field(X.shape[1], hidden, new_generator(rng))
-                self.scaler_ = Gaussianisation.fit(X, weights, marginals=self.marginals)
-                self.module_ = Flow(field, X.shape[1])
-                self._built_from = built_from
-            self.module_.to(device=device, dtype=self._training_dtype(dtype))
-            theirs = isinstance(self.field, nn.Module)
-            explained = field_is_theirs(self.field, f"(n, {X.shape[1]})") if theirs else contextlib.nullcontext()
-            with self._own_random_state(rng, needed=theirs), explained:
-                self.module_.train()
-                self._train(X, weights, rng, dtype, self._task(given, y, sample_weight))
-        except BaseException:
-            if first:  # nothing was learned
-                self.__dict__.pop("module_", None)
-            raise
-        finally:
-            if hasattr(self, "module_"):
-                self.module_.to(dtype).eval()
+        device, dtype = self._device_and_dtype(X, first=first)
+        if first:
+            field = new_field(self.field, X.shape[1], hidden, self.activation, new_generator(rng))
+            self.scaler_ = Gaussianisation.fit(samples.points, samples.weights, marginals=self.marginals)
+            self.module_ = Flow(field, X.shape[1])
+            self._built_from = built_from
+        self.module_.to(device=device, dtype=self._training_dtype(dtype))
+        with users_field(self.field, rng, f"(n, {X.shape[1]})"):
+            self.module_.train()
+            in_flow = Samples(self._in_flow(samples.points), samples.weights)
+            self._train(in_flow, rng, dtype, self._task(X, y, sample_weight))
+        self.module_.to(dtype).eval()
         return self
 
-    def _train(
-        self, X: np.ndarray, weights: np.ndarray, rng: np.random.RandomState, dtype: torch.dtype, task: dict[str, Any]
-    ) -> None:
-        """Train ``module_`` on distinct samples with weights; ``task`` is what callbacks are told."""
-        module, like = self.module_, self.module_.log_scale
-        inputs = to_tensor(self._to_flow(X), like.dtype, like.device)
-        chosen, validate = np.arange(len(X)), None
+    def _train(self, samples: Samples, rng: np.random.RandomState, dtype: torch.dtype, task: dict[str, Any]) -> None:
+        """Train ``module_`` on samples where the flow lives; ``task`` goes to callbacks."""
+        like = self.module_.log_scale
         # Steps are shared with gradients and without: noise is drawn for the rows of a batch, none of which may leave.
-        together = functools.partial(self._solve, step_control="shared")
+        solver = self._solver().replace(step_control="shared")
+        validate = None
         if self.early_stopping:
-            chosen, held_out = self._split(chosen, rng)
-            validation, shares = inputs[torch.from_numpy(held_out).to(like.device)], weights[held_out]
-
-            def validate() -> float:
-                module.eval()
-                with torch.no_grad():
-                    log_prob = to_numpy(module.log_prob(validation, together)[0])
-                module.train()
-                return float(np.average(log_prob, weights=shares))
-
-        inputs, counts, n = inputs[torch.from_numpy(chosen).to(like.device)], weights[chosen], len(chosen)
-        own = to_tensor(counts / counts.mean(), like.dtype, like.device)
-        matching = FlowMatching(module, inputs, own, new_generator(rng, like.device))
-        likelihood = Likelihood(
-            module,
-            inputs,
-            own,
-            together,
-            kinetic_energy=self._kinetic_energy(max(counts.sum(), n)),
-            jacobian_norm=self.jacobian_norm,
-            estimate=self.divergence == "hutchinson",
-            generator=new_generator(rng, like.device),
-        )
-        auto = auto_batch_size(n)
-        widest = max(X.shape[1], *self._hidden_layers(), 1)
+            samples, held_out = samples.split(self.validation_fraction, rng)
+            points = to_tensor(held_out.points, like.dtype, like.device)
+            validate = ValidationScore(self.module_, points, held_out.weights, solver)
+        matching, likelihood = self._objectives(samples, solver, rng)
+        n, auto = len(samples), auto_batch_size(len(samples))
+        widest = max(self.module_.n_features, *self._hidden_layers(), 1)
         with worthwhile_threads(self._batch_size(n, auto) * widest):
             self.__dict__.pop("matching_curve_", None)
             if self.matching_iter and self.objective == "likelihood":
@@ -413,16 +364,25 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 task=task,
             )
 
-    def _split(self, rows: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to train on and rows to hold out."""
-        try:
-            return train_test_split(rows, test_size=self.validation_fraction, random_state=rng)
-        except ValueError as error:
-            raise ValueError(
-                f"early_stopping=True can't set aside validation_fraction={self.validation_fraction} of {len(rows)} "
-                "samples that differ, for none are left to train on: lower validation_fraction, or set "
-                "early_stopping=False."
-            ) from error
+    def _objectives(
+        self, samples: Samples, solver: Solver, rng: np.random.RandomState
+    ) -> tuple[FlowMatching, Likelihood]:
+        flow, like = self.module_, self.module_.log_scale
+        x = to_tensor(samples.points, like.dtype, like.device)
+        weights = to_tensor(samples.weights / samples.weights.mean(), like.dtype, like.device)
+        matching = FlowMatching(flow, x, weights, new_generator(rng, like.device))
+        energy = auto_kinetic_energy(samples.size) if self.kinetic_energy == "auto" else float(self.kinetic_energy)
+        likelihood = Likelihood(
+            flow,
+            x,
+            weights,
+            solver,
+            kinetic_energy=energy,
+            jacobian_norm=self.jacobian_norm,
+            estimate=self.divergence == "hutchinson",
+            generator=new_generator(rng, like.device),
+        )
+        return matching, likelihood
 
     def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
         """Flow matching before training by likelihood."""
@@ -432,50 +392,22 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         )
         return train(matching, n, settings, rng)
 
-    def _kinetic_energy(self, n_samples: float) -> float:
-        if self.kinetic_energy == "auto":
-            return min(max(PRIOR_SAMPLES / n_samples, LEAST_ENERGY), MOST_ENERGY)
-        return float(self.kinetic_energy)
-
     def _architecture(self, hidden: tuple[int, ...]) -> dict[str, Any]:
-        """What the flow is built from, or is to be."""
+        """The parameters that the flow is built from, by name."""
         built_in = {"hidden_layer_sizes": hidden, "activation": self.activation}
         return {"field": self.field, "marginals": self.marginals} | (built_in if isinstance(self.field, str) else {})
-
-    def _new_field(self, n_features: int, hidden: tuple[int, ...], generator: torch.Generator) -> nn.Module:
-        if isinstance(self.field, nn.Module):
-            return copy.deepcopy(self.field)
-        if self.activation == "relu":
-            raise ValueError(
-                "activation='relu' has no continuous divergence; choose 'tanh', 'logistic', 'softplus' or 'silu'."
-            )
-        return new_field(self.field, n_features, hidden, self.activation, generator)
-
-    def _to_flow(self, X: np.ndarray) -> np.ndarray:
-        """X where the flow lives; ValueError where that overflows."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return self._within_dtype(self.scaler_.transform(X))
-
-    def _within_dtype(self, Z: np.ndarray) -> np.ndarray:
-        """States, which the flow's dtype must be able to hold."""
-        if not (np.abs(Z) <= torch.finfo(self.module_.log_scale.dtype).max).all():
-            raise ValueError("X holds values too large to standardise in its dtype; rescale it.")
-        return Z
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         self.module_.to(resolve_device(self.device))
         return checked_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
-    def _answer(self, points: np.ndarray, function: Callable[[Tensor], Tensor], axis: int = 0) -> np.ndarray:
-        """What a function of the flow makes of points, some of them at a time."""
-        like = self.module_.log_scale
-        with torch.no_grad():
-            parts = [
-                to_numpy(function(to_tensor(points[i : i + CHUNK], like.dtype, like.device)))
-                for i in range(0, len(points), CHUNK)
-            ]
-        return np.concatenate(parts, axis=axis)
+    def _in_flow(self, X: np.ndarray) -> np.ndarray:
+        return to_flow(self.scaler_, X, self.module_.log_scale.dtype)
+
+    def _evaluated(self, function: Callable[[Tensor], Tensor], points: np.ndarray, *, axis: int = 0) -> np.ndarray:
+        """The values of a function of the flow at points where the flow lives."""
+        return in_chunks(function, points, self.module_.log_scale, axis=axis)
 
     @array_api
     def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
@@ -507,7 +439,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         X = self._checked(X)
         if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
             raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
-        log_prob = self._answer(self._to_flow(X), lambda x: self.module_.log_prob(x, self._solve, t=float(t))[0])
+        log_prob = self._evaluated(lambda x: self.module_.log_prob(x, self._solver(), t=float(t))[0], self._in_flow(X))
         with np.errstate(over="ignore"):
             log_prob = (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
         warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
@@ -551,7 +483,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         if sample_weight is None:
             return float(log_density.mean(dtype=np.float64))
         weights = checked_weights(sample_weight, log_density)
-        # A sample without weight does not count, whatever its density, which may be minus infinity.
+        # The density of a sample without weight may be minus infinity, times which 0 would be NaN.
         some = weights > 0.0
         return float(np.average(log_density[some], weights=weights[some]))
 
@@ -565,7 +497,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         Parameters
         ----------
         n_samples : int, default=1
-            How many.
+            Number of samples.
         random_state : int, RandomState instance or None, default=None
             Source of the draws.
 
@@ -591,10 +523,10 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            Where the flow has them come from.
+            The points of the base that the flow carries to the samples.
         """
         X = self._checked(X)
-        base = self._answer(self._to_flow(X), lambda x: self.module_.pull(x, self._solve))
+        base = self._evaluated(lambda x: self.module_.pull(x, self._solver()), self._in_flow(X))
         return base.astype(X.dtype, copy=False)
 
     @array_api
@@ -625,19 +557,13 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     def _from_base(self, base: np.ndarray) -> np.ndarray:
         self.module_.to(resolve_device(self.device))
-        points = self._answer(self._within_dtype(base), lambda z: self.module_.push(z, self._solve))
-        return self._to_data(points, base.dtype)
-
-    def _to_data(self, points: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Points of the flow in data space."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            points = self.scaler_.inverse_transform(points).astype(dtype, copy=False)
-        warn_of_overflow(points, "points", "infinite: they lie too far from the base's mean")
-        return points
+        points = check_range(base, self.module_.log_scale.dtype)
+        points = self._evaluated(lambda z: self.module_.push(z, self._solver()), points)
+        return to_data(self.scaler_, points, base.dtype)
 
     @array_api
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
-        """The paths on which the flow carries samples from the base to where they are.
+        """The paths on which the flow carries samples from the base to data space.
 
         Parameters
         ----------
@@ -658,11 +584,12 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         """
         X = self._checked(X)
         times = checked_times(t)
-        paths = self._answer(
-            self._to_flow(X), lambda x: self.module_.paths(x, self._solve, times[::-1].tolist()).flip(0), axis=1
+        falling = times[::-1].tolist()
+        paths = self._evaluated(
+            lambda x: self.module_.paths(x, self._solver(), falling).flip(0), self._in_flow(X), axis=1
         )
         n_times, n, d = paths.shape
-        points = self._to_data(paths.transpose(1, 0, 2).reshape(-1, d), X.dtype)
+        points = to_data(self.scaler_, paths.transpose(1, 0, 2).reshape(-1, d), X.dtype)
         return points.reshape(n, n_times, d)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -671,8 +598,3 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     @property
     def _n_features_out(self) -> int:
         return self.n_features_in_
-
-
-def auto_batch_size(n_samples: int) -> int:
-    """Samples in a batch where the user gives no number."""
-    return min(max(n_samples // 40, 32), 256)

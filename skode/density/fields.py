@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -9,12 +10,12 @@ from torch import nn
 
 from skode.dynamics.fields import FIELDS
 
-#: By how much units vary over data in the plane, and over time.
+#: Standard deviation of units over data in the plane, and coefficient of time.
 PLANE_SPREAD, TIME_SPREAD = 2.5, 0.75
 
 
 def spread_over(n_features: int) -> float:
-    """By how much units vary over the data: less in more dimensions, where samples are few and far between."""
+    """Standard deviation of units over the data: less in more dimensions, where samples are few and far between."""
     return PLANE_SPREAD * min(math.sqrt(2.0 / n_features), 1.0)
 
 
@@ -44,11 +45,17 @@ def spread(first: nn.Linear, n_features: int, generator: torch.Generator) -> Non
 
 
 def new_field(
-    name: str, n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator
+    field: nn.Module | str, n_features: int, hidden: tuple[int, ...], activation: str, generator: torch.Generator
 ) -> nn.Module:
-    """A field by its name; where it shows its first layer, as ``units``, this is spread over the data."""
-    field = FIELDS[name](n_features, hidden, activation, generator=generator)
-    units = getattr(field, "units", None)
+    """A copy of a user's field, or a built-in one; if that exposes its first layer, as ``units``, it is spread."""
+    if isinstance(field, nn.Module):
+        return copy.deepcopy(field)
+    if activation == "relu":
+        raise ValueError(
+            "activation='relu' has no continuous divergence; choose 'tanh', 'logistic', 'softplus' or 'silu'."
+        )
+    built_in = FIELDS[field](n_features, hidden, activation, generator=generator)
+    units = getattr(built_in, "units", None)
     if units is not None:
         spread(units, n_features, generator)
-    return field
+    return built_in

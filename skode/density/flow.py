@@ -10,22 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import flow_field
-from skode.solvers import Statistics
 from skode.solvers.solution import Solve
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured of paths on the way, beside the change of their log-density.
+    """Integrals along paths that are computed beside the change of log-density.
 
     Attributes
     ----------
     noise : Tensor of shape (n, d) or None
         The noise of estimates, the same for the whole solve.
     estimate : bool
-        Whether the divergence is estimated by it.
+        Whether the divergence is estimated with the noise rather than exact.
     energy, jacobian : bool
-        Whether the kinetic energy and the Jacobian's norm are.
+        Whether to integrate the kinetic energy, and the norm of the Jacobian.
     """
 
     noise: Tensor | None = None
@@ -59,14 +58,12 @@ class Flow(nn.Module):
     def log_prob(
         self,
         x: Tensor,
-        solve: Solve,
+        solver: Solve,
         *,
         t: float = 1.0,
         measured: Measured | None = None,
-        solves: list[Statistics] | None = None,
-        first_step: float | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-densities at a time, and what was measured along the paths.
+        """Log-densities at a time, and integrals along the paths.
 
         ``log p_t(x) = log p_0(z(0)) - int_0^t tr(df/dz) ds`` along the path with ``z(t) = x``, solved backward.
 
@@ -74,23 +71,19 @@ class Flow(nn.Module):
         ----------
         x : Tensor of shape (n, d)
             Points.
-        solve : callable
-            ``solve(field, t_span, y0, t_eval=..., first_step=...)``.
+        solver : callable
+            The solver, a :class:`skode.training.Solver`.
         t : float, default=1.0
-            The time whose density it is.
+            The time of the density.
         measured : Measured, default=None
-            What else is measured.
-        solves : list of Statistics, default=None
-            Where the solve's counts are put.
-        first_step : float, default=None
-            The solver's first step, where it is known how large one may be.
+            The integrals wanted; none where None.
 
         Returns
         -------
         log_prob : Tensor of shape (n,)
             Log-densities.
         integrals : Tensor of shape (n, k)
-            What was measured: mean squares over the dimensions, integrated over time.
+            Mean squares over the dimensions, integrated over time.
         """
         measured = measured or Measured()
         joint = flow_field(
@@ -103,10 +96,7 @@ class Flow(nn.Module):
         if t == 0.0:
             return self.base_log_prob(x), x.new_zeros(len(x), joint.n_columns - 1)
         start = torch.cat([x, x.new_zeros(len(x), joint.n_columns)], dim=1)
-        solution = solve(joint, (t, 0.0), start, t_eval=(0.0,), first_step=first_step)
-        if solves is not None:
-            solves.append(solution.statistics)
-        end, d = solution.y[-1], self.n_features
+        end, d = solver(joint, (t, 0.0), start, t_eval=(0.0,)).y[-1], self.n_features
         # Backward in time the integrals come with the other sign.
         return self.base_log_prob(end[:, :d]) - end[:, d], -end[:, d + 1 :]
 
@@ -115,18 +105,18 @@ class Flow(nn.Module):
         standard = z * torch.exp(-self.log_scale)
         return -0.5 * standard.square().sum(1) - self.log_scale.sum() - 0.5 * self.n_features * math.log(2 * math.pi)
 
-    def push(self, base: Tensor, solve: Solve) -> Tensor:
+    def push(self, base: Tensor, solver: Solve) -> Tensor:
         """Standard normal points, of shape (n, d), scaled and carried to ``t = 1``."""
         z = base * torch.exp(self.log_scale)
-        return solve(self.field, (0.0, 1.0), z, t_eval=(1.0,)).y[-1]
+        return solver(self.field, (0.0, 1.0), z, t_eval=(1.0,)).y[-1]
 
-    def pull(self, x: Tensor, solve: Solve) -> Tensor:
+    def pull(self, x: Tensor, solver: Solve) -> Tensor:
         """Points at ``t = 1`` carried back, and scaled to standard normal ones: the inverse of :meth:`push`."""
-        return self.paths(x, solve, (0.0,))[0] * torch.exp(-self.log_scale)
+        return self.paths(x, solver, (0.0,))[0] * torch.exp(-self.log_scale)
 
-    def paths(self, x: Tensor, solve: Solve, times: Sequence[float]) -> Tensor:
-        """Where points at ``t = 1`` were at earlier times, given in falling order; of shape (n_times, n, d)."""
+    def paths(self, x: Tensor, solver: Solve, times: Sequence[float]) -> Tensor:
+        """Positions at earlier times of points at ``t = 1``, of shape (n_times, n, d); times are in falling order."""
         if times[0] == 1.0:
-            later = self.paths(x, solve, times[1:]) if len(times) > 1 else x.new_empty((0, *x.shape))
+            later = self.paths(x, solver, times[1:]) if len(times) > 1 else x.new_empty((0, *x.shape))
             return torch.cat([x[None], later])
-        return solve(self.field, (1.0, min(times)), x, t_eval=tuple(times)).y
+        return solver(self.field, (1.0, min(times)), x, t_eval=tuple(times)).y

@@ -1,4 +1,4 @@
-"""The map of the data to where the flow lives: each column made normal, then all of them uncorrelated."""
+"""The map from data space to the space of the flow: each column made normal, then all of them uncorrelated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ N_QUANTILES = 1000
 #: Bounds of the logarithm of the tail parameter, from heavy to nearly normal, and of the skewness parameter.
 LOG_DELTA, GAMMA = (-0.7, 2.3), (-8.0, 8.0)
 
-#: Samples per dimension from which a correlation matrix is taken as it is: drawing it to the identity would widen the
+#: Samples per dimension from which a correlation matrix is not shrunk: drawing it to the identity would widen the
 #: directions in which columns nearly agree, which a flow then has to make narrow again.
 TRUSTED = 10
 
@@ -34,7 +34,7 @@ class Johnson:
     Attributes
     ----------
     columns : ndarray of int of shape (k,)
-        The columns that it is for; the others are left as they are.
+        The columns that are transformed; the others stay the same.
     gamma, delta, xi, lam : ndarray of shape (k,)
         Its parameters: skewness, tails (small is heavy), location and scale.
     """
@@ -58,7 +58,7 @@ class Johnson:
         return Y
 
     def inverse_transform(self, Y: np.ndarray) -> np.ndarray:
-        """And back."""
+        """From the space of the flow to data space."""
         X = Y.copy()
         X[:, self.columns] = self.xi + self.lam * np.sinh((Y[:, self.columns] - self.gamma) / self.delta)
         return X
@@ -114,7 +114,7 @@ class Gaussianisation:
     Attributes
     ----------
     marginals : Johnson
-        ``s``, the identity for columns that it is not for.
+        ``s``, the identity on columns that are not transformed.
     mean : ndarray of shape (d,)
         ``m``.
     whitening : ndarray of shape (d, d)
@@ -130,13 +130,13 @@ class Gaussianisation:
 
     @classmethod
     def fit(cls, X: np.ndarray, weights: np.ndarray, *, marginals: str) -> Gaussianisation:
-        """To samples of shape (n, d) with weights that count how often each comes.
+        """Fit to samples of shape (n, d) with weights that count them.
 
         ``marginals`` is "johnson", "normal", or "auto" for Johnson's where tails are heavy.
         """
         X = X.astype(np.float64)
-        bent = {"johnson": lambda: np.arange(X.shape[1]), "normal": lambda: np.arange(0)}
-        columns = bent[marginals]() if marginals in bent else heavy_tailed(X, weights)
+        chosen = {"johnson": lambda: np.arange(X.shape[1]), "normal": lambda: np.arange(0)}
+        columns = chosen[marginals]() if marginals in chosen else heavy_tailed(X, weights)
         johnson = Johnson.fit(X, weights, columns)
         Y = johnson.transform(X)
         mean = np.average(Y, axis=0, weights=weights)
@@ -149,16 +149,16 @@ class Gaussianisation:
         return cls(johnson, mean, inverse / spread, spread[:, None] * root)
 
     def transform(self, X: np.ndarray) -> np.ndarray:
-        """Data to where the flow lives."""
+        """From data space to the space of the flow."""
         Y = self.marginals.transform(np.asarray(X, dtype=np.float64))
         return (Y - self.mean) @ self.whitening.T
 
     def inverse_transform(self, Z: np.ndarray) -> np.ndarray:
-        """And back."""
+        """From the space of the flow to data space."""
         return self.marginals.inverse_transform(np.asarray(Z, dtype=np.float64) @ self.colouring.T + self.mean)
 
     def log_det(self, X: np.ndarray) -> np.ndarray:
-        """Logarithm of the map's volume change at samples: what is to be added to log-densities of ``z``."""
+        """Logarithm of the map's volume change at samples: to be added to log-densities of ``z``."""
         return np.linalg.slogdet(self.whitening)[1] + self.marginals.log_det(np.asarray(X, dtype=np.float64))
 
 

@@ -1,4 +1,4 @@
-"""What a flow is trained by: its likelihood, through the solver, or flow matching, without."""
+"""Objectives of training: the likelihood, through the solver, or flow matching, without; and the validation score."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from skode.density.flow import Flow, Measured
-from skode.solvers import Solution, Statistics
-from skode.training import as_index
+from skode.training import Solver, as_index, to_numpy
 
 
 class Likelihood:
@@ -20,13 +19,13 @@ class Likelihood:
     Parameters
     ----------
     flow : Flow
-        What is trained.
+        The flow to train.
     x : Tensor of shape (n, d)
         The data.
     weights : Tensor of shape (n,)
         Their weights, of mean 1.
-    solve : callable
-        Solves; see :meth:`skode.density.flow.Flow.log_prob`.
+    solver : Solver
+        The solver.
     kinetic_energy, jacobian_norm : float
         Strengths of penalties on ``int |f|^2 dt`` and ``int |eps^T df/dz|^2 dt``, in nats (Finlay et al., ICML 2020).
     estimate : bool
@@ -40,20 +39,19 @@ class Likelihood:
         flow: Flow,
         x: Tensor,
         weights: Tensor,
-        solve: Callable[..., Solution],
+        solver: Solver,
         *,
         kinetic_energy: float,
         jacobian_norm: float,
         estimate: bool,
         generator: torch.Generator,
     ) -> None:
-        self.flow, self.x, self.weights, self.solve, self.generator = flow, x, weights, solve, generator
+        self.flow, self.x, self.weights, self.generator = flow, x, weights, generator
+        self.solver = solver.counting(reuse_step_size=True)
         strengths = (kinetic_energy, jacobian_norm)
         self.measured = Measured(estimate=estimate, energy=kinetic_energy > 0, jacobian=jacobian_norm > 0)
-        # What is measured are means over dimensions.
+        # The integrals are means over dimensions.
         self.strengths = flow.n_features * x.new_tensor([strength for strength in strengths if strength > 0])
-        self.solves: list[Statistics] = []
-        self.first_step: float | None = None
 
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.parameters()
@@ -66,11 +64,7 @@ class Likelihood:
                 torch.randint(0, 2, x.shape, generator=self.generator, device=self.generator.device).to(x) * 2.0 - 1.0
             )
             measured = replace(measured, noise=noise)
-        log_prob, integrals = self.flow.log_prob(
-            x, self.solve, measured=measured, solves=self.solves, first_step=self.first_step
-        )
-        # The next batch's first step is as long as this one's steps were: most of them then fit at once.
-        self.first_step = 1.0 / max(self.solves[-1].n_accepted, 1)
+        log_prob, integrals = self.flow.log_prob(x, self.solver, measured=measured)
         return (self.weights[chosen] * (integrals @ self.strengths - log_prob)).mean()
 
 
@@ -87,9 +81,10 @@ class FlowMatching:
         As for :class:`Likelihood`.
     """
 
+    solver = None
+
     def __init__(self, flow: Flow, x: Tensor, weights: Tensor, generator: torch.Generator) -> None:
         self.flow, self.x, self.weights, self.generator = flow, x, weights, generator
-        self.solves: list[Statistics] = []
 
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.field.parameters()
@@ -104,5 +99,31 @@ class FlowMatching:
         return (self.weights[chosen] * off.square().sum(1)).mean()
 
     def _random(self, source: Callable[..., Tensor], shape: Sequence[int], like: Tensor) -> Tensor:
-        """Random numbers that are the same whatever the dtype."""
+        """Random numbers that are the same in all dtypes."""
         return source(shape, generator=self.generator, dtype=torch.float64, device=self.generator.device).to(like)
+
+
+class ValidationScore:
+    """Mean log-density of samples held out, by a flow in training.
+
+    Parameters
+    ----------
+    flow : Flow
+        The flow.
+    x : Tensor of shape (n, d)
+        The samples.
+    weights : ndarray of shape (n,)
+        Their weights in the mean.
+    solver : Solver
+        The solver.
+    """
+
+    def __init__(self, flow: Flow, x: Tensor, weights: np.ndarray, solver: Solver) -> None:
+        self.flow, self.x, self.weights, self.solver = flow, x, weights, solver
+
+    def __call__(self) -> float:
+        self.flow.eval()
+        with torch.no_grad():
+            log_prob = to_numpy(self.flow.log_prob(self.x, self.solver)[0])
+        self.flow.train()
+        return float(np.average(log_prob, weights=self.weights))

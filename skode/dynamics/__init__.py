@@ -1,4 +1,4 @@
-"""What is integrated: vector fields with their pullbacks and divergences. Torch only."""
+"""Vector fields, with their pullbacks and divergences. They need torch only."""
 
 from skode.dynamics.activations import ACTIVATIONS
 from skode.dynamics.concatsquash import ConcatSquashField

@@ -28,9 +28,10 @@ class Activation:
         ``h''(x)`` from ``k`` and ``p = h'(x)``.
     slope_into : callable
         ``h'(x)`` from ``k``, into memory that is there.
-    pull_bent : callable
-        Replaces ``d`` by ``d p + g (h''(x) - c p)``, from ``d``, ``g``, ``k`` and ``p = h'(x)``; see ``bent``.
-    bent : float
+    pull_with_curvature : callable
+        Replaces ``d`` by ``d p + g (h''(x) - c p)``, with the constant ``c`` of ``curvature_shift``, from ``d``, ``g``,
+        ``k`` and ``p = h'(x)``.
+    curvature_shift : float
         The constant ``c``, so that callers that add ``c g`` to ``d`` in the course of a product are spared one pass.
     value_into : callable
         ``h(x)`` into memory that is there: that of ``x`` itself, unless ``of_input``.
@@ -44,8 +45,8 @@ class Activation:
     slope: Callable[[Tensor], Tensor]
     curvature: Callable[[Tensor, Tensor], Tensor]
     slope_into: Callable[[Tensor, Tensor], Tensor]
-    pull_bent: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    bent: float
+    pull_with_curvature: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    curvature_shift: float
     value_into: Callable[[Tensor, Tensor], Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
     of_input: bool = False
@@ -85,8 +86,8 @@ ACTIVATIONS = {
         slope=lambda s: 1.0 - s * s,
         curvature=lambda s, p: -2.0 * s * p,
         slope_into=lambda s, out: torch.mul(s, s, out=out).neg_().add_(1.0),
-        pull_bent=lambda d, g, s, p: d.addcmul_(g, s, value=-2.0).mul_(p),
-        bent=0.0,
+        pull_with_curvature=lambda d, g, s, p: d.addcmul_(g, s, value=-2.0).mul_(p),
+        curvature_shift=0.0,
         value_into=lambda x, out: torch.tanh_(x),
         pull=lambda g, s: torch.ops.aten.tanh_backward.grad_input(g, s, grad_input=g),
     ),
@@ -95,8 +96,8 @@ ACTIVATIONS = {
         slope=lambda s: s * (1.0 - s),
         curvature=lambda s, p: p * (1.0 - 2.0 * s),
         slope_into=lambda s, out: torch.addcmul(s, s, s, value=-1.0, out=out),
-        pull_bent=lambda d, g, s, p: d.addcmul_(g, s, value=-2.0).mul_(p),
-        bent=1.0,
+        pull_with_curvature=lambda d, g, s, p: d.addcmul_(g, s, value=-2.0).mul_(p),
+        curvature_shift=1.0,
         value_into=lambda x, out: torch.sigmoid_(x),
         pull=lambda g, s: torch.ops.aten.sigmoid_backward.grad_input(g, s, grad_input=g),
     ),
@@ -106,8 +107,8 @@ ACTIVATIONS = {
         slope=lambda s: -torch.expm1(-s),
         curvature=lambda s, p: p * (1.0 - p),
         slope_into=lambda s, out: torch.neg(s, out=out).expm1_().neg_(),
-        pull_bent=lambda d, g, s, p: d.addcmul_(g, torch.exp(-s)).mul_(p),  # exp(-s) = 1 - h'
-        bent=0.0,
+        pull_with_curvature=lambda d, g, s, p: d.addcmul_(g, torch.exp(-s)).mul_(p),  # exp(-s) = 1 - h'
+        curvature_shift=0.0,
         value_into=lambda x, out: x.copy_(_softplus(x)),
         pull=lambda g, s: g.mul_(-torch.expm1(-s)),
     ),
@@ -116,8 +117,8 @@ ACTIVATIONS = {
         slope=lambda s: (s > 0).to(s.dtype),
         curvature=lambda s, p: torch.zeros_like(s),
         slope_into=lambda s, out: out.copy_(s > 0),
-        pull_bent=lambda d, g, s, p: d.mul_(p),
-        bent=0.0,
+        pull_with_curvature=lambda d, g, s, p: d.mul_(p),
+        curvature_shift=0.0,
         value_into=lambda x, out: torch.relu_(x),
         pull=lambda g, s: torch.ops.aten.threshold_backward.grad_input(g, s, 0.0, grad_input=g),
     ),
@@ -128,8 +129,8 @@ ACTIVATIONS = {
         slope=_silu_slope,
         curvature=_silu_curvature,
         slope_into=lambda x, out: _silu_pull(out.fill_(1.0), x),
-        pull_bent=lambda d, g, x, p: d.mul_(p).addcmul_(g, _silu_curvature(x, p)),
-        bent=0.0,
+        pull_with_curvature=lambda d, g, x, p: d.mul_(p).addcmul_(g, _silu_curvature(x, p)),
+        curvature_shift=0.0,
         value_into=lambda x, out: torch.ops.aten.silu.out(x, out=out),
         pull=_silu_pull,
         of_input=True,

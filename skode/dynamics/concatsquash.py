@@ -162,7 +162,7 @@ class ConcatSquashField(nn.Module):
         return value, _divergence_of_three_layers(weights, slopes, gates[-1])
 
     def _trace(self, t: Tensor, z: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The value and the gates of all layers, and what the activations' slopes need, at times of shape (m, 1)."""
+        """The value, all layers' gates, and the tensors ``k`` of the activations' slopes, at times of shape (m, 1)."""
         layers = self.squash_layers()
         gates = [layer.gate(t) for layer in layers]
         x = layers[0](gates[0], t, z)
@@ -187,7 +187,7 @@ def _divergence_of_three_layers(weights: list[Tensor], slopes: list[Tensor], g3:
     if len(g3) == 1:  # of all samples: they share a matrix, see divergence.divergence_weights
         shared = middle * (first @ (g3.t() * last)).t()
         return ((q1 @ shared.t()) * q2).sum(1)
-    # For each sample and feature, what the hidden layers make of a change of that feature: (n, d, second width).
+    # For each sample and feature, the derivative of the second hidden layer by that feature: (n, d, second width).
     tangents = (q1[:, None] * first.t()) @ middle.t()
     diagonal = ((tangents * last) @ q2[:, :, None])[..., 0]
     return (g3 * diagonal).sum(1)

@@ -1,4 +1,4 @@
-"""The ODE-Net for images: convolutions that make an image smaller, and ODEs over what is left of it."""
+"""Vector fields of images, and their convolutions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skode.dynamics.sizes import checked_size, checked_sizes, refuse_oversized
 
 # Images are made smaller until no side is longer than this, before the first ODE.
 LARGEST_SIDE = 7
-# Fewer numbers than this are not normalised together, for not much would be left of them.
+# Fewer numbers than this are not normalised together: that would leave little information in them.
 SMALLEST_GROUP = 16
 
 
@@ -44,11 +44,11 @@ def halved(sides: Sequence[int], times: int = 1) -> list[int]:
 
 
 def in_bfloat16(device: torch.device, *, wanted: bool = True) -> AbstractContextManager[object]:
-    """Where convolutions are computed in bfloat16, of whatever dtype their inputs and weights are, if that is wanted.
+    """A context in which convolutions of any dtype are computed in bfloat16, or one without effect if not wanted.
 
-    Weights are cast anew every time: they change in place between evaluations that are captured once and replayed.
+    Weights are cast at every use: they change in place between evaluations that are captured once and replayed.
     """
-    # Not autocast(enabled=False), which would end what a caller has begun.
+    # Not autocast(enabled=False), which would end a caller's autocast.
     return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False) if wanted else nullcontext()
 
 
@@ -66,10 +66,10 @@ class ConvField(nn.Module):
     evolving_weights : bool, default=False
         Whether the convolutions' weights evolve with time; see :class:`skode.dynamics.evolving.WeightODE`.
     n_pixels : int, default=49
-        Pixels of the state, which say how many channels are normalised together where they are few.
+        Number of pixels of the state: the fewer, the more channels are normalised together.
     autocast : bool, default=False
-        Whether the convolutions are computed in bfloat16. Weights, states, normalisations and the field's value are
-        then what they are otherwise.
+        Whether the convolutions are computed in bfloat16. Weights, states, normalisations and the field's value keep
+        their dtype.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -99,7 +99,7 @@ class ConvField(nn.Module):
         self.coefficients = WeightODE(n_sets, generator) if evolving_weights else None
         sets = ([convolution(m + time_dependent, n, 3, generator) for _ in range(n_sets)] for m, n in pairwise(sizes))
         self.layers = nn.ModuleList(EvolvingLayer(layers) if evolving_weights else layers[0] for layers in sets)
-        # A field that starts from zero makes easy dynamics, which training then makes as hard as need be.
+        # A field that is zero at the start makes easy dynamics, which training makes as hard as the data need.
         nn.init.zeros_(self.norms[-1].weight)  # type: ignore[arg-type]
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class ConvField(nn.Module):
 
 
 class InBfloat16(nn.Module):
-    """A field of the user's own under autocast to bfloat16, whose values have the states' dtype all the same.
+    """A user's field under autocast to bfloat16, with values in the states' dtype.
 
     Parameters
     ----------
@@ -133,5 +133,5 @@ class InBfloat16(nn.Module):
         """``dz/dt``."""
         with in_bfloat16(z.device):
             rate = self.field(t, z)
-        # Values of any other kind are the field's own doing, and for the solver to check.
+        # Values of any other dtype do not come from autocast; the solver checks them.
         return rate.to(z.dtype) if isinstance(rate, Tensor) and rate.dtype == torch.bfloat16 else rate

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from skode.dynamics.mlp import MLPField
+from skode.dynamics.energies import value_and_noise_product
 
 
-def has_analytic_divergence(field: object) -> bool:
-    """Whether :func:`analytic_divergence` knows the field: an :class:`MLPField` with one or two plain hidden layers."""
-    return type(field) is MLPField and len(field.hidden_layer_sizes) in (1, 2) and field.offers_pullback()
+class OffersDivergence(Protocol):
+    """A vector field with its own divergence.
+
+    A field that can compute it only in some configurations says so by a property ``has_analytic_divergence``.
+    """
+
+    def __call__(self, t: Any, z: Tensor) -> Tensor:
+        """The field's value ``f(t, z)``."""
+        ...
+
+    def value_and_divergence(self, t: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The value, of shape (n, d), and the exact divergence, of shape (n,); differentiable by autograd."""
+        ...
+
+
+def offers_divergence(field: Any) -> bool:
+    """Whether a field offers a divergence that belongs to the ``forward`` it would be called with.
+
+    A forward hook would make the two disagree, and so would a subclass that overrides ``forward`` but inherits
+    ``value_and_divergence``, or a wrapper that takes it from the field inside.
+    """
+    if not getattr(field, "has_analytic_divergence", hasattr(field, "value_and_divergence")):
+        return False
+    if not isinstance(field, nn.Module) or "value_and_divergence" in vars(field):
+        return True
+    if "forward" in vars(field) or field._forward_hooks or field._forward_pre_hooks:
+        return False
+    kind: Any = type(field)
+    return _defined_with_forward(kind)
+
+
+@functools.cache
+def _defined_with_forward(kind: Any) -> bool:
+    """Whether no class of the hierarchy overrides ``forward`` below that which defines ``value_and_divergence``."""
+    lowest = next(c for c in kind.__mro__ if {"forward", "value_and_divergence"} & vars(c).keys())
+    return "value_and_divergence" in vars(lowest)
 
 
 def field_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and exact divergence of a field, analytic where it offers that.
-
-    A field offers it by a method ``value_and_divergence(t, z)``, unless it says ``has_analytic_divergence = False``.
+    """Value and exact divergence of a field: analytic where it offers that, by vector-Jacobian products elsewhere.
 
     Parameters
     ----------
@@ -33,42 +65,21 @@ def field_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) 
     divergence : Tensor of shape (n,)
         ``tr(df/dz)``; differentiable where grad is enabled.
     """
-    if has_analytic_divergence(field):
-        return analytic_divergence(field, t, z)  # type: ignore[arg-type]
-    if getattr(field, "has_analytic_divergence", hasattr(field, "value_and_divergence")):
+    if offers_divergence(field):
         return field.value_and_divergence(t, z)  # type: ignore[attr-defined]
     return exact_divergence(field, t, z)
 
 
-def divergence_weights(field: Any) -> Tensor:
-    """What the divergence of a perceptron needs of its weights alone.
+def analytic_divergence(field: OffersDivergence, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and exact divergence of a field that offers them, such as a perceptron with one or two hidden layers.
 
-    One hidden layer, ``W2 h(W1 z)``: ``u_m = sum_i W1_mi W2_im``, of shape (width,). Two hidden layers,
-    ``W3 h(W2 h(W1 z))``: ``Q_ab = W2_ab (W1 W3)_ba``, of shape (second width, first width).
-    """
-    first, *rest = field.weights
-    if len(rest) == 1:
-        return (first * rest[0].t()).sum(1)
-    return rest[0] * (first @ rest[1]).t()
-
-
-def combine_slopes(weights: Tensor, slopes: list[Tensor]) -> Tensor:
-    """The divergence from :func:`divergence_weights` and the hidden layers' slopes: ``p1.u`` or ``p2.(Q p1)``."""
-    if len(slopes) == 1:
-        return slopes[0] @ weights
-    return ((slopes[0] @ weights.t()) * slopes[1]).sum(1)
-
-
-def analytic_divergence(field: MLPField, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and exact divergence of a perceptron with one or two hidden layers.
-
-    ``div = sum_m u_m h'(x1_m)`` or ``div = sum_ab h'(x2_a) Q_ab h'(x1_b)``: the price of one more linear layer,
-    whatever the dimension, and no derivative of a derivative. Differentiable by autograd.
+    Of an :class:`MLPField` it is ``div = sum_m u_m h'(x1_m)`` or ``div = sum_ab h'(x2_a) Q_ab h'(x1_b)``: the price of
+    one more linear layer, whatever the dimension, and no derivative of a derivative. Differentiable by autograd.
 
     Parameters
     ----------
-    field : MLPField
-        The field; ValueError if it has no or more than two hidden layers.
+    field : callable
+        A field with a method ``value_and_divergence(t, z)``.
     t : float or Tensor
         Time.
     z : Tensor of shape (n, d)
@@ -80,13 +91,18 @@ def analytic_divergence(field: MLPField, t: float | Tensor, z: Tensor) -> tuple[
         ``f(t, z)``.
     divergence : Tensor of shape (n,)
         ``tr(df/dz)``.
+
+    Raises
+    ------
+    ValueError
+        If the field offers no divergence, as an :class:`MLPField` without or with more than two hidden layers.
     """
-    if not has_analytic_divergence(field):
-        raise ValueError("analytic_divergence needs an MLPField with one or two hidden layers; use exact_divergence.")
-    bound = field.bind()
-    value, residuals = bound.linearize(t, z)
-    slopes = [field.h.slope(k) for k in bound.kept(residuals)]
-    return value, combine_slopes(divergence_weights(bound), slopes)
+    if not offers_divergence(field):
+        raise ValueError(
+            "analytic_divergence needs a field that offers its divergence, such as an MLPField with one or two hidden "
+            "layers; use exact_divergence."
+        )
+    return field.value_and_divergence(t, z)
 
 
 def exact_divergence(field: Callable[[Any, Tensor], Tensor], t: Any, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,18 +169,5 @@ def noise_divergence(
     pulled : Tensor of shape (n, d)
         ``noise^T df/dz``, whose mean square norm is the Jacobian's squared Frobenius norm; differentiable as well.
     """
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        z = z if z.requires_grad else z.detach().requires_grad_()
-        value = field(t, z)
-        pulled = None
-        if value.requires_grad:
-            (pulled,) = torch.autograd.grad(
-                value, z, noise, create_graph=create_graph, retain_graph=True, allow_unused=True
-            )
-        if pulled is None:
-            pulled = torch.zeros_like(z)
-        estimate = (pulled * noise).sum(1)
-    if create_graph:
-        return value, estimate, pulled
-    return value.detach(), estimate.detach(), pulled.detach()
+    value, pulled = value_and_noise_product(field, t, z, noise)
+    return value, (pulled * noise).sum(1), pulled

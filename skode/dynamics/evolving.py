@@ -1,4 +1,4 @@
-"""Weights that evolve with time by an ODE of their own, beside the state that they move."""
+"""Fields whose weights evolve with time by another ODE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skode.dynamics.activations import get_activation
 from skode.dynamics.mlp import affine
 from skode.dynamics.sizes import checked_size, checked_sizes
 
-#: How many sets of weights a field's weights are combined from.
+#: Number of sets that a field's weights are combined from.
 N_SETS = 2
 
 
@@ -46,7 +46,7 @@ class WeightODE(nn.Module):
         return self.entries.view(self.n_sets, self.n_sets)
 
     def forward(self, t: float | Tensor) -> Tensor:
-        """``c(t)``, of shape (n_sets,), or (n, n_sets) where every sample has a time of its own."""
+        """``c(t)``, of shape (n_sets,), or (n, n_sets) at times of shape (n, 1), one for each sample."""
         operator = self.operator
         t = torch.as_tensor(t, dtype=operator.dtype, device=operator.device)
         times = t.reshape(-1, 1, 1) if t.ndim else t
@@ -74,10 +74,10 @@ class EvolvingLayer(nn.Module):
             self.map = functional.linear
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """The map of ``x`` with the weights that coefficients ``c`` (see :class:`WeightODE`) combine."""
+        """The map of ``x`` with weights combined by coefficients ``c``; see :class:`WeightODE`."""
         if c.ndim == 1:
             return self.map(x, torch.tensordot(c, self.weight, 1), torch.tensordot(c, torch.stack([*self.bias]), 1))
-        # Every sample has weights of its own: combine what the sets make of it instead, which is the same.
+        # The weights differ between samples: combine the sets' outputs instead, which gives the same.
         by_set = c.t().reshape(c.shape[1], -1, *[1] * (x.ndim - 1))
         return sum((c_k * self.map(x, *set_k) for c_k, *set_k in zip(by_set, self.weight, self.bias, strict=True)))
 
@@ -90,7 +90,7 @@ class EvolvingField(nn.Module):
     n_features, hidden_layer_sizes, activation, time_dependent, generator
         As those of :class:`skode.dynamics.MLPField`.
     n_sets : int, default=2
-        How many sets of weights are combined; see :class:`WeightODE`.
+        Number of sets of weights that are combined; see :class:`WeightODE`.
 
     Examples
     --------

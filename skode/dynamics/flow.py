@@ -2,27 +2,24 @@
 
 Along ``dz/dt = f(t, z)`` the density of ``z(t)`` follows ``d log p(z(t)) / dt = -tr(df/dz)`` (the instantaneous
 change of variables, theorem 1 of Chen et al. 2018). The joint state has the log-density as the column after the
-states', and behind it, where they are measured, the path's kinetic energy and the norm of the Jacobian along it.
+states', and after it, where they are wanted, the kinetic energy of the path and the norm of the Jacobian along it.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from skode.dynamics.divergence import (
-    combine_slopes,
-    divergence_weights,
-    field_divergence,
-    has_analytic_divergence,
-    noise_divergence,
-)
-from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow, add_divergence_gradients
-from skode.dynamics.mlp import BoundMLP, MLPField
+from skode.dynamics.bound_mlp import BoundMLP
+from skode.dynamics.divergence import field_divergence, noise_divergence, offers_divergence
+from skode.dynamics.energies import mean_square
+from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow
+from skode.dynamics.mlp import MLPField
+from skode.dynamics.mlp_divergence import add_divergence_gradients, combine_slopes, divergence_weights
 
 
 def flow_field(
@@ -33,7 +30,7 @@ def flow_field(
     energy: bool = False,
     jacobian: bool = False,
 ) -> FlowField:
-    """The joint dynamics of a field's states and their log-density, by the fastest way there is.
+    """The joint dynamics of a field's states and their log-density, by the fastest path that the field allows.
 
     Parameters
     ----------
@@ -46,9 +43,20 @@ def flow_field(
     energy, jacobian : bool, default=False
         Whether ``|f|^2 / d`` and ``|noise^T df/dz|^2 / d`` are integrated as well, in columns behind the log-density.
     """
-    if isinstance(field, MLPField) and has_analytic_divergence(field) and not estimate and not jacobian:
+    if not estimate and not jacobian and _is_bound_flow(field):
         return MLPFlowField(field, energy=energy)
     return FlowField(field, noise=noise, estimate=estimate, energy=energy, jacobian=jacobian)
+
+
+def _is_bound_flow(field: Any) -> TypeGuard[MLPField]:
+    """Whether :class:`BoundFlow` is a field's flow: a perceptron with :class:`MLPField`'s own value and divergence."""
+    kind = type(field)
+    return (
+        isinstance(field, MLPField)
+        and kind.bind is MLPField.bind
+        and kind.value_and_divergence is MLPField.value_and_divergence
+        and offers_divergence(field)
+    )
 
 
 class FlowField(nn.Module):
@@ -80,7 +88,7 @@ class FlowField(nn.Module):
         self.field, self.noise = field, noise
         self.estimate, self.energy, self.jacobian = estimate, energy, jacobian
         self.n_columns = 1 + energy + jacobian
-        if noise is not None:  # which is another in each solve
+        if noise is not None:  # each solve draws other noise
             self.recordable = False
 
     def forward(self, t: Any, state: Tensor) -> Tensor:
@@ -93,15 +101,15 @@ class FlowField(nn.Module):
             value, divergence = field_divergence(self.field, t, z)
         rates = [value, -divergence[:, None]]
         if self.energy:
-            rates.append(value.square().mean(1, keepdim=True))
+            rates.append(mean_square(value))
         if self.jacobian:
             assert pulled is not None
-            rates.append(pulled.square().mean(1, keepdim=True))
+            rates.append(mean_square(pulled))
         return torch.cat(rates, dim=1)
 
 
 class MLPFlowField(FlowField):
-    """The same for a perceptron with one or two hidden layers: analytic divergence, and its own pullback.
+    """The flow of a perceptron with one or two hidden layers, with analytic divergence and its own pullback.
 
     Parameters
     ----------
@@ -152,7 +160,7 @@ class BoundFlow:
 
     def __init__(self, field: BoundMLP, n_columns: int = 1) -> None:
         self.field, self.n_columns = field, n_columns
-        self.weights = divergence_weights(field)
+        self.weights = divergence_weights(field.weights)
 
     def tape(self, like: Tensor, n_slots: int) -> FlowTape:
         """A tape in preallocated memory; see :class:`skode.solvers.fields.protocols.Tape`."""
@@ -167,11 +175,11 @@ class BoundFlow:
         return ("flow", self.n_columns, self.field.replay_key())
 
     def parameters(self) -> list[Tensor]:
-        """Those of the perceptron."""
+        """The perceptron's parameters."""
         return self.field.parameters()
 
     def over(self, parameters: Sequence[Tensor]) -> BoundFlow:
-        """The same flow of other parameters."""
+        """A flow of the same form with other parameters."""
         return BoundFlow(self.field.over(parameters), self.n_columns)
 
     def refresh(self) -> None:
@@ -181,20 +189,21 @@ class BoundFlow:
     @functools.cached_property
     def folded(self) -> FoldedFlow:
         """The weights as the tapes use them."""
-        return FoldedFlow(self.field, self.n_columns)
+        field = self.field
+        return FoldedFlow(field.weights, field.biases, field.time_column, field.h, self.n_columns)
 
     def __call__(self, t: float | Tensor, state: Tensor) -> Tensor:
         """The value."""
         return self.linearize(t, state)[0]
 
     def linearize(self, t: float | Tensor, state: Tensor) -> tuple[Tensor, Any]:
-        """The value; kept are the field's residuals, the slopes of its hidden layers, and its own value."""
+        """The value, and the field's residuals, the slopes of its hidden layers, and its value."""
         value, residuals = self.field.linearize(t, state[:, : -self.n_columns])
         slopes = [self.field.h.slope(k) for k in self.field.kept(residuals)]
         divergence = combine_slopes(self.weights, slopes)
         rates = [value, -divergence[:, None]]
         if self.n_columns > 1:
-            rates.append(value.square().mean(1, keepdim=True))
+            rates.append(mean_square(value))
         return torch.cat(rates, dim=1), (residuals, slopes, value)
 
     def pullback(self, residuals: Any, cotangent: Tensor) -> tuple[Tensor, Any]:
@@ -224,7 +233,7 @@ class BoundFlow:
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
         """Gradients in the order of the field's parameters: those of its value, and through the divergence's weights.
 
-        The latter's cotangent is ``ubar = sum c p1`` or ``Qbar = sum (c p2) p1^T``, over all samples.
+        The cotangent of those weights is ``ubar = sum c p1`` or ``Qbar = sum (c p2) p1^T``, over all samples.
         """
         field = self.field
         gradients = field.parameter_gradients([(residuals[0], deltas[0]) for residuals, deltas in tape])

@@ -7,41 +7,47 @@ which nothing depends: the first layer's weight gets columns of zeros for them, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from skode.dynamics.divergence import divergence_weights
-from skode.dynamics.mlp_tape import FoldedMLP, MLPSession, MLPTape, Roll
+from skode.dynamics.activations import Activation
+from skode.dynamics.mlp_divergence import add_divergence_gradients, divergence_weights
+from skode.dynamics.mlp_session import MLPSession
+from skode.dynamics.mlp_tape import Arena, FoldedMLP, MLPTape
 from skode.dynamics.products import as_transposed, large_linear, outer
-
-if TYPE_CHECKING:
-    from skode.dynamics.mlp import BoundMLP
 
 
 class FoldedFlow(FoldedMLP):
-    """A perceptron's folded weights, padded for the joint state, and what its divergence needs of them.
+    """A perceptron's folded weights, padded for the joint state, with the weights of its divergence.
 
     Parameters
     ----------
-    field : BoundMLP
-        The perceptron, with one or two hidden layers.
+    weights, biases, time_column, h
+        As those of :class:`skode.dynamics.mlp_tape.FoldedMLP`, of a perceptron with one or two hidden layers.
     n_columns : int
         Columns of the joint state beyond the perceptron's: 1, or 2 with the energy.
 
     Attributes
     ----------
     u : Tensor
-        See :func:`skode.dynamics.divergence.divergence_weights`.
+        See :func:`skode.dynamics.mlp_divergence.divergence_weights`.
     """
 
-    def __init__(self, field: BoundMLP, n_columns: int) -> None:
-        super().__init__(field)
-        self.origin = (field, n_columns)
+    def __init__(
+        self,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        time_column: Tensor | None,
+        h: Activation,
+        n_columns: int,
+    ) -> None:
+        super().__init__(weights, biases, time_column, h)
+        self.origin = (weights, biases, time_column, h, n_columns)
         self.n_features, self.n_columns = self.sizes[0], n_columns
         self.narrow = list(self.weights)
-        self.u = divergence_weights(self)
+        self.u = divergence_weights(self.weights)
         self.one_layer = len(self.weights) == 2
         first, last = self.weights[0], self.weights[-1]
         self.weights[0] = torch.cat([first, first.new_zeros(len(first), n_columns)], dim=1)
@@ -49,7 +55,7 @@ class FoldedFlow(FoldedMLP):
         self.biases[-1] = torch.cat([self.biases[-1], last.new_zeros(n_columns)])
         self.transposed = [as_transposed(w) for w in self.weights]
         self.sizes = tuple(w.shape[1] for w in self.weights)
-        self.roll_kind = FlowRoll
+        self.arena_kind = FlowArena
 
     def derived(self) -> list[Tensor]:
         return [*super().derived(), *self.narrow, self.u]
@@ -63,32 +69,8 @@ class FoldedFlow(FoldedMLP):
         return self.unfold(gradients, column)
 
 
-def add_divergence_gradients(gradients: list[Tensor], weights: list[Tensor], u_bar: Tensor) -> None:
-    """Add what the divergence's weights ask of the layers', by the product rule on their definition.
-
-    Parameters
-    ----------
-    gradients : list of Tensor
-        Of weights and biases, layer by layer; the first may have a column for time.
-    weights : list of Tensor
-        The layers' weights, without time's column.
-    u_bar : Tensor
-        Cotangent of :func:`skode.dynamics.divergence.divergence_weights`.
-    """
-    first, *rest = weights
-    to_state = gradients[0][:, : first.shape[1]]
-    if len(rest) == 1:
-        to_state += u_bar[:, None] * rest[0].t()
-        gradients[2] += (u_bar[:, None] * first).t()
-        return
-    product_bar = (u_bar * rest[0]).t()  # the cotangent of W1 W3
-    to_state += product_bar @ rest[1].t()
-    gradients[2] += u_bar * (first @ rest[1]).t()
-    gradients[4] += first.t() @ product_bar
-
-
-class FlowRoll(Roll):
-    """A roll that also remembers, for each evaluation, the hidden layers' slopes and what the divergence is made of."""
+class FlowArena(Arena):
+    """An arena with room for each evaluation's hidden slopes, and for the terms of its divergence and energy."""
 
     def __init__(self, key: Any) -> None:
         super().__init__(key)
@@ -115,24 +97,24 @@ class FlowTape(MLPTape):
 
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         super().evaluate(slot, t, out)
-        roll: Any = self.roll
+        arena: Any = self.arena
         slot += self.first
-        folded, d = roll.folded, roll.folded.n_features
-        slopes = roll.slopes[slot]
-        for k, p in zip(roll.kept[slot], slopes, strict=True):
+        folded, d = arena.folded, arena.folded.n_features
+        slopes = arena.slopes[slot]
+        for k, p in zip(arena.kept[slot], slopes, strict=True):
             folded.h.slope_into(k, p)
         if folded.one_layer:
             divergence = torch.mv(slopes[0], folded.u)
         else:
-            mixed = roll.mixed[slot]
-            if roll.large[1]:
+            mixed = arena.mixed[slot]
+            if arena.large[1]:
                 large_linear(mixed, slopes[0], folded.u, None)
             else:
                 torch.mm(slopes[0], folded.u.t(), out=mixed)
             divergence = torch.linalg.vecdot(mixed, slopes[1])
         torch.neg(divergence, out=out[:, d])
         if folded.n_columns > 1:
-            values = roll.values[slot].copy_(out)
+            values = arena.values[slot].copy_(out)
             value = values[:, :d]
             torch.mul(torch.linalg.vecdot(value, value), 1.0 / d, out=out[:, d + 1])
 
@@ -147,39 +129,39 @@ class FlowSession(MLPSession):
         self.u_bar: Tensor | None = None
         self.weighted: dict[int, Tensor] = {}  # c, or c p2, of each slot since the last time gradients were formed
 
-    def _pull_hidden(self, slot: int, roll: Any) -> Tensor:
+    def _pull_hidden(self, slot: int, arena: Any) -> Tensor:
         folded, d = self.folded, self.folded.n_features
         delta, below = self.deltas.outputs[slot], self.deltas.hidden[slot]
-        kept, slopes, h = roll.kept[slot], roll.slopes[slot], folded.h
+        kept, slopes, h = arena.kept[slot], arena.slopes[slot], folded.h
         if folded.n_columns > 1:
             energy_bar = delta[:, d + 1 :]
-            delta[:, :d].addcmul_(roll.values[slot][:, :d], energy_bar, value=2.0 / d)
+            delta[:, :d].addcmul_(arena.values[slot][:, :d], energy_bar, value=2.0 / d)
         c = delta[:, d : d + 1].neg()
         if folded.one_layer:
             self.weighted[slot] = c
-            asked = [c * folded.u]
+            slope_cotangents = [c * folded.u]
         else:
             weighted = self.weighted[slot] = slopes[1] * c
             first = torch.empty_like(below[0])
-            if roll.large[1]:
+            if arena.large[1]:
                 large_linear(first, weighted, folded.u.t(), None)
             else:
                 torch.mm(weighted, folded.u, out=first)
-            asked = [first, roll.mixed[slot] * c]
+            slope_cotangents = [first, arena.mixed[slot] * c]
         for i in range(len(below), 0, -1):
-            inner, given = below[i - 1], asked[i - 1]
-            if h.bent and not roll.large[i]:
-                torch.addmm(given, delta, folded.factors[i], out=inner, beta=h.bent)
+            inner, of_slope = below[i - 1], slope_cotangents[i - 1]
+            if h.curvature_shift and not arena.large[i]:
+                torch.addmm(of_slope, delta, folded.factors[i], out=inner, beta=h.curvature_shift)
             else:
-                self._through(i, delta, inner, roll)
-                if h.bent:
-                    inner.add_(given, alpha=h.bent)
-            delta = h.pull_bent(inner, given, kept[i - 1], slopes[i - 1])
+                self._through(i, delta, inner, arena)
+                if h.curvature_shift:
+                    inner.add_(of_slope, alpha=h.curvature_shift)
+            delta = h.pull_with_curvature(inner, of_slope, kept[i - 1], slopes[i - 1])
         return delta
 
-    def _form_more(self, low: int, high: int, roll: Any) -> None:
+    def _form_more(self, low: int, high: int, arena: Any) -> None:
         weighted = torch.cat([self.weighted.pop(slot) for slot in range(low, high)])
-        u_bar = outer(weighted, roll.slope_layers[0][low:high].flatten(0, 1))
+        u_bar = outer(weighted, arena.slope_layers[0][low:high].flatten(0, 1))
         self.u_bar = u_bar if self.u_bar is None else self.u_bar.add_(u_bar)
 
     def discard(self) -> None:

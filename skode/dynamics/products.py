@@ -2,10 +2,9 @@
 
 MKL takes up to six times as long for a product of few columns if these are not contiguous.
 
-torch multiplies float32 matrices on the CPU by MKL, which on some processors reaches half of what oneDNN, part of
-torch as well, does; on others the two are alike (103 and 108 GFLOP/s on a Zen 4 core). Which it is is found out by one
-timed trial per process, the first time that it matters. oneDNN costs some 10 us more per call, and copies, so that
-only larger products are given to it.
+torch multiplies float32 matrices on the CPU by MKL, which on some processors reaches half the speed of oneDNN, part of
+torch as well; on others the two are alike (103 and 108 GFLOP/s on a Zen 4 core). One timed trial per process, at first
+use, finds out which. oneDNN costs some 10 us more per call, and copies, so that it multiplies larger matrices only.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor
 
 # Multiply-adds from which on oneDNN's product is the faster one where it reaches twice MKL's speed (23 against 22 us).
 WORTHWHILE = 2**20
-# Alike or twice as fast is what has been seen: a ratio far from both decides alike every time.
+# Measured ratios are about 1 or about 2: a threshold far from both gives the same choice every time.
 FASTER = 1.45
 
 # Columns up to which the layout matters (measured: 8 do, 16 don't).

@@ -1,4 +1,4 @@
-"""Sizes of a field's state and layers, as a user gives them."""
+"""Checks of the sizes of a field's state and layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def checked_size(name: str, value: Any) -> int:
 
 
 def checked_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
-    """Widths of hidden layers as a tuple of ints; ValueError where they are anything else."""
+    """Widths of hidden layers as a tuple of ints; ValueError where they are no sequence of positive integers."""
     if isinstance(hidden_layer_sizes, Iterable) and not isinstance(hidden_layer_sizes, str):
         sizes = tuple(hidden_layer_sizes)
         if all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in sizes):
@@ -27,15 +27,15 @@ def checked_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
     )
 
 
-#: Bytes that training keeps of a weight in single precision: itself, its gradient, Adam's two moments, and the four
-#: copies that it may go back to.
+#: Bytes that training holds for each weight in single precision: the weight, its gradient, Adam's two moments, and the
+#: four copies that it may be restored from.
 BYTES_OF_WEIGHT = 32
 
 
 def refuse_oversized(*shape: int) -> None:
     """Refuse weights that can't be trained in this machine's memory, before it is filled with them.
 
-    Systems hand out more memory than there is, and end the process that comes to use it.
+    Operating systems promise more memory than the machine has, and end the process that comes to use it.
 
     Raises
     ------
@@ -45,14 +45,14 @@ def refuse_oversized(*shape: int) -> None:
     needed = BYTES_OF_WEIGHT
     for n in shape:
         needed *= n
-    if needed > (there := physical_memory()):
+    if needed > (size := physical_memory()):
         raise MemoryError(
-            f"weights of shape {shape} take {needed / 2**30:,.0f} GiB in training, and there are {there / 2**30:,.0f}"
+            f"weights of shape {shape} take {needed / 2**30:,.0f} GiB in training, and there are {size / 2**30:,.0f}"
         )
 
 
 def physical_memory() -> float:
-    """Bytes of this machine's memory; infinite where the system does not tell."""
+    """Bytes of this machine's memory; infinite where the system does not say."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):  # on Windows, and where the names are not known

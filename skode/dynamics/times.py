@@ -1,4 +1,4 @@
-"""The times that fields are asked at, in one shape."""
+"""Times of evaluations, of the batch or of each sample, in one shape."""
 
 from __future__ import annotations
 

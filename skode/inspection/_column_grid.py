@@ -1,4 +1,4 @@
-"""A grid over one or two columns of data, in the form that an estimator of all columns can be asked in."""
+"""A grid over one or two columns of data, as queries to an estimator of all columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from skode.training import as_numpy, as_python, to_pandas
 
 @dataclass(frozen=True)
 class ColumnGrid:
-    """Where densities are drawn.
+    """The points at which densities are drawn.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class ColumnGrid:
     labels : list of str
         Their names; "x0", "x1", ... where X has none.
     held : str or None
-        What the other columns are held at, in words; None where there are no others.
+        Values that the other columns are held at, in words; None where there are no others.
     """
 
     coordinates: list[np.ndarray]
@@ -94,7 +94,7 @@ class ColumnGrid:
         )
 
     def described(self) -> dict[str, Any]:
-        """What displays keep of it."""
+        """The attributes that displays keep."""
         of_two = len(self.columns) == 2
         return {
             "xx0": self.coordinates[0],
@@ -124,7 +124,7 @@ def _chosen(frame: pd.DataFrame, columns: Any) -> np.ndarray:
 
 
 def _held(frame: pd.DataFrame, fixed: Mapping[str | int, float] | None, chosen: np.ndarray) -> dict[int, float]:
-    """What columns are held at, by their positions."""
+    """Values that columns are held at, by their positions."""
     held: dict[int, float] = {}
     for column, value in (fixed or {}).items():
         position = column_position(frame, column, "fixed")
@@ -137,7 +137,7 @@ def _held(frame: pd.DataFrame, fixed: Mapping[str | int, float] | None, chosen: 
 
 
 def _held_at(n_fixed: int, n_others: int) -> str | None:
-    """What columns that are not drawn are held at, in words."""
+    """Values that columns not drawn are held at, in words."""
     if not n_others:
         return None
     if not n_fixed:

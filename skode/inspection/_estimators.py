@@ -1,4 +1,4 @@
-"""What displays say of an estimator that they can't look into."""
+"""Errors for estimators that displays cannot draw."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def refusal(needed: str, estimator: Any, *, with_rows: bool = True) -> TypeError
     Parameters
     ----------
     needed : str
-        What the estimator must be, as the message begins.
+        The requirement, with which the message begins.
     estimator : object
-        What was given instead.
+        The estimator given.
     with_rows : bool
         Whether the display is given X as well, which a pipeline's last step sees transformed.
     """

@@ -42,12 +42,12 @@ class Grid:
 
     @property
     def time_name(self) -> str:
-        """What the times are called."""
+        """Name of the times."""
         return self._name(self.time, "time")
 
     @property
     def series_name(self) -> str | None:
-        """What the series are called; None where there is but one."""
+        """Name of the series; None where there is only one."""
         return None if self.series is None else self._name(self.series, "series")
 
     def _name(self, place: Column, otherwise: str) -> str:
@@ -81,16 +81,16 @@ class Grid:
         """
         places = np.flatnonzero(own)
         places = places[np.argsort(self.rows.time[places], kind="stable")]
-        asked = self.frame.iloc[np.repeat(places[0], len(seconds))].copy()
+        query = self.frame.iloc[np.repeat(places[0], len(seconds))].copy()
         for k, position in enumerate(self.covariates):
-            asked.isetitem(position, np.interp(seconds, self.rows.time[places], self.rows.covariates[places, k]))
+            query.isetitem(position, np.interp(seconds, self.rows.time[places], self.rows.covariates[places, k]))
         if isinstance(self.time, str):
-            levels = asked.index.to_frame(index=False)
+            levels = query.index.to_frame(index=False)
             levels[self.time] = self.written(seconds)
-            asked.index = pd.MultiIndex.from_frame(levels)
+            query.index = pd.MultiIndex.from_frame(levels)
         else:
-            asked.isetitem(self.time, self.written(seconds))
-        return asked
+            query.isetitem(self.time, self.written(seconds))
+        return query
 
 
 def _place(frame: pd.DataFrame, column: Column, parameter: str) -> Column:
@@ -107,7 +107,7 @@ def grid_over(times: np.ndarray, typical: float) -> np.ndarray:
 
 
 def unit_of(grids: Sequence[Any]) -> tuple[str, pd.Timedelta | None]:
-    """What time differences are drawn in, and how the label says so; nothing for other times."""
+    """Unit that time differences are drawn in, and its part of the label; empty for other times."""
     if not isinstance(grids[0], pd.TimedeltaIndex):
         return "", None
     longest = max(grid.max() - grid.min() for grid in grids)

@@ -19,7 +19,7 @@ PLOT_METHODS = ("contourf", "contour", "pcolormesh")
 class DensityDisplay:
     """A density over two columns as a surface, or over one as a line.
 
-    Use :meth:`from_estimator`; what it computes is kept, so that :meth:`plot` draws it again without the estimator.
+    Use :meth:`from_estimator`; the densities are kept, so that :meth:`plot` draws them again without the estimator.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class DensityDisplay:
     xlabel, ylabel : str, default=None
         Labels of the axes; a line has no use for ``ylabel``.
     held : str, default=None
-        What columns that are not drawn are held at, in words; None: there are none.
+        Values that columns not drawn are held at, in words; None: there are no such columns.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class DensityDisplay:
     line_ : Line2D or None
         The line; None for a surface.
     points_ : PathCollection or None
-        The samples, where they were asked for.
+        The samples, if they are drawn.
     ax_ : Axes
         Where it was drawn last.
     figure_ : Figure
@@ -52,7 +52,7 @@ class DensityDisplay:
     See Also
     --------
     DensityEvolutionDisplay : How the density of a flow comes about.
-    sklearn.inspection.DecisionBoundaryDisplay : The same for answers of a classifier.
+    sklearn.inspection.DecisionBoundaryDisplay : The same for predictions of a classifier.
 
     Examples
     --------
@@ -116,20 +116,20 @@ class DensityDisplay:
         estimator : object
             A fitted estimator whose ``score_samples`` are log-densities: :class:`skode.CNFDensityEstimator`,
             ``sklearn.mixture.GaussianMixture``, ``sklearn.neighbors.KernelDensity``, ... That of a pipeline is a
-            density of what its last step is given, in those units.
+            density of its last step's inputs, in their units.
         X : array-like of shape (n_samples, n_features)
             Samples, with the columns of ``fit``. The grid spans their range; the axes have the names of a frame's
             columns.
         columns : str, int or sequence of one or two of them, default=None
-            The columns to draw, by name or position. None: all, where there are no more than two.
+            The columns to draw, by name or position. None: all, if there are at most two.
         fixed : mapping of str or int to float, default=None
             Values at which the other columns are held, by name or position; those without one are held at their
-            medians in X. What is drawn is then a slice through the density, not a marginal density: it does not
+            medians in X. The drawing is then a slice through the density, not a marginal density: it does not
             integrate to 1. The title says so, unless the axes have one.
         grid_resolution : int, default=100
             Points of the grid along each column.
         eps : float, default=None
-            How far the grid reaches beyond the least and the greatest value of X, in X's units. None: a tenth of each
+            Extent of the grid beyond the least and the greatest value of X, in X's units. None: a tenth of each
             column's range.
         log : bool, default=False
             Whether to draw the logarithm of the density, in nats; where the density is 0, nothing.
@@ -210,7 +210,7 @@ class DensityDisplay:
         Raises
         ------
         ValueError
-            Where ``plot_method`` is not as described, or ``scatter`` asked for where there are no points.
+            Where ``plot_method`` is not as described, or ``scatter=True`` where there are no points.
         ImportError
             Where matplotlib is missing.
         """
@@ -238,7 +238,7 @@ class DensityDisplay:
         return self
 
     def _height(self, log: bool) -> str:
-        """What the height of a line is; that of a slice has no area of 1."""
+        """Label of a line's height; the area below a slice is not 1."""
         of = "" if self.held is None else " of the slice"
         return f"log density{of}, nats" if log else f"density{of}"
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class DensityEvolutionDisplay:
     r"""The density of a continuous normalizing flow from its base at ``t = 0`` to the data at ``t = 1``.
 
-    Use :meth:`from_estimator`, then :meth:`animate`: what the former computes is kept.
+    Use :meth:`from_estimator`, then :meth:`animate`, which draws the densities computed before.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ class DensityEvolutionDisplay:
     xlabel, ylabel : str, default=None
         Labels of the axes; lines have no use for ``ylabel``.
     held : str, default=None
-        What columns that are not drawn are held at, in words; None: there are none.
+        Values that columns not drawn are held at, in words; None: there are no such columns.
 
     Attributes
     ----------
     panels_ : list of DensityDisplay
-        What was drawn, left to right, with its artists ``surface_`` or ``line_``, and ``points_``.
+        The displays drawn, left to right, with their artists ``surface_`` or ``line_``, and ``points_``.
     panel_times_ : ndarray of shape (n_panels,)
         Their times.
     axes_ : ndarray of Axes of shape (n_panels,)
@@ -52,7 +52,7 @@ class DensityEvolutionDisplay:
     figure_ : Figure
         The figure of ``axes_``.
     animation_ : FuncAnimation
-        The last animation, kept as matplotlib's stop where nobody holds them.
+        The last animation, since those of matplotlib stop without a reference to them.
     frame_ : DensityDisplay
         The frame that it drew last.
 
@@ -139,15 +139,15 @@ class DensityEvolutionDisplay:
         random_state : int, RandomState instance or None, default=None
             Source of these.
         columns : str, int or sequence of one or two of them, default=None
-            The columns to draw, by name or position. None: all, where there are no more than two.
+            The columns to draw, by name or position. None: all, if there are at most two.
         fixed : mapping of str or int to float, default=None
             Values at which the other columns are held, by name or position; those without one are held at their
-            medians in X. What is drawn is then a slice through the densities, not a marginal density, as the titles
+            medians in X. The drawing is then a slice through the densities, not a marginal density, as the titles
             say; samples are drawn wherever they are.
         grid_resolution : int, default=100
             Points of the grid along each column.
         eps : float, default=None
-            How far the grid reaches beyond the least and the greatest value of X, in X's units. None: a quarter of
+            Extent of the grid beyond the least and the greatest value of X, in X's units. None: a quarter of
             each column's range, as the base is wider than most data.
         axes : array-like of Axes, default=None
             Where to draw, an axes for each panel; None: on a new figure.
@@ -216,7 +216,7 @@ class DensityEvolutionDisplay:
     ) -> DensityEvolutionDisplay:
         """Draw the density at several times, side by side.
 
-        Each surface has a scale of its own; ``vmin`` and ``vmax`` give them one.
+        Each surface has a separate scale; ``vmin`` and ``vmax`` give them a common one.
 
         Parameters
         ----------

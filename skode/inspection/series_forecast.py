@@ -1,4 +1,4 @@
-"""What a latent ODE foretells of a series, beside what was observed."""
+"""Forecasts of series by a latent ODE, beside the observations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POINTS = {"s": 25, "zorder": 3}
 
 @dataclass(frozen=True)
 class SeriesForecast:
-    """What is drawn of one series; times are numbers, dates or time differences, as the user's are.
+    """The curves and points of one series; times are numbers, dates or time differences, as the user's are.
 
     Attributes
     ----------
@@ -40,13 +40,13 @@ class SeriesForecast:
     mean : ndarray of shape (n_times, n_outputs)
         Predicted means.
     lower, upper : ndarray of shape (n_times, n_outputs) or None
-        The band of an observation; None: there is none to be drawn.
+        The band of an observation; None: no band is drawn.
     observed_times : array-like of shape (n_rows,)
         Times of the rows.
     observed : ndarray of shape (n_rows, n_outputs)
         Observed values; NaN where nothing was observed.
     held_out : ndarray of bool, of shape (n_rows,)
-        Which rows the model was not told.
+        Mask of the rows that the model was not given.
     known : bool
         Whether the model is conditioned on observations of this series; else it is answered from the prior.
     """
@@ -70,16 +70,15 @@ class SeriesForecastDisplay:
     Parameters
     ----------
     forecasts : sequence of SeriesForecast
-        What to draw.
+        The forecasts to draw.
     level : float
         The probability that the bands were made for.
     output_names : sequence of str
         Names of the outputs.
     series_name : str, default=None
-        What the series are called in titles, before ids that are no text; None: there is but one, which needs no
-        title.
+        Name of the series in titles, before ids that are no text; None: there is only one, which needs no title.
     time_name : str, default="time"
-        What the times are called.
+        Name of the times.
 
     Attributes
     ----------
@@ -87,7 +86,7 @@ class SeriesForecastDisplay:
         The panels.
     lines_, bands_, points_, held_out_points_ : ndarray of the same shape
         In each panel the mean (Line2D), the band (its polygon), the observations and those held out (PathCollection);
-        None where there is nothing to draw.
+        None where nothing is drawn.
     legend_ : matplotlib Legend or None
         The legend: below the panels of a figure of its own, else in the first of the given axes.
     figure_ : matplotlib Figure
@@ -166,7 +165,7 @@ class SeriesForecastDisplay:
         level : float, default=0.9
             The probability that the band is to hold.
         outputs : str, int or array-like of them, default=None
-            Which outputs to draw, by name or position; None: all.
+            Outputs to draw, by name or position; None: all.
         held_out : array-like, default=None
             The rows of X that the estimator was not fitted to, as a mask or as positions (as splitters give them);
             they have another marker.
@@ -209,7 +208,7 @@ class SeriesForecastDisplay:
         rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
         values = estimator._targets(y, rows, maybe_nothing=True)
         grid = Grid(X, rows, series=estimator.series, time=estimator.time)
-        columns = _chosen_outputs(outputs, estimator._output_names)
+        columns = _chosen_outputs(outputs, estimator._units.output_names)
         aside = _marked(held_out, len(rows))
         codes, ids = pd.factorize(rows.series)
         chosen = _chosen_series(to_pandas(series, "series"), pd.Index(ids))
@@ -241,7 +240,7 @@ class SeriesForecastDisplay:
         display = cls(
             forecasts,
             level=level,
-            output_names=[str(estimator._output_names[k]) for k in columns],
+            output_names=[str(estimator._units.output_names[k]) for k in columns],
             series_name=grid.series_name,
             time_name=grid.time_name,
         )
@@ -265,7 +264,7 @@ class SeriesForecastDisplay:
         axes : matplotlib Axes or array-like of them, default=None
             One for each output and series, the first output's first; None: those of a new figure.
         line_kw, band_kw, points_kw, held_out_kw : dict, default=None
-            What the mean, the band, the observations and those held out are drawn with, beside the defaults; see
+            Keyword arguments for the mean, the band, the observations and those held out, beside the defaults; see
             :meth:`matplotlib.axes.Axes.plot`, ``fill_between`` and ``scatter``.
 
         Returns
@@ -330,7 +329,7 @@ class SeriesForecastDisplay:
         return name + ("" if forecast.known else ", never seen: prior")
 
     def _legend(self, own_figure: bool) -> Any:
-        """A legend of all panels, as the first may lack some of what they hold."""
+        """A legend of all panels, as the first may lack some of their artists."""
         found: dict[str, Any] = {}
         for ax in self.axes_.flat:
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):

@@ -1,9 +1,10 @@
-"""What a looser or tighter tolerance costs and gives, without fitting again."""
+"""Cost and score of looser and tighter tolerances, without fitting again."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import Any
 
@@ -15,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import require_matplotlib, several_axes
 from skode.inspection._estimators import refusal
+from skode.solvers import Solution
 from skode.supervised.base import ODENetEstimator
-from skode.training import NeuralODEEstimator, as_numpy
+from skode.training import NeuralODEEstimator, Solver, as_numpy
 
 Scoring = str | Callable[[Any, Any, Any], float] | None
 
@@ -29,13 +31,13 @@ def tolerance_curve(
     tolerances: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
     scoring: Scoring = None,
 ) -> pd.DataFrame:
-    """Score, depth and time of a fitted estimator against the tolerance that it answers at.
+    """Score, depth and time of a fitted estimator against the tolerance of its predictions.
 
     Parameters
     ----------
     estimator : ODENetClassifier, ODENetRegressor, CNFDensityEstimator or LatentODERegressor
         A fitted estimator; it is left as it is. Posteriors of a latent ODE are those that were inferred in ``fit`` or
-        ``condition``, whatever the tolerance. Methods of fixed steps know no tolerance: all rows are then the same.
+        ``condition`` at any tolerance. Fixed-step methods have no tolerance: all rows are then the same.
     X : array-like
         Samples, or rows of a panel.
     y : array-like, default=None
@@ -60,7 +62,7 @@ def tolerance_curve(
     NotFittedError
         Where it has not been fitted.
     ValueError
-        Where a tolerance is not above 0, or there is none; where y is missing and the score needs it.
+        Where a tolerance is not above 0, or none is given; where y is missing and the score needs it.
     SolverError
         Where it can't be solved at one of the tolerances.
 
@@ -110,18 +112,27 @@ def _cost(estimator: Any, X: Any) -> tuple[float, float]:
     return float(n_evaluations / n_solved), seconds
 
 
-def _count_solves(estimator: Any) -> list[tuple[int, int]]:
-    """Let each solve of an estimator leave in a list how many evaluations it took, and for how many states."""
-    counts, solve = [], estimator._solve
+@dataclass
+class _CountingSolver(Solver):
+    """A solver that counts the evaluations of all states, and the states."""
 
-    def counting_solve(field: Any, t_span: Any, y0: Any, *args: Any, **kwargs: Any) -> Any:
-        solution = solve(field, t_span, y0, *args, **kwargs)
+    counts: list[tuple[int, int]] = field(default_factory=list)
+
+    def __call__(self, func: Any, t_span: Any, y0: Any, *args: Any, **options: Any) -> Solution:
+        solution = super().__call__(func, t_span, y0, *args, **options)
         by_sample, n = solution.statistics.by_sample, len(y0)
-        counts.append((n * solution.nfev if by_sample is None else int(by_sample[0].sum()), n))
+        self.counts.append((n * solution.statistics.nfev if by_sample is None else int(by_sample[0].sum()), n))
         return solution
 
-    estimator._solve = counting_solve
-    return counts
+
+def _count_solves(estimator: Any) -> list[tuple[int, int]]:
+    """Let an estimator count its solves: a list of numbers of evaluations, and of states, one pair for each."""
+    solver = estimator._solver()
+    counting = _CountingSolver(
+        **{option.name: getattr(solver, option.name) for option in fields(Solver) if option.init}
+    )
+    estimator._solver = lambda: counting
+    return counting.counts
 
 
 #: What each panel's axis says, by the column of the curve.
@@ -138,7 +149,7 @@ class ToleranceDisplay:
     curve : DataFrame
         With the columns ``tolerance``, ``score``, ``nfe`` and ``seconds``.
     score_name : str, default=None
-        What the score is called; None: "score".
+        Name of the score; None: "score".
     name : str, default=None
         The label of the lines, for pictures of several.
 
@@ -192,7 +203,7 @@ class ToleranceDisplay:
         panels, axes, line_kw
             As in :meth:`plot`.
         score_name : str, default=None
-            What the score is called; None: the name that ``scoring`` is, or "score".
+            Name of the score; None: ``scoring`` if that is a name, else "score".
         name : str, default=None
             The label of the lines.
 
@@ -220,9 +231,9 @@ class ToleranceDisplay:
         axes : matplotlib Axes or array-like of them, default=None
             One for each panel; None: those of a new figure.
         panels : sequence of {"score", "nfe", "seconds"}
-            What to draw, in this order.
+            Panels to draw, in this order.
         line_kw : dict, default=None
-            What the lines are drawn with, beside the defaults; see :meth:`matplotlib.axes.Axes.plot`.
+            Keyword arguments of the lines, beside the defaults; see :meth:`matplotlib.axes.Axes.plot`.
 
         Returns
         -------

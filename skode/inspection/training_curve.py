@@ -1,4 +1,4 @@
-"""How a fit went, epoch by epoch."""
+"""The course of a fit, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LABELS = {
 class TrainingCurveDisplay:
     """Loss, validation score and evaluations of the vector field, epoch by epoch.
 
-    Made by :meth:`from_estimator`. Each curve has a panel of its own, for their units differ.
+    Made by :meth:`from_estimator`. Each curve has a separate panel, since their units differ.
 
     Parameters
     ----------
     loss_curve : array-like of shape (n_epochs,)
         The training loss.
     validation_scores : array-like of shape (n_epochs,), default=None
-        The scores of what early stopping held out; higher is better.
+        The scores on the data that early stopping held out; higher is better.
     nfe_forward, nfe_backward : array-like of shape (n_epochs,), default=None
         Evaluations of the vector field per solve, and per gradient.
     kept_epoch : int, default=None
@@ -40,7 +40,7 @@ class TrainingCurveDisplay:
     Attributes
     ----------
     loss_line_, validation_line_, nfe_forward_line_, nfe_backward_line_ : matplotlib Line2D or None
-        The curves; None where there is none, or it was not asked for.
+        The curves; None where a curve is missing or not requested.
     kept_marks_ : list of matplotlib Line2D
         The marks of the epoch whose weights were kept, on the loss and on the validation score.
     axes_ : ndarray of matplotlib Axes
@@ -129,7 +129,7 @@ class TrainingCurveDisplay:
         if not hasattr(estimator, "loss_curve_"):
             raise refusal("estimator must keep its loss_curve_, as skode's do", estimator, with_rows=False)
         scores = getattr(estimator, "validation_scores_", None)
-        # Without a solve in training, as flow matching has it, there is nothing to count.
+        # Flow matching trains without solves, so that no evaluations are counted.
         counts = [getattr(estimator, name, None) for name in ("nfe_forward_", "nfe_backward_")]
         forward, backward = (curve if curve and any(curve) else None for curve in counts)
         display = cls(
@@ -158,12 +158,12 @@ class TrainingCurveDisplay:
             One for each panel, such as ``axes_`` of another display; None: those of a new figure. A model without
             validation scores has no such panel: ``axes=display.axes_[[0, 2]]`` draws it beside one that has.
         panels : sequence of {"loss", "validation", "nfe"}, default=None
-            What to draw, in this order; None: all that there is.
+            Panels to draw, in this order; None: all curves that the fit recorded.
         log : bool, default=False
             Whether the loss has a logarithmic axis. A loss that is a negative log-density may fall below 0, where
             there is no logarithm.
         line_kw : dict, default=None
-            What the lines are drawn with, beside the defaults; see :meth:`matplotlib.axes.Axes.plot`.
+            Keyword arguments of the lines, beside the defaults; see :meth:`matplotlib.axes.Axes.plot`.
 
         Returns
         -------
@@ -174,7 +174,7 @@ class TrainingCurveDisplay:
         ------
         ValueError
             Where a panel is not known or its curve is missing, where there are more or fewer axes than panels, or
-            ``log`` is asked of a loss that is not above 0 throughout.
+            ``log=True`` and the loss is not above 0 throughout.
         ImportError
             Where matplotlib is missing.
         """
@@ -236,7 +236,7 @@ def _curve(ax: Any, values: Any, settings: dict[str, Any]) -> Any:
 
 
 def _best_epoch(scores: Any) -> int | None:
-    """The first epoch with the best validation score, counted from 1; None where there is none."""
+    """The first epoch with the best validation score, counted from 1; None without a score."""
     if scores is None:
         return None
     usable = np.where(np.isfinite(scores), scores, -np.inf)

@@ -29,7 +29,7 @@ MOST_WITHIN, COLUMN = 6, 16
 class TrajectoryDisplay:
     """Paths of hidden or latent states: two components in the plane, or one against depth or time.
 
-    Use :meth:`from_estimator`; what it computes is kept, so that :meth:`plot` draws other components without the
+    Use :meth:`from_estimator`; the states are kept, so that :meth:`plot` draws other components without the
     estimator. Solutions of an ODE don't cross, but their projections do, and so do paths of a field that changes with
     time.
 
@@ -42,11 +42,11 @@ class TrajectoryDisplay:
     c : array-like of shape (n_paths,), default=None
         Classes, or numbers to colour by.
     c_name : str, default=None
-        What these numbers are called, beside their colour bar.
+        Name of these numbers, beside their colour bar.
     state_names : sequence of str, default=None
         Names of the states; None: "state 0", "state 1", ...
     time_label : str, default="t"
-        What depth or time is called.
+        Name of depth or time.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ class TrajectoryDisplay:
         Parameters
         ----------
         estimator : ODENetClassifier, ODENetRegressor, CNFDensityEstimator or LatentODERegressor
-            A fitted estimator. What is drawn are the hidden states of an ODE-Net (those of an image, flattened), the
+            A fitted estimator. The display draws the hidden states of an ODE-Net (those of an image, flattened), the
             points of data space on their way from the base of a flow, or the mean latent states of series.
         X : array-like of shape (n_samples, n_features)
             Samples; for ``LatentODERegressor`` the rows of a long frame, which each path goes through in the order of
@@ -249,7 +249,7 @@ class TrajectoryDisplay:
         ax : Axes, default=None
             Where to draw; None: on a new figure.
         components : int, str, pair of these, "pca" or None, default=None
-            What to draw: one component of the state, by number (negative ones count from the end) or name, against
+            Components to draw: one of the state, by number (negative ones count from the end) or name, against
             depth or time; two in the plane; or with "pca" the two principal components of all points of all paths.
             None: the only component, both of two, or the principal ones of more.
         legend : bool, default=True
@@ -319,7 +319,7 @@ class TrajectoryDisplay:
         return self
 
     def _projected(self, components: Any) -> tuple[Any, Any, str, str]:
-        """What is drawn of each path, across and upwards, and what these are called."""
+        """Horizontal and vertical coordinates of each path, and their names."""
         n_states = self.states[0].shape[1]
         names = self.state_names or [f"state {k}" for k in range(n_states)]
         self.explained_variance_ratio_ = None

@@ -41,7 +41,7 @@ class ContinuationScorer:
         Fraction of a series' distinct times that is known, rounded down but at least one time, and leaving at least
         one to score; as in :class:`PrefixSplit`.
     scoring : str, callable or None, default=None
-        What is scored: None, the ``score`` of the estimator, which is R² for regressors;
+        The score: None, the ``score`` of the estimator, which is R² for regressors;
         "neg_root_mean_squared_error" or "neg_mean_absolute_error", averaged over the outputs; "log_density", the mean
         of the estimator's ``score_samples(X, y)``; or a scorer, called with the conditioned estimator and the rows to
         score.
@@ -88,7 +88,7 @@ class ContinuationScorer:
         validate_parameter_constraints(_PARAMETER_CONSTRAINTS, vars(self), type(self).__name__)
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        """Score of a fitted estimator on series of which it is told the first part.
+        """Score of a fitted estimator on series whose first part it is given.
 
         Parameters
         ----------

@@ -28,7 +28,7 @@ _PARAMETER_CONSTRAINTS: dict = {
 class ForecastSplit(LongFrameSplit):
     """Cross-validator that tests on the later rows of each series and trains on its earlier ones.
 
-    Each series has its own cut-offs, counted back from its last row, so that series that end years apart all are
+    Each series has separate cut-offs, counted back from its last row, so that series that end years apart all are
     forecast as far ahead. Fold k trains on the rows of all series up to their cut-off k and tests on those from there
     to cut-off k + 1, the last fold on those to the end: a rolling origin [1]_. Rows of a series at the same time stay
     together.
@@ -47,7 +47,7 @@ class ForecastSplit(LongFrameSplit):
         The column of X that holds times, by name or position, or a level of its index by name: numbers, dates
         (with or without time zone), periods or time differences.
     horizon : float, timedelta or None, default=None
-        How far each fold forecasts, in the unit of ``time``; for dates and time differences a timedelta, such as
+        Length of each fold's forecasts, in the unit of ``time``; for dates and time differences a timedelta, such as
         ``pd.Timedelta(days=7)``. The cut-offs of a series lie 1, 2, ... horizons before its last row, and a row at a
         cut-off is a training row. None: cut-offs by ``test_fraction``.
     test_fraction : float, default=0.2
@@ -55,7 +55,7 @@ class ForecastSplit(LongFrameSplit):
         with ``horizon``. All folds together test ``n_splits`` times as many, which must leave some to train on.
     gap : float, timedelta or None, default=None
         Training rows of a series less than this before its first test row of the fold are left out, in the unit
-        of ``horizon``: what is not known yet when a forecast is made.
+        of ``horizon``: targets not yet known when a forecast is made.
 
     Raises
     ------
@@ -162,5 +162,5 @@ class ForecastSplit(LongFrameSplit):
 
 
 def _rounding(time: np.ndarray) -> float:
-    """What a difference of two times may be off by: 0.7 - 0.6 is less than 0.1."""
+    """Bound of the rounding error of a difference of two times: 0.7 - 0.6 is less than 0.1."""
     return 4 * np.spacing(np.abs(time).max())

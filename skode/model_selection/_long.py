@@ -1,4 +1,4 @@
-"""What the splitters read of a long frame: which series a row belongs to, and its place in that series."""
+"""The rows of a long frame as splitters see them: the series of each row, and its place in that series."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SeriesTimes:
     time : ndarray of shape (n,), float64
         Times; dates and time differences in seconds.
     time_kind : str
-        What the time column held; see :class:`~skode.frames.LongRows`.
+        Kind of the time column's values; see :class:`~skode.frames.LongRows`.
     """
 
     codes: np.ndarray
@@ -39,11 +39,11 @@ class SeriesTimes:
         return pd.Series(values).groupby(self.codes).transform(statistic).to_numpy()
 
     def rank(self) -> np.ndarray:
-        """How many distinct times of the series come before the row's; rows at the same time have the same rank."""
+        """Number of distinct times of the series before that of the row; rows at the same time have the same rank."""
         return pd.Series(self.time).groupby(self.codes).rank(method="dense").to_numpy(np.int64) - 1
 
     def after_prefix(self, prefix: float) -> np.ndarray:
-        """Which rows come after the first part of their series.
+        """Mask of the rows after the first part of their series.
 
         That part is a fraction of the series' distinct times, rounded down but at least one time, and leaving at least
         one. A series with all rows at one time has none after it.
@@ -56,7 +56,7 @@ class SeriesTimes:
 def read_series_times(X: Any, series: Column | None, time: Column) -> SeriesTimes:
     """Read two columns of X, or levels of its index.
 
-    Of the others nothing is asked: an estimator further on may encode them.
+    Other columns are not checked: a later estimator may encode them.
     """
     X = to_pandas(X)
     if not isinstance(X, pd.DataFrame):
@@ -119,5 +119,5 @@ class LongFrameSplit(BaseCrossValidator):
         return self.n_splits
 
     def _masks(self, rows: SeriesTimes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Which rows train and which test, fold by fold."""
+        """Train and test rows, fold by fold."""
         raise NotImplementedError

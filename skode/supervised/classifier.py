@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.supervised.objective import Losses, binary_cross_entropies, cross_entropies
 from skode.training import array_api, naming, refuse_missing_labels, to_numpy, warn_caller
 
 
@@ -39,36 +40,36 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     state_size : int or None, default=64
         Size of the state ``z``. None: the standardised features are the state.
     augment_dim : int, default=0
-        How many zeros are appended to the state [3]_: an ODE in more dimensions can represent what no ODE in those of
-        the features can.
+        Number of zeros appended to the state [3]_: an ODE in more dimensions can represent maps that no ODE in the
+        dimensions of the features can.
     field : str, torch.nn.Module or None, default=None
         The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
-        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random one
-        (dropout) may need ``adjoint="backprop"``. Or the name of one in :data:`skode.dynamics.fields.FIELDS`, made of
-        ``hidden_layer_sizes`` and ``activation``. None: a perceptron, or convolutions, as these and
-        ``time_dependent`` say.
+        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random field (with dropout)
+        may need ``adjoint="backprop"``. Or a name in :data:`skode.dynamics.fields.FIELDS`, for a field built from
+        ``hidden_layer_sizes`` and ``activation``. None: a perceptron, or convolutions, built from these and
+        ``time_dependent``.
     image_shape : tuple of (channels, height, width) or None, default=None
-        Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
+        Shape of the image, if the features are its pixels. The network is then convolutional, as in [1]_:
         convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
-        group normalisation and ReLU stand where ``activation`` does otherwise. Pixels are standardised all as one, and
-        not squashed.
+        group normalisation and ReLU take the place of ``activation``. All pixels are standardised together, and not
+        squashed.
     image_shift : float, default=0.0
-        By how many pixels, at most, each image is shifted at random in training, in either direction; its edges are
-        repeated, and it is interpolated between pixels.
+        Largest random shift of an image in training, in pixels and in either direction; its edges are repeated, and
+        it is interpolated between pixels.
     n_blocks : int, default=1
-        How many ODEs an image passes; each but the first works on one of half the size.
+        Number of ODEs for images; before each but the first the image is halved.
     time_dependent : bool, default=True
         Whether time is an input of the vector field.
     evolving_weights : bool, default=False
-        Whether the vector field's weights evolve with time by an ODE of their own [7]_: there are then two sets
-        of them, between which they move. Not on the fast path of the field.
+        Whether the vector field's weights evolve with time by another ODE [7]_, as combinations of two sets of
+        weights. Such a field has no fast path.
     alpha : float, default=1.0
         Strength of the L2 penalty on the weights, divided by the batch size.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes; "balanced" is inversely proportional to how often they come.
+        Weights of the classes; "balanced" is inversely proportional to their frequencies.
     input_dropout : float, default=0.1
-        Share of the scaled features that is set to 0, their mean, at random for each sample in training. 0 suits
-        tables of two or three features.
+        Fraction of the scaled features set to 0, their mean, at random for each sample in training. 0 suits tables of
+        two or three features.
     kinetic_energy, jacobian_norm : float, default=0.0
         Strength of penalties on the mean of ``|f|^2`` and of the squared norm of its Jacobian along the solution
         [4]_, per dimension of the state. They keep the dynamics easy, so that the solver takes fewer steps; training
@@ -76,23 +77,21 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     local_error : float, default=0.0
         Strength of a penalty on the solver's own error estimates [5]_, for adaptive explicit methods.
     steer : float, default=0.0
-        By how much the end of the ODE, at time 1, varies at random from batch to batch in training, to either
-        side [6]_; less than 1.
+        Largest random change of the end time 1 in training, drawn for each batch, to either side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
     learning_rate : {"cosine", "constant"}, default="cosine"
-        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017). In ``partial_fit`` it is constant.
     learning_rate_init : float, default=3e-3
-        Learning rate of Adam, at first.
+        Initial learning rate of Adam.
     max_iter : int, default=50
-        Number of epochs, unless ``n_iter_no_change`` ends training before. Where the learning rate is constant, give
-        more: 200, say.
+        Largest number of epochs. A constant learning rate needs more, such as 200.
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, validation split and order of samples. Two fits with the same int on one machine
-        are identical: to the bit in one process, and to rounding in two, each of which tries once which of torch's
+        are identical: to the bit in one process, and to rounding in two, each of which times once which of torch's
         libraries multiplies matrices faster.
     tol : float, default=1e-4
         An epoch whose loss (or validation score) is not better than the best by ``tol`` counts as no improvement.
@@ -114,16 +113,16 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     step_size : float or None, default=None
         Step size of fixed-step methods; None: 0.1.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
-        How gradients are computed; see :func:`skode.solvers.solve_ivp`.
+        Method of computing gradients; see :func:`skode.solvers.solve_ivp`.
     device : str, default="auto"
-        Where to compute: "auto", "cpu", "cuda", ...
+        Device of computations: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64", "bfloat16"} or None, default=None
-        What to compute in. None: the dtype of the X that was fitted on the CPU and float32 elsewhere, but for training
-        float32 unless ``rtol`` or ``atol`` is below 1e-5. "bfloat16" is for images: convolutions (and a ``field`` of
-        your own) in bfloat16 by autocast, parameters, states and the solver in float32; on a GPU it is quicker, on
-        most CPUs it is not. bfloat16 has 8 bits, which round the vector field by about 4e-3 of its size: ``rtol``
-        and ``atol`` below 1e-2 or so ask more of the solver than that gives, and may cost steps without being met.
-        The equations of implicit methods are solved to less than that, and cost several times the evaluations.
+        Dtype of computations. None: on the CPU that of the X in ``fit``, elsewhere float32; training is in float32
+        unless ``rtol`` or ``atol`` is below 1e-5. "bfloat16" is for images: convolutions (and a ``field`` of your own)
+        in bfloat16 by autocast, parameters, states and the solver in float32; on a GPU it is faster, on most CPUs it
+        is not. bfloat16 has 8 bits, which round the vector field by about 4e-3 of its size: ``rtol`` and ``atol``
+        below about 1e-2 are beyond that precision, and may cost steps without being met. Implicit methods solve their
+        equations to smaller errors than that, and take several times the evaluations.
 
     Attributes
     ----------
@@ -132,7 +131,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     n_outputs_ : int
         Number of classes.
     target_type_ : {"binary", "multiclass", "multilabel-indicator"}
-        What y was.
+        Type of y.
     module_ : torch.nn.Module
         The trained network.
     scaler_ : StandardScaler
@@ -308,7 +307,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         X, y, sample_weight
             As in :meth:`fit`.
         classes : array-like of shape (n_classes,), default=None
-            All classes that may come; needed at the first call.
+            All classes that may occur; needed at the first call.
 
         Returns
         -------
@@ -325,7 +324,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
         refuse_missing_labels(y)
-        refuse_mixed_labels(y)
+        check_label_types(y)
         with naming("y"):
             check_classification_targets(y)
             target_type = type_of_target(y, input_name="y")
@@ -381,10 +380,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         tensor = torch.from_numpy(targets).to(like.device)
         return tensor.to(like.dtype) if self._multilabel else tensor
 
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        if self._multilabel:
-            return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
-        return functional.cross_entropy(outputs, targets, reduction="none")
+    def _losses(self) -> Losses:
+        return binary_cross_entropies if self._multilabel else cross_entropies
 
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         found, true = to_numpy(self._decided(outputs)), to_numpy(targets)
@@ -407,7 +404,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return super()._split(rows, targets, rng)
 
     def _decided(self, outputs: Tensor) -> Tensor:
-        """The labels' codes, of shape (n,), or 0 and 1 for each label."""
+        """Codes of the predicted labels, of shape (n,), or 0 and 1 for each label."""
         return (outputs > 0).long() if self._multilabel else outputs.argmax(1)
 
     @array_api
@@ -419,7 +416,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         return_nfe : bool, default=False
-            Whether to return also how many evaluations of the vector field each sample took, its depth.
+            Whether to return the number of evaluations of the vector field for each sample as well, its depth.
 
         Returns
         -------
@@ -428,7 +425,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         nfe : ndarray of int, of shape (n_samples,)
             Only with ``return_nfe``.
         """
-        outputs, nfe = self._answers(X)
+        outputs, nfe = self._predicted(X)
         decided = to_numpy(self._decided(outputs))
         labels = decided if self._multilabel else self.classes_[decided]
         return (labels, nfe) if return_nfe else labels
@@ -447,7 +444,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of ``classes_``; each row sums to 1 unless samples may have several labels.
         """
-        outputs = self._answers(X)[0]
+        outputs = self._predicted(X)[0]
         return to_numpy(outputs.sigmoid() if self._multilabel else outputs.softmax(1))
 
     @array_api
@@ -464,7 +461,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         ndarray of shape (n_samples, n_classes)
             Logarithms of the probabilities, in the order of ``classes_``.
         """
-        outputs = self._answers(X)[0]
+        outputs = self._predicted(X)[0]
         return to_numpy(functional.logsigmoid(outputs) if self._multilabel else outputs.log_softmax(1))
 
     @array_api
@@ -493,8 +490,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return tags
 
 
-def refuse_mixed_labels(y: np.ndarray) -> None:
-    """Refuse labels of types that have no order among each other, as text and numbers."""
+def check_label_types(y: np.ndarray) -> None:
+    """Raise a ValueError for labels of types that have no order among each other, as text and numbers."""
     kinds: dict[type, Any] = {}
     for label in y.flat if y.dtype == object else ():
         kinds.setdefault(next((kind for kind in (str, Number) if isinstance(label, kind)), type(label)), label)

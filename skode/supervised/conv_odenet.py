@@ -22,13 +22,14 @@ from skode.dynamics.convolutional import (
 from skode.dynamics.mlp import affine
 from skode.solvers import Solution
 from skode.solvers.solution import Solve
+from skode.supervised.odenet import Network
 
 
-class ConvODENet(nn.Module):
+class ConvODENet(Network):
     """Convolutions that make an image smaller, one or more ODEs over ``0 <= t <= 1``, and an affine map of the last.
 
-    The affine map sees where things are in what is left of the image, which is small. Means over it, as in the paper,
-    tell much less after a normalisation by channels: training then takes several times the epochs.
+    The affine map sees every pixel of the last, small image. Means over pixels, as in the paper, say much less after a
+    normalisation by channels: training then takes several times the epochs.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class ConvODENet(nn.Module):
     n_channels : int
         Channels of the first ODE's state.
     augment_dim : int
-        How many channels of zeros are appended to it.
+        Number of channels of zeros appended to it.
     n_blocks : int
         Number of ODEs. Between two of them a convolution halves the image.
     hidden_layer_sizes, time_dependent, evolving_weights
@@ -53,9 +54,9 @@ class ConvODENet(nn.Module):
     Attributes
     ----------
     size : int
-        Numbers in the last ODE's state.
+        Number of values in the last ODE's state.
     width : int
-        Numbers of a sample where they are most, about: as many channels as states have, of the size of images.
+        Estimate of the largest number of values per sample: as many channels as states have, of the size of images.
     autocast : bool
         Whether all but the solver, the normalisation at the end and the head is computed under autocast to bfloat16;
         see :meth:`set_autocast`.
@@ -63,7 +64,7 @@ class ConvODENet(nn.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         n_outputs: int,
         *,
         n_channels: int,
@@ -80,7 +81,7 @@ class ConvODENet(nn.Module):
         n_in, *sides = self.image_shape
         n_state = n_channels + augment_dim
         n_halvings = max(0, math.ceil(math.log2(max(sides) / LARGEST_SIDE)))
-        # Where the image is halved more than once, the first convolution does it too: at full size it would be dear.
+        # Where the image is halved more than once, the first convolution halves it too: it is costly at full size.
         at_once = n_halvings > 1
         sides = halved(sides, at_once)
         layers: list[nn.Module] = [convolution(n_in, n_channels, 3, generator, stride=1 + at_once)]
@@ -112,7 +113,7 @@ class ConvODENet(nn.Module):
         self.set_autocast(False)
 
     def set_autocast(self, autocast: bool) -> None:
-        """Compute convolutions, and fields of the user's own, in bfloat16 from now on, or no longer."""
+        """Compute convolutions and users' fields in bfloat16 from now on, or no longer."""
         self.autocast = autocast
         if not self.has_own_fields:
             for field in self.fields:
@@ -127,7 +128,6 @@ class ConvODENet(nn.Module):
         )
 
     def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:
-        """The ODEs' solutions, the last one at the times asked for."""
         z = self._convolved(self.embedding, x.view(-1, *self.image_shape))
         if self.augment_dim:
             z = torch.cat([z, z.new_zeros((len(z), self.augment_dim, *z.shape[2:]))], dim=1)
@@ -143,10 +143,9 @@ class ConvODENet(nn.Module):
         return found
 
     def _convolved(self, layers: nn.Module, z: Tensor) -> Tensor:
-        """Apply layers to an image and return it in its own dtype, whatever they compute in."""
+        """Apply layers to an image and return it in the dtype that it has, whichever they compute in."""
         with in_bfloat16(z.device, wanted=self.autocast):
             return layers(z).to(z.dtype)
 
     def features(self, z: Tensor) -> Tensor:
-        """What the outputs are an affine function of: the state at the end, normalised."""
         return torch.relu(self.norm(z)).flatten(1)

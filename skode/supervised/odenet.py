@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,41 @@ from skode.solvers import Solution
 from skode.solvers.solution import Solve
 
 
-class ODENet(nn.Module):
+class Network(nn.Module, ABC):
+    """A network of one or more ODEs over ``0 <= t <= 1`` between a map of the inputs and an affine map to the outputs.
+
+    Attributes
+    ----------
+    head : nn.Linear
+        The affine map to the outputs.
+    size : int
+        Number of features that the outputs are computed from.
+    width : int
+        Largest number of values per sample outside of the vector field.
+    """
+
+    head: nn.Linear
+    size: int
+    width: int
+
+    @abstractmethod
+    def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:
+        """Solutions of the ODEs for inputs of shape (n, n_features), the last one at the requested times."""
+
+    @abstractmethod
+    def features(self, z: Tensor) -> Tensor:
+        """Features of shape (n, size), which outputs are affine functions of, from states at the end."""
+
+    def outputs(self, x: Tensor, solve: Solve) -> tuple[Tensor, list[Solution]]:
+        """Outputs of shape (n, n_outputs), and the solutions of the ODEs."""
+        solutions = self.solutions(x, solve)
+        return self.head(self.features(solutions[-1].y[-1])), solutions
+
+    def set_autocast(self, autocast: bool) -> None:
+        """Compute convolutions in bfloat16 from now on, or no longer; without convolutions there is no effect."""
+
+
+class ODENet(Network):
     """An affine map into the state space, an ODE over ``0 <= t <= 1``, and an affine map to the outputs.
 
     Parameters
@@ -25,23 +60,16 @@ class ODENet(nn.Module):
     state_size : int or None
         Size of the state that the inputs are mapped to; None for the features themselves, without a map.
     augment_dim : int
-        How many zeros are appended to that state (Dupont, Doucet, Teh, "Augmented Neural ODEs", NeurIPS 2019).
+        Number of zeros appended to that state (Dupont, Doucet, Teh, "Augmented Neural ODEs", NeurIPS 2019).
     field : nn.Module, str or None
         The vector field, called as ``field(t, z)``, or its name in :data:`skode.dynamics.fields.FIELDS`; an
         :class:`skode.dynamics.MLPField` where None.
     evolving_weights : bool
         Whether that is an :class:`skode.dynamics.EvolvingField` instead.
     field_options : dict
-        Passed to either; of a field with a name ``hidden_layer_sizes`` and ``activation`` are.
+        Keyword arguments of either; fields given by name take ``hidden_layer_sizes`` and ``activation`` of them.
     generator : torch.Generator
         Source of the initial weights.
-
-    Attributes
-    ----------
-    size : int
-        Size of the ODE's state.
-    width : int
-        Numbers of a sample in the widest place outside of the field.
     """
 
     def __init__(
@@ -71,7 +99,6 @@ class ODENet(nn.Module):
         self.head = affine(self.size, n_outputs, generator)
 
     def solutions(self, x: Tensor, solve: Solve, times: Sequence[float] = (1.0,)) -> list[Solution]:
-        """The ODE's solution at some times for inputs of shape (n, n_features), alone in a list."""
         z = self.embedding(x)
         if self.augment_dim:
             z = torch.cat([z, z.new_zeros((len(z), self.augment_dim))], dim=1)
@@ -79,5 +106,4 @@ class ODENet(nn.Module):
         return [solve(self.field, (0.0, 1.0), z, t_eval=times, first_step=1.0)]
 
     def features(self, z: Tensor) -> Tensor:
-        """What the outputs are an affine function of: the state at the end."""
         return z

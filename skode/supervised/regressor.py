@@ -11,6 +11,7 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.supervised.objective import Losses, squared_errors
 from skode.training import array_api, fitted_scaler, numeric_targets, standardised, to_numpy, to_tensor
 
 
@@ -32,33 +33,33 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     state_size : int or None, default=64
         Size of the state ``z``. None: the standardised features are the state.
     augment_dim : int, default=0
-        How many zeros are appended to the state [3]_: an ODE in more dimensions can represent what no ODE in those of
-        the features can.
+        Number of zeros appended to the state [3]_: an ODE in more dimensions can represent maps that no ODE in the
+        dimensions of the features can.
     field : str, torch.nn.Module or None, default=None
         The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
-        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random one
-        (dropout) may need ``adjoint="backprop"``. Or the name of one in :data:`skode.dynamics.fields.FIELDS`, made of
-        ``hidden_layer_sizes`` and ``activation``. None: a perceptron, or convolutions, as these and
-        ``time_dependent`` say.
+        (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random field (with dropout)
+        may need ``adjoint="backprop"``. Or a name in :data:`skode.dynamics.fields.FIELDS`, for a field built from
+        ``hidden_layer_sizes`` and ``activation``. None: a perceptron, or convolutions, built from these and
+        ``time_dependent``.
     image_shape : tuple of (channels, height, width) or None, default=None
-        Where the features are an image's pixels: its shape. The network is then convolutional, as in [1]_:
+        Shape of the image, if the features are its pixels. The network is then convolutional, as in [1]_:
         convolutions make the image smaller, ``state_size`` and ``hidden_layer_sizes`` are numbers of channels, and
-        group normalisation and ReLU stand where ``activation`` does otherwise. Pixels are standardised all as one, and
-        not squashed.
+        group normalisation and ReLU take the place of ``activation``. All pixels are standardised together, and not
+        squashed.
     image_shift : float, default=0.0
-        By how many pixels, at most, each image is shifted at random in training, in either direction; its edges are
-        repeated, and it is interpolated between pixels.
+        Largest random shift of an image in training, in pixels and in either direction; its edges are repeated, and
+        it is interpolated between pixels.
     n_blocks : int, default=1
-        How many ODEs an image passes; each but the first works on one of half the size.
+        Number of ODEs for images; before each but the first the image is halved.
     time_dependent : bool, default=True
         Whether time is an input of the vector field.
     evolving_weights : bool, default=False
-        Whether the vector field's weights evolve with time by an ODE of their own [7]_: there are then two sets
-        of them, between which they move. Not on the fast path of the field.
+        Whether the vector field's weights evolve with time by another ODE [7]_, as combinations of two sets of
+        weights. Such a field has no fast path.
     alpha : float, default=1.0
         Strength of the L2 penalty on the weights, divided by the batch size.
     input_dropout : float, default=0.0
-        Share of the scaled features that is set to 0, their mean, at random for each sample in training.
+        Fraction of the scaled features set to 0, their mean, at random for each sample in training.
     kinetic_energy, jacobian_norm : float, default=0.0
         Strength of penalties on the mean of ``|f|^2`` and of the squared norm of its Jacobian along the solution
         [4]_, per dimension of the state. They keep the dynamics easy, so that the solver takes fewer steps; training
@@ -66,14 +67,13 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     local_error : float, default=0.0
         Strength of a penalty on the solver's own error estimates [5]_, for adaptive explicit methods.
     steer : float, default=0.0
-        By how much the end of the ODE, at time 1, varies at random from batch to batch in training, to either
-        side [6]_; less than 1.
+        Largest random change of the end time 1 in training, drawn for each batch, to either side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
         Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
     learning_rate : {"constant", "cosine"}, default="constant"
-        How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
-        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a number of epochs that is chosen beforehand; so that
-        training gets to its end, pass ``n_iter_no_change=None``. In ``partial_fit`` it is constant.
+        Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
+        (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a fixed number of epochs, with
+        ``n_iter_no_change=None``, so that training does not end earlier. In ``partial_fit`` it is constant.
     learning_rate_init : float, default=1e-3
         Learning rate of Adam.
     max_iter : int, default=200
@@ -82,7 +82,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, validation split and order of samples. Two fits with the same int on one machine
-        are identical: to the bit in one process, and to rounding in two, each of which tries once which of torch's
+        are identical: to the bit in one process, and to rounding in two, each of which times once which of torch's
         libraries multiplies matrices faster.
     tol : float, default=1e-4
         An epoch whose loss (or validation score) is not better than the best by ``tol`` counts as no improvement.
@@ -104,16 +104,16 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     step_size : float or None, default=None
         Step size of fixed-step methods; None: 0.1.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
-        How gradients are computed; see :func:`skode.solvers.solve_ivp`.
+        Method of computing gradients; see :func:`skode.solvers.solve_ivp`.
     device : str, default="auto"
-        Where to compute: "auto", "cpu", "cuda", ...
+        Device of computations: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64", "bfloat16"} or None, default=None
-        What to compute in. None: the dtype of the X that was fitted on the CPU and float32 elsewhere, but for training
-        float32 unless ``rtol`` or ``atol`` is below 1e-5. "bfloat16" is for images: convolutions (and a ``field`` of
-        your own) in bfloat16 by autocast, parameters, states and the solver in float32; on a GPU it is quicker, on
-        most CPUs it is not. bfloat16 has 8 bits, which round the vector field by about 4e-3 of its size: ``rtol``
-        and ``atol`` below 1e-2 or so ask more of the solver than that gives, and may cost steps without being met.
-        The equations of implicit methods are solved to less than that, and cost several times the evaluations.
+        Dtype of computations. None: on the CPU that of the X in ``fit``, elsewhere float32; training is in float32
+        unless ``rtol`` or ``atol`` is below 1e-5. "bfloat16" is for images: convolutions (and a ``field`` of your own)
+        in bfloat16 by autocast, parameters, states and the solver in float32; on a GPU it is faster, on most CPUs it
+        is not. bfloat16 has 8 bits, which round the vector field by about 4e-3 of its size: ``rtol`` and ``atol``
+        below about 1e-2 are beyond that precision, and may cost steps without being met. Implicit methods solve their
+        equations to smaller errors than that, and take several times the evaluations.
 
     Attributes
     ----------
@@ -309,15 +309,15 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         if not first:
             return
         self.target_scaler_ = scaler = fitted_scaler(targets, weights, what="y")
-        # A target of one value has no spread to be measured by; if it is small, its size tells what is near to it.
+        # A constant target has no spread to scale by; if it is small, its size is the scale.
         constant = ~np.isclose(scaler.scale_, np.sqrt(scaler.var_), rtol=1e-3, atol=0.0) & (scaler.mean_ != 0.0)
         scaler.scale_ = np.where(constant, np.minimum(np.abs(scaler.mean_), 1.0), scaler.scale_)
 
     def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
         return to_tensor(standardised(self.target_scaler_, targets), like.dtype, like.device)
 
-    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs - targets).square().mean(1) / 2
+    def _losses(self) -> Losses:
+        return squared_errors
 
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         return float(r2_score(to_numpy(targets), to_numpy(outputs), sample_weight=to_numpy(weights)))
@@ -331,7 +331,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         return_nfe : bool, default=False
-            Whether to return also how many evaluations of the vector field each sample took, its depth.
+            Whether to return the number of evaluations of the vector field for each sample as well, its depth.
 
         Returns
         -------
@@ -340,7 +340,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         nfe : ndarray of int, of shape (n_samples,)
             Only with ``return_nfe``.
         """
-        outputs, nfe = self._answers(X)
+        outputs, nfe = self._predicted(X)
         y = self.target_scaler_.inverse_transform(to_numpy(outputs))
         y = y[:, 0] if self._one_dimensional else y
         return (y, nfe) if return_nfe else y

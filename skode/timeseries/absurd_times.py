@@ -27,7 +27,7 @@ def refuse_absurd_times(rows: LongRows, typical_span: float | None = None) -> No
     rows : LongRows
         All rows.
     typical_span : float, default=None
-        What series span that a model was fitted to; None: the median of the other series here.
+        Typical span of the series that a model was fitted to; None: the median of the other series here.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skode.dynamics import affine
 from skode.dynamics.activations import get_activation
-from skode.dynamics.mlp import BoundMLP
+from skode.dynamics.bound_mlp import BoundMLP
 from skode.timeseries.panel import Panel
 
 

@@ -1,4 +1,4 @@
-"""What a latent ODE is trained by: a lower bound of the observations' log-likelihood."""
+"""The objective of latent ODEs: lower bounds of the log-likelihood of the observations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.solvers import Statistics
-from skode.solvers.solution import Solve
 from skode.timeseries.latent_ode import LEAD, LatentODE
 from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
-from skode.training import as_index
+from skode.training import Solver, as_index
 
 #: Tensors of all series are made once if their slots are at most so many times their rows, else batch by batch.
 MOST_PADDED = 4
@@ -49,7 +47,7 @@ class ELBOSettings:
 
 
 class NegativeELBO:
-    r"""The negative bound per observed value (a row of weight two has each twice), over batches of series.
+    r"""The negative evidence lower bound per observed value, over batches of series; a row of weight two counts twice.
 
     With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(y | z_k) p(z_k) / q(z_k | x)` it is
     :math:`\mathrm{E} \log p(y | z_1) - \mathrm{KL}(q \| p)` (Kingma, Welling 2014), or
@@ -65,10 +63,10 @@ class NegativeELBO:
         The series.
     tensors : callable
         Turns a panel into tensors in the model's units.
-    solve : callable
+    solver : Solver
         The solver.
     settings : ELBOSettings
-        Which bound.
+        Settings of the bound.
     generator : torch.Generator
         Source of the draws.
     """
@@ -78,7 +76,7 @@ class NegativeELBO:
         module: LatentODE,
         panel: Panel,
         tensors: Callable[[Panel], PanelTensors],
-        solve: Solve,
+        solver: Solver,
         settings: ELBOSettings,
         generator: torch.Generator,
     ) -> None:
@@ -87,10 +85,9 @@ class NegativeELBO:
         # Source of what is to be known at once, which is not drawn on a device that would have to be waited for.
         on_cpu = generator.device.type == "cpu"
         self.coin = generator if on_cpu else torch.Generator().manual_seed(generator.initial_seed())
-        self.solves: list[Statistics] = []
+        self.solver = solver.counting()
+        self._path_solver = self.solver.replace(reuse_step_size=True)  # the encoder's solves are of another length
         self.n_updates = 0
-        self._plain_solve = solve
-        self._first_step: float | None = None
         longest = np.bincount(panel.codes, minlength=panel.n_series).max(initial=0)
         padded = panel.n_series * longest > MOST_PADDED * len(panel.codes)
         self._all_series = None if padded else tensors(panel)
@@ -108,12 +105,12 @@ class NegativeELBO:
             read = series.ending(self._shares(len(rows)).to(series.time))
             shift = read.time[:, 0] - LEAD
             read, series = read.later(shift), series.later(shift)
-        mean, std = module.posterior(read, self._plain_solve, self.solves)
+        mean, std = module.posterior(read, self.solver)
         shape = (settings.n_samples, *mean.shape)
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device=mean.device).to(mean)
         z0 = mean + std * noise
         observed = Rows(series, process=module.process)
-        log_likelihood = module.log_likelihood(module.evidence(z0, observed, self._solve, self.solves), observed)
+        log_likelihood = module.log_likelihood(module.decode(z0, observed, self._path_solver), observed)
         weight = 1.0
         if settings.annealing_updates and torch.is_grad_enabled():
             weight = min(1.0, (self.n_updates + 1) / settings.annealing_updates)
@@ -121,24 +118,18 @@ class NegativeELBO:
         if settings.importance_weighted:
             # log p(z) - log q(z), without the constant that both have
             log_ratio = (0.5 * noise**2 + torch.log(std) - 0.5 * z0**2).sum(-1)
-            bound = torch.logsumexp(log_likelihood + weight * log_ratio, dim=0) - math.log(settings.n_samples)
+            elbo = torch.logsumexp(log_likelihood + weight * log_ratio, dim=0) - math.log(settings.n_samples)
         else:
             divergence = 0.5 * (mean**2 + std**2 - 1.0 - 2.0 * torch.log(std)).sum(-1)
-            bound = log_likelihood.mean(0) - weight * divergence
+            elbo = log_likelihood.mean(0) - weight * divergence
         n_values = observed.n_values
-        return -bound.sum() / torch.where(n_values > 0, n_values, 1)
+        return -elbo.sum() / torch.where(n_values > 0, n_values, 1)
 
     def _series(self, rows: np.ndarray | Tensor) -> PanelTensors:
         """Those of a batch."""
         if self._all_series is None:
             return self.tensors(self.panel.take(rows.cpu().numpy() if isinstance(rows, Tensor) else rows))
         return self._all_series.take(as_index(rows, self._all_series.time.device)).trimmed()
-
-    def _solve(self, field, span, y0, t_eval=None):
-        """Solve with the step size that the last solve ended up with as the first one."""
-        solution = self._plain_solve(field, span, y0, t_eval=t_eval, first_step=self._first_step)
-        self._first_step = 1.0 / max(solution.statistics.n_accepted, 1)
-        return solution
 
     def _happens(self, probability: float) -> bool:
         return probability > 0.0 and self._uniform(1, self.coin).item() < probability

@@ -1,4 +1,4 @@
-"""The latent ODE model: encoder, latent dynamics, read-out, and what a latent state says of the observations."""
+"""The latent ODE model: encoder, latent dynamics, decoder, and the likelihood of observations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import MLPField
-from skode.solvers import Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.decoder import Decoder
@@ -21,14 +20,14 @@ from skode.timeseries.tensors import PanelTensors
 
 #: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
 HORIZON = 4.0
-#: Series start this much of the latent dynamics' time before their first row, so that what is asked just before that
-#: row lies on a stretch that training has seen.
+#: Series start this much of the latent dynamics' time before their first row, so that times just before that
+#: row lie on a stretch that training has seen.
 LEAD = 0.1 * HORIZON
 
 
 @dataclass(frozen=True)
 class DecoderOutput:
-    """What latent states say of series' rows.
+    """Output of the decoder for the rows of series.
 
     Attributes
     ----------
@@ -59,7 +58,7 @@ class LatentODE(nn.Module):
     n_covariates, latent_size : int
         Sizes of ``u`` and ``z``.
     hidden_layer_sizes : tuple of int
-        Hidden layers of the dynamics ``f``; the read-outs ``g`` and ``h`` have one, as wide as their widest.
+        Hidden layers of the dynamics ``f``; the decoders ``g`` and ``h`` have one, as wide as their widest.
     activation : str
         Activation of the dynamics.
     encoder : Encoder
@@ -97,9 +96,9 @@ class LatentODE(nn.Module):
         self.decoder = Decoder(n_inputs, likelihood.n_outputs, width, generator)
         self.log_intensity = Decoder(n_inputs, 1, width, generator) if process else None
 
-    def posterior(self, series: PanelTensors, solve: Solve, solves: list[Statistics]) -> tuple[Tensor, Tensor]:
+    def posterior(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
         """The encoder's mean and standard deviation of each series' ``z(0)`` given its observations."""
-        return self.encoder(series, solve, solves)
+        return self.encoder(series, solver)
 
     def path(
         self,
@@ -107,8 +106,7 @@ class LatentODE(nn.Module):
         times: Tensor,
         reach: Tensor,
         paths: CovariatePaths | None,
-        solve: Solve,
-        solves: list[Statistics],
+        solver: Solve,
     ) -> Tensor:
         """Latent states of each series at its own times, before and after its start.
 
@@ -122,8 +120,8 @@ class LatentODE(nn.Module):
             How far to solve each series, backward and forward.
         paths : CovariatePaths or None
             Their covariates.
-        solve, solves
-            The solver, and where its counts are put.
+        solver : callable
+            The solver, a :class:`skode.training.Solver`.
 
         Returns
         -------
@@ -147,17 +145,16 @@ class LatentODE(nn.Module):
             if not ahead and not bool(side.any()):
                 continue
             span = torch.stack([torch.zeros_like(furthest), furthest], dim=1).repeat(n_copies, 1)
-            solution = solve(field, span, start, t_eval=torch.where(side, times, torch.nan))
-            solves.append(solution.statistics)
-            answer = solution.y if answer is None else torch.where(side[..., None], solution.y, answer)
+            found = solver(field, span, start, t_eval=torch.where(side, times, torch.nan)).y
+            answer = found if answer is None else torch.where(side[..., None], found, answer)
         if answer is None:
             answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
         return answer.unflatten(0, (n_copies, -1))
 
-    def evidence(self, z0: Tensor, rows: Rows, solve: Solve, solves: list[Statistics]) -> DecoderOutput:
-        """What initial states of shape (n_copies, n_series, latent_size) say of rows."""
+    def decode(self, z0: Tensor, rows: Rows, solver: Solve) -> DecoderOutput:
+        """Parameters of the distributions of rows, from initial states of shape (n_copies, n_series, latent_size)."""
         series = rows.series
-        states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, series.paths, solve, solves))
+        states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, series.paths, solver))
         eta = self.decoder(states, rows.covariates)
         if self.log_intensity is None or at_nodes is None:
             return DecoderOutput(eta)
@@ -169,17 +166,17 @@ class LatentODE(nn.Module):
         assert self.log_intensity is not None
         return self.log_intensity(states, covariates)[..., 0].clamp(-LARGEST_LOG, LARGEST_LOG)
 
-    def log_likelihood(self, evidence: DecoderOutput, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
+    def log_likelihood(self, output: DecoderOutput, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
         """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series); with white noise by default.
 
         A row of weight w counts as w observations of the same values, independent given ``z(0)``.
         """
         if noise is None:
-            by_series = rows.summed(rows.weighted(self.likelihood.log_prob(evidence.eta, rows.y).sum(-1)))
+            by_series = rows.summed(rows.weighted(self.likelihood.log_prob(output.eta, rows.y).sum(-1)))
         else:
-            by_series = noise.log_prob(rows.slotted(rows.y - evidence.eta))
-        if evidence.log_rate is None:
+            by_series = noise.log_prob(rows.slotted(rows.y - output.eta))
+        if output.log_rate is None:
             return by_series
-        assert evidence.node_log_rate is not None
-        integral = (rows.node_weights * torch.exp(evidence.node_log_rate)).sum(-1)
-        return by_series + rows.summed(rows.timed * evidence.log_rate) - integral
+        assert output.node_log_rate is not None
+        integral = (rows.node_weights * torch.exp(output.node_log_rate)).sum(-1)
+        return by_series + rows.summed(rows.timed * output.log_rate) - integral

@@ -1,4 +1,4 @@
-"""What is observed of a series, given what the decoder says: distributions of ``y`` with parameter ``eta``.
+"""Likelihoods: distributions of ``y`` with parameter ``eta``, the output of the decoder.
 
 Beside their densities they give the score ``d log p / d eta`` and the Fisher information ``E[(d log p / d eta)^2]``,
 from which the posterior of a latent state is found by scoring.
@@ -17,7 +17,7 @@ from skode.timeseries.noise.ornstein_uhlenbeck import ColouredNoise
 #: Logarithms of rates are kept below this, lest one step of training that is too long leads to infinity.
 LARGEST_LOG = 30.0
 
-#: What can be counted; rates reach to ``exp(LARGEST_LOG)``, ten times as far.
+#: Largest count; rates reach to ``exp(LARGEST_LOG)``, ten times as far.
 LARGEST_COUNT = 1e12
 
 

@@ -1,6 +1,6 @@
 """The posterior of series' latent initial states, given all that was observed of them.
 
-The encoder's answer is a start. From there the mode is found by Fisher scoring, the posterior's shape there by the
+The encoder's posterior is a start. From there the mode is found by Fisher scoring, the posterior's shape there by the
 information (Laplace's method), and what is left by importance weights of draws: with few latent dimensions all that
 is exact to a few percent and costs little, whatever the encoder missed.
 
@@ -20,7 +20,7 @@ import torch
 from scipy.stats import norm, qmc
 from torch import Tensor
 
-from skode.solvers import Solution, Statistics
+from skode.solvers import Solution
 from skode.solvers.solution import Solve
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import DecoderOutput, LatentODE
@@ -28,6 +28,7 @@ from skode.timeseries.noise.selection import LinearisedRows
 from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
+from skode.training import Solver
 
 #: Scoring ends where a step would raise the log-posterior by less than this, in nats, or after so many steps.
 SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
@@ -122,11 +123,10 @@ def infer(
     module: LatentODE,
     panel: Panel,
     tensors: Callable[[Panel], PanelTensors],
-    solve: Solve,
+    solver: Solver,
     n_draws: int,
     *,
     refined: bool,
-    method: str = "dopri5",
 ) -> Posterior:
     """The posteriors of a panel's series.
 
@@ -135,17 +135,15 @@ def infer(
     module : LatentODE
         The model, in float64.
     panel : Panel
-        What was observed.
+        The observations.
     tensors : callable
         Turns a panel into tensors in the model's units.
-    solve : callable
+    solver : Solver
         The solver.
     n_draws : int
         Draws that predictions will be made from.
     refined : bool
-        Whether to go beyond the encoder's answer.
-    method : str, default="dopri5"
-        The solver's method, by which its memory is counted.
+        Whether to go beyond the encoder's posterior.
 
     Returns
     -------
@@ -157,10 +155,10 @@ def infer(
     n_copies = max(n_draws, module.latent_size + 1)
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
     some = np.flatnonzero(lengths > 0)
-    for places in Footprint.of(module, method).blocks(n_copies, lengths[some]):
+    for places in Footprint.of(module, solver.method).blocks(n_copies, lengths[some]):
         block = some[places]
         series = tensors(panel.take(block))
-        part = _Inference(module, series, solve).posterior(noise, refined=refined)
+        part = _Inference(module, series, solver).posterior(noise, refined=refined)
         rows = torch.from_numpy(block)
         found.mean[rows], found.factor[rows] = part.mean.cpu(), part.factor.cpu()
         found.log_weights[:, rows] = part.log_weights.cpu()
@@ -172,9 +170,7 @@ def linearised_rows(
     module: LatentODE,
     panel: Panel,
     tensors: Callable[[Panel], PanelTensors],
-    solve: Solve,
-    *,
-    method: str = "dopri5",
+    solver: Solver,
 ) -> LinearisedRows:
     """The rows of a panel, or of :data:`MOST_SERIES` of its series, linear about the modes of the initial states.
 
@@ -185,23 +181,22 @@ def linearised_rows(
     panel = panel.take(some[np.unique(np.linspace(0, len(some) - 1, min(len(some), MOST_SERIES)).astype(int))])
     parts = []
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
-    for block in Footprint.of(module, method).blocks(module.latent_size + 1, lengths):
-        parts.append(_Inference(module, tensors(panel.take(block)), solve).linearised().shortened())
+    for block in Footprint.of(module, solver.method).blocks(module.latent_size + 1, lengths):
+        parts.append(_Inference(module, tensors(panel.take(block)), solver).linearised().shortened())
     return LinearisedRows.joined(parts)
 
 
 class _Inference:
     """The posteriors of a block of series."""
 
-    def __init__(self, module: LatentODE, series: PanelTensors, solve: Solve) -> None:
-        self.module, self.series, self.plain_solve = module, series, solve
+    def __init__(self, module: LatentODE, series: PanelTensors, solver: Solver) -> None:
+        self.module, self.series, self.solver = module, series, solver
         self.rows = Rows(series, process=module.process)
         self.noise = module.likelihood.coloured_noise(series.time, ~torch.isnan(series.y), series.weights)
-        self.solves: list[Statistics] = []
 
     @torch.no_grad()
     def posterior(self, noise: Tensor, *, refined: bool) -> Posterior:
-        mean, std = self.module.posterior(self.series, self.plain_solve, self.solves)
+        mean, std = self.module.posterior(self.series, self.solver)
         factor = torch.diag_embed(std)
         n_draws, n = len(noise), len(mean)
         uniform = mean.new_full((n_draws, n), -np.log(n_draws))
@@ -224,14 +219,14 @@ class _Inference:
             np.log1p(-PRIOR_SHARE) - 0.5 * (from_mode**2).sum(-1) - torch.linalg.slogdet(factor)[1],
             np.log(PRIOR_SHARE) - 0.5 * (z0**2).sum(-1),
         )
-        log_weights = self._log_joint(z0, self._evidence(z0)) - log_q
+        log_weights = self._log_joint(z0, self._decoded(z0)) - log_q
         return Posterior(mean, factor, _truncated(log_weights), n_of_prior)
 
     def _mode(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Modes, the information there, and the log-density there; damped Fisher scoring (Levenberg, Marquardt)."""
         z = z.clone()
         value, gradient, information = self._local(z)
-        # Where the encoder's answer can't be solved from, the prior's mean may do.
+        # Where the encoder's mean can't be solved from, the prior's mean may do.
         lost = ~torch.isfinite(value)
         if bool(lost.any()):
             z = torch.where(lost[:, None], 0.0, z)
@@ -249,7 +244,7 @@ class _Inference:
                 break
             if int(going.sum()) <= len(places) // 2:
                 places = torch.nonzero(going)[:, 0]
-                part = _Inference(self.module, self.series.take(places), self.plain_solve)
+                part = _Inference(self.module, self.series.take(places), self.solver)
             step = torch.where(ending[:, None], _steps(information, gradient, torch.zeros_like(damping)), step)
             tried = torch.where(going[:, None], z + step, z)[places]
             new_value, new_gradient, new_information = part._local(tried)
@@ -262,10 +257,10 @@ class _Inference:
         return z, information, value
 
     def _local(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-density, its gradient and information at ``z``, by difference quotients of what z says of the rows."""
-        evidence, slopes = self._slopes(z)
-        rows, likelihood, eta = self.rows, self.module.likelihood, evidence.eta
-        value = self._log_joint(z[None], evidence.of_first())[0]
+        """Log-density, its gradient and information at ``z``, by difference quotients of the decoder's output."""
+        output, slopes = self._slopes(z)
+        rows, likelihood, eta = self.rows, self.module.likelihood, output.eta
+        value = self._log_joint(z[None], output.of_first())[0]
         if self.noise is None:
             score, information = (rows.weighted(x.T).T for x in likelihood.score(eta[0], rows.y))
             products = torch.einsum("ird,jrd,rd->rij", slopes, slopes, information)
@@ -277,11 +272,11 @@ class _Inference:
             gradient = torch.einsum("insd,nsd->ni", slopes, residual)
             total = torch.einsum("insd,jnsd->nij", slopes, slopes)
         gradient, total = gradient - z, total + torch.eye(z.shape[1]).to(z)
-        if evidence.log_rate is not None and evidence.node_log_rate is not None:
-            at_rows = torch.nan_to_num((evidence.log_rate[1:] - evidence.log_rate[0]) / DIFFERENCE)
+        if output.log_rate is not None and output.node_log_rate is not None:
+            at_rows = torch.nan_to_num((output.log_rate[1:] - output.log_rate[0]) / DIFFERENCE)
             gradient = gradient + rows.summed((at_rows * rows.timed).T[None])[0]
-            at_nodes = torch.nan_to_num((evidence.node_log_rate[1:] - evidence.node_log_rate[0]) / DIFFERENCE)
-            expected = rows.node_weights * torch.exp(evidence.node_log_rate[0])
+            at_nodes = torch.nan_to_num((output.node_log_rate[1:] - output.node_log_rate[0]) / DIFFERENCE)
+            expected = rows.node_weights * torch.exp(output.node_log_rate[0])
             gradient = gradient - torch.einsum("inq,nq->ni", at_nodes, expected)
             total = total + torch.einsum("inq,jnq,nq->nij", at_nodes, at_nodes, expected)
         sound = torch.isfinite(value) & torch.isfinite(total).all(-1).all(-1)
@@ -292,35 +287,35 @@ class _Inference:
         )
 
     def _slopes(self, z: Tensor) -> tuple[DecoderOutput, Tensor]:
-        """What ``z`` and its neighbours say of the rows, and slopes of shape (latent_size, n_rows, n_outputs).
+        """The decoder's output for ``z`` and its neighbours, and its slopes of shape (latent_size, n_rows, n_outputs).
 
         A series' state and its neighbours, one for each latent dimension, are one sample to the solver: they take
         the same steps, so that the differences are those of one smooth function.
         """
         steps = DIFFERENCE * torch.eye(z.shape[1]).to(z)
-        evidence = self._evidence(torch.cat([z[None], z + steps[:, None]]), jointly=True)
-        return evidence, torch.nan_to_num((evidence.eta[1:] - evidence.eta[0]) / DIFFERENCE)
+        output = self._decoded(torch.cat([z[None], z + steps[:, None]]), jointly=True)
+        return output, torch.nan_to_num((output.eta[1:] - output.eta[0]) / DIFFERENCE)
 
     @torch.no_grad()
     def linearised(self) -> LinearisedRows:
         """The rows, on the CPU, about the modes of the initial states; those that can't be solved have none."""
-        mode, _, value = self._mode(self.module.posterior(self.series, self.plain_solve, self.solves)[0])
-        evidence, slopes = self._slopes(mode)
+        mode, _, value = self._mode(self.module.posterior(self.series, self.solver)[0])
+        output, slopes = self._slopes(mode)
         rows = self.rows
         slopes = rows.slotted(slopes)
-        residual = rows.slotted(rows.y - evidence.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)
+        residual = rows.slotted(rows.y - output.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)
         known = self.series.filled & torch.isfinite(value)[:, None]
         residual = torch.where(known[..., None], residual, torch.nan)
         weights = None if self.series.weights is None else self.series.weights.cpu()
         return LinearisedRows(self.series.time.cpu(), residual.cpu(), slopes.cpu(), weights)
 
-    def _log_joint(self, z0: Tensor, evidence: DecoderOutput) -> Tensor:
+    def _log_joint(self, z0: Tensor, output: DecoderOutput) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""
-        return self.module.log_likelihood(evidence, self.rows, self.noise) - 0.5 * (z0**2).sum(-1)
+        return self.module.log_likelihood(output, self.rows, self.noise) - 0.5 * (z0**2).sum(-1)
 
-    def _evidence(self, z0: Tensor, *, jointly: bool = False) -> DecoderOutput:
-        solve = _jointly(self.plain_solve, len(z0)) if jointly else self.plain_solve
-        return self.module.evidence(z0, self.rows, _without_failures(solve), self.solves)
+    def _decoded(self, z0: Tensor, *, jointly: bool = False) -> DecoderOutput:
+        solver = self.solver.replace(on_failure="nan")
+        return self.module.decode(z0, self.rows, _jointly(solver, len(z0)) if jointly else solver)
 
 
 def _steps(information: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
@@ -330,16 +325,7 @@ def _steps(information: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
     return torch.where((failed != 0)[:, None], torch.nan, step[..., 0])
 
 
-def _without_failures(solve: Solve) -> Solve:
-    """The same, with NaN where a series can't be solved."""
-
-    def solve_what_can_be(*args, **kwargs) -> Solution:
-        return solve(*args, on_failure="nan", **kwargs)
-
-    return solve_what_can_be
-
-
-def _jointly(solve: Solve, n_copies: int) -> Solve:
+def _jointly(solver: Solver, n_copies: int) -> Solve:
     """The same, with the copies of a series as one sample."""
 
     def solve_jointly(field, span, y0, t_eval=None, **kwargs) -> Solution:
@@ -350,7 +336,7 @@ def _jointly(solve: Solve, n_copies: int) -> Solve:
             return field(t, y.reshape(-1, size)).reshape(len(y), -1)
 
         start = y0.view(n_copies, n, size).transpose(0, 1).reshape(n, -1)
-        solution = solve(joint, span[:n], start, t_eval=t_eval[:n], **kwargs)
+        solution = solver(joint, span[:n], start, t_eval=t_eval[:n], **kwargs)
         states = solution.y.view(n, -1, n_copies, size).permute(2, 0, 1, 3).flatten(0, 1)
         return Solution(solution.t, states, None, solution.statistics)
 

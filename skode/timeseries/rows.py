@@ -13,7 +13,7 @@ N_NODES = 24
 
 
 class Rows:
-    """The rows of some series in one line, and what is known of each.
+    """The rows of some series in one line, with their values, covariates and weights.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The last rows of some series, set aside while the others are trained on: what is judged by them is a forecast."""
+"""Validation by forecasts of the last rows of some series, which are set aside in training."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from skode.solvers.solution import Solve
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
-from skode.timeseries.predictive import Prediction
+from skode.timeseries.predictive import Prediction, log_mean_density
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
+from skode.training import Solver
 
 #: Of a series of which rows are set aside, at least this share is, if there are many.
 LONGEST_TAIL = 1 / 3
@@ -55,9 +54,7 @@ def forecast_density(
     known: Panel,
     aside: Panel,
     tensors: Callable[[Panel], PanelTensors],
-    solve: Solve,
-    *,
-    method: str = "dopri5",
+    solver: Solver,
 ) -> Callable[[], float]:
     """The mean log-density of the rows set aside, given the others, by the encoder's mean: a function to call anew.
 
@@ -71,15 +68,13 @@ def forecast_density(
         The rows trained on and those set aside, of the same series.
     tensors : callable
         Turns a panel's observed rows into tensors in the model's units.
-    solve : callable
+    solver : Solver
         The solver.
-    method : str, default="dopri5"
-        Its method, by which its memory is counted.
     """
     some = np.unique(aside.observed().codes)
     lengths = np.bincount(aside.beside(known)[0].codes, minlength=aside.n_series)
     parts = []
-    for places in Footprint.of(module, method).blocks(1, lengths[some]):
+    for places in Footprint.of(module, solver.method).blocks(1, lengths[some]):
         context, query = (tensors(panel.take(some[places])) for panel in (known, aside))
         parts.append((context, Rows(query, process=False)))
     n_values = aside.row_weights() @ (~np.isnan(aside.y)).sum(1)
@@ -89,8 +84,8 @@ def forecast_density(
         total = 0.0
         for context, rows in parts:
             query = rows.series
-            mean, _ = module.posterior(context, solve, [])
-            states = module.path(mean[None], query.time, query.reach, query.paths, solve, [])
+            mean, _ = module.posterior(context, solver)
+            states = module.path(mean[None], query.time, query.reach, query.paths, solver)
             eta = module.decoder(rows.taken(states)[0], rows.covariates)
             total += float(rows.weighted(module.likelihood.log_prob(eta, rows.y).sum(-1)).sum())
         return total / n_values
@@ -99,7 +94,7 @@ def forecast_density(
 
 
 @torch.no_grad()
-def widen_noise(likelihood: Gaussian, aside: Panel, answers: Sequence[Prediction]) -> None:
+def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Sequence[Prediction]) -> None:
     """Raise the noise to what the rows set aside call for, where that is more than was learned.
 
     Weights that were fitted to the other rows make these look more certain than any row to come.
@@ -110,32 +105,18 @@ def widen_noise(likelihood: Gaussian, aside: Panel, answers: Sequence[Prediction
         Whose noise is raised, by the factor of :data:`WIDER` at which the rows are most likely.
     aside : Panel
         The rows set aside.
-    answers : sequence of Prediction
-        What the model says of them, given the others.
+    predictions : sequence of Prediction
+        Predictions of them, given the others.
     """
     variance = torch.exp(2.0 * likelihood.log_noise)
     densities, weights = [], aside.row_weights()
     for factor in WIDER:
         total = 0.0
-        for answer in answers:
-            values, w = (torch.from_numpy(x[answer.rows]).to(answer.eta) for x in (aside.y, weights))
-            coloured = 0.0 if answer.coloured is None else answer.coloured
+        for prediction in predictions:
+            values, w = (torch.from_numpy(x[prediction.rows]).to(prediction.eta) for x in (aside.y, weights))
+            coloured = 0.0 if prediction.coloured is None else prediction.coloured
             added = factor**2 * (variance + coloured) - variance
-            by_row = log_mean_density(likelihood.log_prob(answer.eta, values, added), answer.weights)
+            by_row = log_mean_density(likelihood.log_prob(prediction.eta, values, added), prediction.weights)
             total += float((w * by_row).sum())
         densities.append(total)
     likelihood.widen(float(WIDER[int(np.argmax(densities))]))
-
-
-def log_mean_density(log_prob: Tensor, weights: Tensor) -> Tensor:
-    """Logarithm of the rows' densities, averaged over draws; draws without weight may be NaN.
-
-    Parameters
-    ----------
-    log_prob : Tensor of shape (n_draws, n_rows, n_outputs)
-        Log-density of each value under each draw.
-    weights : Tensor of shape (n_draws, n_rows)
-        Of the draws; they sum to 1.
-    """
-    by_draw = torch.where(weights > 0, log_prob.sum(-1), 0.0) + torch.log(weights)
-    return torch.logsumexp(by_draw, dim=0)

@@ -6,7 +6,6 @@ from skode.training.checked import (
     checked_data,
     checked_labels,
     checked_weights,
-    field_is_theirs,
     first_not_a_number,
     naming,
     numeric_targets,
@@ -19,9 +18,11 @@ from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
-from skode.training.penalties import Regularisation, RegularisedSolve
+from skode.training.penalties import PenalisedSolver, Regularisation
+from skode.training.rollback import rollback
 from skode.training.samples import distinct
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
 from skode.training.tensors import (
     as_index,
@@ -36,6 +37,7 @@ from skode.training.tensors import (
     to_tensor,
 )
 from skode.training.threads import worthwhile_threads
+from skode.training.users_field import users_field
 
 __all__ = [
     "AUTO_BATCH_SIZE",
@@ -43,8 +45,9 @@ __all__ = [
     "INTERRUPTED",
     "NeuralODEEstimator",
     "Objective",
+    "PenalisedSolver",
     "Regularisation",
-    "RegularisedSolve",
+    "Solver",
     "SparseFeatures",
     "TrainingRecord",
     "TrainingSettings",
@@ -57,7 +60,6 @@ __all__ = [
     "checked_times",
     "checked_weights",
     "distinct",
-    "field_is_theirs",
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
@@ -70,6 +72,7 @@ __all__ = [
     "refuse_missing_labels",
     "resolve_device",
     "resolve_dtype",
+    "rollback",
     "shifted",
     "squaring",
     "standardised",
@@ -77,6 +80,7 @@ __all__ = [
     "to_pandas",
     "to_tensor",
     "train",
+    "users_field",
     "warn_caller",
     "warn_of_overflow",
     "worthwhile_threads",

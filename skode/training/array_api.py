@@ -17,7 +17,7 @@ from torch import Tensor
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-#: What NumPy has as well.
+#: Dtypes that NumPy has as well.
 NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 

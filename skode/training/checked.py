@@ -13,7 +13,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from skode.solvers import SolverError
 from skode.training.dataframes import as_python, missing_as_nan, to_pandas
 
 #: One of these in a message says what it is about.
@@ -193,18 +192,3 @@ def not_numbers(X: Any) -> dict[Any, str]:
         except (TypeError, ValueError):
             wrong[name] = str(column.dtype)
     return wrong
-
-
-@contextmanager
-def field_is_theirs(field: Any, shape: str) -> Iterator[None]:
-    """Add to an error from inside a user's field how it is called."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        if not isinstance(error, SolverError):
-            # In place of the solver's own note, which speaks of func and of what the field is wrapped in.
-            error.__notes__ = [
-                f"field={type(field).__name__}(...) is called as field(t, z) with a time t and states z of shape "
-                f"{shape}, and must return dz/dt of that shape and z's dtype, without changing z in place."
-            ]
-        raise

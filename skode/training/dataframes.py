@@ -15,14 +15,14 @@ def to_pandas(data: Any, name: str = "X") -> Any:
 
     Frames are those of pandas, of polars, of pyarrow and of whatever else narwhals knows. Dates, dates with a time
     zone, time differences, text and categories become pandas' own; decimals become an object column, where they stay
-    exact. What has these dtypes already is not copied.
+    exact. Data that have these dtypes already are not copied.
 
     Parameters
     ----------
     data : object
         A frame, a column or anything else.
     name : str, default="X"
-        What it is called, for the message.
+        Name of the argument, for the message.
 
     Returns
     -------

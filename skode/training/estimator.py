@@ -1,11 +1,10 @@
-"""What the estimators share: solver settings, training settings, callbacks and fitted curves."""
+"""Base class of the estimators: solver, training settings, callbacks and fitted curves."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -16,33 +15,13 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.dynamics.sizes import checked_sizes
-from skode.solvers import NonFiniteDerivativeError, Solution, SolverError, free_idle_memory, get_method, solve_ivp
 from skode.training.documentation import documentation_site
-from skode.training.failures import ADVICE, in_terms_of_parameters, is_want_of_memory
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
-from skode.training.tensors import resolve_device
+from skode.training.solver import Solver
+from skode.training.tensors import resolve_device, resolve_dtype
 
-#: A fixed-step method takes this many steps over a unit of time where the user gives no step size.
-DEFAULT_FIXED_STEPS = 10
-
-#: A solve that needs more steps than this is given up: the dynamics are far from anything that could be learned.
-MAX_STEPS = 1000
-
-
-#: Parameters that memory grows with.
-SIZES = (
-    "batch_size",
-    "hidden_layer_sizes",
-    "state_size",
-    "augment_dim",
-    "latent_size",
-    "encoder_size",
-    "n_samples",
-    "n_draws",
-)
-
-#: Tolerances below this ask for float64.
+#: With tolerances below this, networks are trained in float64.
 FLOAT32_TOLERANCE = 1e-5
 
 
@@ -78,10 +57,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     _doc_link_module = "skode"
     _doc_link_template = "{site}/api/generated/skode.{estimator_name}.html"
 
-    #: What the module was built from.
+    #: Parameters that the module was built from, by name.
     _built_from: dict[str, Any]
 
-    #: What the calls of ``partial_fit`` so far have led to.
+    #: Record of the calls of ``partial_fit`` so far.
     _record: TrainingRecord | None = None
 
     def __sklearn_tags__(self) -> Any:
@@ -97,7 +76,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return super()._get_doc_link() if documentation_site() else ""
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the module on the CPU, so that it can be loaded where its device is not."""
+        """State to pickle, with the module on the CPU, so that it can be loaded where its device is missing."""
         state = dict(super().__getstate__())
         module = state.get("module_")
         if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
@@ -112,60 +91,45 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         new.__dict__.update(self.__dict__)
         return new
 
-    @contextmanager
-    def _within_memory(self, *, goes_on: bool) -> Iterator[None]:
-        """Training, which leaves the estimator as it was where memory does not suffice.
-
-        Where it ``goes_on`` from what was learned before, that is copied, as it is changed in place.
-        """
-        before = dict(vars(self))
-        changed = ("module_", "scaler_", "_record") if goes_on else ()
-        kept = {name: copy.deepcopy(before[name]) for name in changed if name in before}
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not is_want_of_memory(error):
-                raise
-            self.__dict__.clear()
-            self.__dict__.update(before | kept)
-            error.__traceback__ = None  # whose frames hold on to what there was no room for
-            free_idle_memory()
-            torch.cuda.empty_cache()  # of blocks that are too small for what comes next
-            device = resolve_device(self.device)
-            sizes = ", ".join(f"{name}={getattr(self, name)!r}" for name in SIZES if hasattr(self, name))
-            elsewhere = ", or set device='cpu'" if device.type != "cpu" else ""
-            raise MemoryError(
-                f"The memory of {device} is too small for this fit: lower one of {sizes}{elsewhere}. The estimator is "
-                f"as it was before. ({str(error).splitlines()[0]})"
-            ) from error
-
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints; one number stands for one layer."""
         return checked_sizes(np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist())
 
-    def _check_as_built(self, wanted: dict[str, Any]) -> None:
-        """Refuse to go on with a network that is not the one asked for."""
-        for name, value in wanted.items():
+    def _is_first_fit(self, architecture: dict[str, Any], *, goes_on: bool) -> bool:
+        """Whether a fit makes a new network, rather than training the one there is.
+
+        Parameters
+        ----------
+        architecture : dict
+            The parameters that the network is built from, by name.
+        goes_on : bool
+            Whether training goes on where there is a network.
+
+        Raises
+        ------
+        ValueError
+            If it would go on with a network of another architecture.
+        """
+        if not (goes_on and hasattr(self, "module_")):
+            return True
+        for name, value in architecture.items():
             built = self._built_from.get(name, value)
             if value is not built and value != built:
                 raise ValueError(
                     f"{name}={value!r}, but the network that training would go on with was built with {built!r}; "
                     "build a new one by warm_start=False, or with a clone of the estimator."
                 )
+        return False
 
-    @contextmanager
-    def _own_random_state(self, rng: np.random.RandomState, *, needed: bool) -> Iterator[None]:
-        """Torch's global generator as ``random_state`` says, for what is random in a field of the user's own."""
-        if not needed:
-            yield
-            return
-        seed = int(rng.randint(np.iinfo(np.int32).max))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
+    def _device_and_dtype(self, X: Any, *, first: bool) -> tuple[torch.device, torch.dtype]:
+        """Where to train, and the dtype of predictions; that of the network there is where ``dtype`` is None."""
+        device = resolve_device(self.device)
+        if first or self.dtype is not None:
+            return device, resolve_dtype(self.dtype, X, device)
+        return device, next(self.module_.parameters()).dtype
 
     def _training_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """What to train in: float32, unless another dtype is asked for or the tolerances are too tight for it.
+        """The dtype to train in: float32, unless ``dtype`` is given or the tolerances are too tight for it.
 
         A network's weights need no more, and float32 is twice as fast; predictions are computed in X's dtype.
         """
@@ -176,59 +140,15 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _batch_size(self, n_samples: int, auto: int) -> int:
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
 
-    def _solve(
-        self,
-        field: Callable[[Any, Tensor], Tensor],
-        t_span: Any,
-        y0: Tensor,
-        t_eval: Any = None,
-        first_step: float | None = None,
-        step_control: str | None = None,
-        on_failure: str = "raise",
-    ) -> Solution:
-        """Solve with this estimator's method and tolerances, as they are now.
-
-        In prediction every sample takes its own steps, so that its answer does not depend on the others; training,
-        which asks for gradients, takes steps for the whole batch, which are fewer. ``step_control`` says otherwise, and
-        ``on_failure="nan"`` leaves NaN where a sample can't be solved.
-        """
-        if step_control is None:
-            step_control = "shared" if torch.is_grad_enabled() else "per_sample"
-        step_size = self.step_size
-        adaptive = get_method(self.method).adaptive  # it may have been set after fit, which checks it
-        if adaptive:
-            step_size = None
-        else:
-            first_step = None
-            if step_size is None:
-                step_size = 1.0 / DEFAULT_FIXED_STEPS
-        try:
-            return solve_ivp(
-                field,
-                t_span,
-                y0,
-                t_eval=t_eval,
-                method=self.method,
-                rtol=self.rtol,
-                atol=self.atol,
-                adjoint=self.adjoint,
-                step_size=step_size,
-                first_step=first_step,
-                max_steps=MAX_STEPS,
-                step_control=step_control,
-                on_failure=on_failure,
-            )
-        except SolverError as error:
-            raise in_terms_of_parameters(error, adaptive=adaptive) from None
-        except ValueError:
-            if bool(torch.isfinite(y0).all()):
-                raise
-            raise NonFiniteDerivativeError(
-                "The state from which the ODE starts is NaN or infinite",
-                time=float(t_span[0]) if isinstance(t_span, tuple) else math.nan,
-                step_size=math.nan,
-                advice=ADVICE[NonFiniteDerivativeError],
-            ) from None
+    def _solver(self) -> Solver:
+        """A solver with this estimator's method and tolerances, as they are now."""
+        return Solver(
+            method=self.method,
+            rtol=self.rtol,
+            atol=self.atol,
+            adjoint=self.adjoint,
+            step_size=self.step_size,
+        )
 
     def _settings(
         self,
@@ -307,7 +227,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return {"X": X, "y": y, "metadata": metadata}
 
     def _reconstruction(self, module: torch.nn.Module) -> dict[str, Any]:
-        """What callbacks make an estimator from that answers as this one would if training ended here."""
+        """Fitted attributes of an estimator that predicts as this one would if training ended here."""
         return {"module_": module}
 
     def _keep(self, record: TrainingRecord) -> None:

@@ -1,4 +1,4 @@
-"""Failures of solves, and want of memory, told in terms of what an estimator's user can change."""
+"""Errors of failed solves and of want of memory, in terms of the parameters of estimators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def in_terms_of_parameters(error: SolverError, *, adaptive: bool) -> SolverError
     Parameters
     ----------
     error : SolverError
-        What the solver raised.
+        The error of the solver.
     adaptive : bool
         Whether the method chooses its own steps.
 

@@ -1,4 +1,4 @@
-"""What is done to images in training."""
+"""Augmentation of images in training."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from skode.solvers.devices import is_asynchronous
 from skode.training.caller import warn_caller
 from skode.training.progress import epoch_line
 from skode.training.settings import TrainingSettings
+from skode.training.solver import Solver
 
 #: Why training ended where a user interrupted it.
 INTERRUPTED = "interrupted"
@@ -35,10 +36,12 @@ LOOK_EVERY = 64
 
 
 class Objective(Protocol):
-    """What is minimised."""
+    """A function to minimise, over batches of samples."""
 
-    #: Counts of the solves made since they were last read.
-    solves: list[Statistics]
+    @property
+    def solver(self) -> Solver | None:
+        """The solver, which counts its solves; None where none is needed."""
+        ...
 
     def parameters(self) -> Iterable[Tensor]:
         """The tensors to train."""
@@ -51,7 +54,7 @@ class Objective(Protocol):
 
 @dataclass
 class TrainingRecord:
-    """What happened during training.
+    """Curves of training, and how it ended.
 
     Attributes
     ----------
@@ -64,9 +67,9 @@ class TrainingRecord:
     converged : bool
         Whether it ended by itself, rather than by ``max_iter``, an interruption or a failure.
     optimizer_state : dict or None
-        What the optimiser needs to go on.
+        State of the optimiser, with which training can go on.
     learning_rate : float or None
-        The one that was come down to, where training diverged.
+        Lowered learning rate, where training diverged.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -97,7 +100,7 @@ def train(
     Parameters
     ----------
     objective : Objective
-        What to minimise; its parameters are changed in place.
+        The function to minimise; its parameters are changed in place.
     n_samples : int
         Samples to draw batches from.
     settings : TrainingSettings
@@ -149,6 +152,9 @@ class _Training:
         on_epoch: Callable[[TrainingRecord], bool] | None,
     ) -> None:
         self.objective = objective
+        # Statistics of the solves of this epoch.
+        solver = objective.solver
+        self.solves: list[Statistics] = [] if solver is None or solver.solves is None else solver.solves
         self.n_samples = n_samples
         self.settings = settings
         self.rng = rng
@@ -225,7 +231,7 @@ class _Training:
         total: Any = 0.0
         n_drawn = 0
         n_in_epoch = self.n_samples * settings.passes
-        self.objective.solves.clear()
+        self.solves.clear()
         for _ in range(settings.passes):
             order: Any = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
             if self.diverged is not None:
@@ -236,7 +242,7 @@ class _Training:
                 total += self._update(rows) * len(rows)
                 n_drawn += len(rows)
         self._look()
-        solves = self.objective.solves
+        solves = self.solves
         record.loss_curve.append(float(total) / n_in_epoch)
         record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
         record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
@@ -336,14 +342,14 @@ class _Training:
         return False
 
     def _line(self, score: float | None) -> str:
-        """What is printed of the epoch that has just ended."""
+        """The line to print for the epoch that has just ended."""
         record, settings = self.record, self.settings
         return epoch_line(
             len(record.loss_curve),
             settings.max_iter if self.complete else None,
             record.loss_curve[-1],
             score=score,
-            nfe=(record.nfe_forward[-1], record.nfe_backward[-1]) if self.objective.solves else None,
+            nfe=(record.nfe_forward[-1], record.nfe_backward[-1]) if self.solves else None,
             seconds=time.perf_counter() - self.began,
             phase=settings.phase,
         )
@@ -367,7 +373,7 @@ class _Training:
         went_well = self.n_updates > 1 and not self.recoveries and bool(self.last_loss < self.first_loss)
         if self.are_sound or went_well:
             return
-        self.objective.solves.clear()
+        self.solves.clear()
         try:
             with torch.no_grad():
                 rows = np.arange(self.n_samples)
@@ -434,5 +440,5 @@ class _Training:
 
 
 def _brief(error: SolverError) -> str:
-    """What went wrong in a solve, without what to do about it: here that is the learning rate."""
+    """The reason of a failed solve, without the advice: in training that is to lower the learning rate."""
     return f"{error.reason} at t={error.time:.6g}"

@@ -1,20 +1,22 @@
-"""Penalties that keep an ODE easy to solve, added up in the course of training's solves."""
+"""Penalties that keep an ODE easy to solve, added up over the solves of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skode.dynamics.energies import EnergyField
 from skode.solvers import METHODS, Solution, local_error
+from skode.training.solver import Solver
 
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What is penalised, and how strongly; nothing where all are 0.
+    """Strengths of the penalties on a solve; none where all are 0.
 
     Attributes
     ----------
@@ -43,38 +45,35 @@ class Regularisation:
         return bool(self.kinetic_energy or self.jacobian_norm or self.local_error or self.steer)
 
 
-class RegularisedSolve:
-    """Solves as it is told, over a time that varies, and adds up penalties.
+class PenalisedSolver:
+    """A solver that adds up penalties along its solves, whose end time may vary.
 
     Parameters
     ----------
-    solve : callable
-        Solves: ``solve(field, t_span, y0, t_eval=..., first_step=...)``.
+    solver : Solver
+        The solver.
     regularisation : Regularisation
-        What is penalised.
-    method : str
-        The method that ``solve`` uses.
+        Strengths of the penalties.
     generator : torch.Generator
-        Source of what is random.
+        Source of the noise and of random times.
     weights : Tensor of shape (n,) or None
         The samples' weights, of mean 1; all 1 where None.
 
     Attributes
     ----------
     penalty : Tensor or float
-        The sum over all solves so far.
+        Sum of the penalties over all solves so far.
     """
 
     def __init__(
         self,
-        solve: Callable[..., Solution],
+        solver: Solver,
         regularisation: Regularisation,
-        method: str,
         generator: torch.Generator,
         weights: Tensor | None = None,
     ) -> None:
-        self.solve, self.regularisation, self.generator = solve, regularisation, generator
-        self.method, self.weights = method, weights
+        self.solver, self.regularisation = solver, regularisation
+        self.generator, self.weights = generator, weights
         self.penalty: Any = 0.0
 
     def __call__(
@@ -93,17 +92,17 @@ class RegularisedSolve:
             )
             energies = EnergyField(field, y0.shape, noise if chosen.jacobian_norm else None)
             z = torch.cat([y0.flatten(1), y0.new_zeros((len(y0), energies.n_energies))], dim=1)
-            solution = self.solve(energies, (start, end), z, t_eval=times, first_step=end - start)
+            solution = self.solver(energies, (start, end), z, t_eval=times, first_step=end - start)
             states = solution.y[..., : -energies.n_energies].reshape(-1, *y0.shape)
             strengths = solution.y.new_tensor([chosen.kinetic_energy, chosen.jacobian_norm][: energies.n_energies])
             self.penalty = self.penalty + self._mean(solution.y[-1][:, -energies.n_energies :] @ strengths)
         else:
-            solution = self.solve(field, (start, end), y0, t_eval=times, first_step=end - start)
+            solution = self.solver(field, (start, end), y0, t_eval=times, first_step=end - start)
             states = solution.y
-        if inside is not None and METHODS[self.method].adaptive:
+        if inside is not None and METHODS[self.solver.method].adaptive:
             n_steps = max(solution.statistics.n_accepted, 1)
             h = (end - start) / n_steps
-            error = local_error(field, inside, h, states[0], method=self.method)
+            error = local_error(field, inside, h, states[0], method=self.solver.method)
             # The root's derivative at 0 is infinite.
             size = torch.sqrt(self._mean(error.flatten(1).square().mean(1)) + 1e-12)
             self.penalty = self.penalty + chosen.local_error * n_steps * size
@@ -115,38 +114,3 @@ class RegularisedSolve:
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self.generator, dtype=torch.float64, device=self.generator.device))
-
-
-class EnergyField(nn.Module):
-    """A field beside the rates of its kinetic energy and, given noise, of its Jacobian's norm, for each sample.
-
-    Parameters
-    ----------
-    field : nn.Module
-        ``f(t, z)``.
-    shape : torch.Size
-        Shape of its states.
-    noise : Tensor or None
-        ``eps``, of that shape.
-    """
-
-    #: Its noise is another in each solve.
-    recordable = False
-
-    def __init__(self, field: nn.Module, shape: torch.Size, noise: Tensor | None) -> None:
-        super().__init__()
-        self.field, self.shape, self.noise = field, shape, noise
-        self.n_energies = 1 if noise is None else 2
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """Rates of ``[z, energies]``, flattened."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() or self.noise is not None):
-            z = y[:, : -self.n_energies].reshape(self.shape)
-            if self.noise is not None and not z.requires_grad:
-                z = z.detach().requires_grad_()
-            rate = self.field(t, z)
-            rates = [rate.flatten(1), rate.flatten(1).square().mean(1, keepdim=True)]
-            if self.noise is not None:
-                pulled = torch.autograd.grad(rate, z, self.noise, create_graph=True)[0]
-                rates.append(pulled.flatten(1).square().mean(1, keepdim=True))
-        return torch.cat(rates, dim=1)

@@ -1,4 +1,4 @@
-"""What ``verbose`` prints of an epoch."""
+"""The line that ``verbose`` prints for an epoch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def epoch_line(
     seconds : float
         How long it took, validation included.
     phase : str, default=""
-        What is trained by, where that changes on the way.
+        Name of the phase of training, where there are several.
 
     Returns
     -------

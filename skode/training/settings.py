@@ -1,4 +1,4 @@
-"""What all estimators let a user choose about training, and how it is checked."""
+"""Parameters of training that all estimators have, and their constraints."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What the training loop needs to know; see the estimators for the meaning of each."""
+    """Settings of the training loop; see the parameters of the estimators."""
 
     learning_rate: float
     batch_size: int

@@ -40,7 +40,7 @@ def usable_devices() -> list[str]:
 
 
 def resolve_dtype(dtype: str | None, X: Any, device: torch.device) -> torch.dtype:
-    """The dtype to compute in: as asked for, else X's own on the CPU (as ``MLPClassifier``) and float32 elsewhere.
+    """The dtype of computations: ``dtype``, else X's own on the CPU (as ``MLPClassifier``) and float32 elsewhere.
 
     Where convolutions are to be in bfloat16, all else is in float32.
     """

@@ -5,14 +5,13 @@ import torch
 from skode.density.flow import Flow, Measured
 from skode.density.objectives import FlowMatching, Likelihood
 from skode.dynamics import MLPField
-from skode.solvers import solve_ivp
+from skode.training import Solver
 
 N, D = 20, 2
 ROWS = np.arange(N)
 
 
-def solve(field, t_span, y0, t_eval=None, first_step=None):
-    return solve_ivp(field, t_span, y0, t_eval=t_eval, first_step=first_step, rtol=1e-9, atol=1e-10)
+SOLVER = Solver(rtol=1e-9, atol=1e-10, step_control="shared")
 
 
 @pytest.fixture
@@ -29,16 +28,16 @@ def likelihood(flow, x, weights=None, kinetic_energy=0.0, jacobian_norm=0.0, est
     weights = torch.ones(len(x), dtype=torch.float64) if weights is None else weights
     generator = torch.Generator().manual_seed(0)
     strengths = {"kinetic_energy": kinetic_energy, "jacobian_norm": jacobian_norm}
-    return Likelihood(flow, x, weights, solve, **strengths, estimate=estimate, generator=generator)
+    return Likelihood(flow, x, weights, SOLVER, **strengths, estimate=estimate, generator=generator)
 
 
 def test_the_loss_is_the_mean_negative_log_likelihood(flow, x):
-    expected = -flow.log_prob(x, solve)[0].mean()
+    expected = -flow.log_prob(x, SOLVER)[0].mean()
     torch.testing.assert_close(likelihood(flow, x).loss(ROWS), expected, rtol=1e-7, atol=1e-8)
 
 
 def test_the_kinetic_energy_counts_in_nats_over_all_dimensions(flow, x):
-    log_prob, integrals = flow.log_prob(x, solve, measured=Measured(energy=True))
+    log_prob, integrals = flow.log_prob(x, SOLVER, measured=Measured(energy=True))
     expected = (0.3 * D * integrals[:, 0] - log_prob).mean()
     found = likelihood(flow, x, kinetic_energy=0.3).loss(ROWS)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
@@ -75,10 +74,11 @@ def test_the_estimated_divergence_is_random_and_right_in_the_mean(flow, x):
 def test_steps_begin_as_long_as_the_last_ones_were(flow, x):
     objective = likelihood(flow, x)
     objective.loss(ROWS)
-    first = objective.solves[-1]
+    first = objective.solver.solves[-1]
     objective.loss(ROWS)
-    assert objective.first_step == pytest.approx(1.0 / objective.solves[-1].n_accepted)
-    assert objective.solves[-1].nfev < first.nfev
+    second = objective.solver.solves[-1]
+    assert objective.solver.first_step == pytest.approx(1.0 / second.n_accepted)
+    assert second.nfev < first.nfev
 
 
 def test_flow_matching_compares_the_field_with_the_paths_velocities(flow, x):
@@ -90,7 +90,7 @@ def test_flow_matching_compares_the_field_with_the_paths_velocities(flow, x):
         losses = np.array([float(objective.loss(ROWS)) for _ in range(400)])
     expected = float(x.square().sum(1).mean()) + D
     assert abs(losses.mean() - expected) < 4 * losses.std() / np.sqrt(400)
-    assert not objective.solves
+    assert objective.solver is None
 
 
 def test_flow_matching_weighs_samples(flow, x):

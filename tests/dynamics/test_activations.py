@@ -52,7 +52,7 @@ def test_curvature_is_the_second_derivative(smooth_activation, x):
     kept, p = h.kept(x, s).detach(), p.detach()
     torch.testing.assert_close(h.curvature(kept, p), derivative, rtol=1e-11, atol=1e-13)
     d, g = torch.ones_like(p), torch.full_like(p, 3.0)
-    pulled = h.pull_bent(d + h.bent * g, g, kept, p)
+    pulled = h.pull_with_curvature(d + h.curvature_shift * g, g, kept, p)
     torch.testing.assert_close(pulled, p + 3.0 * derivative, rtol=1e-11, atol=1e-13)
 
 

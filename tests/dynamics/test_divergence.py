@@ -3,7 +3,15 @@ import torch
 from torch import nn
 from torch.func import jacrev, vmap
 
-from skode.dynamics import MLPField, analytic_divergence, exact_divergence
+from skode.dynamics import (
+    ConcatSquashField,
+    GatedPlanarField,
+    MLPField,
+    analytic_divergence,
+    exact_divergence,
+    flow_field,
+)
+from skode.dynamics.divergence import field_divergence, offers_divergence
 
 N, D = 6, 3
 
@@ -97,3 +105,89 @@ def test_nothing_is_recorded_where_grad_is_disabled(z):
 def test_analytic_divergence_refuses_what_it_does_not_know(hidden, z):
     with pytest.raises(ValueError, match=r"one or two hidden layers; use exact_divergence"):
         analytic_divergence(double_field(hidden), 0.0, z)
+
+
+def with_another_forward(kind):
+    class Halved(kind):
+        def forward(self, t, z):
+            return 0.5 * super().forward(t, z)
+
+    return Halved(D, (5, 4))
+
+
+def with_a_forward_of_the_instance(kind):
+    field = kind(D, (5, 4))
+    original = field.forward
+    field.forward = lambda t, z: 0.5 * original(t, z)
+    return field
+
+
+def with_a_hook(kind):
+    field = kind(D, (5, 4))
+    field.register_forward_hook(lambda module, inputs, output: 0.5 * output)
+    return field
+
+
+class Wrapper(nn.Module):
+    """Takes whatever it does not define itself from the field inside."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, t, z):
+        return 0.5 * self.inner(t, z)
+
+
+CHANGED = {
+    "subclass": with_another_forward,
+    "instance": with_a_forward_of_the_instance,
+    "hook": with_a_hook,
+    "wrapper": lambda kind: Wrapper(kind(D, (5, 4))),
+}
+
+
+@pytest.mark.parametrize("kind", [MLPField, ConcatSquashField, GatedPlanarField])
+@pytest.mark.parametrize("changed", CHANGED)
+def test_a_divergence_is_not_taken_from_another_forward(changed, kind, t, z):
+    field = CHANGED[changed](kind).double()
+    assert not offers_divergence(field)
+    value, divergence = field_divergence(field, t, z)
+    expected_value, expected = exact_divergence(field, t, z)
+    assert torch.equal(value, expected_value)
+    assert torch.equal(divergence, expected)
+    rates = flow_field(field)(t, torch.cat([z, torch.zeros(N, 1, dtype=z.dtype)], 1))
+    torch.testing.assert_close(rates, torch.cat([expected_value, -expected[:, None]], 1), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match="use exact_divergence"):
+        analytic_divergence(field, t, z)
+
+
+def test_a_subclass_with_the_same_forward_keeps_its_divergence(t, z):
+    class Named(MLPField):
+        name = "named"
+
+    field = Named(D, (5,)).double()
+    assert offers_divergence(field)
+    _, divergence = field_divergence(field, t, z)
+    torch.testing.assert_close(divergence, trace_of_jacobian(field, t, z), rtol=1e-12, atol=1e-12)
+
+
+def test_a_subclass_with_a_forward_and_a_divergence_of_its_own_is_believed(t, z):
+    class Doubled(MLPField):
+        def forward(self, t, z):
+            return 2.0 * super().forward(t, z)
+
+        def value_and_divergence(self, t, z):
+            value, divergence = super().value_and_divergence(t, z)
+            return 2.0 * value, 2.0 * divergence
+
+    field = Doubled(D, (5,)).double()
+    joint = torch.cat([z, torch.zeros(N, 1, dtype=z.dtype)], 1)
+    for divergence in (analytic_divergence(field, t, z)[1], -flow_field(field)(t, joint)[:, -1]):
+        torch.testing.assert_close(divergence, exact_divergence(field, t, z)[1], rtol=1e-12, atol=1e-12)

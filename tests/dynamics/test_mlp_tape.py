@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from skode.dynamics import MLPField, mlp_tape, products
+from skode.dynamics import MLPField, mlp_session, mlp_tape, products
 from skode.solvers import odeint
 from skode.solvers.buffer_pool import BufferPool
 
@@ -163,41 +163,46 @@ def test_discarded_pulls_leave_no_parameter_gradients(hidden):
     torch.testing.assert_close(session.parameter_gradients(), expected, rtol=1e-12, atol=1e-12)
 
 
+def renew_pool(monkeypatch):
+    fresh = BufferPool()
+    for module in (mlp_tape, mlp_session):
+        monkeypatch.setattr(module, "POOL", fresh)
+    return fresh
+
+
 @pytest.fixture
-def idle(monkeypatch):
+def pool(monkeypatch):
     """A pool of memory that nothing has used before."""
-    pool = BufferPool()
-    monkeypatch.setattr(mlp_tape, "POOL", pool)
-    return pool
+    return renew_pool(monkeypatch)
 
 
-def test_tapes_share_a_roll_and_hand_it_on_when_all_are_released(idle):
+def test_tapes_share_an_arena_and_hand_it_on_when_all_are_released(pool):
     bound, z = drawn((5, 4)).bind(), draw(11, D)
     tapes = [bound.tape(z, 2) for _ in range(3)]
-    roll = tapes[0].roll
-    assert all(tape.roll is roll for tape in tapes)
+    arena = tapes[0].arena
+    assert all(tape.arena is arena for tape in tapes)
     assert len({tape.place(slot).data_ptr() for tape in tapes for slot in range(2)}) == 6
     for tape in (tapes[2], tapes[0]):
         tape.release()
-        assert not idle.idle.get(roll.key)
-    assert bound.tape(z, 2).first == tapes[2].first  # the last slots cut are cut again
+        assert not pool.idle.get(arena.pool_key)
+    assert bound.tape(z, 2).first == tapes[2].first  # the slots allocated last are allocated again
     bound = drawn((5, 4)).bind()
-    assert bound.tape(z, 2).roll is not roll
+    assert bound.tape(z, 2).arena is not arena
 
 
-def test_a_roll_is_used_again_for_the_same_sizes_only(idle):
+def test_an_arena_is_used_again_for_the_same_sizes_only(pool):
     bound, z = drawn((5, 4)).bind(), draw(11, D)
     tape = bound.tape(z, 2)
     tape.release()
-    assert bound.tape(z[:4], 2).roll is not tape.roll
+    assert bound.tape(z[:4], 2).arena is not tape.arena
     single = drawn((5, 4), dtype=torch.float32).bind()
-    assert single.tape(z.float(), 2).roll is not tape.roll
+    assert single.tape(z.float(), 2).arena is not tape.arena
     other = drawn((5, 4), "softplus").bind()
-    assert other.tape(z, 2).roll is tape.roll
-    assert bound.tape(z, 2).roll is not tape.roll
+    assert other.tape(z, 2).arena is tape.arena
+    assert bound.tape(z, 2).arena is not tape.arena
 
 
-def test_only_activations_whose_derivatives_need_it_keep_their_input(idle, activation):
+def test_only_activations_whose_derivatives_need_it_keep_their_input(pool, activation):
     field, z = drawn((5, 4), activation), draw(10, D)
     tape = field.bind().tape(z, 2)
     size = D + 2 * (5 + 4) if field.h.of_input else D + 5 + 4
@@ -205,10 +210,10 @@ def test_only_activations_whose_derivatives_need_it_keep_their_input(idle, activ
     tape.release()
     # memory without room for the inputs is not handed to a field that needs it, nor the other way round
     other = drawn((5, 4), "tanh" if field.h.of_input else "silu").bind()
-    assert other.tape(z, 2).roll is not tape.roll
+    assert other.tape(z, 2).arena is not tape.arena
 
 
-def test_a_roll_waits_for_the_gradients_of_what_was_pulled(idle):
+def test_an_arena_waits_for_the_gradients_of_what_was_pulled(pool):
     field = drawn((5,))
     bound, z = field.bind(), draw(10, D)
     session, tape = bound.session(), bound.tape(z, 1)
@@ -217,20 +222,20 @@ def test_a_roll_waits_for_the_gradients_of_what_was_pulled(idle):
     session.pull(tape, 0, z, torch.empty_like(z))
     session.flush(tape)
     tape.release()
-    assert not idle.idle
+    assert not pool.idle
     session.parameter_gradients()
-    assert tape.roll in idle.idle[tape.roll.idle_key]
+    assert tape.arena in pool.idle[tape.arena.pool_key]
 
 
-def test_more_slots_than_a_roll_has_get_a_roll_of_their_own(idle, monkeypatch):
-    monkeypatch.setattr(mlp_tape, "ROLL_BYTES", 0)
+def test_more_slots_than_an_arena_has_get_an_arena_of_their_own(pool, monkeypatch):
+    monkeypatch.setattr(mlp_tape, "ARENA_BYTES", 0)
     bound, z = drawn((5,)).bind(), draw(10, D)
     tapes = [bound.tape(z, 2) for _ in range(2)]
-    assert tapes[0].roll is not tapes[1].roll
-    assert [tape.nbytes() for tape in tapes] == [tape.roll.nbytes() for tape in tapes] == [2 * 10 * (D + 5) * 8] * 2
+    assert tapes[0].arena is not tapes[1].arena
+    assert [tape.nbytes() for tape in tapes] == [tape.arena.nbytes() for tape in tapes] == [2 * 10 * (D + 5) * 8] * 2
 
 
-def test_slots_pulled_in_any_order_of_tapes_give_the_same_sum(idle):
+def test_slots_pulled_in_any_order_of_tapes_give_the_same_sum(pool):
     field = drawn((5, 4))
     bound, states = field.bind(), draw(4, 6, D)
     for order in ([0, 1, 2, 3], [3, 1, 2, 0], [2, 2, 1, 1], [3, 2, 1, 0, 0]):
@@ -268,9 +273,9 @@ def test_interleaved_solves_do_not_disturb_each_other(method, memory_budget, mon
 
     fresh = []
     for i in range(2):  # each with memory that nothing has used before
-        monkeypatch.setattr(mlp_tape, "POOL", BufferPool())
+        renew_pool(monkeypatch)
         y, inputs = solve(i)
-        monkeypatch.setattr(mlp_tape, "POOL", BufferPool())
+        renew_pool(monkeypatch)
         fresh.append([y.detach().clone(), *gradients(i, y, inputs)])
 
     def assert_as_fresh(i, y, found):

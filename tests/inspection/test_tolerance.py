@@ -91,7 +91,7 @@ def test_steps_of_fixed_length_cost_what_they_cost(name, panel, request):
 
 def test_a_samples_evaluations_are_counted_once_however_many_are_solved_at_a_time(flow, monkeypatch):
     whole = tolerance_curve(flow, X, tolerances=[1e-4])["nfe"]
-    monkeypatch.setattr("skode.density.estimator.CHUNK", 7)
+    monkeypatch.setattr("skode.density.chunks.CHUNK", 7)
     np.testing.assert_array_equal(tolerance_curve(flow, X, tolerances=[1e-4])["nfe"], whole)
 
 

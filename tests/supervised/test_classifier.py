@@ -16,12 +16,13 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from skode import ODENetClassifier, supervised
+from skode import ODENetClassifier
 from skode.dynamics import ConvField
 from skode.dynamics.fields import FIELDS
 from skode.dynamics.products import onednn_is_faster
 from skode.solvers import SolverError
-from skode.supervised.classifier import refuse_mixed_labels
+from skode.supervised import base
+from skode.supervised.classifier import check_label_types
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -193,7 +194,7 @@ def test_tolerance_is_read_when_predicting(fitted, moons):
     evaluations = {}
     for rtol in (1e-1, 1e-4, 1e-8):
         other = pickle.loads(pickle.dumps(fitted)).set_params(rtol=rtol, atol=rtol)
-        solution = other._solve(other.module_.field, (0.0, 1.0), other.module_.embedding(torch.zeros(5, 2).double()))
+        solution = other._solver()(other.module_.field, (0.0, 1.0), other.module_.embedding(torch.zeros(5, 2).double()))
         evaluations[rtol] = solution.nfev
         error = np.abs(other.predict_proba(X) - reference.predict_proba(X)).max()
         assert error < 10 * rtol
@@ -418,7 +419,7 @@ def test_a_model_fitted_elsewhere_is_pickled_for_the_cpu_and_used_where_device_s
     assert len(moved) == 1
     assert {p.device.type for p in elsewhere.module_.parameters()} == {"meta"}
     np.testing.assert_array_equal(loaded.predict_proba(X), expected)
-    monkeypatch.setattr(supervised, "resolve_device", torch.device)  # it refuses a device without numbers
+    monkeypatch.setattr(base, "resolve_device", torch.device)  # it refuses a device without numbers
     loaded.set_params(device="meta")
     assert loaded._checked(X).device.type == "meta"
     assert {p.device.type for p in loaded.module_.parameters()} == {"meta"}
@@ -866,7 +867,7 @@ def test_answers_do_not_depend_on_the_blocks_that_they_are_given_in(monkeypatch,
         return [proba, labels, nfe, clf.transform(X), clf.trajectory(X, [0.0, 0.5, 1.0]), np.array(clf.score(X, y))]
 
     expected = answers()
-    monkeypatch.setattr(supervised, "BLOCK", 16 * 7 if image_shape is None else 4 * 64 * 7)
+    monkeypatch.setattr(base, "BLOCK", 16 * 7 if image_shape is None else 4 * 64 * 7)
     for found, right in zip(answers(), expected, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-6)
 
@@ -883,7 +884,7 @@ def test_an_error_names_the_sample_among_all(monkeypatch):
         warnings.simplefilter("ignore", ConvergenceWarning)
         clf.fit(X, (X[:, 1] > 0).astype(int))
     X[41, 0] = 100.0
-    monkeypatch.setattr(supervised, "BLOCK", 64 * 10)
+    monkeypatch.setattr(base, "BLOCK", 64 * 10)
     with pytest.raises(SolverError, match="sample 41"):
         clf.predict(X)
 
@@ -907,7 +908,7 @@ def test_labels_of_several_types_are_named(labels, kinds):
 
 @pytest.mark.parametrize("labels", [[1, 2.5], [True, 2], ["a", np.str_("b")], [np.int64(1), 0]])
 def test_labels_that_have_an_order_are_not_mixed(labels):
-    refuse_mixed_labels(np.array(labels, dtype=object))
+    check_label_types(np.array(labels, dtype=object))
 
 
 @pytest.mark.parametrize("y", [[[1], [2, 3]] * 5, [[1]] * 9 + [[2, 3]]])

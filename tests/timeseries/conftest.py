@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.integrate import quad, solve_ivp
 from scipy.special import expit, gammaln
 
-from skode.solvers import solve_ivp as skode_solve
+from skode.training import Solver
 
 ACTIVATIONS = {"tanh": np.tanh, "silu": lambda x: x * expit(x)}
 
@@ -114,20 +113,6 @@ def by_hand():
 
 
 @pytest.fixture
-def tight_solve():
+def tight_solver():
     """A solver for the tests: exact to 1e-8 or so."""
-
-    def solve(field, span, y0, t_eval=None, first_step=None, on_failure="raise"):
-        return skode_solve(
-            field,
-            span,
-            y0,
-            t_eval=t_eval,
-            first_step=first_step,
-            on_failure=on_failure,
-            rtol=1e-9,
-            atol=1e-10,
-            step_control="shared" if torch.is_grad_enabled() else "per_sample",
-        )
-
-    return solve
+    return Solver(rtol=1e-9, atol=1e-10, max_steps=10_000)

@@ -61,7 +61,7 @@ def test_fit_and_condition_refuse_before_they_do_anything(monkeypatch):
     model = LatentODERegressor("series", "time", max_iter=1, early_stopping=False, random_state=0)
     model.fit(X, y)
     X.loc[5, "time"] = 1e7
-    monkeypatch.setattr(LatentODERegressor, "_solve", None)
+    monkeypatch.setattr(LatentODERegressor, "_solver", None)
     with pytest.raises(ValueError, match="Row 5 of X, at 10000000"):
         model.condition(X.assign(series=X["series"] + 100), y)
     with pytest.raises(ValueError, match="Row 5 of X, at 10000000"):

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from skode.solvers import solve_ivp
 from skode.timeseries.elbo import SHORTEST_PART, ELBOSettings, NegativeELBO
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
+from skode.training import Solver
 
 LATENT = 2
 ALL = np.arange(3)
@@ -50,9 +50,9 @@ def tensors(panel):
     return PanelTensors.of(panel.observed(), 2.0, torch.float64, torch.device("cpu"), panel)
 
 
-def bound_of(model, panel, solve, *, iwae=False, n_samples=1, annealing=0, forecasting=0.0, hindcasting=0.0, seed=0):
+def bound_of(model, panel, solver, *, iwae=False, n_samples=1, annealing=0, forecasting=0.0, hindcasting=0.0, seed=0):
     settings = ELBOSettings(iwae, n_samples, annealing, forecasting, hindcasting)
-    return NegativeELBO(model, panel, tensors, solve, settings, torch.Generator().manual_seed(seed))
+    return NegativeELBO(model, panel, tensors, solver, settings, torch.Generator().manual_seed(seed))
 
 
 def noise_of(n_samples=1, seed=0):
@@ -60,11 +60,11 @@ def noise_of(n_samples=1, seed=0):
     return torch.randn(n_samples, 3, LATENT, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def pieces(model, panel, noise, by_hand, solve):
+def pieces(model, panel, noise, by_hand, solver):
     """Posterior, and log-likelihoods by SciPy's paths, of shape (n_samples, n_series)."""
     series, hand = tensors(panel), by_hand(model)
     with torch.no_grad():
-        mean, std = model.posterior(series, solve, [])
+        mean, std = model.posterior(series, solver)
     z0 = mean + std * noise
     log_likelihood = np.empty(z0.shape[:2])
     for i in range(3):
@@ -74,9 +74,9 @@ def pieces(model, panel, noise, by_hand, solve):
 
 
 @pytest.mark.parametrize("n_samples", [1, 3])
-def test_the_elbo_is_likelihood_minus_divergence_per_value(model, panel, by_hand, tight_solve, n_samples):
-    loss = bound_of(model, panel, tight_solve, n_samples=n_samples).loss(ALL)
-    mean, std, _, log_likelihood, n_values = pieces(model, panel, noise_of(n_samples), by_hand, tight_solve)
+def test_the_elbo_is_likelihood_minus_divergence_per_value(model, panel, by_hand, tight_solver, n_samples):
+    loss = bound_of(model, panel, tight_solver, n_samples=n_samples).loss(ALL)
+    mean, std, _, log_likelihood, n_values = pieces(model, panel, noise_of(n_samples), by_hand, tight_solver)
     divergence = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum()
     assert n_values == 24 - 4
     expected = (divergence - log_likelihood.mean(0).sum()) / n_values
@@ -84,22 +84,21 @@ def test_the_elbo_is_likelihood_minus_divergence_per_value(model, panel, by_hand
 
 
 @pytest.mark.parametrize("n_samples", [1, 4])
-def test_the_importance_weighted_bound_is_the_mean_weights_logarithm(model, panel, by_hand, tight_solve, n_samples):
-    loss = bound_of(model, panel, tight_solve, iwae=True, n_samples=n_samples).loss(ALL)
-    mean, std, z0, log_likelihood, n_values = pieces(model, panel, noise_of(n_samples), by_hand, tight_solve)
+def test_the_importance_weighted_bound_is_the_mean_weights_logarithm(model, panel, by_hand, tight_solver, n_samples):
+    loss = bound_of(model, panel, tight_solver, iwae=True, n_samples=n_samples).loss(ALL)
+    mean, std, z0, log_likelihood, n_values = pieces(model, panel, noise_of(n_samples), by_hand, tight_solver)
     log_weights = log_likelihood + (Normal(0.0, 1.0).log_prob(z0) - Normal(mean, std).log_prob(z0)).sum(-1)
     expected = -(torch.logsumexp(log_weights, 0) - math.log(n_samples)).sum() / n_values
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def loose_solve(field, span, y0, t_eval=None, first_step=None):
-    return solve_ivp(field, span, y0, t_eval=t_eval, rtol=1e-4, atol=1e-4)
+LOOSE = Solver(rtol=1e-4, atol=1e-4, step_control="shared")
 
 
 @torch.no_grad()
 def test_more_weighted_draws_give_a_tighter_bound(model, panel):
     def mean_loss(**settings):
-        bound = bound_of(model, panel, loose_solve, **settings)
+        bound = bound_of(model, panel, LOOSE, **settings)
         return np.mean([bound.loss(ALL).item() for _ in range(30)])
 
     elbo = mean_loss(n_samples=20)
@@ -110,17 +109,17 @@ def test_more_weighted_draws_give_a_tighter_bound(model, panel):
 
 def test_one_weighted_draw_estimates_the_elbo(model, panel):
     with torch.no_grad():
-        single = bound_of(model, panel, loose_solve, iwae=True)
+        single = bound_of(model, panel, LOOSE, iwae=True)
         losses = np.array([single.loss(ALL).item() for _ in range(200)])
-        elbo = np.array([bound_of(model, panel, loose_solve, n_samples=50, seed=s).loss(ALL).item() for s in range(8)])
+        elbo = np.array([bound_of(model, panel, LOOSE, n_samples=50, seed=s).loss(ALL).item() for s in range(8)])
     error = np.hypot(losses.std() / np.sqrt(200), elbo.std() / np.sqrt(8))
     assert abs(losses.mean() - elbo.mean()) < 4 * error
 
 
 @pytest.mark.parametrize("iwae", [False, True])
-def test_the_divergences_weight_rises_to_one(model, panel, by_hand, tight_solve, iwae):
-    bound = bound_of(model, panel, tight_solve, iwae=iwae, annealing=4)
-    mean, std, z0, log_likelihood, n_values = pieces(model, panel, noise_of(), by_hand, tight_solve)
+def test_the_divergences_weight_rises_to_one(model, panel, by_hand, tight_solver, iwae):
+    bound = bound_of(model, panel, tight_solver, iwae=iwae, annealing=4)
+    mean, std, z0, log_likelihood, n_values = pieces(model, panel, noise_of(), by_hand, tight_solver)
     if iwae:
         penalty = (Normal(mean, std).log_prob(z0) - Normal(0.0, 1.0).log_prob(z0)).sum()
     else:
@@ -142,15 +141,15 @@ class Reader(torch.nn.Module):
         super().__init__()
         self.encoder, self.read = encoder, []
 
-    def forward(self, series, solve, solves):
+    def forward(self, series, solver):
         self.read.append(series.lengths.tolist())
-        return self.encoder(series, solve, solves)
+        return self.encoder(series, solver)
 
 
 @pytest.mark.parametrize("forecasting", [0.0, 0.5, 1.0])
-def test_forecasting_shows_the_encoder_a_beginning_in_its_share_of_updates(model, panel, tight_solve, forecasting):
+def test_forecasting_shows_the_encoder_a_beginning_in_its_share_of_updates(model, panel, tight_solver, forecasting):
     model.encoder = reader = Reader(model.encoder)
-    bound = bound_of(model, panel, tight_solve, forecasting=forecasting)
+    bound = bound_of(model, panel, tight_solver, forecasting=forecasting)
     whole = tensors(panel).lengths.tolist()
     with torch.no_grad():
         for _ in range(60):
@@ -170,11 +169,11 @@ def test_forecasting_shows_the_encoder_a_beginning_in_its_share_of_updates(model
         assert 0.25 < share < 0.65
 
 
-def test_the_bound_with_a_beginning_is_of_all_values(model, panel, by_hand, tight_solve):
+def test_the_bound_with_a_beginning_is_of_all_values(model, panel, by_hand, tight_solver):
     """It is the posterior that knows less; what it has to explain is the whole of the series."""
 
     class Blind(torch.nn.Module):
-        def forward(self, series, solve, solves):
+        def forward(self, series, solver):
             zeros = torch.zeros(len(series.y), LATENT, dtype=torch.float64)
             return zeros, torch.full_like(zeros, 1e-9)
 
@@ -187,40 +186,40 @@ def test_the_bound_with_a_beginning_is_of_all_values(model, panel, by_hand, tigh
         for i in range(3)
     )[0]
     divergence = 3 * LATENT * (0.5 * (1e-18 - 1) - math.log(1e-9))
-    loss = bound_of(model, panel, tight_solve, forecasting=1.0).loss(ALL)
+    loss = bound_of(model, panel, tight_solver, forecasting=1.0).loss(ALL)
     assert loss.item() == pytest.approx((divergence - expected) / 20, rel=1e-5)
 
 
-def test_a_batch_is_of_the_series_asked_for(model, panel, tight_solve):
+def test_a_batch_is_of_the_series_asked_for(model, panel, tight_solver):
     def blocks_loss(rows):
-        return bound_of(model, panel.take(np.array(rows)), tight_solve).loss(np.arange(len(rows))).item()
+        return bound_of(model, panel.take(np.array(rows)), tight_solver).loss(np.arange(len(rows))).item()
 
-    assert bound_of(model, panel, tight_solve).loss(np.array([2, 0])).item() == pytest.approx(
+    assert bound_of(model, panel, tight_solver).loss(np.array([2, 0])).item() == pytest.approx(
         blocks_loss([2, 0]), rel=1e-6
     )
     assert blocks_loss([2, 0]) != pytest.approx(blocks_loss([1, 0]), rel=1e-3)
 
 
-def test_tensors_made_batch_by_batch_give_the_same_bound(model, panel, tight_solve, monkeypatch):
-    at_once = bound_of(model, panel, tight_solve)
+def test_tensors_made_batch_by_batch_give_the_same_bound(model, panel, tight_solver, monkeypatch):
+    at_once = bound_of(model, panel, tight_solver)
     monkeypatch.setattr("skode.timeseries.elbo.MOST_PADDED", 0)
-    by_batch = bound_of(model, panel, tight_solve)
+    by_batch = bound_of(model, panel, tight_solver)
     for batch in ([2, 0], [1], [0, 1, 2]):
         losses = [bound.loss(np.array(batch)).item() for bound in (at_once, by_batch)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
-def test_gradients_reach_every_weight_and_solves_are_counted(model, panel, tight_solve):
-    bound = bound_of(model, panel, tight_solve, forecasting=0.5)
+def test_gradients_reach_every_weight_and_solves_are_counted(model, panel, tight_solver):
+    bound = bound_of(model, panel, tight_solver, forecasting=0.5)
     bound.loss(ALL).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
-    assert len(bound.solves) == 1
+    assert len(bound.solver.solves) == 1
     assert {id(p) for p in bound.parameters()} == {id(p) for p in model.parameters()}
 
 
-def test_weights_multiply_the_likelihood_and_what_it_is_divided_by(model, panel, tight_solve, monkeypatch):
+def test_weights_multiply_the_likelihood_and_what_it_is_divided_by(model, panel, tight_solver, monkeypatch):
     mean, std = torch.full((3, LATENT), 0.3).double(), torch.full((3, LATENT), 0.7).double()
     monkeypatch.setattr(model, "posterior", lambda *args: (mean, std))  # so that the divergence is one number
     divergence = float(kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum())
@@ -228,19 +227,19 @@ def test_weights_multiply_the_likelihood_and_what_it_is_divided_by(model, panel,
     likelihoods = []
     for weight in (None, 0.25, 1.0, 3.0):
         weights = None if weight is None else np.full(len(panel.time), weight)
-        loss = float(bound_of(model, replace(panel, weights=weights), tight_solve).loss(ALL).detach())
+        loss = float(bound_of(model, replace(panel, weights=weights), tight_solver).loss(ALL).detach())
         likelihoods.append((divergence - loss * (weight or 1.0) * n_values) / (weight or 1.0))
     np.testing.assert_allclose(likelihoods, likelihoods[0], rtol=1e-9)
 
 
-def test_a_row_of_weight_k_is_k_rows_to_the_bound(model, panel, tight_solve, monkeypatch):
+def test_a_row_of_weight_k_is_k_rows_to_the_bound(model, panel, tight_solver, monkeypatch):
     mean, std = torch.full((3, LATENT), 0.3).double(), torch.full((3, LATENT), 0.7).double()
     monkeypatch.setattr(model, "posterior", lambda *args: (mean, std))
     counts = np.arange(12) % 3 + 1
     rows = np.repeat(np.arange(12), counts)
     repeated = Panel.of(panel.codes[rows], panel.time[rows], panel.covariates[rows], panel.y[rows])
     found, expected = (
-        float(bound_of(model, given, tight_solve, iwae=True, n_samples=3).loss(ALL).detach())
+        float(bound_of(model, given, tight_solver, iwae=True, n_samples=3).loss(ALL).detach())
         for given in (replace(panel, weights=counts.astype(float)), repeated)
     )
     assert found == pytest.approx(expected, rel=1e-9)

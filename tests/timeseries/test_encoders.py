@@ -43,10 +43,6 @@ def batch(*members, slots=None):
     return PanelTensors(*padded, lengths, window, None)
 
 
-def encode(encoder, series, solve, solves=None):
-    return encoder(series, solve, [] if solves is None else solves)
-
-
 def rows_read(time, y, covariates):
     """What is read of a series, last observation first, row by row."""
     rows = []
@@ -66,74 +62,72 @@ def answer(encoder, state):
 # Any encoder
 
 
-def test_a_series_without_observations_gives_the_prior(encoder, tight_solve):
-    mean, std = encode(encoder, batch(series(0)), tight_solve)
+def test_a_series_without_observations_gives_the_prior(encoder, tight_solver):
+    mean, std = encoder(batch(series(0)), tight_solver)
     assert not mean.any()
     assert (std == 1).all()
 
 
-def test_an_empty_series_changes_nothing_for_the_others(encoder, tight_solve):
-    mean, std = encode(encoder, batch(series(4), series(0), series(2, 1)), tight_solve)
+def test_an_empty_series_changes_nothing_for_the_others(encoder, tight_solver):
+    mean, std = encoder(batch(series(4), series(0), series(2, 1)), tight_solver)
     assert not mean[1].any()
     assert (std[1] == 1).all()
-    alone = encode(encoder, batch(series(2, 1)), tight_solve)
+    alone = encoder(batch(series(2, 1)), tight_solver)
     torch.testing.assert_close((mean[2:], std[2:]), alone, rtol=1e-7, atol=1e-8)
 
 
-def test_an_empty_series_has_no_part_in_the_gradient(encoder, tight_solve):
+def test_an_empty_series_has_no_part_in_the_gradient(encoder, tight_solver):
     def gradients(*members):
-        mean, std = encode(encoder, batch(*members), tight_solve)
+        mean, std = encoder(batch(*members), tight_solver)
         return torch.autograd.grad((mean + std).sin().sum(), list(encoder.parameters()))
 
     torch.testing.assert_close(gradients(series(4), series(0)), gradients(series(4)), rtol=1e-6, atol=1e-9)
 
 
-def test_a_series_has_one_posterior_alone_or_in_a_batch(encoder, tight_solve):
+def test_a_series_has_one_posterior_alone_or_in_a_batch(encoder, tight_solver):
     members = [series(4), series(7, 1), series(1, 2)]
-    mean, std = encode(encoder, batch(*members, slots=9), tight_solve)
+    mean, std = encoder(batch(*members, slots=9), tight_solver)
     for i, member in enumerate(members):
-        alone = encode(encoder, batch(member), tight_solve)
+        alone = encoder(batch(member), tight_solver)
         torch.testing.assert_close((mean[[i]], std[[i]]), alone, rtol=1e-7, atol=1e-8)
 
 
-def test_rows_beyond_the_length_are_not_read(encoder, tight_solve):
+def test_rows_beyond_the_length_are_not_read(encoder, tight_solver):
     whole = batch(series(6), series(4, 1))
     beginning = replace(whole, lengths=torch.tensor([3, 2]))
     short = batch(*[tuple(part[:n] for part in member) for member, n in ((series(6), 3), (series(4, 1), 2))])
-    torch.testing.assert_close(
-        encode(encoder, beginning, tight_solve), encode(encoder, short, tight_solve), rtol=1e-7, atol=1e-8
-    )
+    torch.testing.assert_close(encoder(beginning, tight_solver), encoder(short, tight_solver), rtol=1e-7, atol=1e-8)
 
 
-def test_the_order_of_series_does_not_matter(encoder, tight_solve):
-    forth = encode(encoder, batch(series(4), series(7, 1)), tight_solve)
-    back = encode(encoder, batch(series(7, 1), series(4)), tight_solve)
+def test_the_order_of_series_does_not_matter(encoder, tight_solver):
+    forth = encoder(batch(series(4), series(7, 1)), tight_solver)
+    back = encoder(batch(series(7, 1), series(4)), tight_solver)
     torch.testing.assert_close(forth[0], back[0].flip(0), rtol=1e-7, atol=1e-8)
 
 
-def test_a_missing_value_is_not_the_same_as_zero(encoder, tight_solve):
+def test_a_missing_value_is_not_the_same_as_zero(encoder, tight_solver):
     time, y, covariates = series(4)
     zero, missing = y.clone(), y.clone()
     zero[2, 0], missing[2, 0] = 0.0, torch.nan
-    as_zero = encode(encoder, batch((time, zero, covariates)), tight_solve)
-    as_missing = encode(encoder, batch((time, missing, covariates)), tight_solve)
+    as_zero = encoder(batch((time, zero, covariates)), tight_solver)
+    as_missing = encoder(batch((time, missing, covariates)), tight_solver)
     assert torch.isfinite(as_missing[0]).all()
     assert (as_zero[0] - as_missing[0]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("part", [0, 1, 2], ids=["time", "y", "covariates"])
-def test_everything_observed_reaches_the_posterior(encoder, tight_solve, part):
+def test_everything_observed_reaches_the_posterior(encoder, tight_solver, part):
     members = list(series(4))
-    before, _ = encode(encoder, batch(tuple(members)), tight_solve)
+    before, _ = encoder(batch(tuple(members)), tight_solver)
     members[part] = members[part] * 1.5
-    after, _ = encode(encoder, batch(tuple(members)), tight_solve)
+    after, _ = encoder(batch(tuple(members)), tight_solver)
     assert (before - after).abs().max() > 1e-6
 
 
-def test_the_standard_deviation_stays_within_its_bounds(encoder, tight_solve):
+def test_the_standard_deviation_stays_within_its_bounds(encoder, tight_solver):
     with torch.no_grad():
         encoder.head.bias[LATENT:] = torch.tensor([-1e6, 0.0, 1e6], dtype=torch.float64)
-    _, std = encode(encoder, batch(series(4)), tight_solve)
+    _, std = encoder(batch(series(4)), tight_solver)
     assert (std > 0).all()
     assert std.max() <= torch.e
 
@@ -147,8 +141,8 @@ def test_initial_weights_come_from_the_generator_alone(kind):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_gradients_reach_all_weights(encoder, tight_solve):
-    mean, std = encode(encoder, batch(series(4), series(0)), tight_solve)
+def test_gradients_reach_all_weights(encoder, tight_solver):
+    mean, std = encoder(batch(series(4), series(0)), tight_solver)
     (mean.sum() + std.log().sum()).backward()
     for name, p in encoder.named_parameters():
         assert p.grad is not None, name
@@ -156,10 +150,10 @@ def test_gradients_reach_all_weights(encoder, tight_solve):
         assert (p.grad != 0).any(), name
 
 
-def test_an_enormous_gap_gives_a_finite_posterior(encoder, tight_solve):
+def test_an_enormous_gap_gives_a_finite_posterior(encoder, tight_solver):
     time, y, covariates = series(3)
     time = time + torch.tensor([0.0, 0.0, 1e3], dtype=torch.float64)
-    mean, std = encode(encoder, batch((time, y, covariates)), tight_solve)
+    mean, std = encoder(batch((time, y, covariates)), tight_solver)
     assert torch.isfinite(mean).all()
     assert torch.isfinite(std).all()
 
@@ -168,13 +162,13 @@ def test_an_enormous_gap_gives_a_finite_posterior(encoder, tight_solve):
 
 
 @pytest.mark.parametrize(("kind", "network"), [(GRUEncoder, nn.GRU), (RNNEncoder, nn.RNN)])
-def test_a_recurrent_network_reads_the_series_backward(kind, network, tight_solve):
+def test_a_recurrent_network_reads_the_series_backward(kind, network, tight_solver):
     encoder = encoder_of(kind)
     members = [series(5), series(3, 1)]
     members[0][1][2, 1] = torch.nan
     by_hand = network(2 * OUTPUTS + 2 + COVARIATES, HIDDEN, batch_first=True, dtype=torch.float64)
     by_hand.load_state_dict(encoder.cell.state_dict())
-    mean, std = encode(encoder, batch(*members), tight_solve)
+    mean, std = encoder(batch(*members), tight_solver)
     for i, member in enumerate(members):
         _, last = by_hand(rows_read(*member)[None])
         expected = answer(encoder, last[0])
@@ -196,43 +190,43 @@ def cells_run(encoder, member, evolve):
     return state
 
 
-def test_without_dynamics_an_ode_rnn_is_its_cell(tight_solve):
+def test_without_dynamics_an_ode_rnn_is_its_cell(tight_solver):
     encoder = encoder_of(ODERNNEncoder)
     with torch.no_grad():
         for parameter in encoder.field.parameters():
             parameter.zero_()
     members = [series(5), series(3, 1), series(1, 2)]
-    mean, std = encode(encoder, batch(*members), tight_solve)
+    mean, std = encoder(batch(*members), tight_solver)
     for i, member in enumerate(members):
         expected = answer(encoder, cells_run(encoder, member, lambda state, gap: state))
         torch.testing.assert_close((mean[[i]], std[[i]]), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_an_ode_rnn_follows_its_dynamics_between_observations(tight_solve):
+def test_an_ode_rnn_follows_its_dynamics_between_observations(tight_solver):
     encoder = encoder_of(ODERNNEncoder)
     members = [series(5), series(3, 1), series(1, 2)]
 
     def evolve(state, gap):
         return solve_ivp(encoder.field, (0.0, gap), state, rtol=1e-10, atol=1e-11).y[-1]
 
-    mean, std = encode(encoder, batch(*members), tight_solve)
+    mean, std = encoder(batch(*members), tight_solver)
     for i, member in enumerate(members):
         expected = answer(encoder, cells_run(encoder, member, evolve))
         torch.testing.assert_close((mean[[i]], std[[i]]), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_observations_at_one_time_need_no_solve(tight_solve):
+def test_observations_at_one_time_need_no_solve(tight_solver):
     encoder = encoder_of(ODERNNEncoder)
     _, y, covariates = series(4)
     member = (torch.ones(4, dtype=torch.float64), y, covariates)
-    solves = []
-    mean, std = encode(encoder, batch(member), tight_solve, solves)
-    assert not solves
+    solver = tight_solver.counting()
+    mean, std = encoder(batch(member), solver)
+    assert not solver.solves
     expected = answer(encoder, cells_run(encoder, member, lambda state, gap: state))
     torch.testing.assert_close((mean, std), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_some_observations_at_one_time(tight_solve):
+def test_some_observations_at_one_time(tight_solver):
     encoder = encoder_of(ODERNNEncoder)
     time, y, covariates = series(4)
     time = torch.tensor([0.0, 0.5, 0.5, 2.0], dtype=torch.float64)
@@ -240,31 +234,31 @@ def test_some_observations_at_one_time(tight_solve):
     def evolve(state, gap):
         return solve_ivp(encoder.field, (0.0, gap), state, rtol=1e-10, atol=1e-11).y[-1] if gap else state
 
-    mean, std = encode(encoder, batch((time, y, covariates), series(4, 1)), tight_solve)
+    mean, std = encoder(batch((time, y, covariates), series(4, 1)), tight_solver)
     expected = answer(encoder, cells_run(encoder, (time, y, covariates), evolve))
     torch.testing.assert_close((mean[:1], std[:1]), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_solves_are_counted(tight_solve):
-    solves = []
-    encode(encoder_of(ODERNNEncoder), batch(series(4), series(2, 1)), tight_solve, solves)
-    assert len(solves) == 3
-    assert all(s.nfev > 0 for s in solves)
+def test_solves_are_counted(tight_solver):
+    solver = tight_solver.counting()
+    encoder_of(ODERNNEncoder)(batch(series(4), series(2, 1)), solver)
+    assert len(solver.solves) == 3
+    assert all(s.nfev > 0 for s in solver.solves)
 
 
-def test_weights_of_one_are_none(encoder, tight_solve):
+def test_weights_of_one_are_none(encoder, tight_solver):
     given = batch(series(4), series(2, seed=1))
     ones = replace(given, weights=given.filled.double())
-    for found, expected in zip(encode(encoder, ones, tight_solve), encode(encoder, given, tight_solve), strict=True):
+    for found, expected in zip(encoder(ones, tight_solver), encoder(given, tight_solver), strict=True):
         assert torch.equal(found, expected)
 
 
-def test_values_of_a_row_hardly_weighed_do_not_matter(encoder, tight_solve):
+def test_values_of_a_row_hardly_weighed_do_not_matter(encoder, tight_solver):
     given = batch(series(4))
     weights = torch.tensor([[1.0, 1e-12, 1.0, 2.0]], dtype=torch.float64)
     other = given.y.clone()
     other[0, 1] += 3.0
-    first, second = (encode(encoder, replace(given, y=y, weights=weights), tight_solve)[0] for y in (given.y, other))
+    first, second = (encoder(replace(given, y=y, weights=weights), tight_solver)[0] for y in (given.y, other))
     torch.testing.assert_close(first, second, rtol=0.0, atol=1e-9)
     heavier = replace(given, weights=torch.tensor([[1.0, 1.0, 1.0, 5.0]], dtype=torch.float64))
-    assert not torch.allclose(encode(encoder, heavier, tight_solve)[0], encode(encoder, given, tight_solve)[0])
+    assert not torch.allclose(encoder(heavier, tight_solver)[0], encoder(given, tight_solver)[0])

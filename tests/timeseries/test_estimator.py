@@ -1212,9 +1212,9 @@ def test_rows_set_aside_are_judged_with_the_covariates_of_those_before(monkeypat
     X, y = driven_panel()
     seen = []
 
-    def spy(module, known, aside, tensors, solve, **settings):
+    def spy(module, known, aside, tensors, solver):
         seen.append(tensors(aside).paths.values[..., 0])
-        return forecast_density(module, known, aside, tensors, solve, **settings)
+        return forecast_density(module, known, aside, tensors, solver)
 
     monkeypatch.setattr(estimator, "forecast_density", spy)
     LatentODERegressor(**TINY).fit(X, y)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from skode.solvers import solve_ivp
 from skode.timeseries.decoder import Decoder
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import DecoderOutput, LatentODE
@@ -12,6 +11,7 @@ from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
+from skode.training import Solver
 
 LATENT = 3
 CPU = torch.device("cpu")
@@ -77,14 +77,14 @@ def test_a_readout_goes_on_linearly_far_out():
 
 @pytest.mark.parametrize("activation", ["silu", "tanh"])
 @pytest.mark.parametrize("n_covariates", [0, 1])
-def test_paths_are_those_of_scipy_at_each_series_own_times(n_covariates, activation, by_hand, tight_solve):
+def test_paths_are_those_of_scipy_at_each_series_own_times(n_covariates, activation, by_hand, tight_solver):
     model, panel = model_of(n_covariates, activation=activation), panel_of(n_covariates)
     series, z0 = tensors_of(panel), initial()
     with torch.no_grad():
-        solves = []
-        states = model.path(z0, series.time, series.reach, series.paths, tight_solve, solves)
+        solver = tight_solver.counting()
+        states = model.path(z0, series.time, series.reach, series.paths, solver)
     assert states.shape == (2, 3, series.time.shape[1], LATENT)
-    assert len(solves) == 1
+    assert len(solver.solves) == 1
     for i in range(3):
         filled = series.filled[i]
         expected = by_hand(model, known_by_hand(panel, i)).path(z0[:, i], series.time[i, filled], max_step=0.01)
@@ -94,7 +94,7 @@ def test_paths_are_those_of_scipy_at_each_series_own_times(n_covariates, activat
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli", "poisson"])
 @pytest.mark.parametrize("n_covariates", [0, 1])
-def test_the_log_likelihood_is_that_of_scipys_paths(likelihood, n_covariates, by_hand, tight_solve):
+def test_the_log_likelihood_is_that_of_scipys_paths(likelihood, n_covariates, by_hand, tight_solver):
     model, panel = model_of(n_covariates, likelihood), panel_of(n_covariates, likelihood)
     if likelihood == "gaussian":
         with torch.no_grad():
@@ -102,7 +102,7 @@ def test_the_log_likelihood_is_that_of_scipys_paths(likelihood, n_covariates, by
     series, z0 = tensors_of(panel), initial()
     rows = Rows(series, process=False)
     with torch.no_grad():
-        found = model.log_likelihood(model.evidence(z0, rows, tight_solve, []), rows)
+        found = model.log_likelihood(model.decode(z0, rows, tight_solver), rows)
     assert found.shape == (2, 3)
     for i in range(3):
         hand = by_hand(model, known_by_hand(panel, i))
@@ -113,7 +113,7 @@ def test_the_log_likelihood_is_that_of_scipys_paths(likelihood, n_covariates, by
 
 
 @pytest.mark.parametrize("n_covariates", [0, 1])
-def test_times_are_a_poisson_process(n_covariates, by_hand, tight_solve):
+def test_times_are_a_poisson_process(n_covariates, by_hand, tight_solver):
     model, panel = model_of(n_covariates, process=True), panel_of(n_covariates)
     if n_covariates:  # static, so that the intensity is smooth and the quadrature exact
         first = panel.covariates[np.searchsorted(panel.codes, panel.codes)]
@@ -124,8 +124,8 @@ def test_times_are_a_poisson_process(n_covariates, by_hand, tight_solve):
     series, z0 = tensors_of(panel), initial()
     rows, without = Rows(series, process=True), Rows(series, process=False)
     with torch.no_grad():
-        found = model.log_likelihood(model.evidence(z0, rows, tight_solve, []), rows)
-        values = plain.log_likelihood(plain.evidence(z0, without, tight_solve, []), without)
+        found = model.log_likelihood(model.decode(z0, rows, tight_solver), rows)
+        values = plain.log_likelihood(plain.decode(z0, without, tight_solver), without)
     for i in range(3):
         hand, times = by_hand(model, known_by_hand(panel, i)), series.time[i, series.filled[i]].numpy()
         for k in range(2):
@@ -199,12 +199,12 @@ def test_an_event_of_high_intensity_is_likelier():
 
 
 @pytest.mark.parametrize("n_covariates", [0, 1])
-def test_gradients_reach_every_weight(n_covariates, tight_solve):
+def test_gradients_reach_every_weight(n_covariates, tight_solver):
     model, series = model_of(n_covariates, process=True), tensors_of(panel_of(n_covariates))
     rows = Rows(series, process=True)
-    mean, std = model.posterior(series, tight_solve, [])
+    mean, std = model.posterior(series, tight_solver)
     z0 = mean[None] + std * initial(1)
-    model.log_likelihood(model.evidence(z0, rows, tight_solve, []), rows).sum().backward()
+    model.log_likelihood(model.decode(z0, rows, tight_solver), rows).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
@@ -213,14 +213,12 @@ def test_gradients_reach_every_weight(n_covariates, tight_solve):
 
 @pytest.mark.parametrize("n_covariates", [0, 1])
 def test_gradients_are_those_of_differences(n_covariates):
-    def solve(field, span, y0, t_eval):  # by steps that do not depend on the weights
-        return solve_ivp(field, span, y0, t_eval=t_eval, method="rk4", step_size=0.1)
-
+    solver = Solver(method="rk4", step_size=0.1)  # whose steps do not depend on the weights
     model, series = model_of(n_covariates), tensors_of(panel_of(n_covariates))
     rows, z0 = Rows(series, process=False), initial()
 
     def total():
-        return model.log_likelihood(model.evidence(z0, rows, solve, []), rows).sum()
+        return model.log_likelihood(model.decode(z0, rows, solver), rows).sum()
 
     total().backward()
     for weight in (model.field.layers[0].weight, model.decoder.bent.weight):
@@ -236,13 +234,13 @@ def test_gradients_are_those_of_differences(n_covariates):
 
 @pytest.mark.parametrize("process", [False, True])
 @pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
-def test_a_row_of_weight_k_is_k_rows_at_one_time(likelihood, process, tight_solve):
+def test_a_row_of_weight_k_is_k_rows_at_one_time(likelihood, process, tight_solver):
     model, panel = model_of(likelihood=likelihood, process=process), panel_of(likelihood=likelihood)
     counts = np.array([2, 1, 3, 1, 2, 1, 4, 2, 1])
     rows = np.repeat(np.arange(9), counts)
     repeated = Panel.of(panel.codes[rows], panel.time[rows], panel.covariates[rows], panel.y[rows])
     found, expected = (
-        model.log_likelihood(model.evidence(initial(), rows, tight_solve, []), rows)
+        model.log_likelihood(model.decode(initial(), rows, tight_solver), rows)
         for rows in (
             Rows(tensors_of(replace(panel, weights=counts.astype(float))), process=process),
             Rows(tensors_of(repeated), process=process),

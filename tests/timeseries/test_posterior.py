@@ -6,7 +6,6 @@ import torch
 from scipy.linalg import expm
 from scipy.stats import multivariate_normal
 
-from skode.solvers import solve_ivp
 from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
@@ -14,6 +13,7 @@ from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, _Inference, _truncated, infer, linearised_rows, normal_draws
 from skode.timeseries.tensors import PanelTensors
+from skode.training import Solver
 
 #: Values at these times, and questions between and after them.
 TIMES, ASKED = [0.0, 0.6, 1.1, 2.0], [0.0, 0.3, 1.5, 3.0]
@@ -83,7 +83,7 @@ def closed_form(module, times, y):
 
 
 @pytest.mark.parametrize("still", [False, True], ids=["linear dynamics", "no dynamics"])
-def test_of_a_linear_model_the_posterior_is_exact(still, tight_solve):
+def test_of_a_linear_model_the_posterior_is_exact(still, tight_solver):
     module = linear_model()
     with torch.no_grad():
         module.likelihood.log_noise.copy_(torch.tensor([-1.0, 0.3]))
@@ -92,7 +92,7 @@ def test_of_a_linear_model_the_posterior_is_exact(still, tight_solve):
                 parameter.zero_()
     panel = random_panel(6, 2)
     panel.y[::4, 1] = np.nan
-    found = infer(module, panel, tensors, tight_solve, 16, refined=True)
+    found = infer(module, panel, tensors, tight_solver, 16, refined=True)
     assert found.n_of_prior == 4
     z0 = found.draws(normal_draws(16, found.mean.shape[1])).numpy()
     for i in range(6):
@@ -107,7 +107,7 @@ def test_of_a_linear_model_the_posterior_is_exact(still, tight_solve):
         np.testing.assert_allclose(np.exp(found.log_weights[:, i].numpy()), weights / weights.sum(), atol=1e-3)
 
 
-def test_of_a_linear_model_with_coloured_noise_the_posterior_is_exact(tight_solve):
+def test_of_a_linear_model_with_coloured_noise_the_posterior_is_exact(tight_solver):
     module = linear_model()
     white, coloured, memory = np.array([0.3, 0.8]), np.array([0.7, 0.0]), np.array([0.5, 1.0])
     with torch.no_grad():
@@ -115,8 +115,8 @@ def test_of_a_linear_model_with_coloured_noise_the_posterior_is_exact(tight_solv
             getattr(module.likelihood, name).copy_(torch.from_numpy(values))
     panel = random_panel(6, 2)
     panel.y[::4, 1] = np.nan
-    found = infer(module, panel, tensors, tight_solve, 16, refined=True)
-    rows = linearised_rows(module, panel, tensors, tight_solve)
+    found = infer(module, panel, tensors, tight_solver, 16, refined=True)
+    rows = linearised_rows(module, panel, tensors, tight_solver)
     evidence = np.zeros(2)
     for i in range(6):
         times, y = panel.since_origin()[panel.codes == i], panel.y[panel.codes == i]
@@ -150,7 +150,7 @@ def linear_outputs(module, times):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 30.0])
-def test_it_is_exact_however_sharp_or_surprising_the_data_are(scale, tight_solve):
+def test_it_is_exact_however_sharp_or_surprising_the_data_are(scale, tight_solver):
     """With noise of a thousandth, or values thirty deviations off, the encoder's answer is far away."""
     module = linear_model(2, 1)
     if scale < 1:
@@ -158,7 +158,7 @@ def test_it_is_exact_however_sharp_or_surprising_the_data_are(scale, tight_solve
             module.likelihood.log_noise.fill_(np.log(scale))
     panel = panel_of((TIMES, [[1.0], [0.5], [-0.3], [0.8]]))
     panel = Panel(panel.ids, panel.origins, panel.codes, panel.time, panel.covariates, panel.y * max(scale, 1.0))
-    found = infer(module, panel, tensors, tight_solve, 16, refined=True)
+    found = infer(module, panel, tensors, tight_solver, 16, refined=True)
     mean, covariance = closed_form(module, panel.time, panel.y)
     deviation = np.sqrt(np.diag(covariance))
     assert (np.abs(found.mean[0].numpy() - mean) < 0.05 * deviation).all()
@@ -215,12 +215,12 @@ class BruteForce:
 VALUES = {"gaussian": [[0.9], [0.4], [-0.2], [1.1]], "bernoulli": [[1], [1], [0], [1]], "poisson": [[0], [2], [1], [4]]}
 
 
-def predicted(module, found, asked, solve, n_draws):
+def predicted(module, found, asked, solver, n_draws):
     """Mean, standard deviation and log-density of questions, by the posterior's weighted draws."""
     z0 = found.draws(normal_draws(n_draws, module.latent_size))
     times = torch.tensor([asked], dtype=torch.float64)
     with torch.no_grad():
-        states = module.path(z0, times, torch.tensor([[0.0, max(asked)]], dtype=torch.float64), None, solve, [])
+        states = module.path(z0, times, torch.tensor([[0.0, max(asked)]], dtype=torch.float64), None, solver)
         eta = module.decoder(states, torch.empty(len(asked), 0, dtype=torch.float64))[:, 0]
         weights = found.log_weights.exp()[:, 0, None, None]
         means, likelihood = module.likelihood.mean(eta), module.likelihood
@@ -231,26 +231,26 @@ def predicted(module, found, asked, solve, n_draws):
 
 @pytest.mark.parametrize("likelihood", sorted(VALUES))
 @pytest.mark.parametrize(("latent_size", "n_draws"), [(1, 256), (2, 512)])
-def test_predictions_are_those_of_brute_force(likelihood, latent_size, n_draws, by_hand, tight_solve):
+def test_predictions_are_those_of_brute_force(likelihood, latent_size, n_draws, by_hand, tight_solver):
     module = model_of(latent_size, likelihood=likelihood, seed=3)
-    assert_like_brute_force(module, likelihood, n_draws, by_hand, tight_solve, accuracy=0.01)
+    assert_like_brute_force(module, likelihood, n_draws, by_hand, tight_solver, accuracy=0.01)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
-def test_a_posterior_much_wider_than_its_shape_at_the_mode_is_covered(scale, by_hand, tight_solve):
+def test_a_posterior_much_wider_than_its_shape_at_the_mode_is_covered(scale, by_hand, tight_solver):
     """A growing latent state seen through a sigmoid: steep on one side of the mode, flat on the other."""
     module = model_of(1, likelihood="bernoulli", seed=1)
     with torch.no_grad():
         for parameter in (*module.field.parameters(), module.decoder.bent.weight):
             parameter.mul_(scale)
-    assert_like_brute_force(module, "bernoulli", 256, by_hand, tight_solve, accuracy=0.05)
+    assert_like_brute_force(module, "bernoulli", 256, by_hand, tight_solver, accuracy=0.05)
 
 
-def assert_like_brute_force(module, likelihood, n_draws, by_hand, solve, *, accuracy):
+def assert_like_brute_force(module, likelihood, n_draws, by_hand, solver, *, accuracy):
     values = np.array(VALUES[likelihood], dtype=float)
-    found = infer(module, panel_of((TIMES, values)), tensors, solve, n_draws, refined=True)
+    found = infer(module, panel_of((TIMES, values)), tensors, solver, n_draws, refined=True)
     brute = BruteForce(by_hand(module), module.latent_size, TIMES, values)
-    mean, std, eta = predicted(module, found, ASKED, solve, n_draws)
+    mean, std, eta = predicted(module, found, ASKED, solver, n_draws)
     expected_mean, expected_std = brute.moments(ASKED)
     np.testing.assert_array_less(np.abs(mean - expected_mean), accuracy * expected_std)
     np.testing.assert_allclose(std, expected_std, rtol=accuracy)
@@ -262,7 +262,7 @@ def assert_like_brute_force(module, likelihood, n_draws, by_hand, solve, *, accu
 
 
 @pytest.mark.parametrize("latent_size", [1, 2])
-def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solve):
+def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solver):
     module = model_of(latent_size, process=True, seed=2)
     with torch.no_grad():
         module.likelihood.log_noise.fill_(0.0)
@@ -271,9 +271,9 @@ def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solve):
     times, values = [0.0, 0.1, 0.15, 0.3, 0.4, 2.0], np.full((6, 1), np.nan)
     values[0] = 0.2
     values[1:] = 0.0
-    found = infer(module, panel_of((times, values)), tensors, tight_solve, 512, refined=True)
+    found = infer(module, panel_of((times, values)), tensors, tight_solver, 512, refined=True)
     brute = BruteForce(by_hand(module), latent_size, times, values, process=True)
-    mean, std, _ = predicted(module, found, ASKED, tight_solve, 512)
+    mean, std, _ = predicted(module, found, ASKED, tight_solver, 512)
     expected_mean, expected_std = brute.moments(ASKED)
     np.testing.assert_allclose(mean, expected_mean, atol=0.015 * float(expected_std.max()))
     np.testing.assert_allclose(std, expected_std, rtol=0.02)
@@ -285,72 +285,68 @@ def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solve):
 
 
 def test_a_series_that_cannot_be_solved_falls_back_and_leaves_the_others_alone():
-    def solve(field, span, y0, t_eval=None, on_failure="raise"):
-        return solve_ivp(
-            field, span, y0, t_eval=t_eval, max_steps=300, on_failure=on_failure, step_control="per_sample"
-        )
-
+    solver = Solver(max_steps=300, step_control="per_sample")
     module = linear_model(2, 1)
     with torch.no_grad():
         module.field.layers[0].weight.copy_(1000.0 * torch.eye(2))
     near, far = ([0.0, 0.001], [[0.5], [0.4]]), ([0.0, 5.0], [[0.5], [0.4]])
-    both = infer(module, panel_of(near, far), tensors, solve, 8, refined=True)
-    alone = infer(module, panel_of(near), tensors, solve, 8, refined=True)
+    both = infer(module, panel_of(near, far), tensors, solver, 8, refined=True)
+    alone = infer(module, panel_of(near), tensors, solver, 8, refined=True)
     for part in (both.mean, both.factor, both.log_weights):
         assert torch.isfinite(part).all()
     torch.testing.assert_close(both.mean[:1], alone.mean, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(both.factor[:1], alone.factor, rtol=1e-6, atol=1e-8)
-    unrefined = infer(module, panel_of(near, far), tensors, solve, 8, refined=False)
+    unrefined = infer(module, panel_of(near, far), tensors, solver, 8, refined=False)
     torch.testing.assert_close(both.mean[1], unrefined.mean[1])
     torch.testing.assert_close(both.log_weights[:, 1].exp(), torch.full((8,), 1 / 8, dtype=torch.float64))
 
 
-def test_the_posterior_of_one_series_does_not_depend_on_the_others(tight_solve):
+def test_the_posterior_of_one_series_does_not_depend_on_the_others(tight_solver):
     module, panel = model_of(2), random_panel(5)
-    together = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    together = infer(module, panel, tensors, tight_solver, 8, refined=True)
     for i in range(5):
-        alone = infer(module, panel.take(np.array([i])), tensors, tight_solve, 8, refined=True)
+        alone = infer(module, panel.take(np.array([i])), tensors, tight_solver, 8, refined=True)
         torch.testing.assert_close(alone.mean[0], together.mean[i], rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(alone.factor[0], together.factor[i], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(alone.log_weights[:, 0], together.log_weights[:, i], rtol=1e-5, atol=1e-5)
 
 
-def test_blocks_change_nothing(tight_solve, monkeypatch):
+def test_blocks_change_nothing(tight_solver, monkeypatch):
     module, panel = model_of(2), random_panel(7)
-    together = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    together = infer(module, panel, tensors, tight_solver, 8, refined=True)
     monkeypatch.setattr(footprint, "MOST_NUMBERS", 1)
-    apart = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    apart = infer(module, panel, tensors, tight_solver, 8, refined=True)
     torch.testing.assert_close(apart.mean, together.mean, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(apart.log_weights, together.log_weights, rtol=1e-5, atol=1e-5)
 
 
-def test_a_series_without_observations_has_the_prior(tight_solve):
+def test_a_series_without_observations_has_the_prior(tight_solver):
     module, panel = model_of(2), random_panel(3)
     panel = panel.without(panel.codes == 1)
-    found = infer(module, panel, tensors, tight_solve, 8, refined=True)
+    found = infer(module, panel, tensors, tight_solver, 8, refined=True)
     assert not found.mean[1].any()
     assert torch.equal(found.factor[1], torch.eye(2, dtype=torch.float64))
     assert found.mean[0].any()
-    nothing = infer(module, panel.without(panel.codes >= 0), tensors, tight_solve, 8, refined=True)
+    nothing = infer(module, panel.without(panel.codes >= 0), tensors, tight_solver, 8, refined=True)
     assert not nothing.mean.any()
 
 
-def test_unrefined_it_is_the_encoders(tight_solve):
+def test_unrefined_it_is_the_encoders(tight_solver):
     module, panel = model_of(2), random_panel(3)
-    found = infer(module, panel, tensors, tight_solve, 8, refined=False)
+    found = infer(module, panel, tensors, tight_solver, 8, refined=False)
     with torch.no_grad():
-        mean, std = module.posterior(tensors(panel), tight_solve, [])
+        mean, std = module.posterior(tensors(panel), tight_solver)
     torch.testing.assert_close(found.mean, mean)
     torch.testing.assert_close(found.factor, torch.diag_embed(std))
     np.testing.assert_allclose(found.log_weights, -np.log(8))
 
 
-def test_the_mode_is_at_least_as_likely_as_the_encoders_mean(by_hand, tight_solve):
+def test_the_mode_is_at_least_as_likely_as_the_encoders_mean(by_hand, tight_solver):
     module, panel = model_of(2), random_panel(6)
     hand = by_hand(module)
     values = []
     for refined in (True, False):
-        found = infer(module, panel, tensors, tight_solve, 8, refined=refined)
+        found = infer(module, panel, tensors, tight_solver, 8, refined=refined)
         for i in range(6):
             rows = panel.codes == i
             z = found.mean[[i]].numpy()
@@ -358,12 +354,12 @@ def test_the_mode_is_at_least_as_likely_as_the_encoders_mean(by_hand, tight_solv
     assert (np.array(values[:6]) >= np.array(values[6:])).all()
 
 
-def test_rows_before_a_series_start_are_taken_in(tight_solve):
+def test_rows_before_a_series_start_are_taken_in(tight_solver):
     """As when a known series is conditioned on earlier rows: its start stays where it was."""
     module = linear_model(2, 1)
     known = panel_of((TIMES, [[1.0], [0.5], [-0.3], [0.8]]))
     joined = known.joined(panel_of(([-0.5], [[0.2]])))
-    found = infer(module, joined, tensors, tight_solve, 8, refined=True)
+    found = infer(module, joined, tensors, tight_solver, 8, refined=True)
     mean, covariance = closed_form(module, joined.since_origin(), joined.y)
     np.testing.assert_allclose(found.mean[0], mean, atol=0.05 * np.sqrt(np.diag(covariance)).min())
 
@@ -428,7 +424,7 @@ def test_no_draw_rules_alone():
 @pytest.mark.parametrize(
     ("likelihood", "coloured"), [("gaussian", False), ("gaussian", True), ("bernoulli", False), ("poisson", False)]
 )
-def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tight_solve):
+def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tight_solver):
     module = model_of(2, likelihood=likelihood, process=True)
     if coloured:
         module.likelihood.colour(0, 0.6, 0.5)
@@ -441,7 +437,7 @@ def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tigh
     z = torch.tensor([[0.3, -0.5], [0.1, 0.8]], dtype=torch.float64)
     # Log-density, gradient and information, by which the mode and the shape there are found.
     found, expected, once = (
-        _Inference(module, tensors(given), tight_solve)._local(z)
+        _Inference(module, tensors(given), tight_solver)._local(z)
         for given in (replace(panel, weights=counts.astype(float)), repeated, panel)
     )
     for part, other, unweighted in zip(found, expected, once, strict=True):

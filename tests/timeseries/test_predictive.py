@@ -4,15 +4,16 @@ import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skode.solvers import SolverError, solve_ivp
+from skode.solvers import SolverError
 from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import HORIZON, LatentODE
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, normal_draws
-from skode.timeseries.predictive import Prediction, Predictive
+from skode.timeseries.predictive import Prediction, Predictive, log_mean_density
 from skode.timeseries.tensors import PanelTensors
+from skode.training import Solver
 
 LATENT, N_DRAWS = 2, 8
 
@@ -54,14 +55,14 @@ def posterior_of(n_series, seed=0):
     return found
 
 
-def answered(module, asked, solve, *, known=None, posterior=None, noise=None):
+def answered(module, asked, solver, *, known=None, posterior=None, noise=None):
     """States, eta, log rates, weights of all rows."""
     known = asked.take(np.array([], dtype=int)) if known is None else known
     posterior = posterior_of(asked.n_series) if posterior is None else posterior
     noise = normal_draws(N_DRAWS, LATENT) if noise is None else noise
-    predictive = Predictive(module, tensors, solve)
+    predictive = Predictive(module, tensors, solver)
     positions = known.ids.get_indexer(asked.ids)
-    parts = list(predictive.answers(asked, known, positions, posterior, noise))
+    parts = list(predictive.predictions(asked, known, positions, posterior, noise))
     rows = np.concatenate([part.rows for part in parts])
     assert sorted(rows) == list(range(len(asked.time)))
     back = np.argsort(rows)
@@ -74,9 +75,9 @@ def answered(module, asked, solve, *, known=None, posterior=None, noise=None):
 ASKED = (["a", "a", "a", "b", "c", "c"], [-1.5, 0.0, 5.0, 2.0, -0.5, 9.0])
 
 
-def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_hand, tight_solve):
+def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_hand, tight_solver):
     module, asked = model_of(), panel_of(*ASKED)
-    states, eta, log_rate, weights = answered(module, asked, tight_solve)
+    states, eta, log_rate, weights = answered(module, asked, tight_solver)
     posterior, hand = posterior_of(3), by_hand(module)
     backward = by_hand(module)
     backward.layers[-1] = tuple(-part for part in backward.layers[-1])
@@ -91,50 +92,46 @@ def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_h
         np.testing.assert_allclose(weights[:, row], posterior.log_weights[:, code].exp(), rtol=1e-10)
 
 
-def test_time_counts_from_each_series_start(tight_solve):
+def test_time_counts_from_each_series_start(tight_solver):
     module = model_of()
-    at_zero = answered(module, panel_of(*ASKED), tight_solve)[0]
+    at_zero = answered(module, panel_of(*ASKED), tight_solver)[0]
     later = panel_of(ASKED[0], np.add(ASKED[1], [10, 10, 10, 20, 30, 30]), origins=[10, 20, 30])
-    torch.testing.assert_close(answered(module, later, tight_solve)[0], at_zero, rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(answered(module, later, tight_solver)[0], at_zero, rtol=1e-7, atol=1e-8)
 
 
-def test_each_series_may_have_noise_of_its_own(tight_solve):
+def test_each_series_may_have_noise_of_its_own(tight_solver):
     module, asked, posterior = model_of(), panel_of(*ASKED), posterior_of(3)
     noise = torch.randn(N_DRAWS, 3, LATENT, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    states = answered(module, asked, tight_solve, noise=noise)[0]
+    states = answered(module, asked, tight_solver, noise=noise)[0]
     torch.testing.assert_close(states[:, 1], posterior.draws(noise)[:, 0], rtol=1e-9, atol=1e-10)
     alone = answered(
-        module, panel_of(["b"], [2.0]), tight_solve, posterior=posterior.take(np.array([1])), noise=noise[:, 1:2]
+        module, panel_of(["b"], [2.0]), tight_solver, posterior=posterior.take(np.array([1])), noise=noise[:, 1:2]
     )
     torch.testing.assert_close(alone[0][:, 0], states[:, 3], rtol=1e-7, atol=1e-8)
 
 
-def test_blocks_change_nothing(tight_solve, monkeypatch):
+def test_blocks_change_nothing(tight_solver, monkeypatch):
     module, asked = model_of(), panel_of(*ASKED)
-    together = answered(module, asked, tight_solve)
+    together = answered(module, asked, tight_solver)
     monkeypatch.setattr(footprint, "MOST_NUMBERS", 1)
-    for part, expected in zip(answered(module, asked, tight_solve), together, strict=True):
+    for part, expected in zip(answered(module, asked, tight_solver), together, strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-8)
 
 
 def test_within_a_horizon_an_answer_does_not_depend_on_other_times_to_the_bit():
-    def loose(field, span, y0, t_eval=None, on_failure="raise"):
-        return solve_ivp(
-            field, span, y0, t_eval=t_eval, rtol=1e-2, atol=1e-2, step_control="per_sample", on_failure=on_failure
-        )
-
+    loose = Solver(rtol=1e-2, atol=1e-2, step_control="per_sample")
     module, posterior = model_of(), posterior_of(1)
     alone = answered(module, panel_of(["a"], [1.0]), loose, posterior=posterior)[0]
     both = answered(module, panel_of(["a", "a"], [1.0, 0.99 * HORIZON]), loose, posterior=posterior)[0]
     assert torch.equal(alone[:, 0], both[:, 0])
 
 
-def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tight_solve):
+def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tight_solver):
     module = model_of(n_covariates=1)
     known = panel_of(["b", "a", "a"], [0.0, 0.0, 2.0], [[9.0], [1.0], [-1.0]])
     asked = panel_of(["new", "a", "a"], [1.0, 1.0, 3.0], [[0.5], [2.0], [1.0]])
     posterior = posterior_of(2)
-    states, eta, _, _ = answered(module, asked, tight_solve, known=known, posterior=posterior)
+    states, eta, _, _ = answered(module, asked, tight_solver, known=known, posterior=posterior)
     z0 = posterior.draws(normal_draws(N_DRAWS, LATENT)).numpy()
     hand = by_hand(module, lambda t: [np.interp(t, [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, -1.0, 1.0])])
     np.testing.assert_allclose(states[:, 1:], hand.path(z0[:, 1], [1.0, 3.0], max_step=0.01), rtol=1e-4, atol=1e-4)
@@ -160,14 +157,14 @@ def coloured_noise_case():
     return module, asked, known, posterior_of(2)
 
 
-def test_noise_with_a_memory_is_conditioned_on_what_is_known(tight_solve):
+def test_noise_with_a_memory_is_conditioned_on_what_is_known(tight_solver):
     module, asked, known, posterior = coloured_noise_case()
-    predictive = Predictive(module, tensors, tight_solve)
+    predictive = Predictive(module, tensors, tight_solver)
     noise = normal_draws(N_DRAWS, LATENT)
-    (found,) = predictive.answers(asked, known, known.ids.get_indexer(asked.ids), posterior, noise)
+    (found,) = predictive.predictions(asked, known, known.ids.get_indexer(asked.ids), posterior, noise)
     module.likelihood.coloured.zero_()
-    white = answered(module, asked, tight_solve, posterior=posterior)[1]
-    at_known = answered(module, known.take(np.array([1])), tight_solve, posterior=posterior.take(np.array([1])))[1]
+    white = answered(module, asked, tight_solver, posterior=posterior)[1]
+    at_known = answered(module, known.take(np.array([1])), tight_solver, posterior=posterior.take(np.array([1])))[1]
     times, seen = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.2, 3.0])  # of the first output
     across = 0.81 * np.exp(-np.abs(times[:, None] - seen) / 0.8)
     dense = 0.81 * np.exp(-np.abs(seen[:, None] - seen) / 0.8) + 0.09 * np.eye(2)
@@ -189,24 +186,24 @@ def test_known_rows_that_no_draw_reaches_tell_nothing():
     known, asked = panel_of(["a", "a"], [0.0, 30.0]), panel_of(["a"], [0.001])
     known.y[:] = 1.0
     positions, noise = np.zeros(1, dtype=int), normal_draws(N_DRAWS, LATENT)
-    posterior, predictive = posterior_of(1), Predictive(module, tensors, quick_solve)
-    (found,) = predictive.answers(asked, known, positions, posterior, noise)
-    (expected,) = predictive.answers(
+    posterior, predictive = posterior_of(1), Predictive(module, tensors, QUICK)
+    (found,) = predictive.predictions(asked, known, positions, posterior, noise)
+    (expected,) = predictive.predictions(
         asked, known.take(np.array([0])).until(np.array([False, True])), positions, posterior, noise
     )
     torch.testing.assert_close(found.eta, expected.eta)
     assert torch.isfinite(found.eta).all()
 
 
-def test_paths_of_noise_with_a_memory_have_its_mean_and_variance(tight_solve):
+def test_paths_of_noise_with_a_memory_have_its_mean_and_variance(tight_solver):
     module, asked, known, posterior = coloured_noise_case()
-    predictive = Predictive(module, tensors, tight_solve)
+    predictive = Predictive(module, tensors, tight_solver)
     n = 4000
     noise = torch.zeros(n, LATENT, dtype=torch.float64)
     many = Posterior(posterior.mean, posterior.factor, torch.full((n, 2), -np.log(n), dtype=torch.float64))
     positions = known.ids.get_indexer(asked.ids)
-    (mean,) = predictive.answers(asked, known, positions, many, noise)
-    (drawn,) = predictive.answers(asked, known, positions, many, noise, torch.Generator().manual_seed(0))
+    (mean,) = predictive.predictions(asked, known, positions, many, noise)
+    (drawn,) = predictive.predictions(asked, known, positions, many, noise, torch.Generator().manual_seed(0))
     assert drawn.coloured is None
     np.testing.assert_allclose(drawn.eta.mean(0), mean.eta[0], atol=0.06)
     np.testing.assert_allclose(drawn.eta.var(0), mean.coloured, atol=0.06)
@@ -223,8 +220,7 @@ def growing():
     return module
 
 
-def quick_solve(field, span, y0, t_eval=None, on_failure="raise"):
-    return solve_ivp(field, span, y0, t_eval=t_eval, max_steps=200, step_control="per_sample", on_failure=on_failure)
+QUICK = Solver(max_steps=200, step_control="per_sample")
 
 
 def test_draws_that_cannot_be_solved_are_left_out_with_a_warning():
@@ -235,7 +231,7 @@ def test_draws_that_cannot_be_solved_are_left_out_with_a_warning():
     posterior.factor[1].zero_()  # and so do all of this series
     with pytest.warns(ConvergenceWarning, match="could not be solved as far as was asked"):
         _, _, _, weights = answered(
-            growing(), panel_of(["a", "b"], [30.0, 30.0]), quick_solve, posterior=posterior, noise=noise
+            growing(), panel_of(["a", "b"], [30.0, 30.0]), QUICK, posterior=posterior, noise=noise
         )
     assert not weights[3:, 0].any()
     kept = posterior.log_weights.exp()
@@ -245,7 +241,7 @@ def test_draws_that_cannot_be_solved_are_left_out_with_a_warning():
 
 def test_where_none_can_be_solved_the_solver_says_why():
     with pytest.raises(SolverError):
-        answered(growing(), panel_of(["a"], [30.0]), quick_solve, posterior=posterior_of(1))
+        answered(growing(), panel_of(["a"], [30.0]), QUICK, posterior=posterior_of(1))
 
 
 def test_means_ignore_draws_without_weight():
@@ -254,3 +250,12 @@ def test_means_ignore_draws_without_weight():
     values = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]], [[torch.nan, torch.inf]]])
     torch.testing.assert_close(answer.mean(values), torch.tensor([[2.5, 3.5]]))
     torch.testing.assert_close(answer.mean(values[..., 0]), torch.tensor([2.5]))
+
+
+# Densities
+
+
+def test_a_draw_without_weight_may_be_nan():
+    log_prob = torch.log(torch.tensor([[[0.5]], [[torch.nan]], [[0.1]]], dtype=torch.float64))
+    weights = torch.tensor([[0.25], [0.0], [0.75]], dtype=torch.float64)
+    assert float(log_mean_density(log_prob, weights).exp()) == pytest.approx(0.25 * 0.5 + 0.75 * 0.1)

@@ -7,7 +7,7 @@ import torch
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.predictive import Prediction
-from skode.timeseries.validation import FEWEST_ROWS, LONGEST_TAIL, WIDER, last_rows, log_mean_density, widen_noise
+from skode.timeseries.validation import FEWEST_ROWS, LONGEST_TAIL, WIDER, last_rows, widen_noise
 
 
 def panel(lengths, observed=None):
@@ -45,12 +45,6 @@ def test_rows_in_which_nothing_was_observed_are_not_set_aside():
 @pytest.mark.parametrize("lengths", [[FEWEST_ROWS - 1], [1] * 40], ids=["few rows", "one row a series"])
 def test_nothing_is_set_aside_where_little_would_be_left(lengths):
     assert not last_rows(panel(lengths), 0.3, np.random.RandomState(0)).any()
-
-
-def test_a_draw_without_weight_may_be_nan():
-    log_prob = torch.log(torch.tensor([[[0.5]], [[torch.nan]], [[0.1]]], dtype=torch.float64))
-    weights = torch.tensor([[0.25], [0.0], [0.75]], dtype=torch.float64)
-    assert float(log_mean_density(log_prob, weights).exp()) == pytest.approx(0.25 * 0.5 + 0.75 * 0.1)
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0, 2.0])

@@ -5,13 +5,11 @@ import pandas as pd
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
-from torch import nn
 
 from skode import CNFDensityEstimator, ODENetClassifier, ODENetRegressor
 from skode.training import (
     checked_data,
     checked_weights,
-    field_is_theirs,
     naming,
     numeric_targets,
     refuse_equal_names,
@@ -155,36 +153,6 @@ def test_a_column_of_text_is_named_beside_one_that_misses_some():
 def test_labels_that_are_text_are_not_blamed_for_text_in_an_array():
     with pytest.raises(ValueError, match="could not convert string to float: 'x'"):
         ODENetClassifier().fit(np.array([["x"], ["y"]], dtype=object), ["yes", "no"])
-
-
-class TooWide(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.map = nn.Linear(5, 5)
-
-    def forward(self, t, z):
-        return self.map(z)
-
-
-@pytest.mark.parametrize(
-    ("estimator", "shape"),
-    [
-        (ODENetClassifier(field=TooWide(), state_size=3, augment_dim=1, max_iter=1), "(n, 4)"),
-        (CNFDensityEstimator(field=TooWide(), max_iter=1), "(n, 2)"),
-    ],
-)
-def test_an_error_inside_a_field_of_the_users_says_how_it_is_called(estimator, shape):
-    X = np.random.RandomState(0).normal(size=(20, 2))
-    with pytest.raises(RuntimeError) as caught:
-        estimator.fit(X, X[:, 0] > 0)
-    (note,) = caught.value.__notes__
-    assert note.startswith(f"field=TooWide(...) is called as field(t, z) with a time t and states z of shape {shape},")
-
-
-def test_errors_of_other_kinds_pass_without_a_note():
-    with pytest.raises(KeyError) as caught, field_is_theirs(TooWide(), "(n, 2)"):
-        raise KeyError
-    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize("names", [["a", "a"], ["a", "b", "a", "b"], [1, 1], ["a", 1, "a"]])

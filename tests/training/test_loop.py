@@ -8,7 +8,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skode.solvers import SolverError, Statistics, devices
-from skode.training import TrainingSettings, train
+from skode.training import Solver, TrainingSettings, train
 from skode.training.loop import MAX_RECOVERIES
 
 TARGET = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
@@ -20,7 +20,7 @@ class Quadratic:
     def __init__(self):
         self.weight = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
         self.bias = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-        self.solves = []
+        self.solver = Solver().counting()
         self.batches = []
 
     def parameters(self):
@@ -28,7 +28,7 @@ class Quadratic:
 
     def loss(self, rows):
         self.batches.append(rows.copy())
-        self.solves.append(Statistics(nfev=10 * len(self.batches), nfev_backward=3))
+        self.solver.solves.append(Statistics(nfev=10 * len(self.batches), nfev_backward=3))
         return ((self.weight - TARGET) ** 2).sum() + ((self.bias - 1.0) ** 2).sum()
 
 
@@ -354,7 +354,7 @@ def test_verbose_leaves_out_what_there_is_not(capsys):
     class Unsolved(Quadratic):
         def loss(self, rows):
             loss = super().loss(rows)
-            self.solves.clear()
+            self.solver.solves.clear()
             return loss
 
     quietly(Unsolved(), max_iter=1, verbose=True)

@@ -1,17 +1,16 @@
 """Penalties along a solve, against closed forms."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from skode import ODENetClassifier
-from skode.solvers import METHODS, local_error, solve_ivp
-from skode.training import Regularisation, RegularisedSolve
+from skode.solvers import METHODS, local_error
+from skode.training import PenalisedSolver, Regularisation, Solver
 
-SOLVE = partial(solve_ivp, rtol=1e-9, atol=1e-11)
+SOLVER = Solver(rtol=1e-9, atol=1e-11)
 
 
 class Growth(nn.Module):
@@ -30,9 +29,9 @@ def generator():
 
 
 def solved(field, y0, **strengths):
-    solve = RegularisedSolve(SOLVE, Regularisation(**strengths), "dopri5", generator())
-    solution = solve(field, (0.0, 1.0), y0, t_eval=(1.0,), first_step=1.0)
-    return solution, solve.penalty
+    solver = PenalisedSolver(SOLVER, Regularisation(**strengths), generator())
+    solution = solver(field, (0.0, 1.0), y0, t_eval=(1.0,), first_step=1.0)
+    return solution, solver.penalty
 
 
 @pytest.fixture(params=[(3, 2), (3, 2, 4, 5)], ids=["tables", "images"])
@@ -82,9 +81,9 @@ def test_nothing_is_penalised_by_default(y0):
 
 def test_the_end_varies_by_as_much_as_is_said():
     field, y0 = Growth(), torch.ones(1, 2, dtype=torch.float64)
-    solve = RegularisedSolve(SOLVE, Regularisation(steer=0.25), "dopri5", generator())
+    solver = PenalisedSolver(SOLVER, Regularisation(steer=0.25), generator())
     with torch.no_grad():
-        ends = [math.log(float(solve(field, (0.0, 1.0), y0, (1.0,), 1.0).y[-1, 0, 0])) / 0.5 for _ in range(200)]
+        ends = [math.log(float(solver(field, (0.0, 1.0), y0, (1.0,), 1.0).y[-1, 0, 0])) / 0.5 for _ in range(200)]
     assert 0.75 < min(ends) < 0.76
     assert 1.24 < max(ends) < 1.25
     assert sum(ends) / 200 == pytest.approx(1.0, abs=0.03)
@@ -114,10 +113,10 @@ def test_methods_without_such_an_estimate_are_refused(method):
 
 def test_the_penalty_on_local_errors_estimates_their_sum():
     field, y0 = Growth(), torch.ones(4, 2, dtype=torch.float64)
-    loose = partial(solve_ivp, rtol=1e-2, atol=1e-2)
-    solve = RegularisedSolve(loose, Regularisation(local_error=2.0), "dopri5", generator())
-    solve(field, (0.0, 1.0), y0, (1.0,), 1.0)  # a single step
-    penalty = solve.penalty.item()
+    loose = Solver(rtol=1e-2, atol=1e-2)
+    solver = PenalisedSolver(loose, Regularisation(local_error=2.0), generator())
+    solver(field, (0.0, 1.0), y0, (1.0,), 1.0)  # a single step
+    penalty = solver.penalty.item()
     inside = float(torch.rand((), generator=generator(), dtype=torch.float64))
     state = y0 * torch.exp(field.rates.detach() * inside)
     expected = 2.0 * local_error(field, inside, 1.0, state).detach().square().mean().sqrt()

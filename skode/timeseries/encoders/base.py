@@ -1,4 +1,4 @@
-"""What every encoder does: from a series' own observations to a distribution of its latent initial state."""
+"""Base class of encoders: from the observations of a series to a distribution of its latent initial state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics.sizes import refuse_oversized
-from skode.solvers import Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.tensors import PanelTensors
@@ -36,7 +35,7 @@ class Encoder(nn.Module):
     Attributes
     ----------
     name : str
-        What users pass as ``encoder=``; of those that are registered.
+        Name of a registered encoder, which users pass as ``encoder=``.
     """
 
     name: ClassVar[str]
@@ -53,15 +52,15 @@ class Encoder(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
-    def forward(self, series: PanelTensors, solve: Solve, solves: list[Statistics]) -> tuple[Tensor, Tensor]:
+    def forward(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each series' latent initial state.
 
         Parameters
         ----------
         series : PanelTensors
             Their observations.
-        solve, solves
-            The solver, and where its counts are put, for encoders that solve an ODE.
+        solver : callable
+            The solver, a :class:`skode.training.Solver`, for encoders that solve an ODE.
 
         Returns
         -------
@@ -84,7 +83,7 @@ class Encoder(nn.Module):
             weights = series.weights.gather(1, slots)[..., None]
             values, seen = values * weights.clamp_max(1.0), seen * torch.log2(1.0 + weights)
         parts = [values, seen, times, taken(series.covariates, slots)]
-        last = self._read(torch.cat(parts, dim=2), gap, lengths, solve, solves)
+        last = self._read(torch.cat(parts, dim=2), gap, lengths, solver)
         mean, log_std = self.head(last).chunk(2, dim=1)
         # Never wider than the prior by more than e, never so narrow that its logarithm overflows.
         std = torch.exp(torch.clamp(log_std, -8.0, 1.0))
@@ -94,7 +93,7 @@ class Encoder(nn.Module):
     def _new_cell(self, n_inputs: int) -> nn.Module:
         raise NotImplementedError
 
-    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solve: Solve, solves: list[Statistics]) -> Tensor:
+    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solver: Solve) -> Tensor:
         """The state after each series' last slot in use, of shape (n_series, hidden_size)."""
         raise NotImplementedError
 

@@ -148,7 +148,7 @@ class FoldedGRU:
     of_input : Tensor of shape (3 * hidden_size, n_inputs)
         The inputs' weights for ``r``, ``z`` and ``n``.
     bias : Tensor of shape (3 * hidden_size,)
-        What is added to the outputs of the input: all but the state's bias for ``n``.
+        Bias added to the outputs of the input: all but the state's bias for ``n``.
     bias_n : Tensor of shape (hidden_size,)
         That bias.
     """
@@ -190,7 +190,7 @@ class _Recurrence(torch.autograd.Function):
         inputs, *_ = ctx.saved_tensors  # autograd notices if a weight was changed in place
         try:
             tape = ctx.tapes.pop()
-        except IndexError:  # a second backward pass, which few ask for
+        except IndexError:  # a second backward pass, which is rare
             tape = _run(inputs, ctx.folded)[1]
         with_inputs, *with_weights = ctx.needs_input_grad
         gradients = _pull(inputs, ctx.folded, tape, grad_states, with_inputs, any(with_weights))
@@ -204,7 +204,7 @@ class Tape:
     Parameters
     ----------
     key : tuple
-        What it is, number of steps, number of series, size of the state, dtype and device.
+        Its name, number of steps, number of series, size of the state, dtype and device.
 
     Attributes
     ----------

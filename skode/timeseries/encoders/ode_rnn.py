@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import MLPField
-from skode.solvers import Statistics
 from skode.solvers.solution import Solve
 from skode.timeseries.encoders.base import Encoder
 
@@ -25,15 +24,13 @@ class ODERNNEncoder(Encoder):
     def _new_cell(self, n_inputs: int) -> nn.Module:
         return nn.GRUCell(n_inputs, self.hidden_size, device="meta").to_empty(device="cpu")
 
-    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solve: Solve, solves: list[Statistics]) -> Tensor:
+    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solver: Solve) -> Tensor:
         state = inputs.new_zeros(len(inputs), self.hidden_size)
         for i in range(inputs.shape[1]):
             going = i < lengths
             if i > 0 and bool((gap[:, i] > 0).any()):
                 # Backward in time, as the observations are read. Idle slots have no gap.
                 spans = torch.stack([torch.zeros_like(gap[:, i]), gap[:, i]], dim=1)
-                solution = solve(self.field, spans, state, t_eval=spans[:, 1:])
-                solves.append(solution.statistics)
-                state = solution.y[:, 0]
+                state = solver(self.field, spans, state, t_eval=spans[:, 1:]).y[:, 0]
             state = torch.where(going[:, None], self.cell(inputs[:, i], state), state)
         return state

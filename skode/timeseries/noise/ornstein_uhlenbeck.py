@@ -1,4 +1,4 @@
-r"""What the dynamics leave of a series: noise with a memory, beside noise without.
+r"""Residuals of a series: noise with a memory, beside noise without.
 
 The residual of each output is :math:`v(t) + e`, where :math:`v` is an Ornstein-Uhlenbeck process, of covariance
 :math:`s^2 \exp(-|t - t'| / \tau)`, and :math:`e` is white noise. Such errors are usual in mixed models of irregularly
@@ -51,7 +51,7 @@ class ColouredNoise:
         self.variance = coloured.double() ** 2
         #: Of the white noise in each slot, of shape (n_series, n_slots, n_outputs).
         self.white = white.double().expand(observed.shape)
-        #: What the log-density of the residuals that a slot stands for has beyond that of one, per slot.
+        #: Log-density of the residuals that a slot stands for, less that of one, per slot.
         self.beyond: Tensor | None = None
         if weights is not None:
             w = torch.where(observed, weights.double()[..., None], 1.0)
@@ -141,7 +141,7 @@ class ColouredNoise:
 
     @cached_property
     def _back(self) -> Tensor:
-        """What each slot's mean learns from the next one's."""
+        """Gain of each slot's mean from the next one's."""
         return self.kept[:, 1:] * self.after[:, :-1] / self.before[:, 1:].clamp_min(torch.finfo(torch.float64).tiny)
 
 

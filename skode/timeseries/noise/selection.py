@@ -39,7 +39,7 @@ class LinearisedRows:
     time : Tensor of shape (n_series, n_slots), float64
         Times in ascending order; NaN in empty slots.
     residual : Tensor of shape (n_series, n_slots, n_outputs)
-        What the initial state 0 leaves of the observations; NaN where nothing was observed.
+        Residuals of the observations for the initial state 0; NaN where nothing was observed.
     slopes : Tensor of shape (latent_size, n_series, n_slots, n_outputs)
         Derivatives of the outputs by the initial state, whose prior is a standard normal.
     weights : Tensor of shape (n_series, n_slots), default=None
@@ -140,8 +140,8 @@ class _Rows:
             return float(value.detach()), gradient.numpy()
 
         bounds = [(-7.0, 3.0), (-6.0, 6.0), (math.log(SHORTEST), math.log(LONGEST))][: len(start)]
-        answer = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 50})
-        return -float(answer.fun) * n_values, answer.x
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 50})
+        return -float(found.fun) * n_values, found.x
 
 
 def _likeliest(rows: _Rows) -> tuple[float, float] | None:
@@ -150,7 +150,7 @@ def _likeliest(rows: _Rows) -> tuple[float, float] | None:
         return None
     try:
         white, _ = rows.maximised([-0.5])
-        coloured, found = max((rows.maximised([-0.5, 0.0, math.log(t)]) for t in STARTS), key=lambda answer: answer[0])
+        coloured, found = max((rows.maximised([-0.5, 0.0, math.log(t)]) for t in STARTS), key=lambda pair: pair[0])
     except torch.linalg.LinAlgError:  # slopes of dynamics that explode
         return None
     if not coloured - white > math.log(n_values):  # two parameters more; nor where it is NaN

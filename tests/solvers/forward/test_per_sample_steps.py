@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from skode.dynamics import MLPField
-from skode.dynamics.mlp_tape import Roll
+from skode.dynamics.mlp_tape import Arena
 from skode.solvers import METHODS as METHODS_BY_NAME
 from skode.solvers import free_idle_memory, solve_ivp
 from skode.solvers.stepping.buffers import StageBuffers
@@ -433,7 +433,7 @@ def test_what_cannot_be_is_refused(settings, name):
 @pytest.mark.parametrize("method", ["dopri5", "dopri8", "kvaerno3"])
 def test_memory_is_handed_on_when_samples_leave(method):
     def live():
-        return [x for x in gc.get_objects() if type(x) in (Roll, StageBuffers)]
+        return [x for x in gc.get_objects() if type(x) in (Arena, StageBuffers)]
 
     field = MLPField(2, (8,), generator=torch.Generator().manual_seed(0)).double()
     spans = torch.stack([torch.zeros(20, dtype=torch.float64), torch.linspace(0.1, 8.0, 20, dtype=torch.float64)], 1)

@@ -1,4 +1,4 @@
-"""Which series, and when: the arguments of a generator's noise-free paths."""
+"""Checks of the arguments of a generator's noise-free paths: series ids and times."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from sklearn.utils import check_consistent_length
 def series_and_times(
     known: pd.Index, series: ArrayLike, times: ArrayLike
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Positions of the rows' series among those known, and the rows' times.
+    """Positions of series ids in an index, and their times as an array.
 
     Raises
     ------

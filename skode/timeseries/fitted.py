@@ -1,0 +1,444 @@
+"""Predictions, densities, draws and latent states of a fitted latent ODE."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import r2_score
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skode.frames import Column, LongRows, column_label, read_rows, read_times, times_of_kind
+from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
+from skode.timeseries.likelihoods import Gaussian
+from skode.timeseries.panel import Panel
+from skode.timeseries.posterior import Posterior
+from skode.timeseries.predictive import Prediction, Predictive
+from skode.timeseries.query import Query
+from skode.timeseries.units import Units
+from skode.training import (
+    NeuralODEEstimator,
+    array_api,
+    checked_weights,
+    memory_for,
+    squaring,
+    to_numpy,
+    to_pandas,
+    warn_caller,
+    warn_of_overflow,
+)
+
+
+class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
+    """Base of the latent ODE's estimator: all that needs a fitted model and no training."""
+
+    series: Column | None
+    time: Column
+    likelihood: str
+
+    module_: LatentODE
+    context_: Panel
+    posterior_: Posterior
+    time_scale_: float
+    time_kind_: str
+
+    _units: Units
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    @property
+    def noise_std_(self) -> np.ndarray:
+        """Standard deviation of the observation noise, in the units of y."""
+        white, coloured, _ = self._noise()
+        return np.hypot(white, coloured) * self._units.y_scale
+
+    @property
+    def noise_share_(self) -> np.ndarray:
+        """Share of the noise's variance that has a memory."""
+        white, coloured, _ = self._noise()
+        return coloured**2 / (white**2 + coloured**2)
+
+    @property
+    def noise_memory_(self) -> np.ndarray:
+        """Time in which the correlation of the noise with a memory falls by a factor of e; NaN where there is none."""
+        _, coloured, memory = self._noise()
+        return np.where(coloured > 0.0, memory * self.time_scale_, np.nan)
+
+    def _noise(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Standard deviations of white and coloured noise, and memory, in the model's units."""
+        check_is_fitted(self)
+        likelihood = self.module_.likelihood
+        if not isinstance(likelihood, Gaussian):
+            raise AttributeError(f"likelihood={self.likelihood!r} has no noise of its own; predict(return_std=True).")
+        parts = torch.exp(likelihood.log_noise.detach()), likelihood.coloured, likelihood.memory
+        white, coloured, memory = (to_numpy(part).astype(np.float64) for part in parts)
+        return white, coloured, memory
+
+    @array_api
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predict at any times of any series.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        return_std : bool, default=False
+            Whether to return standard deviations as well: observation noise and uncertainty of the latent state.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+            Predictions, in the order and shape of the y of ``fit``.
+        std : ndarray of the same shape
+            Standard deviations; only with ``return_std``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        SolverError
+            If no draw of a latent state can be solved as far as the times of X.
+        """
+        query, units = self._query(self._read(X)), self._units
+        mean, std = self._predictive().moments(query, self._posterior_of(query), with_std=return_std)
+        mean = units.in_shape_of_y(units.original(mean))
+        return mean if std is None else (mean, units.in_shape_of_y(std * units.y_scale))
+
+    @array_api
+    def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
+        """Log predictive density of each row, given what the model is conditioned on.
+
+        Of each row by itself: outputs of one row are judged together, rows of one series are not. Rows that the
+        model was fitted to or conditioned on are known to it, and score high for that.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
+            Values; NaN where nothing was observed. None: nothing was observed at all, and all answers are NaN.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+            Nats, in the units of y; for binary and count outputs the logarithm of a probability. NaN for rows in
+            which nothing was observed.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X or y are not as in ``fit``.
+        SolverError
+            If no draw of a latent state can be solved as far as the times of X.
+        """
+        rows = self._read(X)
+        if y is None:
+            return np.full(len(rows), np.nan)
+        values = self._targets(y, rows, maybe_nothing=True)
+        scaled, query = self._units.standardised(values), self._query(rows)
+        density = self._predictive().log_density(query, self._posterior_of(query), scaled)
+        observed = ~np.isnan(values)
+        density -= (observed * np.log(self._units.y_scale)).sum(1)
+        some = observed.any(1)
+        warn_of_overflow(density[some], "log-densities", "minus infinity: y lies too far from what is predicted")
+        return np.where(some, density, np.nan)
+
+    @array_api
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
+        """Draw observations at given rows; rows of one series belong to one path in each draw.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        n_samples : int, default=1
+            Number of draws.
+        random_state : int, RandomState instance or None, default=0
+            Source of the draws.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_samples) or (n_rows, n_outputs, n_samples)
+            Observations, noise included (as ``GaussianProcessRegressor.sample_y`` has them).
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        """
+        _check_count("n_samples", n_samples)
+        with memory_for("n_samples", n_samples):
+            query, rng = self._query(self._read(X)), check_random_state(random_state)
+            draws = self._predictive().samples(query, self._posterior_of(query), n_samples, rng)
+            return self._units.in_shape_of_y(np.moveaxis(self._units.original(draws), 0, -1))
+
+    @array_api
+    def sample(
+        self, n_series: int = 1, times: Any = None, *, covariates: Any = None, random_state: Any = None
+    ) -> pd.DataFrame:
+        """Draw new series from the prior.
+
+        Parameters
+        ----------
+        n_series : int, default=1
+            How many.
+        times : array-like of shape (n_times,), default=None
+            Times of the observations of each, of the kind that X holds; every series starts at the first of them.
+            None: 50 times over the span of a typical training series, from its start on (with a time zone, in UTC).
+        covariates : array-like that broadcasts to (n_series, n_times, n_covariates), default=None
+            Their covariates; None: the means of those in ``fit``.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws.
+
+        Returns
+        -------
+        DataFrame of shape (n_series * n_times, n_columns)
+            A long frame: series (0, 1, ...), time, covariates and observations, noise included.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where a number or the times are not as described, or covariates are given to a model without any.
+        """
+        self._fitted_module()
+        _check_count("n_series", n_series)
+        times = to_pandas(times, "times")
+        if times is not None and (np.ndim(times) != 1 or len(times) == 0):
+            raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
+        if times is None:
+            offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
+            start = float(np.median(self.context_.origins)) + LEAD * self.time_scale_
+            column = times_of_kind(start + offsets, self.time_kind_)
+        else:
+            column = pd.Series(times)
+        seconds, kind = read_times(column.reset_index(drop=True), "array times")
+        if kind != self.time_kind_:
+            raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
+        with memory_for("n_series", n_series):
+            return self._new_series(n_series, column, seconds, covariates, random_state)
+
+    def _new_series(
+        self, n_series: int, column: pd.Series, seconds: np.ndarray, covariates: Any, random_state: Any
+    ) -> pd.DataFrame:
+        """See :meth:`sample`; the times as a column, and as they were read."""
+        units, rng = self._units, check_random_state(random_state)
+        order = np.argsort(seconds, kind="stable")
+        given = units.read_covariates(covariates, n_series, len(seconds))
+        panel = units.new_panel(n_series, seconds[order], given[:, order])
+        y = self._predictive().samples_of_prior(panel, self.context_, rng)
+        keys = {
+            column_label(self.series, "series"): panel.codes,
+            column_label(self.time, "time"): column.iloc[np.tile(order, n_series)].to_numpy(),
+        }
+        return units.frame(keys, panel.covariates, self._covariate_names(), y)
+
+    @array_api
+    def transform(self, X: Any) -> np.ndarray:
+        """Latent initial state of each row's series: the posterior's mean, or its mode where it was refined.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``; a series that the model is not conditioned on has the prior's mean, 0.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, latent_size)
+            The same in all rows of a series; ``latent_states`` has a row per series.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        """
+        rows = self._read(X)
+        self._units.check_time_kind(rows, self.time)
+        codes, ids = pd.factorize(rows.series)
+        posterior = self.posterior_.take(self.context_.ids.get_indexer(pd.Index(ids)))
+        return to_numpy(posterior.mean)[codes]
+
+    def latent_states(self) -> pd.DataFrame:
+        """Latent initial states of all series that the model is conditioned on, for clustering or classification.
+
+        Returns
+        -------
+        DataFrame of shape (n_series, latent_size)
+            Posterior means (with ``posterior="laplace"`` modes), indexed by series.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        self._fitted_module()
+        columns = list(self.get_feature_names_out())
+        index = self.context_.ids.rename(column_label(self.series, "series"))
+        return pd.DataFrame(to_numpy(self.posterior_.mean), index=index, columns=columns)
+
+    @array_api
+    def latent_trajectory(self, X: Any) -> np.ndarray:
+        """Mean latent states at given rows.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, latent_size)
+            States.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        SolverError
+            If no draw of a latent state can be solved as far as the times of X.
+        """
+        query = self._query(self._read(X))
+        predictive, posterior = self._predictive(), self._posterior_of(query)
+        return predictive.gather(lambda prediction: prediction.mean(prediction.states)[None], query, posterior)[0]
+
+    @array_api
+    def predict_intensity(self, X: Any) -> np.ndarray:
+        """Rate at which observations come, with ``observation_times="poisson"``.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+            Observations per unit of time (of dates and time differences: per second).
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        AttributeError
+            Where ``observation_times`` was not "poisson".
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``.
+        SolverError
+            If no draw of a latent state can be solved as far as the times of X.
+        """
+        if self._fitted_module().log_intensity is None:
+            raise AttributeError('predict_intensity needs a model fitted with observation_times="poisson".')
+
+        def rate(prediction: Prediction) -> Tensor:
+            assert prediction.log_rate is not None
+            return prediction.mean(torch.exp(prediction.log_rate))[None]
+
+        query = self._query(self._read(X))
+        return self._predictive().gather(rate, query, self._posterior_of(query))[0] / self.time_scale_
+
+    @array_api
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination over the values that were observed.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            True values; NaN where nothing was observed.
+        sample_weight : array-like of shape (n_rows,), default=None
+            Weights of the rows, none negative.
+
+        Returns
+        -------
+        float
+            :math:`R^2`, averaged over the outputs of which at least two values were observed; without any NaN, with a
+            warning.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X or y are not as in ``fit``.
+        SolverError
+            If no draw of a latent state can be solved as far as the times of X.
+        """
+        rows = self._read(X)
+        true = self._targets(y, rows, maybe_nothing=True)
+        query = self._query(rows)
+        predicted = self._units.original(self._predictive().moments(query, self._posterior_of(query))[0])
+        weights = checked_weights(sample_weight, true)
+        scores = []
+        for column, guess in zip(true.T, predicted.T, strict=True):
+            seen = ~np.isnan(column) & (weights > 0.0)
+            if seen.sum() >= 2:
+                with squaring("y"):
+                    scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
+        if not scores:
+            warn_caller(
+                "score is NaN: R^2 needs two rows at least with a target, and with weight, of some output.",
+                UndefinedMetricWarning,
+            )
+            return np.nan
+        return float(np.mean(scores))
+
+    def _fitted_module(self) -> LatentODE:
+        check_is_fitted(self)
+        return self.module_
+
+    def _read(self, X: Any) -> LongRows:
+        """The rows of X, which must have the columns of ``fit``."""
+        check_is_fitted(self)
+        return read_rows(self, X, series=self.series, time=self.time, reset=False)
+
+    def _targets(self, y: Any, rows: LongRows, *, maybe_nothing: bool = False) -> np.ndarray:
+        """Observed values beside rows; ValueError where they are not of the kind that the model was fitted to."""
+        values = self._units.read_targets(y, rows, self.time, maybe_nothing=maybe_nothing)
+        self.module_.likelihood.check(values)
+        return values
+
+    def _query(self, rows: LongRows) -> Query:
+        self._units.check_time_kind(rows, self.time)
+        return Query.of(rows, self.context_, self._units)
+
+    def _posterior_of(self, query: Query) -> Posterior:
+        return self.posterior_.take(query.positions)
+
+    def _predictive(self) -> Predictive:
+        like = next(self.module_.parameters())
+        return Predictive(self.module_, lambda panel, known: self._units.tensors(panel, like, known), self._solver())
+
+    def _covariate_names(self) -> list[Any]:
+        n_covariates = self._units.n_covariates
+        if not hasattr(self, "feature_names_in_"):
+            return [f"x{i}" for i in range(n_covariates)]
+        names = list(self.feature_names_in_)
+        keys = [c if isinstance(c, str) else names[c] for c in (self.series, self.time) if c is not None]
+        return [name for name in names if name not in keys]
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be an integer, 1 or more; got {value!r}.")

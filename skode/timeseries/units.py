@@ -1,0 +1,242 @@
+"""Units of the user and of the model: scales of times, covariates and outputs, and the names of outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array
+from torch import Tensor
+
+from skode.frames import Column, LongRows, output_names, read_targets
+from skode.timeseries.latent_ode import HORIZON, LEAD
+from skode.timeseries.panel import Panel
+from skode.timeseries.tensors import PanelTensors
+from skode.training import fitted_scaler, naming, to_pandas
+
+
+@dataclass(frozen=True)
+class Units:
+    """Scales and names learned by ``fit``.
+
+    Attributes
+    ----------
+    time_kind : {"number", "date", "date with a time zone", "difference"}
+        Type of the time column.
+    time_scale : float
+        Time, in the units of the user, that is one unit of the latent dynamics.
+    y_scaler, covariate_scaler : StandardScaler or None
+        Standardisation of outputs and of covariates; None where there is none.
+    output_names : list
+        Names of the outputs.
+    outputs_are_named : bool
+        Whether y was a frame, whose columns later ones must have.
+    single_output : bool
+        Whether y had one dimension, as predictions then have.
+    """
+
+    time_kind: str
+    time_scale: float
+    y_scaler: StandardScaler | None
+    covariate_scaler: StandardScaler | None
+    output_names: list[Any]
+    outputs_are_named: bool
+    single_output: bool
+
+    @classmethod
+    def learned(
+        cls, rows: LongRows, values: np.ndarray, weights: np.ndarray | None, y: Any, *, standardise: bool
+    ) -> Units:
+        """Units of the rows that a model is fitted to.
+
+        Parameters
+        ----------
+        rows : LongRows
+            The rows.
+        values : ndarray of shape (n, n_outputs)
+            Observed values; NaN where nothing was observed.
+        weights : ndarray of shape (n,) or None
+            Weights of the rows.
+        y : DataFrame or array-like
+            The observed values as the user passed them.
+        standardise : bool
+            Whether outputs are standardised.
+        """
+        y_scaler = fitted_scaler(values, weights, what="y") if standardise else None
+        has_covariates = rows.covariates.shape[1] > 0
+        covariate_scaler = fitted_scaler(rows.covariates, weights, what="covariates") if has_covariates else None
+        spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
+        return cls(
+            time_kind=rows.time_kind,
+            time_scale=float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0,
+            y_scaler=y_scaler,
+            covariate_scaler=covariate_scaler,
+            output_names=output_names(y),
+            outputs_are_named=isinstance(y, pd.DataFrame),
+            single_output=np.asarray(y).ndim == 1,
+        )
+
+    @property
+    def y_scale(self) -> Any:
+        """Scale of each output."""
+        return 1.0 if self.y_scaler is None else self.y_scaler.scale_
+
+    @property
+    def y_shift(self) -> Any:
+        """Mean of each output."""
+        return 0.0 if self.y_scaler is None else self.y_scaler.mean_
+
+    @property
+    def n_covariates(self) -> int:
+        """Number of covariates."""
+        return 0 if self.covariate_scaler is None else len(self.covariate_scaler.scale_)
+
+    def standardised(self, values: np.ndarray) -> np.ndarray:
+        """Outputs in the units of the model; ValueError where they overflow."""
+        with np.errstate(over="ignore"):
+            scaled = (values - self.y_shift) / self.y_scale
+        if np.isinf(scaled).any():
+            raise ValueError("y holds values too large to standardise in its dtype; rescale it.")
+        return scaled
+
+    def original(self, values: np.ndarray) -> np.ndarray:
+        """Outputs of shape (..., n_outputs) in the units of the user."""
+        return values * self.y_scale + self.y_shift
+
+    def in_shape_of_y(self, values: np.ndarray) -> np.ndarray:
+        """Values of shape (n, n_outputs, ...) without the second axis where y had one dimension."""
+        return values[:, 0] if self.single_output else values
+
+    def scaled_covariates(self, covariates: np.ndarray) -> np.ndarray:
+        """Covariates in the units of the model."""
+        return covariates if self.covariate_scaler is None else self.covariate_scaler.transform(covariates)
+
+    def panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
+        """Rows as a panel in the units of the model, each series starting :data:`LEAD` before its first row."""
+        covariates = self.scaled_covariates(rows.covariates)
+        panel = Panel.of(rows.series, rows.time, covariates, self.standardised(values), weights)
+        return panel.starting(LEAD * self.time_scale)
+
+    def tensors(self, panel: Panel, like: Tensor, known: Panel | None = None) -> PanelTensors:
+        """A panel as tensors, of the dtype and on the device of another, with covariates from what is known."""
+        return PanelTensors.of(panel, self.time_scale, like.dtype, like.device, known)
+
+    def observed_tensors(self, panel: Panel, like: Tensor) -> PanelTensors:
+        """The rows at which anything was observed, as tensors; the other rows tell covariates only."""
+        return self.tensors(panel.observed(), like, panel)
+
+    def check_time_kind(self, rows: LongRows, column: Column) -> None:
+        """Refuse times of another type than those of ``fit``."""
+        if rows.time_kind != self.time_kind:
+            raise ValueError(
+                f"The time column time={column!r} holds a {rows.time_kind}, but held a {self.time_kind} in fit."
+            )
+
+    def read_targets(self, y: Any, rows: LongRows, column: Column, *, maybe_nothing: bool = False) -> np.ndarray:
+        """Observed values beside rows, of shape (n, n_outputs).
+
+        Parameters
+        ----------
+        y : DataFrame or array-like
+            The values.
+        rows : LongRows
+            The rows.
+        column : str or int
+            The column that holds times, for messages.
+        maybe_nothing : bool, default=False
+            Whether all values may be missing.
+
+        Raises
+        ------
+        ValueError
+            If outputs or times are not of the kind, number and names that they had in ``fit``.
+        """
+        y = to_pandas(y, "y")
+        values = read_targets(y, len(rows), maybe_nothing=maybe_nothing)
+        self.check_time_kind(rows, column)
+        if values.shape[1] != len(self.output_names):
+            raise ValueError(f"y has {values.shape[1]} outputs, but the model was fitted to {len(self.output_names)}.")
+        if self.outputs_are_named and isinstance(y, pd.DataFrame) and list(y.columns) != self.output_names:
+            raise ValueError(
+                f"y has the columns {list(y.columns)}, but in fit they were {self.output_names}; pass these."
+            )
+        return values
+
+    def read_covariates(self, covariates: Any, n_series: int, n_times: int) -> np.ndarray:
+        """Covariates of new series in the units of the model, of shape (n_series, n_times, n_covariates).
+
+        Parameters
+        ----------
+        covariates : array-like that broadcasts to that shape, or None
+            In the units of the user; None: the means of those in ``fit``.
+        n_series, n_times : int
+            Numbers of series, and of times in each.
+        """
+        given = np.zeros((n_series, n_times, self.n_covariates))
+        if covariates is None:
+            return given
+        if self.covariate_scaler is None:
+            raise ValueError("covariates were given, but the model was fitted without any; leave covariates=None.")
+        with naming("covariates"):
+            covariates = check_array(
+                to_pandas(covariates, "covariates"),
+                ensure_2d=False,
+                allow_nd=True,
+                dtype=np.float64,
+                input_name="covariates",
+            )
+        try:
+            given[:] = covariates
+        except ValueError as error:
+            raise ValueError(
+                f"covariates must broadcast to (n_series, n_times, n_covariates) = {given.shape}; got shape "
+                f"{covariates.shape}."
+            ) from error
+        return self.covariate_scaler.transform(given.reshape(-1, self.n_covariates)).reshape(given.shape)
+
+    def new_panel(self, n_series: int, time: np.ndarray, covariates: np.ndarray) -> Panel:
+        """Series 0, 1, ... without observations, all at the same times, in order.
+
+        Parameters
+        ----------
+        n_series : int
+            Number of series.
+        time : ndarray of shape (n_times,)
+            Times in the units of the user; series start :data:`LEAD` before the first.
+        covariates : ndarray of shape (n_series, n_times, n_covariates)
+            Covariates in the units of the model.
+        """
+        n_rows = n_series * len(time)
+        return Panel(
+            pd.RangeIndex(n_series),
+            np.full(n_series, time[0] - LEAD * self.time_scale),
+            np.repeat(np.arange(n_series), len(time)),
+            np.tile(time, n_series),
+            covariates.reshape(n_rows, self.n_covariates),
+            np.full((n_rows, len(self.output_names)), np.nan),
+        )
+
+    def frame(
+        self, keys: dict[Any, Any], covariates: np.ndarray, covariate_names: list[Any], y: np.ndarray
+    ) -> pd.DataFrame:
+        """A long frame in the units of the user.
+
+        Parameters
+        ----------
+        keys : dict
+            Its first columns, by name.
+        covariates : ndarray of shape (n, n_covariates)
+            Covariates in the units of the model.
+        covariate_names : list
+            Their names.
+        y : ndarray of shape (n, n_outputs)
+            Outputs in the units of the model.
+        """
+        frame = pd.DataFrame(keys)
+        if self.covariate_scaler is not None:
+            frame[covariate_names] = self.covariate_scaler.inverse_transform(covariates)
+        frame[self.output_names] = self.original(y)
+        return frame

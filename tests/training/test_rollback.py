@@ -1,0 +1,89 @@
+"""A fit that fails, in whatever way, leaves the estimator as it was."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode.training import rollback
+from skode.training.loop import _Training
+
+rng = np.random.RandomState(0)
+X = rng.normal(size=(60, 2))
+ROWS = pd.DataFrame({"series": np.arange(60) // 10, "time": np.tile(np.arange(10.0), 6)})
+COMMON = {"hidden_layer_sizes": (4,), "max_iter": 2, "n_iter_no_change": None, "random_state": 0}
+CASES = {
+    "classifier": (ODENetClassifier(**COMMON), (X, X[:, 0] > 0)),
+    "regressor": (ODENetRegressor(**COMMON), (X, X[:, 0])),
+    "density": (CNFDensityEstimator(**COMMON), (X,)),
+    "latent": (
+        LatentODERegressor("series", "time", latent_size=2, encoder_size=4, n_draws=4, **COMMON),
+        (ROWS, X[:, 0]),
+    ),
+}
+ERRORS = [RuntimeError("broken"), KeyboardInterrupt(), MemoryError("none left")]
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    estimator, data = CASES[request.param]
+    return type(estimator)(**estimator.get_params()), data
+
+
+def state_of(estimator):
+    """Copies of the weights."""
+    return {name: value.clone() for name, value in estimator.module_.state_dict().items()}
+
+
+def raises(error):
+    def fail(*args):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_a_fit_that_fails_after_weights_have_changed_changes_nothing(case, error, warm_start, monkeypatch):
+    estimator, data = case
+    monkeypatch.setattr(_Training, "_warn", lambda training: None)
+    estimator.set_params(warm_start=warm_start).fit(*data)
+    attributes, weights, mode = dict(vars(estimator)), state_of(estimator), estimator.module_.training
+    monkeypatch.setattr(_Training, "_warn", raises(error))
+    with pytest.raises(type(error)):
+        estimator.fit(*data)
+    assert vars(estimator).keys() == attributes.keys()
+    torch.testing.assert_close(state_of(estimator), weights, rtol=0, atol=0)
+    assert estimator.module_.training == mode
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+def test_all_attributes_are_restored(error):
+    estimator = ODENetRegressor()
+    estimator.learned_, estimator.changed_ = [1], [1]
+    before = dict(vars(estimator))
+
+    def fit():
+        with rollback(estimator, changed_in_place=("changed_", "absent_")):
+            estimator.learned_ = [2]
+            estimator.changed_.append(2)
+            estimator.new_ = 3
+            raise error
+
+    with pytest.raises(type(error)):
+        fit()
+    assert vars(estimator) == {**before, "learned_": [1], "changed_": [1]}
+
+
+def test_what_goes_well_stays():
+    estimator = ODENetRegressor()
+    with rollback(estimator):
+        estimator.learned_ = 1
+    assert estimator.learned_ == 1
+
+
+def test_a_want_of_memory_names_the_sizes():
+    told = r"too small for this fit: lower one of batch_size='auto', hidden_layer_sizes"
+    with pytest.raises(MemoryError, match=told), rollback(ODENetRegressor()):
+        raise torch.OutOfMemoryError("out")
