@@ -4,7 +4,6 @@ Read off the source, without importing it.
 """
 
 import ast
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -116,28 +115,6 @@ def test_a_file_of_the_solvers_imports_only_from_below(file):
     own = solver_part_of(SOURCES[file])
     parts = set(solver_parts_imported(SOURCES[file].read_text()))
     assert {part for part in parts if SOLVER_HEIGHT[part] >= SOLVER_HEIGHT[own]} <= {own}
-
-
-def modules_imported(source):
-    """The files of skode that source imports from, as modules."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            yield node.module
-
-
-def test_no_files_import_each_other():
-    modules = {"skode." + file.removesuffix(".py").replace("/", "."): path for file, path in SOURCES.items()}
-    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
-    imports = {
-        name: {other for other in modules_imported(path.read_text()) if other in modules and other != name}
-        for name, path in modules.items()
-    }
-    # The parts of a package import from it what they name in full; its own file comes after all of them.
-    imports = {name: {o for o in others if not name.startswith(o + ".")} for name, others in imports.items()}
-    TopologicalSorter(imports).prepare()  # raises CycleError, which names the files
 
 
 def test_no_part_needs_the_data_sets():
