@@ -21,6 +21,7 @@ from skode.datasets import make_toy_density, toy_log_density
 from skode.density import estimator
 from skode.density.objectives import FlowMatching
 from skode.dynamics.fields import FIELDS
+from tests.weights import same_weights, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -68,14 +69,6 @@ class Quadrature:
 @pytest.fixture(scope="module")
 def quadrature(fitted):
     return Quadrature(fitted)
-
-
-def weights(estimator):
-    return [p.detach().clone() for p in estimator.module_.parameters()]
-
-
-def same_weights(first, second):
-    return all(torch.equal(p, q) for p, q in zip(weights(first), weights(second), strict=True))
 
 
 # The density is one

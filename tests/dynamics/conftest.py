@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from skode.dynamics import ACTIVATIONS
+from tests.dynamics.drawn import TIMES, D, N
 
 
 @pytest.fixture(params=sorted(ACTIVATIONS))
@@ -19,3 +20,13 @@ def smooth_activation(request):
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(params=TIMES)
+def t(request):
+    return TIMES[request.param]
+
+
+@pytest.fixture
+def z(generator):
+    return torch.randn(N, D, generator=generator, dtype=torch.float64)

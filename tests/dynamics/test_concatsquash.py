@@ -9,44 +9,12 @@ import torch
 from skode.dynamics import ConcatSquashField, exact_divergence
 from skode.dynamics.concatsquash import ConcatSquashLayer
 from skode.solvers import solve_ivp
-
-N, D = 6, 3
-
-TIMES = {
-    "float": 0.3,
-    "scalar": torch.tensor(0.3, dtype=torch.float64),
-    "per sample": torch.linspace(0, 1, N, dtype=torch.float64)[:, None],
-}
-
-
-@pytest.fixture(params=TIMES)
-def t(request):
-    return TIMES[request.param]
-
-
-@pytest.fixture
-def z(generator):
-    return torch.randn(N, D, generator=generator, dtype=torch.float64)
+from tests.dynamics.drawn import TIMES, D, N, ValueAndDivergence, drawn
 
 
 def double_field(hidden, activation="tanh"):
     generator = torch.Generator().manual_seed(1)
-    field = ConcatSquashField(D, hidden, activation, generator=generator).double()
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return field
-
-
-class _Both(torch.nn.Module):
-    """``value_and_divergence`` as a ``forward``, for functional_call."""
-
-    def __init__(self, field):
-        super().__init__()
-        self.field = field
-
-    def forward(self, t, z):
-        return self.field.value_and_divergence(t, z)
+    return drawn(ConcatSquashField(D, hidden, activation, generator=generator), generator)
 
 
 def test_a_layer_is_its_formula(generator):
@@ -79,7 +47,7 @@ def test_nothing_else_comes_out_where_grad_is_disabled(hidden, activation, t, z)
 
 @pytest.mark.parametrize("hidden", [(3,), (3, 4)])
 def test_value_and_divergence_are_differentiated_right(hidden, smooth_activation, t, z):
-    both = _Both(double_field(hidden, smooth_activation))
+    both = ValueAndDivergence(double_field(hidden, smooth_activation))
     names, parameters = zip(*both.named_parameters(), strict=True)
 
     def outputs(z, *parameters):

@@ -12,17 +12,14 @@ from skode.dynamics import (
     flow_field,
 )
 from skode.dynamics.divergence import field_divergence, offers_divergence
+from tests.dynamics.drawn import drawn
 
 N, D = 6, 3
 
 
 def double_field(hidden, activation="tanh", time_dependent=True, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    field = MLPField(D, hidden, activation, time_dependent, generator=generator).double()
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return field
+    return drawn(MLPField(D, hidden, activation, time_dependent, generator=generator), generator)
 
 
 def trace_of_jacobian(field, t, z):

@@ -10,14 +10,9 @@ from torch.func import functional_call, jacrev, vmap
 from skode.dynamics.divergence import field_divergence
 from skode.dynamics.fields import FIELDS
 from skode.solvers import OffersPullback, solve_ivp
+from tests.dynamics.drawn import TIMES, D, N, drawn
 
-N, D = 6, 3
 HIDDEN = [(), (5,), (5, 4), (5, 4, 6)]
-TIMES = {
-    "float": 0.3,
-    "scalar": torch.tensor(0.3, dtype=torch.float64),
-    "per sample": torch.linspace(0, 1, N, dtype=torch.float64)[:, None],
-}
 
 
 @pytest.fixture(params=FIELDS)
@@ -30,28 +25,13 @@ def hidden(request):
     return request.param
 
 
-@pytest.fixture(params=TIMES)
-def t(request):
-    return TIMES[request.param]
-
-
-@pytest.fixture
-def z(generator):
-    return torch.randn(N, D, generator=generator, dtype=torch.float64)
-
-
 def made(name, hidden=(5,), activation="tanh", seed=0):
     return FIELDS[name](D, hidden, activation, generator=torch.Generator().manual_seed(seed))
 
 
 def double_field(name, hidden=(5,), activation="tanh"):
     """A float64 field all of whose parameters, biases too, are away from 0."""
-    field = made(name, hidden, activation).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return field
+    return drawn(made(name, hidden, activation), torch.Generator().manual_seed(1))
 
 
 def close(found, expected):

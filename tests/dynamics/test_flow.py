@@ -8,6 +8,7 @@ from torch.func import jacrev, vmap
 
 from skode.dynamics import FlowField, MLPField, exact_divergence, flow_field
 from skode.solvers import solve_ivp
+from tests.dynamics.drawn import drawn
 
 N, D = 5, 3
 TIGHT = {"rtol": 1e-11, "atol": 1e-12}
@@ -15,11 +16,7 @@ TIGHT = {"rtol": 1e-11, "atol": 1e-12}
 
 def double_field(hidden, activation="tanh", time_dependent=True, scale=1.0):
     generator = torch.Generator().manual_seed(1)
-    field = MLPField(D, hidden, activation, time_dependent, generator=generator).double()
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return field
+    return drawn(MLPField(D, hidden, activation, time_dependent, generator=generator), generator, scale)
 
 
 def joint_states(n_columns=1):

@@ -8,44 +8,12 @@ import torch
 
 from skode.dynamics import GatedPlanarField, exact_divergence
 from skode.solvers import solve_ivp
-
-N, D = 6, 3
-
-TIMES = {
-    "float": 0.3,
-    "scalar": torch.tensor(0.3, dtype=torch.float64),
-    "per sample": torch.linspace(0, 1, N, dtype=torch.float64)[:, None],
-}
-
-
-@pytest.fixture(params=TIMES)
-def t(request):
-    return TIMES[request.param]
-
-
-@pytest.fixture
-def z(generator):
-    return torch.randn(N, D, generator=generator, dtype=torch.float64)
+from tests.dynamics.drawn import TIMES, D, N, ValueAndDivergence, drawn
 
 
 def double_field(activation="tanh", n_units=5):
     generator = torch.Generator().manual_seed(1)
-    field = GatedPlanarField(D, n_units, activation, hidden=4, generator=generator).double()
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return field
-
-
-class _Both(torch.nn.Module):
-    """``value_and_divergence`` as a ``forward``, for functional_call."""
-
-    def __init__(self, field):
-        super().__init__()
-        self.field = field
-
-    def forward(self, t, z):
-        return self.field.value_and_divergence(t, z)
+    return drawn(GatedPlanarField(D, n_units, activation, hidden=4, generator=generator), generator)
 
 
 def test_divergence_is_the_trace_of_the_jacobian(activation, t, z):
@@ -65,7 +33,7 @@ def test_nothing_else_comes_out_where_grad_is_disabled(activation, t, z):
 
 
 def test_value_and_divergence_are_differentiated_right(smooth_activation, t, z):
-    both = _Both(double_field(smooth_activation))
+    both = ValueAndDivergence(double_field(smooth_activation))
     names, parameters = zip(*both.named_parameters(), strict=True)
 
     def outputs(z, *parameters):

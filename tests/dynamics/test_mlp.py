@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from skode.dynamics import MLPField, affine
 from skode.solvers import odeint
+from tests.dynamics.drawn import drawn
 
 N, D = 7, 3
 LAYERS = [(), (5,), (5, 4), (5, 4, 6)]
@@ -23,11 +24,7 @@ TORCH = {
 def double_field(hidden, activation="tanh", time_dependent=True):
     """A float64 field all of whose parameters, biases too, are away from 0."""
     generator = torch.Generator().manual_seed(1)
-    field = MLPField(D, hidden, activation, time_dependent, generator=generator).double()
-    with torch.no_grad():
-        for parameter in field.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return field
+    return drawn(MLPField(D, hidden, activation, time_dependent, generator=generator), generator)
 
 
 def plain(field, t, z):

@@ -8,22 +8,17 @@ import pandas as pd
 import pytest
 from scipy.integrate import trapezoid
 from sklearn.base import BaseEstimator
-from sklearn.datasets import load_iris, make_moons
+from sklearn.datasets import load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from skode import CNFDensityEstimator
 from skode.inspection import DensityDisplay
+from tests.inspection.moons import MOONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
-MOONS = pd.DataFrame(make_moons(200, noise=0.1, random_state=0)[0], columns=["east", "north"])
 IRIS = load_iris(as_frame=True).data
-
-
-@pytest.fixture(scope="module")
-def flow():
-    return CNFDensityEstimator((8,), max_iter=2, random_state=0).fit(MOONS)
 
 
 @pytest.fixture(scope="module")

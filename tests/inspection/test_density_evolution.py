@@ -5,22 +5,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.animation import AbstractMovieWriter
-from sklearn.datasets import make_moons
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
 
 from skode import CNFDensityEstimator
 from skode.inspection import DensityEvolutionDisplay
+from tests.inspection.moons import MOONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
-MOONS = pd.DataFrame(make_moons(200, noise=0.1, random_state=0)[0], columns=["east", "north"])
 THREE = MOONS.assign(up=MOONS["east"] ** 2 + np.linspace(0, 1, len(MOONS)))
 TIMES = [0.0, 0.3, 0.8, 1.0]
-
-
-@pytest.fixture(scope="module")
-def flow():
-    return CNFDensityEstimator((8,), max_iter=2, random_state=0).fit(MOONS)
 
 
 @pytest.fixture

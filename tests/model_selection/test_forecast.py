@@ -11,17 +11,10 @@ from sklearn.model_selection import GridSearchCV, TimeSeriesSplit, cross_val_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skode import LatentODERegressor
 from skode.model_selection import ForecastSplit
+from tests.model_selection.long_frames import random_frame, tiny_regressor
 
 DAY = pd.Timedelta(days=1)
-
-
-def random_frame(seed, n_rows=80):
-    """Rows in random order, of series of various lengths, some times repeated."""
-    rng = np.random.default_rng(seed)
-    ids = rng.choice(list("abcdefgh"), n_rows, p=np.array([20, 15, 12, 10, 8, 5, 2, 1]) / 73)
-    return pd.DataFrame({"id": ids, "day": rng.integers(0, 25, n_rows) / 4 + 100 * (ids > "d")})
 
 
 def folds_of(X, *args, **kwargs):
@@ -181,12 +174,6 @@ def test_ids_of_any_kind_name_series(ids):
     [(train, test)] = folds_of(X, 1)
     assert_array_equal(train, [0, 2])
     assert_array_equal(test, [1, 3])
-
-
-def tiny_regressor():
-    return LatentODERegressor(
-        series="id", time="day", latent_size=2, hidden_layer_sizes=4, encoder_size=4, max_iter=2, n_iter_no_change=None
-    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

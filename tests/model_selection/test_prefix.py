@@ -5,15 +5,8 @@ from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.model_selection import GridSearchCV, cross_validate
 
-from skode import LatentODERegressor
 from skode.model_selection import PrefixSplit
-
-
-def random_frame(seed, n_rows=80):
-    """Rows in random order, of series of various lengths, some times repeated."""
-    rng = np.random.default_rng(seed)
-    ids = rng.choice(list("abcdefgh"), n_rows, p=np.array([20, 15, 12, 10, 8, 5, 2, 1]) / 73)
-    return pd.DataFrame({"id": ids, "day": rng.integers(0, 25, n_rows) / 4 + 100 * (ids > "d")})
+from tests.model_selection.long_frames import random_frame, tiny_regressor
 
 
 def folds_of(X, *args, **kwargs):
@@ -87,12 +80,6 @@ def test_X_may_be_an_array():
     X = np.array([["a", 0.0], ["b", 3.0], ["a", 1.0], ["b", 2.0]], dtype=object)
     folds = PrefixSplit(2, series=0, time=1).split(X)
     assert [test.tolist() for _, test in folds] == [[2], [1]]
-
-
-def tiny_regressor():
-    return LatentODERegressor(
-        series="id", time="day", latent_size=2, hidden_layer_sizes=4, encoder_size=4, max_iter=2, n_iter_no_change=None
-    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -23,6 +23,7 @@ from skode.dynamics.products import onednn_is_faster
 from skode.solvers import SolverError
 from skode.supervised import base
 from skode.supervised.classifier import check_label_types
+from tests.weights import same_weights, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -52,14 +53,6 @@ def iris():
 def fitted(moons):
     """A classifier that has learned something; tests must not change it."""
     return ODENetClassifier(**{**TINY, "max_iter": 30}).fit(*moons)
-
-
-def weights(classifier):
-    return [p.detach().clone() for p in classifier.module_.parameters()]
-
-
-def same_weights(first, second):
-    return all(torch.equal(p, q) for p, q in zip(weights(first), weights(second), strict=True))
 
 
 # Learning

@@ -18,6 +18,7 @@ from sklearn.preprocessing import MinMaxScaler
 from torch import nn
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from tests.weights import same_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -52,14 +53,6 @@ def task(kind):
     X, y = make_moons(60, noise=0.1, random_state=0)
     made = kind(**TINY)
     return made, X, (y if kind is ODENetClassifier else np.sin(3 * X[:, 0]))
-
-
-def weights(estimator):
-    return [p.detach().clone() for p in estimator.module_.parameters()]
-
-
-def same_weights(first, second):
-    return all(torch.equal(p, q) for p, q in zip(weights(first), weights(second), strict=True))
 
 
 def answers(estimator, X):
