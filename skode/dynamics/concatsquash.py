@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 
 from skode.dynamics.activations import Activation, get_activation
 from skode.dynamics.mlp import affine
-from skode.dynamics.sizes import checked_size, checked_sizes
+from skode.dynamics.sizes import check_size, check_sizes
 from skode.dynamics.times import as_column
 
 
@@ -87,8 +87,8 @@ class ConcatSquashField(nn.Module):
         super().__init__()
         get_activation(activation)
         self.activation = activation
-        self.hidden_layer_sizes = checked_sizes(hidden_layer_sizes)
-        checked_size("n_features", n_features)
+        self.hidden_layer_sizes = check_sizes(hidden_layer_sizes)
+        check_size("n_features", n_features)
         sizes = [n_features, *self.hidden_layer_sizes, n_features]
         self.layers = nn.ModuleList(ConcatSquashLayer(m, n, generator) for m, n in pairwise(sizes))
 

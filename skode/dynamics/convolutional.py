@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics.evolving import N_SETS, EvolvingLayer, WeightODE
-from skode.dynamics.sizes import checked_size, checked_sizes, refuse_oversized
+from skode.dynamics.sizes import check_memory, check_size, check_sizes
 
 # Images are made smaller until no side is longer than this, before the first ODE.
 LARGEST_SIDE = 7
@@ -21,7 +21,7 @@ SMALLEST_GROUP = 16
 
 def convolution(n_in: int, n_out: int, size: int, generator: torch.Generator, *, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps an image's size (divided by ``stride``), initialised by He et al. (2015)."""
-    refuse_oversized(n_out, n_in, size, size)
+    check_memory(n_out, n_in, size, size)
     layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, size, stride=stride, padding=(size - 1) // 2)
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
     nn.init.zeros_(layer.bias)
@@ -92,8 +92,8 @@ class ConvField(nn.Module):
         super().__init__()
         self.time_dependent = time_dependent
         self.autocast = autocast
-        n_channels = checked_size("n_channels", n_channels)
-        sizes = [n_channels, *checked_sizes(hidden_layer_sizes), n_channels]
+        n_channels = check_size("n_channels", n_channels)
+        sizes = [n_channels, *check_sizes(hidden_layer_sizes), n_channels]
         self.norms = nn.ModuleList(normalisation(n, n_pixels) for n in sizes)
         n_sets = N_SETS if evolving_weights else 1
         self.coefficients = WeightODE(n_sets, generator) if evolving_weights else None

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from skode.dynamics.activations import get_activation
 from skode.dynamics.mlp import affine
-from skode.dynamics.sizes import checked_size, checked_sizes
+from skode.dynamics.sizes import check_size, check_sizes
 
 #: Number of sets that a field's weights are combined from.
 N_SETS = 2
@@ -115,8 +115,8 @@ class EvolvingField(nn.Module):
         self.h = get_activation(activation).value
         self.time_dependent = time_dependent
         self.coefficients = WeightODE(n_sets, generator)
-        n_features = checked_size("n_features", n_features)
-        sizes = [n_features + time_dependent, *checked_sizes(hidden_layer_sizes), n_features]
+        n_features = check_size("n_features", n_features)
+        sizes = [n_features + time_dependent, *check_sizes(hidden_layer_sizes), n_features]
         self.layers = nn.ModuleList(
             EvolvingLayer([affine(m, n, generator) for _ in range(n_sets)]) for m, n in pairwise(sizes)
         )

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 
 from skode.dynamics.activations import Activation, get_activation
 from skode.dynamics.mlp import affine
-from skode.dynamics.sizes import checked_size
+from skode.dynamics.sizes import check_size
 from skode.dynamics.times import as_column
 
 
@@ -97,9 +97,9 @@ class GatedPlanarField(nn.Module):
         get_activation(activation)
         self.activation = activation
         n_units = n_units if isinstance(n_units, int) else max(sum(n_units), 1)
-        checked_size("n_features", n_features)
-        checked_size("n_units", n_units)
-        checked_size("hidden", hidden)
+        check_size("n_features", n_features)
+        check_size("n_units", n_units)
+        check_size("hidden", hidden)
         self.units = affine(n_features, n_units, generator)
         self.directions = affine(n_units, n_features, generator).weight
         self.gates = TimeGates(n_units, hidden, generator)

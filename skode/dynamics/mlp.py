@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.bound_mlp import BoundMLP
-from skode.dynamics.sizes import checked_size, checked_sizes, refuse_oversized
+from skode.dynamics.sizes import check_memory, check_size, check_sizes
 from skode.solvers.fields.pullback import is_hooked
 
 
@@ -20,7 +20,7 @@ def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linea
 
     That is the range of Glorot and Bengio (2010); biases are 0. Torch's global random state is left alone.
     """
-    refuse_oversized(n_out, n_in)
+    check_memory(n_out, n_in)
     layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
@@ -84,8 +84,8 @@ class MLPField(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.n_features = checked_size("n_features", n_features)
-        self.hidden_layer_sizes = checked_sizes(hidden_layer_sizes)
+        self.n_features = check_size("n_features", n_features)
+        self.hidden_layer_sizes = check_sizes(hidden_layer_sizes)
         self.activation = activation
         self.time_dependent = time_dependent
         self.fold_tanh = fold_tanh

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 
-def checked_size(name: str, value: Any) -> int:
+def check_size(name: str, value: Any) -> int:
     """A size as an int; ValueError, which names it, where it is not a whole number of 1 or more."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an integer > 0, got {value!r}.")
     return int(value)
 
 
-def checked_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
+def check_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
     """Widths of hidden layers as a tuple of ints; ValueError where they are no sequence of positive integers."""
     if isinstance(hidden_layer_sizes, Iterable) and not isinstance(hidden_layer_sizes, str):
         sizes = tuple(hidden_layer_sizes)
@@ -32,8 +32,8 @@ def checked_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
 BYTES_OF_WEIGHT = 32
 
 
-def refuse_oversized(*shape: int) -> None:
-    """Refuse weights that can't be trained in this machine's memory, before it is filled with them.
+def check_memory(*shape: int) -> None:
+    """Raise an error for weights that cannot be trained in this machine's memory, before it is filled with them.
 
     Operating systems promise more memory than the machine has, and end the process that comes to use it.
 

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
-from skode.dynamics.sizes import checked_sizes
+from skode.dynamics.sizes import check_sizes
 from skode.training.documentation import documentation_site
 from skode.training.loop import Objective, TrainingRecord, train, train_epoch
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
@@ -93,7 +93,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints; one number stands for one layer."""
-        return checked_sizes(np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist())
+        return check_sizes(np.atleast_1d(np.asarray(self.hidden_layer_sizes, dtype=object)).tolist())
 
     def _is_first_fit(self, architecture: dict[str, Any], *, goes_on: bool) -> bool:
         """Whether a fit makes a new network, rather than training the one there is.

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from skode.dynamics import ConcatSquashField, ConvField, EvolvingField, GatedPlanarField, MLPField, sizes
-from skode.dynamics.sizes import physical_memory, refuse_oversized
+from skode.dynamics.sizes import check_memory, physical_memory
 
 GENERATOR = torch.Generator().manual_seed(0)
 FIELDS = [MLPField, ConcatSquashField, EvolvingField, GatedPlanarField]
@@ -47,9 +47,9 @@ def test_layers_that_no_memory_holds_are_refused_before_it_is_filled(field, widt
 
 def test_weights_are_refused_from_the_memory_on_that_there_is(monkeypatch):
     monkeypatch.setattr(sizes, "physical_memory", lambda: 32 * 100)
-    refuse_oversized(10, 10)
+    check_memory(10, 10)
     with pytest.raises(MemoryError):
-        refuse_oversized(10, 10, 2)
+        check_memory(10, 10, 2)
 
 
 def test_where_the_system_does_not_tell_its_memory_nothing_is_refused(monkeypatch):
@@ -59,4 +59,4 @@ def test_where_the_system_does_not_tell_its_memory_nothing_is_refused(monkeypatc
     assert physical_memory() > 2**28
     monkeypatch.setattr(sizes.os, "sysconf", unknown)
     assert physical_memory() == np.inf
-    refuse_oversized(10**30)
+    check_memory(10**30)
