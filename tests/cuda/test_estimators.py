@@ -165,22 +165,22 @@ def answers_of_density(estimator, X, y):
 
 def answers_of_series(estimator, X, y):
     new = X[:4].assign(id="new")
-    asked = pd.concat([X, new, X[:4].assign(t=5.0)])
-    mean, std = estimator.predict(asked, return_std=True)
+    queries = pd.concat([X, new, X[:4].assign(t=5.0)])
+    mean, std = estimator.predict(queries, return_std=True)
     answers = {
         "mean": mean,
         "std": std,
         "score_samples": np.nan_to_num(estimator.score_samples(X, y)),
-        "transform": estimator.transform(asked),
+        "transform": estimator.transform(queries),
         "latent_states": estimator.latent_states().to_numpy(),
-        "latent_trajectory": estimator.latent_trajectory(asked),
-        "condition": estimator.condition(new, y[:4]).predict(asked),
+        "latent_trajectory": estimator.latent_trajectory(queries),
+        "condition": estimator.condition(new, y[:4]).predict(queries),
     }
     if estimator.likelihood == "gaussian":  # draws of whole numbers may differ by one where rounding does
-        answers["sample_y"] = estimator.sample_y(asked, 3)
+        answers["sample_y"] = estimator.sample_y(queries, 3)
         answers["sample"] = estimator.sample(2, [0.0, 1.0, 2.0], random_state=0).drop(columns="id").to_numpy()
     if estimator.observation_times == "poisson":
-        answers["predict_intensity"] = estimator.predict_intensity(asked)
+        answers["predict_intensity"] = estimator.predict_intensity(queries)
     return answers
 
 
@@ -392,9 +392,9 @@ import pickle, sys, warnings
 import torch
 assert not torch.cuda.is_available()
 with open(sys.argv[1], "rb") as file:
-    asked = pickle.load(file)
+    queries = pickle.load(file)
 told = {}
-for name, (estimator, X, method) in asked.items():
+for name, (estimator, X, method) in queries.items():
     try:
         told[name] = getattr(estimator, method)(X)
         assert all(p.device.type == "cpu" for p in estimator.module_.parameters())
@@ -406,15 +406,15 @@ with open(sys.argv[2], "wb") as file:
 
 
 def test_pickles_are_loaded_where_there_is_no_gpu(fitted, device, tmp_path):
-    asked, expected = {}, {}
+    queries, expected = {}, {}
     for name, (_, X, _) in CASES.items():
         estimator = fitted(name)
         method = method_of(estimator)
         expected[name] = getattr(estimator, method)(X)
-        asked[name] = (loaded(estimator).set_params(device="auto"), X, method)
-    asked["elsewhere"] = (loaded(fitted("classifier")), CASES["classifier"][1], "predict_proba")
-    (tmp_path / "asked").write_bytes(pickle.dumps(asked))
-    paths = [str(tmp_path / "asked"), str(tmp_path / "told")]
+        queries[name] = (loaded(estimator).set_params(device="auto"), X, method)
+    queries["elsewhere"] = (loaded(fitted("classifier")), CASES["classifier"][1], "predict_proba")
+    (tmp_path / "queries").write_bytes(pickle.dumps(queries))
+    paths = [str(tmp_path / "queries"), str(tmp_path / "told")]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([sys.executable, "-c", WITHOUT_GPU, *paths], check=True, env=environment, timeout=120)
     told = pickle.loads((tmp_path / "told").read_bytes())

@@ -11,6 +11,7 @@ from sklearn.datasets import make_moons
 from skode import CNFDensityEstimator, ODENetClassifier
 from skode.dynamics import MLPField
 from skode.solvers import free_idle_memory, solve_ivp
+from tests.cuda.problems import randn
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -20,10 +21,6 @@ MOST_WAITS = 4
 
 #: Bytes that may be held more after many calls: less than one small tensor for each.
 SLACK = 2**12
-
-
-def randn(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def mlp(device, dtype=torch.float64):
@@ -82,7 +79,7 @@ def test_fields_that_are_gone_leave_nothing_behind(gpu):
 
 
 def test_batches_of_many_sizes_do_not_pile_up(gpu):
-    """What is kept for each size that was solved is bounded, and given back when asked for."""
+    """What is kept for each size that was solved is bounded, and given back on request."""
     field = mlp(gpu)
     before = allocated()
     assert grows_by(lambda i: solve_with_gradient(field, i, n=10 + i), n=40) < 2 * 2**26

@@ -14,16 +14,13 @@ from torch import nn
 from skode.dynamics import MLPField, flow_field
 from skode.dynamics.convolutional import ConvField
 from skode.solvers import solve_ivp
+from tests.cuda.problems import randn
 
 #: Solves in a sequence: more than it takes until something prepared is used again.
 N_SOLVES = 6
 
 TIMES = [0.4, 1.0]
 TOLERANCES = {"rtol": 1e-4, "atol": 1e-4}
-
-
-def randn(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def mlp(hidden=(8,)):

@@ -21,6 +21,7 @@ from skode.solvers import (
 )
 from skode.timeseries.driven import CovariatePaths, DrivenField
 from skode.timeseries.panel import Panel
+from tests.cuda.problems import generator, randn
 
 ADJOINTS = ["discrete", "continuous", "backprop"]
 ADAPTIVE = [name for name in METHODS if METHODS[name].adaptive]
@@ -38,14 +39,6 @@ def settings_of(method):
     if method == "dopri8":  # the error of whose first step is below rounding, which would choose the next one
         settings |= {"first_step": 0.2, "max_step": 0.2}
     return settings
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*shape, seed=1):
-    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
 
 
 def states(*shape, dtype=torch.float64):

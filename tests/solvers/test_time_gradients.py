@@ -33,7 +33,7 @@ def test_gradients_of_all_times_are_those_of_the_solution(method, adjoint):
 
 @pytest.mark.parametrize("span", [(0.3, 1.5), (1.5, 0.3)])
 def test_gradients_of_the_span_without_t_eval(adaptive_method, adjoint, span):
-    # Only the end of the last step is asked for: it moves with the end of the span.
+    # Only the end of the last step is an output: it moves with the end of the span.
     span = torch.tensor(span, dtype=torch.float64, requires_grad=True)
     settings = {"rtol": 1e-7, "atol": 1e-7, "method": adaptive_method, "adjoint": adjoint}
     y = solve_ivp(field, span, torch.ones(1, dtype=torch.float64), **settings).y

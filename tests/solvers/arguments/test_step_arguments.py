@@ -110,7 +110,7 @@ def test_a_known_jump_costs_fewer_steps(method, counted):
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].adaptive])
-def test_the_field_is_never_asked_at_a_jump(method, counted):
+def test_the_field_is_never_evaluated_at_a_jump(method, counted):
     field = counted(switch)
     odeint(field, vector(0.0), [0.0, 3.0], method=method, options={"jump_t": [1.0]})
     assert 1.0 not in field.times
@@ -246,17 +246,17 @@ def test_grids_that_do_not_span_the_times_are_refused(grid):
 
 
 @pytest.mark.parametrize("method", ["euler", "midpoint", "heun3", "rk4"])
-def test_perturb_keeps_the_field_from_being_asked_at_the_grid(method, counted):
+def test_perturb_keeps_the_field_from_being_evaluated_at_the_grid(method, counted):
     def discontinuous(t, y):
         if float(t) in (0.5, 1.0):
-            raise AssertionError("asked at a jump")
+            raise AssertionError("evaluated at a jump")
         return torch.where(t < 0.5, 1.0, -1.0) * torch.ones_like(y)
 
     field = counted(discontinuous)
     y = odeint(field, vector(0.0), [0.0, 1.0], method=method, options={"step_size": 0.25, "perturb": True})
     assert float(y[-1]) == pytest.approx(0.0, abs=1e-14)
     assert 0.5 not in field.times
-    with pytest.raises(AssertionError, match="asked"):
+    with pytest.raises(AssertionError, match="evaluated"):
         odeint(counted(discontinuous), vector(0.0), [0.0, 1.0], method=method, options={"step_size": 0.25})
 
 
@@ -330,7 +330,7 @@ def test_options_are_left_as_they_were():
     assert options == before
 
 
-def test_solve_ivp_refuses_landings_where_spans_are_per_sample():
+def test_solve_ivp_refuses_stop_times_where_spans_are_per_sample():
     for name in ("step_t", "jump_t"):
         with pytest.raises(ValueError, match=name):
             solve_ivp(decay, [[0.0, 1.0], [0.0, 2.0]], torch.ones(2, 1), t_eval=[0.5], **{name: [0.3]})

@@ -51,7 +51,7 @@ def test_gradients_reach_each_part_and_the_parameters(y0, adjoint):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
 
 
-def test_parts_that_are_not_asked_for_do_no_harm(y0, adjoint):
+def test_parts_that_the_loss_leaves_out_do_no_harm(y0, adjoint):
     y0 = tuple(part.clone().requires_grad_() for part in y0)
     position, _, _ = odeint(newton, y0, [0.0, 1.0], adjoint=adjoint)
     position[-1].sum().backward()

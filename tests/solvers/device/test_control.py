@@ -78,7 +78,7 @@ def test_a_step_is_chosen_as_by_the_host(bounds, direction):
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("name", EXPONENTS)
 def test_attempts_are_judged_as_by_the_host(name, bounds, order):
-    """A march over made-up ratios, whose numbers stay on the device from attempt to attempt."""
+    """Steps over made-up ratios, whose numbers stay on the device from attempt to attempt."""
     settings = step_control(EXPONENTS[name], **BOUNDS[bounds])
     controls, controller = Controls.of(settings, order, 1.0), Controller(settings.exponents, order)
     t, size, t1 = 0.0, 0.1, 100.0

@@ -287,7 +287,7 @@ def test_a_module_that_draws_at_random_or_counts(ahead, y0):
         assert field.n_calls - before >= solution.nfev
 
 
-def test_a_frozen_parameter_that_is_changed_before_the_gradient_is_asked_for(ahead, y0):
+def test_a_frozen_parameter_that_is_changed_before_the_gradient_is_computed(ahead, y0):
     field = Frozen()
     for _ in range(3):
         end = solve_ivp(field, (0.0, 1.0), y0, t_eval=[1.0]).y.sum()

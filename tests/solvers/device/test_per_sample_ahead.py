@@ -1,4 +1,4 @@
-"""``step_control="per_sample"`` on the device: every sample takes the steps that the host's march gives it."""
+"""``step_control="per_sample"`` on the device: every sample takes the steps that the host gives it."""
 
 import math
 
@@ -231,7 +231,7 @@ def test_samples_that_have_arrived_leave(ahead, y0, monkeypatch):
     assert (sizes[0], sizes[-1]) == (4, 1)
 
 
-def test_the_clock_is_looked_at_seldom(ahead, y0, monkeypatch):
+def test_the_host_seldom_waits(ahead, y0, monkeypatch):
     looks, further = [], ActiveSamplesAhead._further
     monkeypatch.setattr(ActiveSamplesAhead, "_further", lambda self: looks.append(1) or further(self))
     solve_ivp(Forced(), (0.0, 5.0), y0, step_control="per_sample", **EQUAL)

@@ -26,7 +26,7 @@ OUTPUTS = {"inside": [0.15, 0.4, 0.83], "both": [0.0, 0.31, 1.0], "every step": 
 
 @pytest.fixture
 def sequence(agree, solved, move):
-    """A function that compares solves, between which parameters are changed, with those of the host's march."""
+    """A function that compares solves, between which parameters are changed, with those that the host makes."""
 
     def check(make, y0, t_span=(0.0, 1.0), *, agreement=1e-12, n=N, n_replayed=None, **settings):
         def compute():
@@ -456,7 +456,7 @@ def test_a_state_that_is_not_finite(ahead, mlp, y0, bad):
         assert torch.isfinite(solve(field, y0)).all()
 
 
-def test_the_clock_is_looked_at_once(ahead, mlp, y0, monkeypatch):
+def test_the_host_waits_once(ahead, mlp, y0, monkeypatch):
     looks, look = [], replay.Replay.ahead
 
     def noted(self, n, **settings):

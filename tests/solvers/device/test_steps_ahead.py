@@ -1,4 +1,4 @@
-"""Solves whose times and step sizes stay on the device give what the host's march gives."""
+"""Solves whose times and step sizes stay on the device give what the host gives."""
 
 import math
 

@@ -114,9 +114,9 @@ class Definition:
         first = self.stages[0].clone().requires_grad_() if takes_over else None
         stages = self.stages.clone().requires_grad_()
         loss = (cotangent * (y + h * torch.tensordot(self.b, stages, 1))).sum() + (stage_cotangents * stages).sum()
-        (asked,) = torch.autograd.grad(loss, stages, retain_graph=True)
+        (of_loss,) = torch.autograd.grad(loss, stages, retain_graph=True)
         matrix, _ = self._jacobian(self.stages, self.stages[0] if takes_over else None)
-        multipliers = torch.linalg.solve(matrix.T, asked.reshape(-1)).view_as(stages)
+        multipliers = torch.linalg.solve(matrix.T, of_loss.reshape(-1)).view_as(stages)
         loss = loss - (multipliers * self.residual(stages, t, h, y, first)).sum()
         wanted = [y, *parameters, *([first] if takes_over else [])]
         return torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)

@@ -74,10 +74,10 @@ def test_pulling_a_step_is_its_vector_jacobian_product(explicit_tableau, field, 
     lam, given = draw(*y.shape), draw(s, *y.shape)
     carried = draw(1, y.numel()) if takes_over else None
     whole = definition(explicit_tableau, field, T, H, y)
-    asked = given.clone()
+    total = given.clone()
     if takes_over:
-        asked[-1] += carried[0].view_as(y)
-    expected = whole.pulled(lam, asked, [p], takes_over=takes_over)
+        total[-1] += carried[0].view_as(y)
+    expected = whole.pulled(lam, total, [p], takes_over=takes_over)
 
     stepper = started(explicit_tableau, field, y, parameters=(p,), keep=kept)
     if kept and not takes_over:
@@ -203,7 +203,7 @@ def test_evaluations_at_the_ends_are_moved_into_the_step_by_one_rounding(numpy_t
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_columns_of_times_are_moved_where_asked_for(dtype):
+def test_columns_of_times_are_moved_where_marked(dtype):
     t, h = column(0.0, 1.0, 2.0, 3.0, dtype=dtype), column(0.5, -0.5, 0.5, -0.5, dtype=dtype)
     here = torch.tensor([[True], [True], [False], [False]])
     up, down = math.inf, -math.inf

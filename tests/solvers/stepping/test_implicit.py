@@ -65,10 +65,10 @@ def test_pulling_a_step_is_its_vector_jacobian_product(implicit_tableau, field, 
     s, takes_over = implicit_tableau.n_stages, implicit_tableau.fsal
     lam, given = draw(*y.shape), draw(s, *y.shape)
     carried = draw(1, y.numel()) if takes_over else None
-    asked = given.clone()
+    total = given.clone()
     if takes_over:
-        asked[-1] += carried[0].view_as(y)
-    expected = definition(implicit_tableau, field, T, h, y).pulled(lam, asked, [p], takes_over=takes_over)
+        total[-1] += carried[0].view_as(y)
+    expected = definition(implicit_tableau, field, T, h, y).pulled(lam, total, [p], takes_over=takes_over)
 
     taken = started(implicit_tableau, field, y).attempt(T, h, y)
     taken.stages = taken.stages.clone()
