@@ -352,17 +352,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 if record.stopped_because == INTERRUPTED:
                     self._keep(TrainingRecord(stopped_because=INTERRUPTED))
                     return
-            self._fit_module(
-                matching if self.objective == "flow_matching" else likelihood,
-                n,
-                rng,
-                validate=validate,
-                dtype=dtype,
-                auto_batch_size=auto,
-                max_grad_norm=MAX_GRAD_NORM,
-                averaging=AVERAGING,
-                task=task,
-            )
+            objective = matching if self.objective == "flow_matching" else likelihood
+            settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM, averaging=AVERAGING)
+            self._fit_module(objective, n, rng, settings, task=task, dtype=dtype, validate=validate)
 
     def _objectives(
         self, samples: Samples, solver: Solver, rng: np.random.RandomState
@@ -386,7 +378,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
         """Flow matching before training by likelihood."""
-        settings = self._settings(n, auto, alpha=None, max_grad_norm=MAX_GRAD_NORM)
+        settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM)
         settings = dataclasses.replace(
             settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine", phase="Flow matching"
         )

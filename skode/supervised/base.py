@@ -178,8 +178,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
                 self.module_.to(dtype)
             else:
+                settings = self._settings(len(rows), alpha=alpha, passes=passes)
                 self._record = self._fit_module(
-                    objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
+                    objective, len(rows), rng, settings, task=task, dtype=dtype, validate=validate
                 )
             self.module_.eval()
         return self

@@ -422,27 +422,19 @@ class LatentODERegressor(FittedLatentODE):
         device = next(self.module_.parameters()).device
         n_batches = -(-panel.n_series // batch_size)
         passes = -(-LEAST_UPDATES // n_batches)
-        settings = ELBOSettings(
+        elbo = ELBOSettings(
             importance_weighted=self.bound == "iwae",
             n_samples=self.n_samples,
             annealing_updates=round(self.kl_annealing * self.max_iter * passes * n_batches),
             forecasting=self.forecasting,
             hindcasting=self.hindcasting,
         )
-        objective = NegativeELBO(self.module_, training, tensors, self._solver(), settings, new_generator(rng, device))
+        objective = NegativeELBO(self.module_, training, tensors, self._solver(), elbo, new_generator(rng, device))
         with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
-            self._fit_module(
-                objective,
-                training.n_series,
-                rng,
-                auto_batch_size=auto_batch_size,
-                passes=passes,
-                validate=validate,
-                task=task,
-                max_grad_norm=MAX_GRAD_NORM,
-                dtype=dtype,
-                averaging=AVERAGING,
+            settings = self._settings(
+                panel.n_series, auto_batch_size, max_grad_norm=MAX_GRAD_NORM, passes=passes, averaging=AVERAGING
             )
+            self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
