@@ -32,7 +32,7 @@ from skode.timeseries.validation import forecast_density, last_rows, widen_noise
 from skode.training import (
     COMMON_CONSTRAINTS,
     array_api,
-    checked_weights,
+    check_weights,
     new_generator,
     rollback,
     to_pandas,
@@ -369,7 +369,7 @@ class LatentODERegressor(FittedLatentODE):
             LIKELIHOODS[self.likelihood].check(values)
         else:
             values = self._targets(y, rows)
-        rows, values, weights = distinct_rows(rows, values, checked_weights(sample_weight, values))
+        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
@@ -484,7 +484,7 @@ class LatentODERegressor(FittedLatentODE):
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
-        rows, values, weights = distinct_rows(rows, values, checked_weights(sample_weight, values))
+        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
         refuse_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
         new = self._units.panel(rows, values, weights)
         conditioned = copy.copy(self)
