@@ -31,13 +31,13 @@ from skode.training import (
     NeuralODEEstimator,
     TrainingRecord,
     array_api,
-    checked_data,
-    checked_times,
-    checked_weights,
+    check_argument,
+    check_data,
+    check_unit_times,
+    check_weights,
     distinct,
     field_is_theirs,
     memory_for,
-    naming,
     new_generator,
     resolve_device,
     rollback,
@@ -318,8 +318,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         hidden = self._hidden_layers()
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=self.warm_start)
-        given = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
-        weights = checked_weights(sample_weight, given)
+        given = check_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
+        weights = check_weights(sample_weight, given)
         rows, weights = distinct(given, np.zeros(len(given)), weights)
         # As given, where nothing tells samples apart; else by their values, so that a sample given twice and one of
         # weight two come to the same place. Either way results don't change with units.
@@ -443,7 +443,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         self.module_.to(resolve_device(self.device))
-        return checked_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return check_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _answer(self, points: np.ndarray, function: Callable[[Tensor], Tensor], axis: int = 0) -> np.ndarray:
         """What a function of the flow makes of points, some of them at a time."""
@@ -528,7 +528,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         log_density = self.score_samples(X)
         if sample_weight is None:
             return float(log_density.mean(dtype=np.float64))
-        weights = checked_weights(sample_weight, log_density)
+        weights = check_weights(sample_weight, log_density)
         # A sample without weight does not count, whatever its density, which may be minus infinity.
         some = weights > 0.0
         return float(np.average(log_density[some], weights=weights[some]))
@@ -595,7 +595,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Where X has another number of columns than the data.
         """
         check_is_fitted(self)
-        with naming("X"):
+        with check_argument("X"):
             base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
         if base.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
@@ -635,7 +635,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Where ``t`` is not as described.
         """
         X = self._checked(X)
-        times = checked_times(t)
+        times = check_unit_times(t)
         paths = self._answer(
             self._to_flow(X), lambda x: self.module_.paths(x, self._solver(), times[::-1].tolist()).flip(0), axis=1
         )

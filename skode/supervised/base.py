@@ -35,21 +35,21 @@ from skode.training import (
     SparseFeatures,
     array_api,
     as_index,
-    checked_data,
-    checked_labels,
-    checked_times,
-    checked_weights,
+    check_argument,
+    check_data,
+    check_labels,
+    check_numeric_targets,
+    check_squares,
+    check_unit_times,
+    check_weights,
     distinct,
     field_is_theirs,
     fitted_on,
     fitted_scaler,
-    naming,
     new_generator,
-    numeric_targets,
     resolve_device,
     rollback,
     shifted,
-    squaring,
     standardised,
     to_numpy,
     to_pandas,
@@ -156,7 +156,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=self.warm_start or partial)
         self._refuse_stacked_images(X)
-        X, y = checked_data(
+        X, y = check_data(
             self,
             X,
             y,
@@ -170,7 +170,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         task = self._task(X, y, sample_weight)
         if self.image_shape is not None:
             self._checked_image_shape(X.shape[1])
-        sample_weight = checked_weights(sample_weight, X)
+        sample_weight = check_weights(sample_weight, X)
         targets = self._encode(y, first=first, classes=classes)
         weights = self._weights(targets, sample_weight)
         rng = check_random_state(self.random_state)
@@ -405,7 +405,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         """Features as the fitted network takes them."""
         check_is_fitted(self, "module_")
         self._refuse_stacked_images(X)
-        X = checked_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        X = check_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         device = resolve_device(self.device)
         self.module_.to(device)  # it may have been fitted on another
         return self._features(X, self.module_.head.weight.dtype, device)
@@ -443,11 +443,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _scored(self, score: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
         """A score by scikit-learn, of targets and weights that are checked as in ``fit``; errors name the argument."""
-        weights = None if sample_weight is None else checked_weights(sample_weight, X)
+        weights = None if sample_weight is None else check_weights(sample_weight, X)
         y = to_pandas(y, "y")
-        with naming("y"), squaring("y"):
+        with check_argument("y"), check_squares("y"):
             if not issparse(y) and np.ndim(y):  # of what is no array scikit-learn tells
-                y = numeric_targets(y, type(self).__name__) if self._y_is_numeric else checked_labels(y)
+                y = check_numeric_targets(y, type(self).__name__) if self._y_is_numeric else check_labels(y)
             return float(score(X, y, sample_weight=weights))
 
     @array_api
@@ -491,7 +491,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         ValueError
             Where ``t`` is not as described.
         """
-        x, times = self._checked(X), checked_times(t).tolist()
+        x, times = self._checked(X), check_unit_times(t).tolist()
 
         def states(x: Tensor) -> np.ndarray:
             return to_numpy(self.module_.solutions(x, self._solver(), times)[-1].y.transpose(0, 1))

@@ -2,17 +2,17 @@
 
 from skode.training.array_api import array_api, as_numpy
 from skode.training.caller import warn_caller, warn_of_overflow
-from skode.training.checked import (
-    checked_data,
-    checked_labels,
-    checked_weights,
+from skode.training.checks import (
+    check_argument,
+    check_column_names,
+    check_data,
+    check_labels,
+    check_missing_labels,
+    check_numeric_targets,
+    check_squares,
+    check_weights,
     field_is_theirs,
     first_not_a_number,
-    naming,
-    numeric_targets,
-    refuse_equal_names,
-    refuse_missing_labels,
-    squaring,
 )
 from skode.training.dataframes import as_python, missing_as_nan, to_pandas
 from skode.training.estimator import NeuralODEEstimator
@@ -27,7 +27,7 @@ from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
 from skode.training.tensors import (
     as_index,
-    checked_times,
+    check_unit_times,
     fitted_on,
     fitted_scaler,
     new_generator,
@@ -55,10 +55,15 @@ __all__ = [
     "as_index",
     "as_numpy",
     "as_python",
-    "checked_data",
-    "checked_labels",
-    "checked_times",
-    "checked_weights",
+    "check_argument",
+    "check_column_names",
+    "check_data",
+    "check_labels",
+    "check_missing_labels",
+    "check_numeric_targets",
+    "check_squares",
+    "check_unit_times",
+    "check_weights",
     "distinct",
     "field_is_theirs",
     "first_not_a_number",
@@ -66,16 +71,11 @@ __all__ = [
     "fitted_scaler",
     "memory_for",
     "missing_as_nan",
-    "naming",
     "new_generator",
-    "numeric_targets",
-    "refuse_equal_names",
-    "refuse_missing_labels",
     "resolve_device",
     "resolve_dtype",
     "rollback",
     "shifted",
-    "squaring",
     "standardised",
     "to_numpy",
     "to_pandas",
