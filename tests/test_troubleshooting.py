@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 SOURCES = "".join(path.read_text() for path in sorted((ROOT / "skode").rglob("*.py")))
 
 #: Not provoked on the page, as that would take too long there.
-NOT_PROVOKED = {"The dynamics of … draws of latent states could not be solved as far as was asked"}
+NOT_PROVOKED = {"The dynamics of … draws of latent states could not be solved as far as the times of X"}
 
 
 def sections():

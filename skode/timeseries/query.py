@@ -76,7 +76,7 @@ def _warn_of_early_times(series: Any) -> None:
     """Warn where the dynamics of a series of which nothing is known are solved far backward."""
     warn_caller(
         "Series not known are taken to start at the median start of those in fit, and "
-        f"{series!r} is asked long before that: what the dynamics say there was never trained. Tell the model of its "
+        f"{series!r} is queried long before that: what the dynamics say there was never trained. Tell the model of its "
         "observations by condition, or let times count from the start of each series.",
         UserWarning,
     )

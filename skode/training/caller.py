@@ -39,7 +39,7 @@ def warn_of_overflow(values: np.ndarray, what: str, then: str) -> None:
     what : str
         Their name, in the plural.
     then : str
-        What they became, and why.
+        The results that they became, and the reason.
     """
     beyond = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if beyond.any():

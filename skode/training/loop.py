@@ -329,7 +329,7 @@ class _Training:
         if settings.verbose:
             print(self._line(score if self.validate is not None else None))
         if self.on_epoch is not None and self.on_epoch(record):
-            record.stopped_because, record.converged = "a callback asked for it", True
+            record.stopped_because, record.converged = "a callback stopped it", True
             return True
         if settings.n_iter_no_change is not None and self.n_no_change >= settings.n_iter_no_change:
             what = "validation score" if self.validate is not None else "training loss"

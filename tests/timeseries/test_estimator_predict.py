@@ -309,7 +309,7 @@ def test_an_unknown_series_asked_long_before_it_is_taken_to_start_is_warned_of(t
     asked = pd.DataFrame({"id": ["s0", "typo", "typo"], "t": [start - 9.0, start, start - 0.9 * model.time_scale_]})
     model.predict(asked)  # 's0' is known
     with pytest.warns(
-        UserWarning, match="Series not known are taken to start .* 'typo' is asked long before"
+        UserWarning, match="Series not known are taken to start .* 'typo' is queried long before"
     ) as caught:
         model.predict(asked.assign(t=start - 1.1 * model.time_scale_))
     assert caught[0].filename == __file__
@@ -318,11 +318,11 @@ def test_an_unknown_series_asked_long_before_it_is_taken_to_start_is_warned_of(t
 def test_an_unknown_series_is_named_as_its_id_is_written(tiny_waves):
     model, X, _ = tiny_waves
     early = {"t": [X["t"].min() - 2.0 * model.time_scale_] * 2}
-    with pytest.warns(UserWarning, match="and 77 is asked long before that"):
+    with pytest.warns(UserWarning, match="and 77 is queried long before that"):
         model.predict(pd.DataFrame({"id": [77, "s0"], **early}, dtype=object).infer_objects())
     numbers = copy.copy(model)
     numbers.context_ = replace(model.context_, ids=pd.RangeIndex(model.context_.n_series))
-    with pytest.warns(UserWarning, match="and 77 is asked long before that"):
+    with pytest.warns(UserWarning, match="and 77 is queried long before that"):
         numbers.predict(pd.DataFrame({"id": [77, 0], **early}))
 
 

@@ -229,7 +229,7 @@ def test_draws_that_cannot_be_solved_are_left_out_with_a_warning():
     noise = normal_draws(N_DRAWS, LATENT)
     noise[:3] = 0.0  # these stay where they are
     posterior.factor[1].zero_()  # and so do all of this series
-    with pytest.warns(ConvergenceWarning, match="could not be solved as far as was asked"):
+    with pytest.warns(ConvergenceWarning, match="could not be solved as far as the times of X"):
         _, _, _, weights = answered(
             growing(), panel_of(["a", "b"], [30.0, 30.0]), QUICK, posterior=posterior, noise=noise
         )

@@ -51,5 +51,5 @@ def test_ids_of_another_type_are_warned_of(query):
 
 def test_an_unknown_series_long_before_its_start_is_warned_of(query):
     query(["a"], [-100.0])
-    with pytest.warns(UserWarning, match="'new' is asked long before that"):
+    with pytest.warns(UserWarning, match="'new' is queried long before that"):
         query(["new"], [-100.0])

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skode.solvers.forward.callbacks import Callbacks, _taking_apart
+from skode.solvers.forward.callbacks import Callbacks, taking_apart
 
 NAMES = ("callback_step", "callback_accept_step", "callback_reject_step")
 #: The callbacks of methods with fixed steps.
@@ -41,6 +41,6 @@ def carry_over(func: Any, wrapper: Any, parts: Callable[[Tensor], Any]) -> None:
     """Give the callbacks of ``func`` to a wrapper of it; they receive the wrapper's state converted by ``parts``."""
     for name in NAMES:
         if (callback := getattr(func, name, None)) is not None:
-            setattr(wrapper, name, _taking_apart(callback, parts))
+            setattr(wrapper, name, taking_apart(callback, parts))
         if (callback := getattr(func, name + "_adjoint", None)) is not None:
             setattr(wrapper, name + "_adjoint", callback)

@@ -34,7 +34,7 @@ class Callbacks:
     def of(self, parts: Callable[[Tensor], Any]) -> Callbacks:
         """Those that receive the state taken apart."""
         each = (self.step, self.accept, self.reject)
-        return Callbacks(*(None if callback is None else _taking_apart(callback, parts) for callback in each))
+        return Callbacks(*(None if callback is None else taking_apart(callback, parts) for callback in each))
 
     @staticmethod
     def call(callback: Callback | None, t: Any, y: Tensor, h: Any) -> None:
@@ -43,7 +43,8 @@ class Callbacks:
             callback(_time(t), y if y.requires_grad else y.clone(), _time(h).abs())
 
 
-def _taking_apart(callback: Callback, parts: Callable[[Tensor], Any]) -> Callback:
+def taking_apart(callback: Callback, parts: Callable[[Tensor], Any]) -> Callback:
+    """The same callback, which receives the state taken apart."""
     return lambda t, y, dt: callback(t, parts(y), dt)
 
 
