@@ -117,8 +117,8 @@ class Predictive:
             yield replace(prediction, rows=query.rows_of(block))
         if n_lost:
             warn_caller(
-                f"The dynamics of {n_lost} draws of latent states could not be solved as far as the times of X; these draws "
-                "were left out. Ask for times closer to the data, or train on longer series.",
+                f"The dynamics of {n_lost} draws of latent states could not be solved as far as the times of X; these "
+                "draws were left out. Ask for times closer to the data, or train on longer series.",
                 ConvergenceWarning,
             )
 
@@ -310,7 +310,8 @@ class Predictive:
             self._states(z0, series, on_failure="raise")
         except SolverError as error:
             raise type(error)(
-                f"The dynamics could not be solved as far as the times of X, by any draw of a latent state: {error.reason}",
+                "The dynamics could not be solved as far as the times of X, by any draw of a latent state: "
+                f"{error.reason}",
                 time=error.time,
                 step_size=error.step_size,
                 advice="Times here count time_scale_ from a series' start. Ask for times closer to the data.",
