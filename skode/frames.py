@@ -14,11 +14,11 @@ from sklearn.utils.validation import validate_data
 
 from skode.training import (
     as_python,
+    check_argument,
+    check_column_names,
     distinct,
     first_not_a_number,
     missing_as_nan,
-    naming,
-    refuse_equal_names,
     to_pandas,
 )
 
@@ -88,13 +88,13 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
     """
     X = to_pandas(X)
     if isinstance(X, pd.DataFrame):
-        refuse_equal_names(X)
+        check_column_names(X)
         validate_data(estimator, _header(estimator, X, (series, time), reset), skip_check_array=True, reset=reset)
         frame = X
     else:
         mixed = series is not None
         kind = None if mixed else np.float64
-        with naming("X"):
+        with check_argument("X"):
             X = validate_data(estimator, X, dtype=kind, ensure_all_finite=not mixed, reset=reset)
         frame = pd.DataFrame(X).infer_objects()
     return take_apart(frame, series=series, time=time)
@@ -387,7 +387,7 @@ def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndar
         raise ValueError("requires y to be passed, but the target y is None.")
     given = missing_as_nan(y)
     try:
-        with naming("y"):
+        with check_argument("y"):
             y = check_array(
                 given, ensure_2d=False, allow_nd=True, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
             )

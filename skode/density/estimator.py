@@ -33,11 +33,11 @@ from skode.training import (
     Solver,
     TrainingRecord,
     array_api,
-    checked_data,
-    checked_times,
-    checked_weights,
+    check_argument,
+    check_data,
+    check_unit_times,
+    check_weights,
     memory_for,
-    naming,
     new_generator,
     resolve_device,
     rollback,
@@ -313,8 +313,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         hidden = self._hidden_layers()
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=self.warm_start)
-        X = checked_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
-        samples = Samples.distinct(X, checked_weights(sample_weight, X), shuffle=self.shuffle)
+        X = check_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
+        samples = Samples.distinct(X, check_weights(sample_weight, X), shuffle=self.shuffle)
         check_columns(samples.points, samples.weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
         rng = check_random_state(self.random_state)
         device, dtype = self._device_and_dtype(X, first=first)
@@ -352,17 +352,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
                 if record.stopped_because == INTERRUPTED:
                     self._keep(TrainingRecord(stopped_because=INTERRUPTED))
                     return
-            self._fit_module(
-                matching if self.objective == "flow_matching" else likelihood,
-                n,
-                rng,
-                validate=validate,
-                dtype=dtype,
-                auto_batch_size=auto,
-                max_grad_norm=MAX_GRAD_NORM,
-                averaging=AVERAGING,
-                task=task,
-            )
+            objective = matching if self.objective == "flow_matching" else likelihood
+            settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM, averaging=AVERAGING)
+            self._fit_module(objective, n, rng, settings, task=task, dtype=dtype, validate=validate)
 
     def _objectives(
         self, samples: Samples, solver: Solver, rng: np.random.RandomState
@@ -386,7 +378,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
         """Flow matching before training by likelihood."""
-        settings = self._settings(n, auto, alpha=None, max_grad_norm=MAX_GRAD_NORM)
+        settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM)
         settings = dataclasses.replace(
             settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine", phase="Flow matching"
         )
@@ -400,7 +392,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         self.module_.to(resolve_device(self.device))
-        return checked_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return check_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _in_flow(self, X: np.ndarray) -> np.ndarray:
         return to_flow(self.scaler_, X, self.module_.log_scale.dtype)
@@ -482,7 +474,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         log_density = self.score_samples(X)
         if sample_weight is None:
             return float(log_density.mean(dtype=np.float64))
-        weights = checked_weights(sample_weight, log_density)
+        weights = check_weights(sample_weight, log_density)
         # The density of a sample without weight may be minus infinity, times which 0 would be NaN.
         some = weights > 0.0
         return float(np.average(log_density[some], weights=weights[some]))
@@ -549,7 +541,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Where X has another number of columns than the data.
         """
         check_is_fitted(self)
-        with naming("X"):
+        with check_argument("X"):
             base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
         if base.shape[1] != self.n_features_in_:
             raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
@@ -583,7 +575,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             Where ``t`` is not as described.
         """
         X = self._checked(X)
-        times = checked_times(t)
+        times = check_unit_times(t)
         falling = times[::-1].tolist()
         paths = self._evaluated(
             lambda x: self.module_.paths(x, self._solver(), falling).flip(0), self._in_flow(X), axis=1

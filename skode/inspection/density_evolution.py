@@ -12,7 +12,7 @@ from skode.inspection._axes import one_axes, require_matplotlib, several_axes
 from skode.inspection._column_grid import ColumnGrid
 from skode.inspection._estimators import refusal
 from skode.inspection.density import DensityDisplay, _check_plot_method
-from skode.training import checked_times
+from skode.training import check_unit_times
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -189,7 +189,7 @@ class DensityEvolutionDisplay:
             if times < 2:
                 raise ValueError(f"times must be 2 or more, or the times themselves; got {times!r}.")
             times = np.linspace(0, 1, int(times))
-        times = checked_times(times)
+        times = check_unit_times(times)
         grid = ColumnGrid.over(
             estimator, X, columns=columns, fixed=fixed, resolution=grid_resolution, eps=eps, share=0.25
         )

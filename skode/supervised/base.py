@@ -32,17 +32,17 @@ from skode.training import (
     Regularisation,
     SparseFeatures,
     array_api,
-    checked_data,
-    checked_labels,
-    checked_times,
-    checked_weights,
+    check_argument,
+    check_data,
+    check_labels,
+    check_numeric_targets,
+    check_squares,
+    check_unit_times,
+    check_weights,
     distinct,
-    naming,
     new_generator,
-    numeric_targets,
     resolve_device,
     rollback,
-    squaring,
     to_numpy,
     to_pandas,
     to_tensor,
@@ -141,7 +141,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         X, y = self._checked_samples(X, y, first=first)
         inputs.check_size(X.shape[1])
         task = self._task(X, y, sample_weight)
-        sample_weight = checked_weights(sample_weight, X)
+        sample_weight = check_weights(sample_weight, X)
         targets = self._encode(y, first=first, classes=classes)
         weights = self._weights(targets, sample_weight)
         rng = check_random_state(self.random_state)
@@ -178,8 +178,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
                 self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
                 self.module_.to(dtype)
             else:
+                settings = self._settings(len(rows), alpha=alpha, passes=passes)
                 self._record = self._fit_module(
-                    objective, len(rows), rng, alpha=alpha, passes=passes, validate=validate, dtype=dtype, task=task
+                    objective, len(rows), rng, settings, task=task, dtype=dtype, validate=validate
                 )
             self.module_.eval()
         return self
@@ -212,7 +213,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     def _checked_samples(self, X: Any, y: Any, *, first: bool) -> tuple[Any, np.ndarray]:
         """X and y as scikit-learn checks them, y dense."""
         check_two_dimensional(X, type(self).__name__)
-        X, y = checked_data(
+        X, y = check_data(
             self,
             X,
             y,
@@ -322,7 +323,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         """Features as the fitted network takes them."""
         check_is_fitted(self, "module_")
         check_two_dimensional(X, type(self).__name__)
-        X = checked_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        X = check_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         device = resolve_device(self.device)
         self.module_.to(device)  # it may have been fitted on another
         return self._inputs().features(self.scaler_, X, self.module_.head.weight.dtype, device)
@@ -360,11 +361,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _scored(self, score: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
         """A score by scikit-learn, of targets and weights that are checked as in ``fit``; errors name the argument."""
-        weights = None if sample_weight is None else checked_weights(sample_weight, X)
+        weights = None if sample_weight is None else check_weights(sample_weight, X)
         y = to_pandas(y, "y")
-        with naming("y"), squaring("y"):
+        with check_argument("y"), check_squares("y"):
             if not issparse(y) and np.ndim(y):  # scikit-learn raises errors for other types
-                y = numeric_targets(y, type(self).__name__) if self._y_is_numeric else checked_labels(y)
+                y = check_numeric_targets(y, type(self).__name__) if self._y_is_numeric else check_labels(y)
             return float(score(X, y, sample_weight=weights))
 
     @array_api
@@ -409,7 +410,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         ValueError
             Where ``t`` is not as described.
         """
-        x, times, solver = self._checked(X), checked_times(t).tolist(), self._solver()
+        x, times, solver = self._checked(X), check_unit_times(t).tolist(), self._solver()
 
         def states(x: Tensor) -> np.ndarray:
             return to_numpy(self.module_.solutions(x, solver, times)[-1].y.transpose(0, 1))

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
 from skode.supervised.objective import Losses, binary_cross_entropies, cross_entropies
-from skode.training import array_api, naming, refuse_missing_labels, to_numpy, warn_caller
+from skode.training import array_api, check_argument, check_missing_labels, to_numpy, warn_caller
 
 
 class ODENetClassifier(ClassifierMixin, ODENetEstimator):
@@ -323,9 +323,9 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return self.target_type_ == "multilabel-indicator"
 
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
-        refuse_missing_labels(y)
+        check_missing_labels(y)
         check_label_types(y)
-        with naming("y"):
+        with check_argument("y"):
             check_classification_targets(y)
             target_type = type_of_target(y, input_name="y")
         if target_type not in ("binary", "multiclass", "multilabel-indicator"):

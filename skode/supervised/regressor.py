@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
 from skode.supervised.objective import Losses, squared_errors
-from skode.training import array_api, fitted_scaler, numeric_targets, standardised, to_numpy, to_tensor
+from skode.training import array_api, check_numeric_targets, fitted_scaler, standardised, to_numpy, to_tensor
 
 
 class ODENetRegressor(RegressorMixin, ODENetEstimator):
@@ -298,7 +298,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         return self._fit(X, y, sample_weight, partial=True)
 
     def _encode(self, y: np.ndarray, *, first: bool, classes: Any = None) -> np.ndarray:
-        targets = numeric_targets(y, type(self).__name__)
+        targets = check_numeric_targets(y, type(self).__name__)
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
         if not first and n_outputs != self.n_outputs_:
             raise ValueError(f"y has {n_outputs} outputs, but the last fit had {self.n_outputs_}.")

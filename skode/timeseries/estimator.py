@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.frames import Column, distinct_rows, read_rows, read_targets
-from skode.timeseries.absurd_times import refuse_absurd_times
+from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.fitted import FittedLatentODE
@@ -32,7 +32,7 @@ from skode.timeseries.validation import forecast_density, last_rows, widen_noise
 from skode.training import (
     COMMON_CONSTRAINTS,
     array_api,
-    checked_weights,
+    check_weights,
     new_generator,
     rollback,
     to_pandas,
@@ -369,7 +369,7 @@ class LatentODERegressor(FittedLatentODE):
             LIKELIHOODS[self.likelihood].check(values)
         else:
             values = self._targets(y, rows)
-        rows, values, weights = distinct_rows(rows, values, checked_weights(sample_weight, values))
+        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never):
             output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
@@ -391,7 +391,7 @@ class LatentODERegressor(FittedLatentODE):
             self.module_ = copy.deepcopy(self.module_)
             if isinstance(self.module_.likelihood, Gaussian):
                 self.module_.likelihood.whiten()
-        refuse_absurd_times(rows)
+        check_absurd_times(rows)
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel
         self._train(panel, rng, dtype, self._task(X, y, sample_weight))
@@ -422,27 +422,19 @@ class LatentODERegressor(FittedLatentODE):
         device = next(self.module_.parameters()).device
         n_batches = -(-panel.n_series // batch_size)
         passes = -(-LEAST_UPDATES // n_batches)
-        settings = ELBOSettings(
+        elbo = ELBOSettings(
             importance_weighted=self.bound == "iwae",
             n_samples=self.n_samples,
             annealing_updates=round(self.kl_annealing * self.max_iter * passes * n_batches),
             forecasting=self.forecasting,
             hindcasting=self.hindcasting,
         )
-        objective = NegativeELBO(self.module_, training, tensors, self._solver(), settings, new_generator(rng, device))
+        objective = NegativeELBO(self.module_, training, tensors, self._solver(), elbo, new_generator(rng, device))
         with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
-            self._fit_module(
-                objective,
-                training.n_series,
-                rng,
-                auto_batch_size=auto_batch_size,
-                passes=passes,
-                validate=validate,
-                task=task,
-                max_grad_norm=MAX_GRAD_NORM,
-                dtype=dtype,
-                averaging=AVERAGING,
+            settings = self._settings(
+                panel.n_series, auto_batch_size, max_grad_norm=MAX_GRAD_NORM, passes=passes, averaging=AVERAGING
             )
+            self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
@@ -492,8 +484,8 @@ class LatentODERegressor(FittedLatentODE):
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
-        rows, values, weights = distinct_rows(rows, values, checked_weights(sample_weight, values))
-        refuse_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
+        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
+        check_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
         new = self._units.panel(rows, values, weights)
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)

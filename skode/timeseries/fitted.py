@@ -26,9 +26,9 @@ from skode.timeseries.units import Units
 from skode.training import (
     NeuralODEEstimator,
     array_api,
-    checked_weights,
+    check_squares,
+    check_weights,
     memory_for,
-    squaring,
     to_numpy,
     to_pandas,
     warn_caller,
@@ -389,12 +389,12 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         true = self._targets(y, rows, maybe_nothing=True)
         query = self._query(rows)
         predicted = self._units.original(self._predictive().moments(query, self._posterior_of(query))[0])
-        weights = checked_weights(sample_weight, true)
+        weights = check_weights(sample_weight, true)
         scores = []
         for column, guess in zip(true.T, predicted.T, strict=True):
             seen = ~np.isnan(column) & (weights > 0.0)
             if seen.sum() >= 2:
-                with squaring("y"):
+                with check_squares("y"):
                     scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
         if not scores:
             warn_caller(

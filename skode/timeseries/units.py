@@ -15,7 +15,7 @@ from skode.frames import Column, LongRows, output_names, read_targets
 from skode.timeseries.latent_ode import HORIZON, LEAD
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
-from skode.training import fitted_scaler, naming, to_pandas
+from skode.training import check_argument, fitted_scaler, to_pandas
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Units:
             return given
         if self.covariate_scaler is None:
             raise ValueError("covariates were given, but the model was fitted without any; leave covariates=None.")
-        with naming("covariates"):
+        with check_argument("covariates"):
             covariates = check_array(
                 to_pandas(covariates, "covariates"),
                 ensure_2d=False,

@@ -153,13 +153,26 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _settings(
         self,
         n_samples: int,
-        auto_batch_size: int,
+        auto_batch_size: int = AUTO_BATCH_SIZE,
         *,
-        alpha: float | None,
-        max_grad_norm: float | None,
+        alpha: float | None = None,
+        max_grad_norm: float | None = None,
         passes: int = 1,
+        averaging: float = 0.0,
     ) -> TrainingSettings:
-        """The parameters as the training loop takes them."""
+        """The parameters as the training loop takes them, with settings that estimators choose.
+
+        Parameters
+        ----------
+        n_samples : int
+            Number of samples, which bounds the size of a batch.
+        auto_batch_size : int, default=200
+            Size of a batch with ``batch_size="auto"``.
+        alpha : float, default=None
+            Strength of the L2 penalty; None: the parameter.
+        max_grad_norm, passes, averaging
+            See :class:`TrainingSettings`.
+        """
         return TrainingSettings(
             learning_rate=self.learning_rate_init,
             batch_size=self._batch_size(n_samples, auto_batch_size),
@@ -172,13 +185,14 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             verbose=bool(self.verbose),
             max_grad_norm=max_grad_norm,
             passes=passes,
+            averaging=averaging,
         )
 
     def _fit_partially(
         self, objective: Objective, n_samples: int, rng: np.random.RandomState, *, alpha: float, passes: int = 1
     ) -> None:
         """Train ``module_`` for one epoch, going on from the last call's curves and optimiser."""
-        settings = self._settings(n_samples, AUTO_BATCH_SIZE, alpha=alpha, max_grad_norm=None, passes=passes)
+        settings = self._settings(n_samples, alpha=alpha, passes=passes)
         self._record = train_epoch(objective, n_samples, settings, rng, self._record)
         self._keep(self._record)
 
@@ -187,22 +201,31 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         objective: Objective,
         n_samples: int,
         rng: np.random.RandomState,
+        settings: TrainingSettings,
         *,
-        auto_batch_size: int = AUTO_BATCH_SIZE,
-        alpha: float | None = None,
-        passes: int = 1,
-        validate: Callable[[], float] | None = None,
         task: dict[str, Any],
-        max_grad_norm: float | None = None,
-        dtype: torch.dtype | None = None,
-        averaging: float = 0.0,
+        dtype: torch.dtype,
+        validate: Callable[[], float] | None = None,
     ) -> TrainingRecord:
         """Train ``module_``, bring it to a dtype, and set the fitted curves; one callback task per epoch.
 
-        ``task`` is what callbacks are told of it; see :meth:`_task`.
+        Parameters
+        ----------
+        objective : Objective
+            The function to minimise.
+        n_samples : int
+            Number of samples to draw batches from.
+        rng : RandomState
+            Source of the order of the samples.
+        settings : TrainingSettings
+            Settings of the loop; see :meth:`_settings`.
+        task : dict
+            The data, for callbacks; see :meth:`_task`.
+        dtype : torch.dtype
+            The dtype of predictions.
+        validate : callable, default=None
+            Returns a validation score, by which the best weights are kept; higher is better.
         """
-        settings = self._settings(n_samples, auto_batch_size, alpha=alpha, max_grad_norm=max_grad_norm, passes=passes)
-        settings = replace(settings, averaging=averaging)
         context = self._init_callback_context(max_subtasks=self.max_iter)
         context.call_on_fit_task_begin(estimator=self, **task)
 

@@ -101,7 +101,7 @@ def as_index(rows: np.ndarray | Tensor, device: torch.device) -> Tensor:
     return rows if isinstance(rows, Tensor) else torch.from_numpy(rows).to(device)
 
 
-def checked_times(t: Any) -> np.ndarray:
+def check_unit_times(t: Any) -> np.ndarray:
     """Times along the depth of a flow, as floats; ValueError where they don't rise strictly from 0 or later to 1."""
     try:
         times = np.asarray(t, dtype=np.float64)

@@ -5,7 +5,9 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 from scipy.special import expit, gammaln
 
+from skode import LatentODERegressor
 from skode.training import Solver
+from tests.timeseries.waves import TINY, USUAL, make_waves
 
 ACTIVATIONS = {"tanh": np.tanh, "silu": lambda x: x * expit(x)}
 
@@ -116,3 +118,26 @@ def by_hand():
 def tight_solver():
     """A solver for the tests: exact to 1e-8 or so."""
     return Solver(rtol=1e-9, atol=1e-10, max_steps=10_000)
+
+
+@pytest.fixture(scope="session")
+def waves():
+    return make_waves()
+
+
+@pytest.fixture(scope="session")
+def fitted(waves):
+    """A model that has learned something; tests must not change it."""
+    settings = {**TINY, **USUAL, "hidden_layer_sizes": (16,), "encoder_size": 16, "latent_size": 4, "max_iter": 150}
+    return LatentODERegressor(**{**settings, "noise": "coloured"}, early_stopping=False).fit(*waves)
+
+
+@pytest.fixture(scope="session")
+def brief(waves):
+    return LatentODERegressor(**TINY).fit(*waves)
+
+
+@pytest.fixture(scope="session")
+def tiny_waves():
+    X, y = make_waves(n_series=4)
+    return LatentODERegressor(**TINY).fit(X, y), X, y

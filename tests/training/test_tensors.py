@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from skode.training import checked_times, new_generator, resolve_device, resolve_dtype, to_numpy, to_tensor
+from skode.training import check_unit_times, new_generator, resolve_device, resolve_dtype, to_numpy, to_tensor
 
 CPU = torch.device("cpu")
 
@@ -70,5 +70,5 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are():
 @pytest.mark.parametrize("wrong", ["deep", None, [[0.5]], [0.5, 0.2], [-0.1], [1.5], []])
 def test_depths_that_are_none_are_refused_as_they_were_given(wrong):
     with pytest.raises(ValueError, match=r"t must be depths from 0 to 1") as caught:
-        checked_times(wrong)
+        check_unit_times(wrong)
     assert f"got {wrong!r}" in str(caught.value)

@@ -8,12 +8,12 @@ from sklearn.linear_model import LinearRegression
 
 from skode import CNFDensityEstimator, ODENetClassifier, ODENetRegressor
 from skode.training import (
-    checked_data,
-    checked_weights,
-    naming,
-    numeric_targets,
-    refuse_equal_names,
-    squaring,
+    check_argument,
+    check_column_names,
+    check_data,
+    check_numeric_targets,
+    check_squares,
+    check_weights,
 )
 
 FRAME = pd.DataFrame({"a": [1.0, 2.0], "b": [3, 4]})
@@ -31,37 +31,37 @@ def test_columns_that_hold_no_numbers_are_named(column, kind):
     with pytest.raises(
         ValueError, match=rf"X has columns that hold no numbers: {{'c': '{kind}.*LinearRegression takes"
     ):
-        checked_data(LinearRegression(), FRAME.assign(c=column), dtype=np.float64)
+        check_data(LinearRegression(), FRAME.assign(c=column), dtype=np.float64)
 
 
 @pytest.mark.parametrize("column", [["5", "6"], [True, False], pd.Categorical([1, 2]), pd.array([1, 2], "Int64")])
 def test_columns_that_can_be_read_as_numbers_are(column):
-    X = checked_data(LinearRegression(), FRAME.assign(c=column), dtype=np.float64)
+    X = check_data(LinearRegression(), FRAME.assign(c=column), dtype=np.float64)
     np.testing.assert_array_equal(X[:, :2], FRAME)
 
 
 def test_other_errors_are_scikit_learns():
     fitted = LinearRegression().fit(FRAME, [1, 2])
     with pytest.raises(ValueError, match="feature names should match"):
-        checked_data(fitted, pd.DataFrame({"z": ["x", "y"]}), reset=False)
+        check_data(fitted, pd.DataFrame({"z": ["x", "y"]}), reset=False)
     with pytest.raises(ValueError, match="could not convert string to float"):
-        checked_data(LinearRegression(), [["x"], ["y"]], dtype=np.float64)
+        check_data(LinearRegression(), [["x"], ["y"]], dtype=np.float64)
 
 
 @pytest.mark.parametrize("y", [["x", "y"], pd.Series(["x", "y"], dtype="category")])
 def test_targets_that_are_text_are_said_to_be(y):
     with pytest.raises(ValueError, match=r"y holds text \(such as 'x'\), but Somebody predicts numbers"):
-        numeric_targets(y, "Somebody")
+        check_numeric_targets(y, "Somebody")
 
 
 def test_text_of_a_kind_that_scikit_learn_converts_is_named_too():
     with pytest.raises(ValueError, match=r"y holds text \(such as 'x'\), but LinearRegression predicts numbers"):
-        checked_data(LinearRegression(), FRAME, pd.Series(["x", "y"], dtype="category"), y_numeric=True)
+        check_data(LinearRegression(), FRAME, pd.Series(["x", "y"], dtype="category"), y_numeric=True)
 
 
 def test_targets_that_are_dates_are_said_to_be():
     with pytest.raises(ValueError, match=r"y holds datetime64.*divide by a unit of time"):
-        numeric_targets(pd.Series(pd.to_datetime(["2020-01-01", "2020-01-02"])), "Somebody")
+        check_numeric_targets(pd.Series(pd.to_datetime(["2020-01-01", "2020-01-02"])), "Somebody")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_targets_that_are_dates_are_said_to_be():
 )
 def test_the_value_that_is_no_number_is_shown(y, message):
     with pytest.raises(ValueError, match=message):
-        numeric_targets(y, "Somebody")
+        check_numeric_targets(y, "Somebody")
 
 
 MISSING = [pd.NA, pd.NaT, None, np.nan]
@@ -159,14 +159,14 @@ def test_labels_that_are_text_are_not_blamed_for_text_in_an_array():
 def test_columns_of_one_name_are_named(names):
     X = pd.DataFrame(np.zeros((3, len(names))), columns=names)
     twice = sorted({name for name in names if names.count(name) > 1})
-    for check in (refuse_equal_names, ODENetClassifier().fit, CNFDensityEstimator().fit):
+    for check in (check_column_names, ODENetClassifier().fit, CNFDensityEstimator().fit):
         with pytest.raises(ValueError, match=rf"X has several columns of one name: \{str(twice)[:-1]}\]. Rename"):
-            check(X, *[[0, 1, 0]] * (check != refuse_equal_names))
+            check(X, *[[0, 1, 0]] * (check != check_column_names))
 
 
 def test_a_table_without_names_of_its_own_has_none_to_repeat():
-    refuse_equal_names(np.zeros((2, 2)))
-    refuse_equal_names(pd.DataFrame(np.zeros((2, 2))))
+    check_column_names(np.zeros((2, 2)))
+    check_column_names(pd.DataFrame(np.zeros((2, 2))))
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,12 @@ def test_a_table_without_names_of_its_own_has_none_to_repeat():
 )
 def test_weights_that_are_none_are_refused_by_name(weights):
     with pytest.raises((ValueError, TypeError), match=r"sample_weight|Sample weights"):
-        checked_weights(weights, np.zeros((2, 1)))
+        check_weights(weights, np.zeros((2, 1)))
 
 
 def test_weights_are_floats_of_one_where_there_are_none():
-    np.testing.assert_array_equal(checked_weights(None, np.zeros((2, 1))), [1.0, 1.0])
-    np.testing.assert_array_equal(checked_weights(["1", "2.5"], np.zeros((2, 1))), [1.0, 2.5])
+    np.testing.assert_array_equal(check_weights(None, np.zeros((2, 1))), [1.0, 1.0])
+    np.testing.assert_array_equal(check_weights(["1", "2.5"], np.zeros((2, 1))), [1.0, 2.5])
 
 
 @pytest.mark.parametrize(
@@ -194,26 +194,26 @@ def test_weights_are_floats_of_one_where_there_are_none():
 )
 def test_errors_that_say_not_what_they_are_about_are_told(X, y, argument):
     with pytest.raises((ValueError, TypeError), match=f"^{argument}: "):
-        checked_data(LinearRegression(), X, y, dtype=[np.float64, np.float32])
+        check_data(LinearRegression(), X, y, dtype=[np.float64, np.float32])
 
 
 def test_errors_that_name_an_argument_stay_as_they_are():
-    with pytest.raises(TypeError, match=r"^sample_weight is odd$"), naming("y"):
+    with pytest.raises(TypeError, match=r"^sample_weight is odd$"), check_argument("y"):
         raise TypeError("sample_weight is odd")
-    with pytest.raises(TypeError, match=r"^y: it is odd$"), naming("y"):
+    with pytest.raises(TypeError, match=r"^y: it is odd$"), check_argument("y"):
         raise TypeError("it is odd")
 
 
 def test_a_score_of_what_is_too_large_to_square_is_refused():
-    with pytest.raises(ValueError, match="y holds values too large to square"), squaring("y"):
+    with pytest.raises(ValueError, match="y holds values too large to square"), check_squares("y"):
         np.square(np.array([1e200]))
-    with squaring("y"):
+    with check_squares("y"):
         assert np.square(np.array([1e150]))[0] == pytest.approx(1e300)
 
 
 def test_the_largest_numbers_are_numbers():
     # Their sums are infinite with either sign in different parts, of which the sum is NaN.
     X = np.array([[1.7e308, -1.7e308] * 8 + [1.7e308] * 8]).T * np.ones(25)
-    np.testing.assert_array_equal(checked_data(LinearRegression(), X), X)
+    np.testing.assert_array_equal(check_data(LinearRegression(), X), X)
     with pytest.raises(ValueError, match="Input X contains NaN"):
-        checked_data(LinearRegression(), X * [np.nan])
+        check_data(LinearRegression(), X * [np.nan])

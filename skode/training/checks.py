@@ -19,7 +19,7 @@ from skode.training.dataframes import as_python, missing_as_nan, to_pandas
 ARGUMENTS = frozenset({"X", "y", "sample_weight"})
 
 
-def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) -> Any:
+def check_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) -> Any:
     """``sklearn.utils.validation.validate_data``, which here takes any frame and says which columns hold no numbers.
 
     Raises
@@ -30,7 +30,7 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
     """
     X = to_pandas(X)
     args = tuple(_labels(to_pandas(y, "y")) for y in args)
-    refuse_equal_names(X)
+    check_column_names(X)
     try:
         with np.errstate(invalid="ignore"):  # scikit-learn adds all numbers up to see whether they are finite
             return validate_data(estimator, X, *args, **settings)
@@ -53,9 +53,9 @@ def checked_data(estimator: BaseEstimator, X: Any, *args: Any, **settings: Any) 
             check_array(known, dtype=np.float64, estimator=estimator, input_name="X")
         for y in args:
             if settings.get("y_numeric"):
-                numeric_targets(y, type(estimator).__name__)
+                check_numeric_targets(y, type(estimator).__name__)
             else:
-                refuse_missing_labels(y)
+                check_missing_labels(y)
         raise named(error, about)  # noqa: B904
 
 
@@ -72,7 +72,7 @@ def named(error: Exception, argument: str) -> Exception:
 
 
 @contextmanager
-def naming(argument: str) -> Iterator[None]:
+def check_argument(argument: str) -> Iterator[None]:
     """Have errors about an argument name it; that its numbers overflow when added up is no warning's matter."""
     try:
         with np.errstate(invalid="ignore"):
@@ -82,7 +82,7 @@ def naming(argument: str) -> Iterator[None]:
 
 
 @contextmanager
-def squaring(argument: str) -> Iterator[None]:
+def check_squares(argument: str) -> Iterator[None]:
     """Refuse an argument whose squares overflow on the way to a score, which would be NaN."""
     try:
         with np.errstate(over="raise"):
@@ -100,7 +100,7 @@ def is_table(X: Any) -> bool:
     return True
 
 
-def refuse_equal_names(X: Any) -> None:
+def check_column_names(X: Any) -> None:
     """Refuse a DataFrame of which two columns have one name, which no message could tell apart."""
     names = getattr(X, "columns", None)
     if isinstance(names, pd.Index) and not names.is_unique:
@@ -109,7 +109,7 @@ def refuse_equal_names(X: Any) -> None:
         )
 
 
-def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+def check_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
     """Weights of the samples as float64, 1 where there are none given.
 
     Raises
@@ -118,7 +118,7 @@ def checked_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
         Where they are not numbers, one for each sample, of which none is negative, NaN or infinite, and not all 0.
     """
     sample_weight = to_pandas(sample_weight, "sample_weight")
-    with naming("sample_weight"):
+    with check_argument("sample_weight"):
         return _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
 
 
@@ -128,14 +128,14 @@ def _labels(y: Any) -> Any:
     return np.array(y, dtype=object) if is_text and pd.isna(pd.Series(y, dtype=object)).any() else y
 
 
-def checked_labels(y: Any) -> Any:
+def check_labels(y: Any) -> Any:
     """Labels as they are; ValueError where some are missing."""
     y = _labels(y)
-    refuse_missing_labels(y)
+    check_missing_labels(y)
     return y
 
 
-def refuse_missing_labels(y: Any) -> None:
+def check_missing_labels(y: Any) -> None:
     """Refuse labels of which some are None, NaN or NA, which can't be compared with the others."""
     missing = np.asarray(pd.isna(np.asarray(y)))
     if missing.any():
@@ -143,7 +143,7 @@ def refuse_missing_labels(y: Any) -> None:
         raise ValueError(f"y has missing labels (None or NaN), {n_missing} of {missing.size}: drop those samples.")
 
 
-def numeric_targets(y: Any, who: str) -> np.ndarray:
+def check_numeric_targets(y: Any, who: str) -> np.ndarray:
     """Targets as float64.
 
     Raises
