@@ -223,7 +223,7 @@ class DensityEvolutionDisplay:
         axes : array-like of Axes, default=None
             Where to draw, an axes for each panel; None: on a new figure.
         panels : int or None, default=5
-            How many of the times to draw, evenly from the first to the last; None: all. Where ``axes`` are given, as
+            Number of the times to draw, evenly from the first to the last; None: all. Where ``axes`` are given, as
             many as these.
         log : bool, default=False
             Whether to draw the logarithms of the densities, in nats.

@@ -204,7 +204,7 @@ def test_an_estimate_by_one_product_is_noise_jacobian_noise():
     torch.testing.assert_close(rates[:, D + 2], pulled.square().mean(1), rtol=1e-10, atol=1e-10)
 
 
-def test_a_field_is_asked_for_its_own_divergence_where_it_has_one():
+def test_a_field_that_offers_its_divergence_is_believed():
     class Own(torch.nn.Module):
         def forward(self, t, z):
             return -z

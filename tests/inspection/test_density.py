@@ -52,7 +52,7 @@ def test_contours_lie_where_the_density_has_their_level(plot_method):
     np.testing.assert_allclose(np.linalg.norm(vertices, axis=1), np.sqrt(-2 * np.log(0.2 * np.pi)), rtol=1e-3)
 
 
-def test_the_logarithm_is_drawn_where_asked_for(flow):
+def test_the_logarithm_is_drawn_on_request(flow):
     display = DensityDisplay.from_estimator(flow, MOONS, grid_resolution=5, plot_method="pcolormesh", log=True)
     np.testing.assert_array_equal(display.surface_.get_array(), display.log_density)
 
@@ -89,7 +89,7 @@ def test_one_column_is_a_line():
     np.testing.assert_array_equal(display.line_.get_ydata(), display.log_density)
 
 
-def test_samples_are_scattered_where_asked_for(flow):
+def test_samples_are_scattered_on_request(flow):
     assert DensityDisplay.from_estimator(flow, MOONS, grid_resolution=3).points_ is None
     display = DensityDisplay.from_estimator(flow, MOONS, grid_resolution=3, scatter=True, scatter_kw={"s": 17})
     np.testing.assert_array_equal(display.points_.get_offsets(), MOONS)

@@ -27,14 +27,14 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_of_a_search_the_best_estimator_is_asked_for(look):
+def test_of_a_search_the_best_estimator_is_to_be_passed(look):
     search = GridSearchCV(LinearRegression(), {"positive": [True, False]}, cv=2).fit(X, Y)
     with pytest.raises(TypeError, match=r"estimator must .*; got a GridSearchCV: pass its best_estimator_\.$"):
         LOOKS[look](search)
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_of_a_pipeline_the_last_step_is_asked_for(look):
+def test_of_a_pipeline_the_last_step_is_to_be_passed(look):
     pipeline = make_pipeline(StandardScaler(), LinearRegression()).fit(X, Y)
     rows = "" if look == "training" else r", with X as that step sees it: pipeline\[:-1\]\.transform\(X\)"
     message = rf"estimator must .*; got a Pipeline: pass its last step, pipeline\[-1\]{rows}\.$"

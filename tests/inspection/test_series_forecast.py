@@ -59,9 +59,9 @@ def test_panels_are_outputs_by_series_and_hold_mean_and_band_of_predict(fitted):
     assert display.axes_.shape == display.lines_.shape == (2, 2)
     for j, name in enumerate(["eve", "ann"]):
         rows = X[X["who"] == name].sort_values("when")
-        asked = pd.DataFrame({"who": name, "when": times, "sex": rows["sex"].iloc[0]})
-        asked["dose"] = np.interp(times, rows["when"], rows["dose"])
-        mean, std = fitted.predict(asked, return_std=True)
+        query = pd.DataFrame({"who": name, "when": times, "sex": rows["sex"].iloc[0]})
+        query["dose"] = np.interp(times, rows["when"], rows["dose"])
+        mean, std = fitted.predict(query, return_std=True)
         for i in range(2):
             line, band = display.lines_[i, j], display.bands_[i, j]
             assert line.axes is band.axes is display.axes_[i, j]
@@ -185,8 +185,8 @@ def test_arrays_will_do():
     display = SeriesForecastDisplay.from_estimator(estimator, array, Y["a"].to_numpy(), series=[4.0, 0.0], times=times)
     own = array[array[:, 1] == 4.0]
     own = own[np.argsort(own[:, 0])]
-    asked = np.column_stack([times, np.full(9, 4.0), np.interp(times, own[:, 0], own[:, 2])])
-    assert_array_equal(display.lines_[0, 0].get_ydata(), estimator.predict(asked))
+    query = np.column_stack([times, np.full(9, 4.0), np.interp(times, own[:, 0], own[:, 2])])
+    assert_array_equal(display.lines_[0, 0].get_ydata(), estimator.predict(query))
     assert display.axes_[0, 0].get_title() == "series 4.0"
     assert display.axes_[0, 0].get_xlabel() == "time"
 
@@ -216,8 +216,8 @@ def test_or_from_those_of_its_rows_that_are_not_held_out(fitted):
     assert [ax.get_title() for ax in display.axes_[0]] == ["zoe", "ann"]
     told = (rows["who"] == "zoe") & ~held_out
     own = rows[rows["who"] == "zoe"].sort_values("when")
-    asked = own.head(2).assign(when=[2.0, 8.0], dose=np.interp([2.0, 8.0], own["when"], own["dose"]))
-    mean = fitted.condition(rows[told], Y[told]).predict(asked)
+    query = own.head(2).assign(when=[2.0, 8.0], dose=np.interp([2.0, 8.0], own["when"], own["dose"]))
+    mean = fitted.condition(rows[told], Y[told]).predict(query)
     assert_array_equal(display.lines_[0, 0].get_ydata(), mean[:, 0])
     # What was known before is not told a second time, and the estimator stays as it is.
     without = SeriesForecastDisplay.from_estimator(fitted, rows, Y, series=["zoe", "ann"], times=[2.0, 8.0])
@@ -232,9 +232,9 @@ def test_counts_have_a_band_above_0_and_binary_values_have_none():
         poisson := latent(X, counts, likelihood="poisson"), X, counts, series="eve", times=[1.0, 4.0, 9.0]
     )
     rows = X[X["who"] == "eve"].sort_values("when")
-    asked = rows.head(3).assign(when=[1.0, 4.0, 9.0])
+    query = rows.head(3).assign(when=[1.0, 4.0, 9.0])
     mean, std = poisson.predict(
-        asked.assign(dose=np.interp(asked["when"], rows["when"], rows["dose"])), return_std=True
+        query.assign(dose=np.interp(query["when"], rows["when"], rows["dose"])), return_std=True
     )
     lower, upper = band_edges(display.bands_[0, 0])
     assert (mean < norm.ppf(0.95) * std).any()  # else there is nothing to be cut off
@@ -244,7 +244,7 @@ def test_counts_have_a_band_above_0_and_binary_values_have_none():
     binary = latent(X, counts, likelihood="bernoulli")
     display = SeriesForecastDisplay.from_estimator(binary, X, counts, series="eve", times=[1.0, 4.0, 9.0])
     assert display.bands_[0, 0] is None
-    mean, std = binary.predict(asked, return_std=True)
+    mean, std = binary.predict(query, return_std=True)
     assert_allclose(std, np.sqrt(mean * (1 - mean)), rtol=1e-6)  # which is why
 
 

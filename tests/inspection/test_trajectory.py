@@ -133,9 +133,9 @@ def test_series_go_against_dates(latent):
 def test_numbers_and_differences_are_times_too(times, label):
     frame = pd.DataFrame({"when": times})
     model = LatentODERegressor(time="when", max_iter=2, random_state=0)
-    asked = frame if label.startswith("when") else frame.to_numpy()
-    model.set_params(time="when" if label.startswith("when") else 0).fit(asked, np.sin(np.arange(9)))
-    display = TrajectoryDisplay.from_estimator(model, asked, components=0)
+    given = frame if label.startswith("when") else frame.to_numpy()
+    model.set_params(time="when" if label.startswith("when") else 0).fit(given, np.sin(np.arange(9)))
+    display = TrajectoryDisplay.from_estimator(model, given, components=0)
     np.testing.assert_array_equal(segments(display)[0, :, 0], np.arange(9.0))
     assert display.ax_.get_xlabel() == label
 

@@ -97,7 +97,7 @@ def test_every_kind_of_method_trains(moons, method):
 
 @pytest.mark.parametrize(("method", "stages"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
 @pytest.mark.parametrize(("step_size", "steps"), [(None, 10), (0.25, 4)])
-def test_fixed_step_methods_take_the_steps_asked_for(moons, method, stages, step_size, steps):
+def test_fixed_step_methods_take_the_requested_steps(moons, method, stages, step_size, steps):
     clf = ODENetClassifier(**{**TINY, "max_iter": 1}, method=method, step_size=step_size).fit(*moons)
     assert clf.nfe_forward_[0] - stages * steps in (0, 1)  # one more for the slope at the end, where one is kept
 
@@ -273,7 +273,7 @@ def test_warm_start_refuses_another_number_of_features(moons):
     ("name", "other"), [("hidden_layer_sizes", (9,)), ("augment_dim", 2), ("time_dependent", False)]
 )
 @pytest.mark.parametrize("go_on", ["fit", "partial_fit"])
-def test_training_does_not_go_on_with_another_network_than_asked_for(moons, name, other, go_on):
+def test_training_does_not_go_on_with_another_network_than_requested(moons, name, other, go_on):
     clf = ODENetClassifier(**TINY, warm_start=True).fit(*moons)
     clf.set_params(hidden_layer_sizes=np.atleast_1d(clf.hidden_layer_sizes))  # the same, written differently
     getattr(clf, go_on)(*moons)
