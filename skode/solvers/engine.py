@@ -23,7 +23,7 @@ from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
 from skode.solvers.time_gradients import Jumps
 from skode.solvers.tolerances import all_finite
-from skode.solvers.transforms import TORCH_FUNC, refuse_adjoint, transform_of
+from skode.solvers.transforms import TORCH_FUNC, check_adjoint_of_transform, transform_of
 
 
 def solve(problem: Problem) -> tuple[Tensor, Path, Run]:
@@ -139,7 +139,7 @@ def _evaluated(
 
 def _check_transform(transform: str, problem: Problem) -> None:
     """Refuse what can't be done forward by autograd, or inside a transform of ``torch.func``."""
-    refuse_adjoint(transform, problem.gradients.adjoint)
+    check_adjoint_of_transform(transform, problem.gradients.adjoint)
     if transform != TORCH_FUNC:
         return
     unknown = None

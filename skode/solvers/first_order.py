@@ -22,7 +22,7 @@ def first_order(backward: Callable[..., tuple]) -> Callable[..., tuple]:
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *cotangents: Tensor) -> tuple:
-        refuse_transformed(cotangents)
+        check_not_transformed(cotangents)
         with torch.no_grad(), outside_autocast(cotangents[0].device):
             gradients = backward(ctx, *cotangents)
         if not torch.is_grad_enabled():  # create_graph=False
@@ -33,7 +33,7 @@ def first_order(backward: Callable[..., tuple]) -> Callable[..., tuple]:
     return wrapper
 
 
-def refuse_transformed(cotangents: Sequence[Tensor]) -> None:
+def check_not_transformed(cotangents: Sequence[Tensor]) -> None:
     """Refuse several cotangents at once, and those that carry tangents: a sweep gives one gradient, as numbers."""
     given = [cotangent for cotangent in cotangents if isinstance(cotangent, Tensor)]
     if any(is_transformed(cotangent) or is_mapped(cotangent) for cotangent in given):

@@ -27,7 +27,7 @@ from skode.solvers.fields.autograd import evaluated
 from skode.solvers.fields.times import column, time_dtype_of, time_tensor
 from skode.solvers.first_order import first_order
 from skode.solvers.nearest_time import nearest_time
-from skode.solvers.transforms import is_transformed, numbers, refuse_adjoint, transform_of
+from skode.solvers.transforms import check_adjoint_of_transform, is_transformed, numbers, transform_of
 
 # The field at times of shape (m,), or of none, and as many states.
 Rates = Callable[[Tensor, Tensor], Tensor]
@@ -263,7 +263,7 @@ def _moved(y: Tensor, t: Tensor, rates: Rates, adjoint: str, *, away: bool = Fal
     if adjoint == "backprop":
         return _moved_exactly(y, t, rates, away=away)
     if transform := transform_of(None, 0.0, y, t):
-        refuse_adjoint(transform, adjoint)
+        check_adjoint_of_transform(transform, adjoint)
     return _Moved.apply(y, t, rates, away)
 
 

@@ -106,7 +106,7 @@ def transform_of(func: Any, t: Any, y: Tensor, times: Tensor | None) -> str | No
     return FORWARD_MODE if isinstance(value, Tensor) and has_tangent(value) else None
 
 
-def refuse_adjoint(transform: str, adjoint: str) -> None:
+def check_adjoint_of_transform(transform: str, adjoint: str) -> None:
     """Refuse a way to gradients that does not go with a transform."""
     if adjoint != "backprop":
         raise TypeError(

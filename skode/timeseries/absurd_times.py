@@ -16,7 +16,7 @@ REFUSED, WARNED_OF = 1000.0, 20.0
 FEWEST_ROWS = 4
 
 
-def refuse_absurd_times(rows: LongRows, typical_span: float | None = None) -> None:
+def check_absurd_times(rows: LongRows, typical_span: float | None = None) -> None:
     """See that no series has a gap which dwarfs both the rest of it and what other series span.
 
     A long series among short ones is not refused, nor is one of a few campaigns of measurements by itself: the gap

@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.frames import Column, distinct_rows, read_rows, read_targets
-from skode.timeseries.absurd_times import refuse_absurd_times
+from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.fitted import FittedLatentODE
@@ -391,7 +391,7 @@ class LatentODERegressor(FittedLatentODE):
             self.module_ = copy.deepcopy(self.module_)
             if isinstance(self.module_.likelihood, Gaussian):
                 self.module_.likelihood.whiten()
-        refuse_absurd_times(rows)
+        check_absurd_times(rows)
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         self.context_ = panel
         self._train(panel, rng, dtype, self._task(X, y, sample_weight))
@@ -485,7 +485,7 @@ class LatentODERegressor(FittedLatentODE):
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
         rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
-        refuse_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
+        check_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
         new = self._units.panel(rows, values, weights)
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)

@@ -106,7 +106,7 @@ class ActiveSamplesAhead(ActiveSamples):
                     break
                 self.t_next, self.wanted = log[1:3, self.places]
                 self.h = self.t_next - self.t
-                self.refuse_steps()
+                self.check_steps()
                 if not len(self.samples):
                     break
                 yield from self._judged(made, log[:, self.places])

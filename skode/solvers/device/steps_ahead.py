@@ -19,9 +19,9 @@ from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.giving_up import (
     LEAST_ULPS,
     DomainExits,
+    check_finite,
     first_sample,
     overflowed,
-    refuse_non_finite,
     too_many,
 )
 from skode.solvers.forward.run import Run
@@ -189,7 +189,7 @@ class StepsAhead:
         if not all_finite(y0):
             raise ValueError("y0 contains NaN or infinity.")
         f0 = run.field(run.span.t0, y0) if run.f0 is None else run.f0
-        refuse_non_finite(f0, run.span.t0, 0.0)
+        check_finite(f0, run.span.t0, 0.0)
 
 
 class ReplayedStepsAhead(StepsAhead):

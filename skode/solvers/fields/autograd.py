@@ -10,8 +10,8 @@ from torch import Tensor
 from skode.solvers.fields.function import FunctionTape, check_value
 from skode.solvers.fields.parameters import (
     Evaluation,
+    check_not_replaced,
     leaves_behind,
-    refuse_replaced,
 )
 from skode.solvers.fields.protocols import Function
 from skode.solvers.fields.samples import take_samples
@@ -65,7 +65,7 @@ class AutogradField:
 
     def evaluated_again(self) -> None:
         """See that ``func``, before it is evaluated for the backward pass, has not been exchanged since the solve."""
-        refuse_replaced(self.func, self.held)
+        check_not_replaced(self.func, self.held)
 
     def take(self, rows: Tensor) -> AutogradField:
         func = take_samples(self.func, rows)

@@ -11,9 +11,9 @@ from torch import Tensor
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.function import check_value
 from skode.solvers.fields.parameters import (
+    check_no_hooks,
     find_parameters,
     graphs_are_watched,
-    refuse_hooks,
 )
 from skode.solvers.fields.protocols import Field, Tape
 from skode.solvers.fields.pullback import PullbackField, has_own_pullback
@@ -98,7 +98,7 @@ def _first_evaluation(
     elif differentiate:
         parameters, evaluation = find_parameters(func, time_tensor(t, y, func), y)
         if not keep_graph:
-            refuse_hooks(parameters)
+            check_no_hooks(parameters)
         check_value(evaluation.value, y)
         value = evaluation.value.detach()
         field = AutogradField(

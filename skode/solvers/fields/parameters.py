@@ -223,7 +223,7 @@ def find_parameters(
     return tuple(independent(parameters)), evaluation
 
 
-def refuse_replaced(func: Callable, held: Iterable[Tensor]) -> None:
+def check_not_replaced(func: Callable, held: Iterable[Tensor]) -> None:
     """Refuse a vector field that no longer holds the tensors that are to be differentiated, where it held them."""
     still = {id(tensor) for tensor in held_tensors(func)}
     if gone := [tensor for tensor in held if tensor.is_leaf and id(tensor) not in still]:
@@ -234,7 +234,7 @@ def refuse_replaced(func: Callable, held: Iterable[Tensor]) -> None:
         )
 
 
-def refuse_hooks(parameters: Iterable[Tensor]) -> None:
+def check_no_hooks(parameters: Iterable[Tensor]) -> None:
     """Refuse tensors with hooks where they are not differentiated once, by the backward pass itself."""
     if any(tensor._backward_hooks for tensor in parameters):
         raise RuntimeError(

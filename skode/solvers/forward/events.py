@@ -62,7 +62,7 @@ def as_events(events: Any) -> list[Event]:
     return checked
 
 
-def refuse_other_than_numbers(value: Any) -> None:
+def check_event_value(value: Any) -> None:
     """Refuse what an event function returned unless its changes of sign can be found."""
     if not isinstance(value, Tensor):
         raise TypeError(f"An event must return a tensor, got {type(value).__name__}.")
@@ -165,7 +165,7 @@ class EventFinder:
     @staticmethod
     def _value(func: EventFunction, t: Tensor, y: Tensor) -> np.ndarray:
         value = func(t, y)
-        refuse_other_than_numbers(value)
+        check_event_value(value)
         if is_mapped(value):
             raise TypeError(
                 "Events can't be found inside torch.func.vmap, as each state that is mapped over has its own: pass a "

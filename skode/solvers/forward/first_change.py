@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.forward.accepted_step import AcceptedStep
-from skode.solvers.forward.events import Event, EventFinder, refuse_other_than_numbers
+from skode.solvers.forward.events import Event, EventFinder, check_event_value
 from skode.solvers.forward.output_times import Positions, Reading
 
 #: Places in a step at which an element that was zero at its start is evaluated for its sign.
@@ -42,7 +42,7 @@ class FirstChangeFinder(EventFinder):
         self.event_fn = event_fn
         with torch.no_grad():
             start = event_fn(torch.as_tensor(t0, dtype=time_dtype, device=y0.device), y0)
-            refuse_other_than_numbers(start)
+            check_event_value(start)
             self.signs = torch.sign(start)
         self.leaving = torch.zeros_like(self.signs, dtype=torch.bool)  # elements whose sign was found in this step
         super().__init__([Event(self.least, -1.0, 1)], t0, y0, per_sample=False, time_dtype=time_dtype)

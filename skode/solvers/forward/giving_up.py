@@ -136,7 +136,7 @@ def first_sample(value: Tensor) -> int | None:
     return int(wrong.nonzero()[0]) if bool(wrong.any()) else None
 
 
-def refuse_non_finite(value: Tensor, t: float, h: float) -> None:
+def check_finite(value: Tensor, t: float, h: float) -> None:
     """Raise where the field's value, or a state computed from it, is not finite."""
     if not all_finite(value):
         value = untransformed(value)

@@ -129,9 +129,9 @@ class ActiveSamples:
         close = 1.01 * np.abs(self.wanted) >= np.abs(stop_time - self.t)
         self.t_next = np.where(close, stop_time, self.t + self.wanted)
         self.h = self.t_next - self.t
-        self.refuse_steps()
+        self.check_steps()
 
-    def refuse_steps(self) -> None:
+    def check_steps(self) -> None:
         """See that the steps that have been chosen lead on; samples that can't go on fail."""
         control = self.control
         too_short = (self.t_next != self.t1) & is_too_short(self.t, self.h)

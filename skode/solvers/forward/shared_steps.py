@@ -22,9 +22,9 @@ from skode.solvers.forward.giving_up import (
     MAX_STEPS_NAMES,
     MOST_EXITS,
     DomainExits,
+    check_finite,
     first_sample,
     overflowed,
-    refuse_non_finite,
     too_many,
 )
 from skode.solvers.forward.problem import TimeSpan
@@ -63,7 +63,7 @@ def march(run: Run, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iter
     """
     if run.span.t0 == run.span.t1 or (run.tableau.implicit and y0.numel() == 0):
         return iter(())
-    refuse_non_finite(run.f0, run.span.t0, 0.0)
+    check_finite(run.f0, run.span.t0, 0.0)
     if run.tableau.adaptive:
         return _adaptive(run, cast(AdaptiveStepper, stepper), y0, clock)
     return _fixed(run, stepper, y0, clock)
@@ -189,7 +189,7 @@ class _Watch:
     def see(self, y: Tensor, t: float, h: float) -> None:
         """Take note of the result of a step."""
         if self.most == 1:
-            refuse_non_finite(y, t, h)
+            check_finite(y, t, h)
             return
         self.seen.append((y.clone(), t, h))
         if len(self.seen) == self.most:
@@ -199,5 +199,5 @@ class _Watch:
         """Refuse the first of the results noted that is not finite."""
         if self.seen and not all_finite(torch.stack([y for y, _, _ in self.seen])):
             for y, t, h in self.seen:
-                refuse_non_finite(y, t, h)
+                check_finite(y, t, h)
         self.seen = []
