@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -159,9 +160,9 @@ def is_hooked(module: nn.Module) -> bool:
 def _pulls_back_its_forward(kind: Any) -> bool:
     """Whether no subclass below that which defines the pullback overrides ``forward``."""
     forward, pullback = (
-        next(i for i, c in enumerate(kind.__mro__) if name in vars(c)) for name in ("forward", "pullback")
+        next((i for i, c in enumerate(kind.__mro__) if name in vars(c)), math.inf) for name in ("forward", "pullback")
     )
-    return forward >= pullback
+    return forward >= pullback < math.inf  # a wrapper may pass on the attributes of a field that has one
 
 
 def _within(module: nn.Module) -> Iterator[nn.Module]:

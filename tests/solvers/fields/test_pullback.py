@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from skode.dynamics import MLPField
 from skode.solvers import odeint, solve_ivp
 from skode.solvers.fields.pullback import has_own_pullback
 
@@ -198,3 +199,25 @@ def test_a_subclass_that_adds_nothing_keeps_its_pullback(tanh_field_class):
 def test_a_plain_callable_offers_no_pullback():
     assert not has_own_pullback(lambda t, y: y)
     assert not has_own_pullback(nn.Linear(2, 2))
+
+
+def test_a_wrapper_that_passes_attributes_on_is_called_itself():
+    class Wrapped(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def __getattr__(self, name):
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(self.inner, name)
+
+        def forward(self, t, y):
+            return 2 * self.inner(t, y)
+
+    inner = MLPField(2, (4,), generator=torch.Generator().manual_seed(0)).double()
+    y0 = torch.ones(3, 2, dtype=torch.float64)
+    wrapped = solve_ivp(Wrapped(inner), (0.0, 1.0), y0, t_eval=[1.0], rtol=1e-8, atol=1e-8)
+    expected = solve_ivp(lambda t, y: 2 * inner(t, y), (0.0, 1.0), y0, t_eval=[1.0], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(wrapped.y, expected.y)
