@@ -7,7 +7,9 @@ a noisy machine disturbs them alike. Only public names of skode are used, so tha
 from __future__ import annotations
 
 import argparse
+import cProfile
 import os
+import pstats
 import subprocess
 import sys
 import tempfile
@@ -116,7 +118,10 @@ def estimator_calls() -> dict[str, Callable[[], Any]]:
 
 
 def work() -> None:
-    """Answer names on standard input by the seconds of processor time that a call of that name takes."""
+    """Answer names on standard input by the seconds of processor time that a call of that name takes.
+
+    A name after ``count`` is answered by the number of functions, Python's and built-in ones, that a call calls.
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -125,7 +130,10 @@ def work() -> None:
     repeats: dict[str, int] = {}
     print("\t".join(calls), flush=True)
     for line in sys.stdin:
-        name = line.rstrip("\n")
+        command, _, name = line.rstrip("\n").partition("\t")
+        if command == "count":
+            print(_n_calls(calls[name]), flush=True)
+            continue
         if name not in repeats:
             for _ in range(2):
                 calls[name]()
@@ -161,8 +169,15 @@ class Version:
 
     def seconds(self, name: str) -> float:
         """Seconds per call of that name."""
+        return self._answer("time", name)
+
+    def count(self, name: str) -> float:
+        """Number of functions that a call of that name calls."""
+        return self._answer("count", name)
+
+    def _answer(self, command: str, name: str) -> float:
         assert self._process.stdin is not None
-        print(name, file=self._process.stdin, flush=True)
+        print(command, name, sep="\t", file=self._process.stdin, flush=True)
         return float(self._line())
 
     def _line(self) -> str:
@@ -187,11 +202,16 @@ def main() -> None:
             if options.only in name:
                 rows.append([name, *_compared(old, new, name, options.rounds)])
                 print(rows[-1], file=sys.stderr, flush=True)
-    print(setup(), "", table(["", "old, ms", "new, ms", "old / new", "middle half", "of the shortest"], rows), sep="\n")
+    print(
+        setup(),
+        "",
+        table(["", "old, ms", "new, ms", "old / new", "middle half", "of the shortest", "of calls"], rows),
+        sep="\n",
+    )
 
 
 def _compared(old: Version, new: Version, name: str, rounds: int) -> list[str]:
-    """Medians in milliseconds; median and quartiles of the ratios within rounds; the ratio of the shortest times."""
+    """Medians in milliseconds; ratios: median and quartiles within rounds, of the shortest times, of function calls."""
     taken: dict[Version, list[float]] = {old: [], new: []}
     for i in range(-1, rounds):  # the first round warms up
         for version in (old, new) if i % 2 else (new, old):
@@ -204,7 +224,14 @@ def _compared(old: Version, new: Version, name: str, rounds: int) -> list[str]:
         f"{middle:.2f}",
         f"{low:.2f} to {high:.2f}",
         f"{before.min() / after.min():.2f}",
+        f"{old.count(name) / new.count(name):.2f}",
     ]
+
+
+def _n_calls(call: Callable[[], Any]) -> int:
+    profile = cProfile.Profile()
+    profile.runcall(call)
+    return pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:
