@@ -45,7 +45,7 @@ class ScipySolver:
     tolerances: Tolerances
     steps: dict[str, float | None]
 
-    def __call__(self, field: Any, y0: Tensor, times: np.ndarray, *, dense: bool = False) -> tuple[Tensor, Any]:
+    def __call__(self, field: Field, y0: Tensor, times: np.ndarray, *, dense: bool = False) -> tuple[Tensor, Any]:
         """Flat states at all times, of shape (n_times, n), and at any time between them if ``dense``."""
 
         def rates(t: float, y: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from skode.solvers.fields.autograd import evaluated
+from skode.solvers.fields.protocols import Field
 from skode.solvers.fields.times import column, time_dtype_of, time_tensor
 from skode.solvers.first_order import first_order
 from skode.solvers.nearest_time import nearest_time
@@ -182,7 +183,7 @@ class Jumps:
         return [(time, np.flatnonzero(t == time)) for time in self.place if (t == time).any()]
 
     def pull(
-        self, gradient: Tensor, field: Any, t: float, y: Tensor, cotangent: Tensor, samples: np.ndarray | None
+        self, gradient: Tensor, field: Field, t: float, y: Tensor, cotangent: Tensor, samples: np.ndarray | None
     ) -> None:
         """Add to the gradient of all jumps what the cotangent of the state just after one of them gives it."""
         before, after = self._sides(t, y, samples, time_dtype_of(field, y))

@@ -180,7 +180,7 @@ class AdjointBlocks(Blocks):
         self.size = augmented.states.size
         self.n = augmented.size // max(self.size, 1)
 
-    def jacobians(self, field: Any, tape: Any, slot: int, like: Tensor) -> Tensor:
+    def jacobians(self, field: Field, tape: Tape, slot: int, like: Tensor) -> Tensor:
         augmented = self.augmented
         states, inner, evaluation = augmented.states, augmented.field, augmented.evaluation
         own = states.jacobians(inner, evaluation, 0, augmented.like)
@@ -188,5 +188,5 @@ class AdjointBlocks(Blocks):
         first = own if augmented.states_at is None else torch.zeros_like(own)
         return torch.cat([first, -own.transpose(1, 2), rest])
 
-    def holds(self, field: Any, tape: Any, slot: int, like: Tensor, jacobians: Tensor) -> bool:
+    def holds(self, field: Field, tape: Tape, slot: int, like: Tensor, jacobians: Tensor) -> bool:
         return True

@@ -171,8 +171,8 @@ class AdjointArguments:
             _refuse_idle(chosen, method, name="adjoint_options")
             settings = {"rtol": tolerances.rtol, "atol": tolerances.atol}
 
-            def way(field: Any, y: Tensor, t: float, t_next: float) -> StepControl:
-                return control_of(method, field, y, np.array([t, t_next]), chosen, **settings)
+            def way(func: Any, y: Tensor, t: float, t_next: float) -> StepControl:
+                return control_of(method, func, y, np.array([t, t_next]), chosen, **settings)
 
             # What is wrong is said now rather than in the backward pass.
             now = {key: value for key, value in chosen.items() if key != "grid_constructor"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from skode.solvers.device.attempts import Attempted, Moment
 from skode.solvers.device.field_memory import over_inputs, refresh
 from skode.solvers.device.graphs import Recording, new_pool
 from skode.solvers.device.workspace import Workspace
-from skode.solvers.fields.protocols import Tape
+from skode.solvers.fields.protocols import Field, Tape
 
 #: Number of recordings of reverse sweeps through a bundle from which on they are made for single steps only.
 MOST_WAYS_BACK = 32
@@ -39,7 +38,7 @@ class Results:
         The attempts' logs, and the sums of the elements of the last and of the first state.
     """
 
-    field: Any
+    field: Field
     attempted: list[Attempted]
     tape: Tape
     logs: Tensor

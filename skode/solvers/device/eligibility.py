@@ -13,6 +13,7 @@ from skode.solvers.device.kinds import replay_key, take_replay
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.parameters import graphs_are_watched
+from skode.solvers.fields.protocols import Field
 from skode.solvers.fields.pullback import PullbackField, has_own_pullback, is_hooked
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.run import Recordings, Run
@@ -42,7 +43,7 @@ def runs_ahead(problem: Problem, y0: Tensor) -> bool:
     )
 
 
-def recordable(func: Any, y0: Tensor) -> tuple[Any, Hashable] | None:
+def recordable(func: Any, y0: Tensor) -> tuple[Field, Hashable] | None:
     """A field that may be recorded, not yet evaluated, and a key of all that its recordings depend on; None for others.
 
     Fields with a pullback of their own give the key by ``replay_key``, of other modules it is their fingerprint;
@@ -50,11 +51,12 @@ def recordable(func: Any, y0: Tensor) -> tuple[Any, Hashable] | None:
     """
     if not is_asynchronous(y0.device) or graphs_are_watched():
         return None
+    field: Field
     if has_own_pullback(func):
         if not getattr(func, "recordable", False):
             return None
-        field: Any = PullbackField(func)
-        key = field.func.replay_key()
+        own = PullbackField(func)
+        field, key = own, own.func.replay_key()
     elif isinstance(func, nn.Module) and getattr(func, "recordable", True) and not is_hooked(func):
         field = AutogradField(func, tuple(p for p in func.parameters() if p.requires_grad))
         key = fingerprint(func)

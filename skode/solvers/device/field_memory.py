@@ -10,9 +10,11 @@ from torch import Tensor
 
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.parameters import held_tensors
+from skode.solvers.fields.protocols import Field
+from skode.solvers.fields.pullback import PullbackField
 
 
-def over_own_memory(field: Any, graph_nbytes: int) -> Any:
+def over_own_memory(field: Field, graph_nbytes: int) -> Field:
     """A copy of a field over aliases of its parameters' memory, and over copies of its inputs.
 
     So nothing keeps the parameters themselves alive, nor their autograd graphs.
@@ -24,15 +26,15 @@ def over_own_memory(field: Any, graph_nbytes: int) -> Any:
         own = tuple(same[id(p)] for p in field.parameters)
         # A copy, as others may evaluate the module itself at the same time.
         return AutogradField(copy.deepcopy(module, same), own, graph_nbytes=graph_nbytes)
-    func = field.func.over([_alias(p) for p in field.parameters])
-    inputs: list[Tensor] = getattr(func, "inputs", list)()
-    own = type(field)(func)
-    return over_inputs(own, [x.clone() for x in inputs]) if inputs else own
+    func: Any = _func(field)
+    over = PullbackField(func.over([_alias(p) for p in field.parameters]))
+    inputs = field_inputs(over)
+    return over_inputs(over, [x.clone() for x in inputs]) if inputs else over
 
 
-def over_inputs(field: Any, inputs: Sequence[Tensor]) -> Any:
-    """A copy of a field over other inputs."""
-    return type(field)(field.func.with_inputs(*inputs))
+def over_inputs(field: Field, inputs: Sequence[Tensor]) -> Field:
+    """A copy of a field with a pullback of its own over other inputs."""
+    return PullbackField(_func(field).with_inputs(*inputs))
 
 
 def _alias(parameter: Tensor, *, wanted: bool = True) -> Tensor:
@@ -40,13 +42,18 @@ def _alias(parameter: Tensor, *, wanted: bool = True) -> Tensor:
     return parameter.data.requires_grad_(wanted)
 
 
-def field_inputs(field: Any) -> list[Tensor]:
+def field_inputs(field: Field) -> list[Tensor]:
     """The tensors besides the parameters that a field depends on, which differ from solve to solve."""
-    return getattr(getattr(field, "func", field), "inputs", list)()
+    return getattr(_func(field), "inputs", list)()
 
 
-def refresh(field: Any) -> None:
+def refresh(field: Field) -> None:
     """Let a field compute again the values that it derives from its parameters."""
-    again = getattr(getattr(field, "func", field), "refresh", None)
+    again = getattr(_func(field), "refresh", None)
     if again is not None:
         again()
+
+
+def _func(field: Field) -> Any:
+    """The function or module behind a field."""
+    return getattr(field, "func", field)

@@ -20,6 +20,7 @@ from skode.solvers.device.graphs import stream_of
 from skode.solvers.device.replay import Replay
 from skode.solvers.devices import total_memory
 from skode.solvers.fields.autograd import AutogradField
+from skode.solvers.fields.protocols import Field
 from skode.solvers.forward.problem import Problem
 
 #: Number of kinds of problems whose recordings are kept, and of those remembered that have been solved without.
@@ -71,7 +72,7 @@ class Kinds:
             while len(self.known) > MOST_SEEN:
                 self.known.popitem(last=False)
 
-    def watch(self, key: Hashable, field: Any) -> bool:
+    def watch(self, key: Hashable, field: Field) -> bool:
         """Forget a kind when its model is gone; False where too many recordings of the model have never served.
 
         They can't serve where something in the model differs from solve to solve.
@@ -91,7 +92,7 @@ class Kinds:
             keys.add(key)
             return True
 
-    def take(self, key: Hashable, field: Any) -> Replay | None:
+    def take(self, key: Hashable, field: Field) -> Replay | None:
         """Recordings of this kind that no solve is using, for a solve to use."""
         with self.lock:
             idle = self.kept.get(key)
@@ -143,18 +144,18 @@ class Kinds:
             self.unused.clear()
 
 
-def _watched(field: Any) -> tuple[Any, int]:
+def _watched(field: Field) -> tuple[Any, int]:
     """Object whose lifetime bounds a field's recordings, and the address of its memory."""
     if field.parameters:
         return field.parameters[0], field.parameters[0].data_ptr()
-    return field.func, 0
+    return getattr(field, "func", field), 0
 
 
 KINDS = Kinds()
 also_free(KINDS)
 
 
-def replay_key(field: Any, field_key: Hashable, y0: Tensor, problem: Problem, *, pullable: bool) -> Hashable | None:
+def replay_key(field: Field, field_key: Hashable, y0: Tensor, problem: Problem, *, pullable: bool) -> Hashable | None:
     """Key shared by the solves that a recording serves; None where a solve can't be recorded."""
     if any(p.device != y0.device or p.dtype != y0.dtype or p.is_inference() for p in field.parameters):
         return None
@@ -173,7 +174,7 @@ def replay_key(field: Any, field_key: Hashable, y0: Tensor, problem: Problem, *,
     return (field_key, problem.tableau.name, test, state, arithmetic, problem.span.t1 > problem.span.t0, pullable)
 
 
-def take_replay(key: Hashable, field: Any, y0: Tensor, problem: Problem, *, pullable: bool) -> Replay | None:
+def take_replay(key: Hashable, field: Field, y0: Tensor, problem: Problem, *, pullable: bool) -> Replay | None:
     """Recordings for a solve; None where it is the first of its kind, or where they can't be made.
 
     Recording takes about as long as three solves, which many kinds of problem are not worth.

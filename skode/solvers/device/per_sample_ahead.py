@@ -16,6 +16,7 @@ from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.per_sample_steps import ActiveSamples
 from skode.solvers.forward.run import Run
 from skode.solvers.stepping.step import TakenStep
+from skode.solvers.stepping.stepper import AdaptiveStepper
 from skode.solvers.tolerances import all_finite, max_norm, mixed_norm, rms_norm
 
 #: Bytes of the stages that may be held between two times that the host waits for the outcome.
@@ -63,7 +64,7 @@ class Round(NamedTuple):
     log: Tensor
 
 
-def per_sample_steps_ahead(run: Run, stepper: Any, y0: Tensor) -> Iterator[AcceptedStep]:
+def per_sample_steps_ahead(run: Run, stepper: AdaptiveStepper, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps of the samples, round by round; see :mod:`skode.solvers.forward.per_sample_steps`."""
     if not all_finite(y0):
         raise ValueError("y0 contains NaN or infinity.")
@@ -75,7 +76,7 @@ def per_sample_steps_ahead(run: Run, stepper: Any, y0: Tensor) -> Iterator[Accep
 class ActiveSamplesAhead(ActiveSamples):
     """The host's account of samples whose steps the device tries and judges."""
 
-    def __init__(self, run: Run, stepper: Any, y0: Tensor) -> None:
+    def __init__(self, run: Run, stepper: AdaptiveStepper, y0: Tensor) -> None:
         # The samples' places in the batch that is on the device.
         self.places, self.on_device = np.arange(len(y0)), len(y0)
         self.finite = np.ones(len(y0), dtype=bool)

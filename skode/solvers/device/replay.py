@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from skode.solvers.device.bundle import Bundle
 from skode.solvers.device.reverse import ReverseMemory
 from skode.solvers.device.workspace import Workspace
+from skode.solvers.fields.protocols import Field
 from skode.solvers.forward.problem import Problem
 
 
@@ -44,7 +44,7 @@ class Replay(Workspace):
         Whether a solve has been made by recordings that another one made.
     """
 
-    def __init__(self, field: Any, like: Tensor, problem: Problem, direction: float, *, pullable: bool) -> None:
+    def __init__(self, field: Field, like: Tensor, problem: Problem, direction: float, *, pullable: bool) -> None:
         super().__init__(field, like, problem, direction, pullable=pullable)
         self.idle: dict[tuple[int, bool], deque[Bundle]] = {}
         self.lock = threading.RLock()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from skode.solvers.device.attempts import Attempts, Moment
 from skode.solvers.device.control import Controls
 from skode.solvers.device.field_memory import field_inputs
 from skode.solvers.device.reverse import ReverseMemory
+from skode.solvers.fields.protocols import Field
 from skode.solvers.forward.problem import Problem
 from skode.solvers.tableaus import runge_kutta
 
@@ -43,7 +42,7 @@ class Workspace:
         The memory of the reverse sweep.
     """
 
-    def __init__(self, field: Any, like: Tensor, problem: Problem, direction: float, *, pullable: bool) -> None:
+    def __init__(self, field: Field, like: Tensor, problem: Problem, direction: float, *, pullable: bool) -> None:
         tableau, control = runge_kutta(problem.tableau), problem.control
         self.field, self.shape, self.device = field, like.shape, like.device
         self.inputs = list(field_inputs(field))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -151,7 +151,7 @@ class ExplicitStepper:
             value = self.field(stage_time(t, h, 0.0, edges, self.time_dtype), y)
             self.values[0].copy_(torch.where(torch.as_tensor(edges[0]), value, self.values[0]))
 
-    def take(self, these: Tensor) -> ExplicitStepper:
+    def take(self, these: Tensor) -> Self:
         """The same over some samples only."""
         like = self.like[these]
         field = self.field.take(these)

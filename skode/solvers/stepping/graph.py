@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -108,7 +108,7 @@ class GraphStepper:
     def release(self) -> None:
         """Do nothing: what steps have used belongs to the graph."""
 
-    def take(self, these: Tensor) -> GraphStepper:
+    def take(self, these: Tensor) -> Self:
         """The same over some samples only."""
         func = take_samples(self.func, these)
         other = type(self)(self.tableau, func, self.like[these], self.statistics)
@@ -244,7 +244,7 @@ class GraphImplicitStepper(GraphStepper):
         with no_derivatives():
             self.inner.restart(t, h, y.detach(), edges)
 
-    def take(self, these: Tensor) -> GraphImplicitStepper:
+    def take(self, these: Tensor) -> Self:
         like = self.like[these]
         func = take_samples(self.func, these)
         other = type(self)(self.tableau, func, like, self.statistics, self.tolerances)

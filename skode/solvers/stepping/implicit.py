@@ -9,7 +9,7 @@ Differential Equations II, section IV.8).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ class ImplicitStepper(ExplicitStepper):
         super().restart(t, h, y, edges)
         self.linearization = None
 
-    def take(self, these: Tensor) -> ImplicitStepper:
+    def take(self, these: Tensor) -> Self:
         like = self.like[these]
         field = self.field.take(these)
         other = type(self)(self.tableau, field, like, self.statistics, self.tolerances)
