@@ -156,6 +156,8 @@ def solve_ivp(
     before it, at ``t_span[0]`` that after it. Without ``t_eval`` the ends of the first and the last step move with the
     span, those between stay. Where outputs of single samples are at times that require grad, ``func`` must treat
     samples independently.
+    Samples with time spans of their own that share their steps take each step through the same share of their spans:
+    sizes of steps (``step_size``, ``first_step``, ``min_step``, ``max_step``) are then shares of the span, not times.
     ``kvaerno5`` evaluates ``func`` up to 0.23 steps beyond a step's end, also beyond the time span and ``jump_t``.
 
     References

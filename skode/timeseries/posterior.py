@@ -21,6 +21,7 @@ from scipy.stats import norm, qmc
 from torch import Tensor
 
 from skode.solvers import Solution
+from skode.solvers.fields.samples import take_samples
 from skode.solvers.solution import Solve
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import DecoderOutput, LatentODE
@@ -325,16 +326,39 @@ def _steps(information: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
     return torch.where((failed != 0)[:, None], torch.nan, step[..., 0])
 
 
+class _Joint:
+    """The dynamics of series, with all copies of a series as one sample.
+
+    Parameters
+    ----------
+    field : callable
+        The dynamics of single copies.
+    size : int
+        Size of a copy's state.
+    places : Tensor of int64, of shape (n_series, n_copies)
+        The samples of ``field`` that the copies of each series are.
+    """
+
+    def __init__(self, field: Callable[[Tensor, Tensor], Tensor], size: int, places: Tensor) -> None:
+        self.field, self.size, self.places = field, size, places
+        self.of_copies = take_samples(field, places.reshape(-1))
+
+    def take(self, rows: Tensor) -> _Joint:
+        """The dynamics of some of the series."""
+        return _Joint(self.field, self.size, self.places[rows])
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        n_copies = self.places.shape[1]
+        t = torch.as_tensor(t).reshape(-1, 1).expand(len(y), 1).repeat_interleave(n_copies, 0)
+        return self.of_copies(t, y.reshape(-1, self.size)).reshape(len(y), -1)
+
+
 def _jointly(solver: Solver, n_copies: int) -> Solve:
     """The same, with the copies of a series as one sample."""
 
     def solve_jointly(field, span, y0, t_eval=None, **kwargs) -> Solution:
         n, size = len(y0) // n_copies, y0.shape[1]
-
-        def joint(t: Tensor, y: Tensor) -> Tensor:
-            t = torch.as_tensor(t).reshape(-1, 1).expand(len(y), 1).repeat_interleave(n_copies, 0)
-            return field(t, y.reshape(-1, size)).reshape(len(y), -1)
-
+        joint = _Joint(field, size, torch.arange(len(y0), device=y0.device).view(n_copies, n).t())
         start = y0.view(n_copies, n, size).transpose(0, 1).reshape(n, -1)
         solution = solver(joint, span[:n], start, t_eval=t_eval[:n], **kwargs)
         states = solution.y.view(n, -1, n_copies, size).permute(2, 0, 1, 3).flatten(0, 1)

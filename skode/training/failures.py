@@ -60,6 +60,11 @@ def is_want_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in unallocated)
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 @contextmanager
 def memory_for(name: str, value: Any) -> Iterator[None]:
     """MemoryError that names an argument where there is no memory for as many as it says."""
@@ -69,5 +74,5 @@ def memory_for(name: str, value: Any) -> Iterator[None]:
         if not is_want_of_memory(error):
             raise
         raise MemoryError(
-            f"{name}={value!r} takes more memory than there is: lower it. ({str(error).splitlines()[0]})"
+            f"{name}={value!r} takes more memory than there is: lower it. ({reason_of(error)})"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from skode.solvers import free_idle_memory
-from skode.training.failures import is_want_of_memory
+from skode.training.failures import is_want_of_memory, reason_of
 from skode.training.tensors import resolve_device
 
 #: Parameters that memory grows with.
@@ -24,6 +24,9 @@ SIZES = (
     "n_samples",
     "n_draws",
 )
+
+#: Attributes by which scikit-learn tears down the callbacks of a fit, also of one that fails.
+OF_CALLBACKS = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 
 
 @contextmanager
@@ -47,8 +50,9 @@ def rollback(estimator: Any, changed_in_place: Sequence[str] = ()) -> Iterator[N
     try:
         yield
     except BaseException as error:
+        callbacks = {name: value for name, value in vars(estimator).items() if name in OF_CALLBACKS}
         estimator.__dict__.clear()
-        estimator.__dict__.update(before | copies)
+        estimator.__dict__.update(before | copies | callbacks)
         if not is_want_of_memory(error):
             raise
         error.__traceback__ = None  # whose frames hold on to what there was no room for
@@ -63,5 +67,5 @@ def _advice(estimator: Any, error: BaseException) -> str:
     elsewhere = ", or set device='cpu'" if device.type != "cpu" else ""
     return (
         f"The memory of {device} is too small for this fit: lower one of {sizes}{elsewhere}. The estimator is as it "
-        f"was before. ({str(error).splitlines()[0]})"
+        f"was before. ({reason_of(error)})"
     )

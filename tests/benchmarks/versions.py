@@ -192,7 +192,7 @@ def main() -> None:
     """Time both versions and print a table."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.versions", description=__doc__)
     parser.add_argument("checkout", type=Path, help="a checkout of the other version, such as a git worktree")
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=25, help="turns of each call; more of them tell smaller changes")
     parser.add_argument("--only", default="", help="a part of the names of the calls to time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

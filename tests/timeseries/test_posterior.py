@@ -11,7 +11,7 @@ from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, _Inference, _truncated, infer, linearised_rows, normal_draws
+from skode.timeseries.posterior import Posterior, _Inference, _jointly, _truncated, infer, linearised_rows, normal_draws
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
@@ -443,3 +443,23 @@ def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tigh
     for part, other, unweighted in zip(found, expected, once, strict=True):
         torch.testing.assert_close(part, other, rtol=1e-5, atol=1e-6)
         assert not torch.allclose(part, unweighted, rtol=1e-2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "rk4", "step_size": 0.1}, {"method": "kvaerno3"}], ids=str)
+@pytest.mark.parametrize("n_covariates", [0, 2])
+def test_copies_solved_as_one_sample_are_those_solved_alone(settings, n_covariates):
+    """Each series keeps its own covariates, also when others have left the batch."""
+    module, rng = model_of(2, n_covariates=n_covariates), np.random.RandomState(0)
+    lengths = (6, 2, 4, 1)
+    ids = np.repeat(np.arange(len(lengths)), lengths)
+    time = np.concatenate([np.linspace(0.0, n - 1.0, n) for n in lengths])
+    panel = Panel.of(ids, time, rng.normal(size=(len(ids), n_covariates)), rng.normal(size=(len(ids), 1)))
+    series = PanelTensors.of(panel, 1.0, torch.float64, torch.device("cpu"))
+    z0 = torch.randn(3, len(lengths), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    solver = Solver(rtol=1e-8, atol=1e-8, **settings)
+    with torch.no_grad():
+        alone = module.path(z0, series.time, series.reach, series.paths, solver)
+        together = module.path(z0, series.time, series.reach, series.paths, _jointly(solver, len(z0)))
+    kinks = 2e-5 if n_covariates else 1e-6  # paths have them between rows, where steps differ
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=kinks, equal_nan=True)
+    assert torch.isfinite(alone).any()

@@ -87,3 +87,42 @@ def test_a_want_of_memory_names_the_sizes():
     told = r"too small for this fit: lower one of batch_size='auto', hidden_layer_sizes"
     with pytest.raises(MemoryError, match=told), rollback(ODENetRegressor()):
         raise torch.OutOfMemoryError("out")
+
+
+class Noted:
+    """A callback that notes whether it was set up and torn down, and whose fit fails."""
+
+    def __init__(self, error):
+        self.error, self.calls = error, []
+
+    def setup(self, estimator, context):
+        self.calls.append("setup")
+
+    def teardown(self, estimator, context):
+        self.calls.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context, **task):
+        pass
+
+    def on_fit_task_end(self, estimator, context, **task):
+        raise self.error
+
+
+@pytest.mark.filterwarnings("ignore:Maximum iterations")
+@pytest.mark.parametrize("warm", [False, True], ids=["first fit", "goes on"])
+def test_callbacks_of_a_fit_that_fails_are_torn_down(case, warm):
+    estimator, data = case
+    if warm:
+        estimator.set_params(warm_start=True).fit(*data)
+    noted = Noted(RuntimeError("broken"))
+    with pytest.raises(RuntimeError, match="broken"):
+        estimator.set_callbacks(noted).fit(*data)
+    assert noted.calls == ["setup", "teardown"]
+    assert hasattr(estimator, "module_") == warm
+    assert not any(name.startswith(("_callback_fit", "_skl_callbacks_to")) for name in vars(estimator))
+
+
+def test_an_error_without_a_message_is_named_by_its_type(monkeypatch):
+    monkeypatch.setattr(_Training, "_warn", raises(MemoryError()))
+    with pytest.raises(MemoryError, match=r"as it was before\. \(MemoryError\)"):
+        ODENetRegressor(**COMMON).fit(X, X[:, 0])

@@ -55,7 +55,7 @@ class _RecordedField:
 
 
 def solve(run: Run, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
-    """Solve while autograd records; see :func:`skode.solvers.adjoints.solve`."""
+    """Solve while autograd records; see :mod:`skode.solvers.adjoints`."""
     field = _RecordedField(func, y0)
     y0 = y0.view_as(y0)  # func may call y.requires_grad_()
     stepper = new_graph_stepper(run.tableau, field, y0, run.statistics, run.control.tolerances)

@@ -25,7 +25,7 @@ from skode.solvers.integrate import integrate
 
 
 def solve(run: Run, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
-    """Solve with gradients by the adjoint equation; see :func:`skode.solvers.adjoints.solve`."""
+    """Solve with gradients by the adjoint equation; see :mod:`skode.solvers.adjoints`."""
     holder: list[Path] = []
     jump_times = None if run.jumps is None else run.jumps.times
     outputs = _ContinuousAdjoint.apply(run, holder, y0, jump_times, *run.field.parameters)

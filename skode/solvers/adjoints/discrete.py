@@ -32,7 +32,7 @@ from skode.solvers.stepping.stepper import ReversibleStepper
 
 
 def solve(run: Run, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
-    """Solve with gradients by the discrete adjoint; see :func:`skode.solvers.adjoints.solve`."""
+    """Solve with gradients by the discrete adjoint; see :mod:`skode.solvers.adjoints`."""
     holder: list[Path] = []
     jump_times = None if run.jumps is None else run.jumps.times
     outputs = _DiscreteAdjoint.apply(run, holder, y0, jump_times, *run.field.parameters)

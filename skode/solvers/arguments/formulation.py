@@ -90,7 +90,7 @@ def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event],
     )
 
 
-def moving_times(given: RequestedTimes, problem: Formulation, path: Path) -> Tensor | None:
+def moving_times(given: RequestedTimes, formulation: Formulation, path: Path) -> Tensor | None:
     """The times of the outputs that are known in advance, as functions of the user's; None where these are constants.
 
     Without ``t_eval`` the ends of the steps are constants, except for the first and the last.
@@ -98,11 +98,11 @@ def moving_times(given: RequestedTimes, problem: Formulation, path: Path) -> Ten
     if given.eval_t is not None:
         if not carries_derivatives(given.eval_t):
             return None
-        if problem.present is None:
+        if formulation.present is None:
             return given.eval_t
-        eval_t = given.by_sample(len(problem.present))
+        eval_t = given.by_sample(len(formulation.present))
         assert eval_t is not None
-        return torch.masked_select(eval_t, problem.present)
+        return torch.masked_select(eval_t, formulation.present)
     if not carries_derivatives(given.span_t):
         return None
     times = torch.from_numpy(path.times)
@@ -116,20 +116,21 @@ def moving_times(given: RequestedTimes, problem: Formulation, path: Path) -> Ten
 
 
 def reached(
-    given: RequestedTimes, problem: Formulation, path: Path, outputs: Tensor, n_samples: int
+    given: RequestedTimes, formulation: Formulation, path: Path, outputs: Tensor, n_samples: int
 ) -> tuple[Tensor, Tensor]:
     """Times and states of the solution, up to terminal events."""
-    finder = problem.finder
+    finder = formulation.finder
     if given.eval_t is not None:
         # A slice, whole as it may be, would cost the backward pass a copy.
         known = outputs if len(outputs) == path.n_known else outputs[: path.n_known]
-        if problem.present is not None:
-            known = padded(known, problem.present)
+        if formulation.present is not None:
+            known = padded(known, formulation.present)
             if given.eval_t.ndim == 1:
                 known = known.transpose(0, 1)
         t = given.eval_t.detach()
         if finder is not None and not finder.rowwise:
-            kept = int((np.abs(numbers(t) - problem.span.t0) <= abs(finder.terminal_times[0] - problem.span.t0)).sum())
+            t0, end = formulation.span.t0, finder.terminal_times[0]
+            kept = int((np.abs(numbers(t) - t0) <= abs(end - t0)).sum())
             t, known = t[:kept], known[:kept]
         return t, known
     # The ends of all steps, and the terminal events that cut the last ones short.
@@ -138,11 +139,11 @@ def reached(
     rows = None if path.rows is None else path.rows[positions]
     if finder is not None:
         stop = finder.terminal_times[0] if rows is None else finder.terminal_times[rows]
-        by_sample = problem.span.by_sample
-        start = problem.span.t0 if by_sample is None or rows is None else by_sample[rows, 0]
+        by_sample = formulation.span.by_sample
+        start = formulation.span.t0 if by_sample is None or rows is None else by_sample[rows, 0]
         inside = np.abs(path.times[positions] - start) < np.abs(stop - start)
         positions = np.concatenate([positions[inside], finder.stop_positions])
-    times = problem.real_times(path)
+    times = formulation.real_times(path)
     if path.rows is None:
         return times[positions].detach(), outputs[positions]
     rows = path.rows[positions]
@@ -153,9 +154,9 @@ def reached(
     return padded(times[chosen].detach(), present), padded(outputs[index(chosen, outputs)], present)
 
 
-def status_of(problem: Formulation, path: Path, failures: dict, n: int, *, per_sample: bool) -> int | Tensor:
+def status_of(formulation: Formulation, path: Path, failures: dict, n: int, *, per_sample: bool) -> int | Tensor:
     """How the solve ended, as :class:`skode.solvers.Solution` says it: for the whole state, or for each sample."""
-    finder = problem.finder
+    finder = formulation.finder
     if not per_sample and (finder is None or not finder.rowwise):
         if path.failure is not None:
             return -1

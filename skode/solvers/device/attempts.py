@@ -223,7 +223,7 @@ class Attempts:
         return size.double().reshape(())
 
     def first_size(self, t0: Tensor, y: Tensor, f: Tensor, span: Tensor) -> Tensor:
-        """A first step's size whose error is probably acceptable; see :func:`..step_size.first_step_size`."""
+        """A first step's size whose error is probably acceptable; see :mod:`skode.solvers.forward.step_size`."""
         tolerances, direction = self.tolerances, self.controls.direction
         allowed = tolerances.allowed(y)
 

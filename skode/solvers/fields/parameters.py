@@ -21,11 +21,6 @@ from torch.autograd.graph import saved_tensors_hooks
 GRAPH_NBYTES = 4096
 
 
-def reachable_tensors(func: Callable) -> list[Tensor]:
-    """Those of :func:`held_tensors` that require grad."""
-    return [tensor for tensor in held_tensors(func) if tensor.requires_grad]
-
-
 def held_tensors(func: Callable) -> list[Tensor]:
     """Tensors that Python objects inside ``func`` hold, each once, in a reproducible order."""
     found: dict[int, Tensor] = {}

@@ -60,8 +60,9 @@ def explained_by_samples(n_here: int, n: int) -> Iterator[None]:
         about_shapes = any(word in str(error) for word in ("size", "shape", "dimension"))
         if isinstance(error, SolverError) or n_here == n or not about_shapes:
             raise
+        reason = str(error).rstrip(".")
         raise ValueError(
-            f"func(t, y) or an event failed on {n_here} of the {n} samples of the batch: {error} With "
+            f"func(t, y) or an event failed on {n_here} of the {n} samples of the batch: {reason}. With "
             "step_control='per_sample' they are given the samples that are still on their way. A function with data of "
             "each sample says by a method take(rows) what it is on some of them (see skode.solvers.TakesSamples); or "
             "pass step_control='shared'."

@@ -111,9 +111,3 @@ class ButcherTableau:
         weights = (coefficients @ powers).T
         weights[theta == 1.0] = self.b
         return weights
-
-    def interpolation_weight_slopes(self, theta: np.ndarray) -> np.ndarray:
-        """Slopes ``b_i'(theta)`` of the weights, of shape (m, s)."""
-        coefficients = np.asarray(self.interpolant)
-        p = np.arange(coefficients.shape[1])
-        return (theta[:, None] ** p * (p + 1)) @ coefficients.T

@@ -18,7 +18,7 @@ def test_the_outputs_hang_on_one_node_and_it_on_the_inputs_alone(tanh_field, bat
         y0 = batch.clone().requires_grad_()
         y = solve_ivp(func, (0.0, 1.0), y0, t_eval=[0.3, 0.6, 1.0], **equal_steps(method, 0.1)).y
         node = y.grad_fn
-        while not hasattr(node, "problem"):  # a view of the outputs
+        while not hasattr(node, "run"):  # a view of the outputs
             ((node, _),) = node.next_functions
         behind = [node.variable for node, _ in node.next_functions if node is not None]
         assert {id(tensor) for tensor in behind} == {id(tensor) for tensor in (y0, *tanh_field.parameters())}

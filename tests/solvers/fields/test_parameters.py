@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from skode.solvers import odeint
-from skode.solvers.fields.parameters import find_parameters, leaves_behind, reachable_tensors
+from skode.solvers.fields.parameters import find_parameters, held_tensors, leaves_behind
 from tests.solvers.problems import vector
 
 GLOBAL_TENSOR = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
 GLOBAL_LIST = [torch.tensor(0.3, dtype=torch.float64, requires_grad=True)]
 GLOBAL_LINEAR = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+
+
+def reachable_tensors(func):
+    """The tensors behind a function that require grad."""
+    return [tensor for tensor in held_tensors(func) if tensor.requires_grad]
 
 
 def new_tensor():

@@ -243,3 +243,50 @@ def test_one_solve_per_sample_is_what_it_is_alone():
         one = solve_ivp(Decay(rates[[i]]), span[[i]], y0[[i]], t_eval=span[[i], 1:], **options)
         torch.testing.assert_close(together.y[[i]], one.y, rtol=1e-12, atol=1e-12)
         assert int(together.nfev[i]) == int(one.nfev[0])
+
+
+class Rates(nn.Module):
+    def __init__(self, rates):
+        super().__init__()
+        self.rates = nn.Parameter(rates)
+
+    def forward(self, t, y):
+        return -self.rates * y
+
+    def take(self, rows):
+        return lambda t, y: -self.rates[rows] * y
+
+
+@pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
+def test_a_part_that_has_no_parts_is_taken_of_the_whole(adjoint):
+    span, log_rates, y0 = setting()
+    field = Rates(log_rates.detach().exp())
+    options = {"step_control": "per_sample", "adjoint": adjoint, "rtol": 1e-8, "atol": 1e-8}
+    y = solve_ivp(field, span, y0, t_eval=span[:, 1:], **options).y[:, 0]
+    expected = y0 * torch.exp(-field.rates * span[:, 1:])
+    torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-7)
+    ours, truth = (torch.autograd.grad(x.sum(), [y0, field.rates]) for x in (y, expected))
+    torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("take", "error", "message"),
+    [
+        (lambda self, rows: Rates(self.rates[rows]), ValueError, "makes new nn.Parameters"),
+        (lambda self, rows: None, TypeError, r"take\(rows\) of func must return a function"),
+        (lambda self: self, TypeError, "positional argument"),
+    ],
+    ids=["new parameters", "nothing", "no rows"],
+)
+def test_parts_that_can_not_be_right_are_refused(take, error, message):
+    span, log_rates, y0 = setting()
+    kind = type("Wrong", (Rates,), {"take": take})
+    with pytest.raises(error, match=message):
+        solve_ivp(kind(log_rates.detach().exp()), span, y0, t_eval=span[:, 1:], step_control="per_sample")
+
+
+def test_what_is_called_take_and_is_no_function_has_no_part():
+    field = Decay(torch.tensor([[0.5]]))
+    field.take = 3
+    y = solve_ivp(field, (0.0, 1.0), torch.ones(1, 1), t_eval=[1.0], step_control="per_sample").y
+    assert torch.isfinite(y).all()
