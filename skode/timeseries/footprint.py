@@ -15,7 +15,7 @@ from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.rows import N_NODES
 
 #: Numbers that the work on a block holds at once, about; more take as long, and more memory.
-MOST_NUMBERS, MOST_NUMBERS_ON_GPU = 2**24, 2**28
+MOST_NUMBERS, MOST_NUMBERS_ON_GPU = 2**25, 2**28
 
 #: A perceptron's evaluations are held of this step and of the last, and anew where samples leave the batch.
 TAPES = 3

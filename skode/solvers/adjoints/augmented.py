@@ -67,7 +67,11 @@ class AugmentedField:
         self.time_dtype = time_dtype_of(field, like)
         self.stretch: Stretch | None = None
         # Gradients of complex parameters are integrated as real and imaginary parts.
-        self.parameter_sizes = [p.numel() * (2 if p.is_complex() else 1) for p in field.parameters]
+        self.are_complex = [p.is_complex() for p in field.parameters]
+        shapes = [(*p.shape, *[2] * p.is_complex()) for p in field.parameters]
+        self.parameter_sizes = [math.prod(shape) for shape in shapes]
+        self.part_shapes = [tuple(self.shape), tuple(self.shape), *shapes]
+        self.part_sizes = [self.n, self.n, *self.parameter_sizes]
         self.size = 2 * self.n + sum(self.parameter_sizes)
         # Implicit methods see the state as blocks of equal size, to which it is filled up.
         self.states = independent_blocks(field, like, time) if implicit else Blocks(like)
@@ -79,12 +83,8 @@ class AugmentedField:
 
     def parts(self, y: Tensor) -> list[Tensor]:
         """State, adjoint and the parameters' gradients out of the flat state."""
-        # Gradients of complex parameters as pairs of numbers.
-        shapes = [(*p.shape, 2) if p.is_complex() else tuple(p.shape) for p in self.field.parameters]
-        shapes = [tuple(self.shape), tuple(self.shape), *shapes]
-        sizes = [math.prod(shape) for shape in shapes]
-        pieces = y[: sum(sizes)].split(sizes)
-        return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+        pieces = y[: sum(self.part_sizes)].split(self.part_sizes)
+        return [piece.view(shape) for piece, shape in zip(pieces, self.part_shapes, strict=True)]
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev_backward += 1
@@ -101,17 +101,16 @@ class AugmentedField:
         session.flush(tape)
         if self.states_at is not None:
             rates[:n] = 0.0
-        start = 2 * n
-        for size, gradient in zip(self.parameter_sizes, session.parameter_gradients(), strict=True):
-            rate = rates[start : start + size]
+        end = 2 * n + sum(self.parameter_sizes)
+        pieces = rates[2 * n : end].split(self.parameter_sizes) if self.parameter_sizes else ()
+        for piece, gradient, is_complex in zip(pieces, session.parameter_gradients(), self.are_complex, strict=True):
             if gradient is None:
-                rate.zero_()
-            else:
-                gradient = gradient.to_dense() if gradient.is_sparse else gradient
-                gradient = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
-                rate.copy_(gradient.reshape(-1))
-            start += size
-        rates[start:] = 0.0
+                piece.zero_()
+                continue
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+            gradient = torch.view_as_real(gradient.resolve_conj()) if is_complex else gradient
+            piece.copy_(gradient.reshape(-1))
+        rates[end:] = 0.0
         return rates
 
     def parameter_gradients(self, y: Tensor) -> list[Tensor]:
