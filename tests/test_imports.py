@@ -17,7 +17,7 @@ LAYERS = (
     {"dynamics"},
     {"training"},
     {"frames"},
-    {"supervised", "density", "timeseries"},
+    {"supervised", "density", "timeseries", "equations"},
     {"model_selection"},
     {"inspection"},
     {"__init__"},

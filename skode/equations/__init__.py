@@ -1,0 +1,1 @@
+"""Equations from data: an estimator for the parameters of a known right-hand side."""
