@@ -1,9 +1,10 @@
 """Neural ordinary differential equations for scikit-learn users."""
 
 from skode.density import CNFDensityEstimator
+from skode.equations import ODERegressor
 from skode.supervised import ODENetClassifier, ODENetRegressor
 from skode.timeseries import LatentODERegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["CNFDensityEstimator", "LatentODERegressor", "ODENetClassifier", "ODENetRegressor"]
+__all__ = ["CNFDensityEstimator", "LatentODERegressor", "ODENetClassifier", "ODENetRegressor", "ODERegressor"]

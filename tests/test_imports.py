@@ -16,7 +16,7 @@ LAYERS = (
     {"dynamics"},
     {"training"},
     {"frames"},
-    {"supervised", "density", "timeseries"},
+    {"supervised", "density", "timeseries", "equations"},
     {"model_selection"},
     {"inspection"},
     {"__init__"},

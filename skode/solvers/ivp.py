@@ -92,7 +92,9 @@ def solve_ivp(
         How the elements' errors, in units of the allowed ones, become one number: the root mean square over all
         elements (over those of each sample where steps are per sample), so that with shared steps one hard sample
         among n easy ones may exceed the tolerance by up to ``sqrt(n)``; the largest; the largest over the samples of
-        the root mean square within each; or what a callable returns.
+        the root mean square within each; or what a callable returns. With ``step_control="per_sample"`` a callable is
+        called for one sample after another, unless it has a method ``of_each(x)`` for the norms of all, of shape
+        (batch,).
     controller : {"I", "PI", "PID"} or tuple of three floats, default="I"
         How the next step size follows from the errors of the last steps: the exponents ``(b1, b2, b3)`` of
         Soderlind's digital filters [4]_.

@@ -172,6 +172,8 @@ class EachSample:
             sizes = torch.linalg.vector_norm(x.flatten(1), dim=1) / math.sqrt(x[0].numel())
         elif self.norm is max_norm:
             sizes = x.flatten(1).abs().amax(dim=1)
+        elif hasattr(self.norm, "of_each"):
+            sizes = self.norm.of_each(x)
         else:
             sizes = torch.stack([torch.as_tensor(self.norm(row)) for row in x])
         return sizes.double().cpu().numpy()

@@ -53,6 +53,21 @@ def test_the_size_of_each_sample_is_that_of_the_sample_alone(norm, shape):
     np.testing.assert_allclose(sizes, [norm(x[i : i + 1]).item() for i in range(4)], rtol=1e-14)
 
 
+class FirstColumn:
+    """A norm with one of all samples at once."""
+
+    def __call__(self, x):
+        raise AssertionError("called for single samples")
+
+    def of_each(self, x):
+        return x[:, 0].abs()
+
+
+def test_a_norm_may_size_all_samples_at_once():
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_array_equal(EachSample(Tolerances(1e-3, 1e-6, FirstColumn())).size(x), x[:, 0].abs().numpy())
+
+
 def test_error_ratio_is_one_where_every_error_is_just_allowed():
     tolerances = Tolerances(rtol=0.1, atol=0.01)
     y, y_next = vector(1.0, -5.0), vector(-2.0, 3.0)

@@ -1,0 +1,209 @@
+"""The user's functions, and vector fields made of them that the solver calls."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from skode.equations.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class System:
+    """A right-hand side, and what is observed of its states.
+
+    Attributes
+    ----------
+    rhs : callable
+        ``rhs(t, y, p)``, of ``y``'s shape (..., n_states).
+    observe : callable or tuple of int
+        ``observe(t, y, p)``, of shape (..., n_outputs), or positions of the states that are observed.
+    states : tuple of str
+        Names of the states.
+    names : tuple of str
+        Names of the parameters that are estimated, in the order of the arrays that hold them.
+    constants : dict of str to float
+        Those that are not.
+    """
+
+    rhs: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
+    observe: Any
+    states: tuple[str, ...]
+    names: tuple[str, ...]
+    constants: Mapping[str, float]
+
+    @property
+    def n_states(self) -> int:
+        """Number of states."""
+        return len(self.states)
+
+    def p(self, values: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters and inputs by name; those estimated from the values given."""
+        fixed = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.constants.items()}
+        return {**fixed, **inputs, **dict(zip(self.names, values, strict=True))}
+
+    def derivative(self, t: Tensor, y: Tensor, p: dict[str, Tensor]) -> Tensor:
+        """``rhs``, whose value is checked."""
+        value = self.rhs(t, y, p)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"rhs(t, y, p) must return a torch tensor, got {type(value).__name__}.")
+        if value.shape != y.shape:
+            raise ValueError(
+                f"rhs(t, y, p) must return a tensor of y's shape, (..., {self.n_states}), here {tuple(y.shape)}; got "
+                f"{tuple(value.shape)}. States lie along the last dimension: y[..., 0] is the first, and torch.stack("
+                "[...], dim=-1) puts their derivatives together. Parameters broadcast against y[..., 0], not y."
+            )
+        return value
+
+    def outputs(self, t: Tensor, y: Tensor, p: dict[str, Tensor]) -> Tensor:
+        """Outputs of states, of shape (..., n_outputs)."""
+        if isinstance(self.observe, tuple):
+            return y[..., list(self.observe)]
+        value = self.observe(t, y, p)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"observe(t, y, p) must return a torch tensor, got {type(value).__name__}.")
+        if value.shape == y.shape[:-1]:
+            value = value.unsqueeze(-1)
+        if value.shape[:-1] != y.shape[:-1]:
+            raise ValueError(
+                f"observe(t, y, p) must return a tensor of shape (..., n_outputs) for y of shape (..., "
+                f"{self.n_states}), here {tuple(y.shape)}; got {tuple(value.shape)}."
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The inputs of some samples of a batch: of the series that each belongs to.
+
+    Attributes
+    ----------
+    inputs : Inputs or None
+        The inputs of all series; None where there are none.
+    series : Tensor of int, of shape (n,)
+        The series of each sample.
+    """
+
+    inputs: Inputs | None
+    series: Tensor
+
+    def take(self, rows: Tensor) -> Driver:
+        """The inputs of some of the samples."""
+        return self if self.inputs is None else Driver(self.inputs, self.series[rows])
+
+    def at(self, t: Tensor) -> dict[str, Tensor]:
+        """Inputs by name, of shape (n, 1), at times of that shape."""
+        return {} if self.inputs is None else self.inputs.at(self.series, t)
+
+
+@functools.cache
+def load_forward_ad() -> None:
+    """Have torch load what it loads with the first dual tensor, which warns of what torch itself deprecates."""
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+
+
+def along(function: Callable[..., Tensor], primal: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """A function's value, and its derivatives along several directions, by forward-mode AD.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a tensor of shape (n, k, size) and returns one of shape (n, k, n_values), each of whose rows depends on
+        its own row only.
+    primal : Tensor of shape (n, k, size)
+        The argument, repeated for each of k directions.
+    tangent : Tensor of shape (n, k, size)
+        The directions.
+
+    Returns
+    -------
+    value, derivatives : Tensor of shape (n, k, n_values)
+        The value, in each of the k rows; derivatives are 0 where the function does not depend on its argument.
+    """
+    load_forward_ad()
+    with forward_ad.dual_level():
+        value, derivative = forward_ad.unpack_dual(function(forward_ad.make_dual(primal, tangent)))
+    return value, torch.zeros_like(value) if derivative is None else derivative
+
+
+class PlainField:
+    """The vector field of a batch of samples, each with parameters and inputs of its own.
+
+    Parameters
+    ----------
+    system : System
+        The equations.
+    values : Tensor of shape (n, n_parameters)
+        Estimated parameters of each sample; may carry tangents.
+    driver : Driver
+        Their inputs.
+    """
+
+    def __init__(self, system: System, values: Tensor, driver: Driver) -> None:
+        self.system, self.values, self.driver = system, values, driver
+
+    def take(self, rows: Tensor) -> PlainField:
+        """The field on some samples."""
+        return PlainField(self.system, self.values[rows], self.driver.take(rows))
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        t = t.reshape(-1, 1).expand(len(y), 1)
+        inputs = {name: value[:, 0] for name, value in self.driver.at(t).items()}
+        return self.system.derivative(t[:, 0], y, self.system.p(self.values.unbind(-1), inputs))
+
+
+class SensitivityField:
+    r"""States together with their sensitivities.
+
+    The state is ``Y`` of shape (n, 1 + k, n_states): ``y`` and its derivatives ``S_j`` by k scaled unknowns, the
+    states at the start and the parameters. They follow
+
+    .. math:: dS_j/dt = \frac{\partial f}{\partial y} S_j + \frac{\partial f}{\partial p} \frac{dp}{du_j},
+
+    one directional derivative of ``f`` for each, which forward-mode AD takes with the value.
+
+    Parameters
+    ----------
+    system : System
+        The equations.
+    values, slopes : Tensor of shape (n, n_parameters)
+        Parameters, and their derivatives by the scaled ones.
+    driver : Driver
+        The samples' inputs.
+    """
+
+    def __init__(self, system: System, values: Tensor, slopes: Tensor, driver: Driver) -> None:
+        self.system, self.values, self.slopes, self.driver = system, values, slopes, driver
+        load_forward_ad()
+        n, (size, m) = system.n_states, values.shape
+        # Written anew at each evaluation, all but the parameters.
+        self.primal = values.new_empty(size, n + m, n + m)
+        self.primal[..., n:] = values[:, None]
+        self.tangent = values.new_zeros(size, n + m, n + m)
+        self.tangent[:, n:, n:] = torch.diag_embed(slopes)
+
+    def take(self, rows: Tensor) -> SensitivityField:
+        """The field on some samples."""
+        return SensitivityField(self.system, self.values[rows], self.slopes[rows], self.driver.take(rows))
+
+    def __call__(self, t: Tensor, Y: Tensor) -> Tensor:
+        system, n = self.system, self.system.n_states
+        t = t.reshape(-1, 1).expand(len(Y), 1)
+        self.primal[..., :n] = Y[:, :1]
+        self.tangent[..., :n] = Y[:, 1:]
+        with forward_ad.dual_level():
+            known = forward_ad.make_dual(self.primal, self.tangent)
+            p = system.p(known[..., n:].unbind(-1), self.driver.at(t))
+            value, derivative = forward_ad.unpack_dual(system.derivative(t, known[..., :n], p))
+        if derivative is None:
+            derivative = torch.zeros_like(value)
+        return torch.cat([value[:, :1], derivative], dim=1)

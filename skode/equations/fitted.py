@@ -1,0 +1,527 @@
+"""Estimates, intervals, predictions and simulations of fitted equations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import norm
+from scipy.stats import t as student
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_is_fitted
+
+from skode.equations.dynamics import Driver
+from skode.equations.fitting import Optimum, Search, along_profile
+from skode.equations.inference import Information
+from skode.equations.inputs import Inputs
+from skode.equations.levenberg_marquardt import Task
+from skode.equations.predictive import Answers, answers
+from skode.equations.reading import Clock, Reading
+from skode.equations.sensitivities import SolverSettings, solve_states
+from skode.equations.shooting import Model
+from skode.frames import Column, LongRows, column_label, read_rows, read_targets
+from skode.training import array_api, as_python, check_squares, check_weights, to_pandas, warn_caller
+
+#: Half width of a profile, in standard errors; where these are infinite, in units of the scaled unknown.
+WIDTH_OF_PROFILE = 3.0
+
+
+class FittedEquations(RegressorMixin, BaseEstimator):
+    """Base of the estimator: all that needs a fit and makes none but profiles."""
+
+    series: Column | None
+    time: Column
+    noise: str
+    interpolation: str
+    covariance: str
+    method: str
+    rtol: float
+    atol: float
+    step_size: float | None
+    max_iter: int
+    tol: float
+
+    params_: dict[str, Any]
+
+    _task_: Task
+    _reading: Reading
+    _best: Optimum
+    _information: Information
+    _clock: Clock
+    _known: tuple[np.ndarray, np.ndarray, np.ndarray]
+    _ids: pd.Index
+    _rows_observed: np.ndarray
+    _outputs: list[Any]
+    _one_output: bool
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.array_api_support = True
+        return tags
+
+    @property
+    def _model(self) -> Model:
+        return self._reading.model
+
+    def _settings(self) -> SolverSettings:
+        return SolverSettings(self.method, self.rtol, self.atol, self.step_size)
+
+    def _keep(self, task: Task, reading: Reading, optima: list[Optimum]) -> None:
+        """Set the fitted attributes from the best of several fits."""
+        best = self._best = optima[0]
+        self._task_, self._reading = task, reading
+        self._information = best.information(task, sandwich=self.covariance == "sandwich")
+        model, scaled = reading.model, task.noise.scaled
+        values = model.scales.values(best.u)
+        self.params_ = self._parameters(values)
+        initial = model.initial_states(best.u, task.inputs, task.layout.t0)
+        self.initial_states_ = pd.DataFrame(initial, index=self._series_index(), columns=list(model.system.states))
+        weights = task.layout.weights
+        n_own = len(model.scales.names) - model.n_shared
+        self._n_values = float(weights.sum())
+        self._n_unknowns = model.n_shared + n_own * task.layout.n_series
+        self._correction = max(self._n_values / max(self._n_values - self._n_unknowns, 1e-9), 1.0) if scaled else 1.0
+        self.noise_scale_ = best.scale * np.sqrt(self._correction) if scaled else np.full(weights.shape[1], np.nan)
+        n_fitted = self._n_unknowns + (weights.shape[1] if scaled else 0)
+        self.loglik_ = -best.loss
+        self.aic_ = 2.0 * n_fitted - 2.0 * self.loglik_
+        self.bic_ = n_fitted * np.log(self._n_values) - 2.0 * self.loglik_
+        self.converged_, self.n_iter_ = best.converged, best.n_iter
+        rows = []
+        for optimum in optima:
+            shared = model.scales.values(optimum.u)[0, : model.n_shared]
+            estimates = dict(zip(model.scales.names, map(float, shared), strict=False))
+            rows.append({"loglik": -optimum.loss, "converged": optimum.converged, **estimates})
+        self.restarts_ = pd.DataFrame(rows)
+
+    def _parameters(self, values: np.ndarray) -> dict[str, Any]:
+        """Parameters by name, those of each series as a Series."""
+        model, found = self._model, {}
+        for i, name in enumerate(model.system.names):
+            own = pd.Series(values[:, i], index=self._series_index(), name=name)
+            found[name] = float(values[0, i]) if i < model.n_shared else own
+        found.update(model.system.constants)
+        return {parameter.name: found[parameter.name] for parameter in self._reading.parameters}
+
+    def _series_index(self) -> pd.Index:
+        return self._ids.rename(column_label(self.series, "series"))
+
+    def _note_residuals(self, rows: LongRows, task: Task) -> None:
+        layout, mean = task.layout, self._best.shots.mean
+        left = np.where(layout.weights > 0.0, layout.y - mean, np.nan)
+        index = rows.positions[self._rows_observed]
+        self.residuals_ = pd.DataFrame(left, index=index, columns=self._outputs).sort_index()
+
+    def _input_names(self) -> list[str]:
+        """Names of the input columns in ``p``."""
+        names = getattr(self, "feature_names_in_", None)
+        labels = [f"x{i}" for i in range(self.n_features_in_)] if names is None else list(names)
+        keys = [self.time] if self.series is None else [self.time, self.series]
+        taken = {key if isinstance(key, str) else int(key) % len(labels) for key in keys}
+        return [str(label) for i, label in enumerate(labels) if label not in taken and i not in taken]
+
+    # Inference
+
+    @property
+    def covariance_(self) -> pd.DataFrame:
+        """Covariance of the estimates of shared parameters; where there is one series, of all unknowns."""
+        check_is_fitted(self)
+        model = self._model
+        n = len(model.scales.names) if len(self._ids) == 1 else model.n_shared
+        slopes = model.scales.slopes(self._best.u)[0, :n]
+        covariance = self._correction * self._information.covariance[0, :n, :n] * np.outer(slopes, slopes)
+        unknown = self._information.unknown[0, :n]
+        covariance[unknown[:, None] | unknown] = np.inf
+        return pd.DataFrame(covariance, index=model.scales.names[:n], columns=model.scales.names[:n])
+
+    def summary(self, level: float = 0.95) -> pd.DataFrame:
+        """Estimates with their standard errors, intervals, starts and bounds.
+
+        Parameters
+        ----------
+        level : float, default=0.95
+            Level of the intervals.
+
+        Returns
+        -------
+        DataFrame
+            A row for each unknown, those of single series by ``(name, series)``. Columns are ``estimate``,
+            ``std_error`` (infinite where the data do not identify it, NaN where it is fixed or on a bound), ``low`` and
+            ``high``, the interval's ends, and ``start``, ``lower_bound``, ``upper_bound``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        check_is_fitted(self)
+        model, best = self._model, self._best
+        scales = model.scales
+        errors = self._scaled_errors()
+        values, slopes = scales.values(best.u), scales.slopes(best.u)
+        low, high = self._interval(best.u, errors, level)
+        rows: dict[Any, tuple[float, ...]] = {}
+        several = len(self._ids) > 1
+        for i, parameter in enumerate(scales.parameters):
+            shared = i < model.n_shared
+            for j, series in enumerate(self._ids[:1] if shared else self._ids):
+                key = (parameter.name, "" if shared else series) if several else parameter.name
+                start = parameter.start
+                if not shared and i >= model.n_parameters and model.initial.sources and not self._told(i):
+                    start = np.nan
+                rows[key] = (
+                    values[j, i],
+                    slopes[j, i] * errors[j, i],
+                    low[j, i],
+                    high[j, i],
+                    start,
+                    parameter.low,
+                    parameter.high,
+                )
+        for name, value in model.system.constants.items():
+            rows[(name, "") if several else name] = (value, *[np.nan] * 3, value, np.nan, np.nan)
+        columns = ["estimate", "std_error", "low", "high", "start", "lower_bound", "upper_bound"]
+        frame = pd.DataFrame(list(rows.values()), columns=columns)
+        label = column_label(self.series, "series")
+        keys = list(rows)
+        frame.index = pd.MultiIndex.from_tuples(keys, names=["unknown", label]) if several else pd.Index(keys)
+        return frame
+
+    def conf_int(self, level: float = 0.95) -> pd.DataFrame:
+        """Confidence intervals, of estimates on logarithmic scales by their logarithms.
+
+        Parameters
+        ----------
+        level : float, default=0.95
+            Their level.
+
+        Returns
+        -------
+        DataFrame
+            Columns ``low`` and ``high``, rows as in :meth:`summary`. By Student's t where the noise has an estimated
+            scale.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        return self.summary(level)[["low", "high"]]
+
+    def _told(self, i: int) -> bool:
+        return self._reading.free_states[i - self._model.n_parameters] in self._reading.told
+
+    def _scaled_errors(self) -> np.ndarray:
+        """Standard errors of the scaled unknowns; NaN on a bound."""
+        errors = self._information.errors() * np.sqrt(self._correction)
+        return np.where(self._best.held(self._task_), np.nan, errors)
+
+    def _interval(self, u: np.ndarray, errors: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        if not isinstance(level, Real) or not 0.0 < level < 1.0:
+            raise ValueError(f"level must be a number between 0 and 1, got {level!r}.")
+        scaled, dof = self._task_.noise.scaled, self._n_values - self._n_unknowns
+        quantile = student.ppf(0.5 + level / 2.0, max(dof, 1e-9)) if scaled else norm.ppf(0.5 + level / 2.0)
+        model = self._model
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = [model.scales.values(u + sign * quantile * errors) for sign in (-1.0, 1.0)]
+        bounds = np.array([[p.low, p.high] for p in model.scales.parameters]).reshape(-1, 2)
+        return np.maximum(ends[0], bounds[:, 0]), np.minimum(ends[1], bounds[:, 1])
+
+    def profile(self, name: str, n_points: int = 15) -> pd.DataFrame:
+        """Profile likelihood: the largest log-likelihood at each of several values of an unknown.
+
+        An interval for it is where twice the log-likelihood lies within a quantile of the chi-squared distribution
+        with one degree of freedom (3.84 for 95 %) of its maximum; it tells more than a standard error where the
+        likelihood is no parabola. All values are fitted in one batch (D. J. Venzon, S. H. Moolgavkar, "A method for
+        computing profile-likelihood-based confidence intervals", Applied Statistics 37, 1988).
+
+        Parameters
+        ----------
+        name : str
+            A parameter that all series share; where there is one series any unknown, as :meth:`summary` names it.
+        n_points : int, default=15
+            Number of values, within three standard errors of the estimate and the bounds.
+
+        Returns
+        -------
+        DataFrame of shape (n_points, ...)
+            Columns are the unknown itself, ``loglik``, and the estimates of the other shared parameters given it.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where there is no such unknown.
+        """
+        check_is_fitted(self)
+        model, best = self._model, self._best
+        names = model.scales.names if len(self._ids) == 1 else model.scales.names[: model.n_shared]
+        if name not in names:
+            raise ValueError(f"name={name!r} is none of the unknowns that can be profiled, {names}.")
+        if not isinstance(n_points, Integral) or n_points < 2:
+            raise ValueError(f"n_points must be an integer, 2 or more, got {n_points!r}.")
+        column = names.index(name)
+        error, u = self._scaled_errors()[0, column], best.u[0, column]
+        reach = WIDTH_OF_PROFILE * (error if np.isfinite(error) else 1.0)
+        scaled = np.linspace(
+            max(u - reach, model.scales.low[column]), min(u + reach, model.scales.high[column]), n_points
+        )
+        settings = Search(0, self.max_iter, self.tol)
+        with np.errstate(all="ignore"):
+            optima = along_profile(self._task_, best, column, scaled, settings)
+        rows = []
+        for optimum in optima:
+            values = model.scales.values(optimum.u)[0]
+            estimates = {other: values[i] for i, other in enumerate(names) if other != name}
+            rows.append({name: values[column], "loglik": -optimum.loss, **estimates})
+        return pd.DataFrame(rows)
+
+    # Predictions
+
+    @array_api
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predict at any times of the series of ``fit``; before their starts the equations are solved backward.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``. Inputs go on from those of ``fit``. A series that was not in ``fit`` can be predicted where
+            neither parameters nor initial states are its own; it starts at its first row.
+        return_std : bool, default=False
+            Whether to return standard deviations as well: noise, and uncertainty of parameters and initial states
+            by the delta method.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+            Outputs of the solution, in the shape of the y of ``fit``; with ``noise="lognormal"`` medians.
+        std : ndarray of the same shape
+            Standard deviations; only with ``return_std``.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X does not have the columns, or times not the kind, that they had in ``fit``, or a series is not
+            known.
+        SolverError
+            If a solution can't be followed as far as the times of X.
+        """
+        found, of_fit = self._answers(self._read(X), with_slopes=return_std)
+        if not return_std:
+            return self._in_shape_of_y(found.mean)
+        assert found.slopes is not None
+        covariance = self._correction * self._information.covariance[of_fit]
+        variance = np.einsum("roi,rij,roj->ro", found.slopes, covariance, found.slopes)
+        scale = np.where(np.isnan(self.noise_scale_), 1.0, self.noise_scale_)
+        std = np.sqrt(np.maximum(variance, 0.0) + self._task_.noise.spread(found.mean, scale) ** 2)
+        return self._in_shape_of_y(found.mean), self._in_shape_of_y(std)
+
+    @array_api
+    def predict_states(self, X: Any) -> pd.DataFrame:
+        """The states themselves at given rows.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``predict``.
+
+        Returns
+        -------
+        DataFrame of shape (n_rows, n_states)
+            The states, by name.
+
+        Raises
+        ------
+        NotFittedError, ValueError, SolverError
+            As :meth:`predict`.
+        """
+        found, _ = self._answers(self._read(X))
+        return pd.DataFrame(found.states, columns=list(self._model.system.states))
+
+    @array_api
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination over the values that were observed.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``predict``.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            True values; NaN where nothing was observed.
+        sample_weight : array-like of shape (n_rows,), default=None
+            Weights of the rows, none negative.
+
+        Returns
+        -------
+        float
+            :math:`R^2`, averaged over the outputs of which at least two values were observed; without any NaN, with a
+            warning.
+
+        Raises
+        ------
+        NotFittedError, ValueError, SolverError
+            As :meth:`predict`.
+        """
+        rows = self._read(X)
+        true = read_targets(y, len(rows), maybe_nothing=True)
+        if true.shape[1] != len(self._outputs):
+            raise ValueError(f"y has {true.shape[1]} outputs, but had {len(self._outputs)} in fit.")
+        weights = check_weights(sample_weight, true)
+        found, _ = self._answers(rows)
+        scores = []
+        for column, guess in zip(true.T, found.mean.T, strict=True):
+            seen = ~np.isnan(column) & (weights > 0.0)
+            if seen.sum() >= 2:
+                with check_squares("y"):
+                    scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
+        if not scores:
+            warn_caller(
+                "score is NaN: R^2 needs two rows at least with a target, and with weight, of some output.",
+                UndefinedMetricWarning,
+            )
+            return np.nan
+        return float(np.mean(scores))
+
+    def simulate(
+        self, y0: Any, times: Any, params: Mapping[str, float] | None = None, inputs: Any = None
+    ) -> np.ndarray:
+        """Solve the equations from any initial states.
+
+        Parameters
+        ----------
+        y0 : array-like of shape (n_states,) or (n, n_states)
+            Initial states, at the first of the times.
+        times : array-like of shape (n_times,)
+            Times as the equations have them (numbers; dates count in ``time_unit`` from the first of ``fit``), in
+            order.
+        params : dict of str to float, default=None
+            Parameters in place of the estimates; those of ``per_series`` have no estimate for all and must be given.
+        inputs : DataFrame or array-like of shape (n_times, n_inputs), default=None
+            The input columns at these times, where there are any.
+
+        Returns
+        -------
+        ndarray of shape (n_times, n_states) or (n, n_times, n_states)
+            The states; NaN from where a solution can't be followed.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where arguments are not as described.
+        """
+        check_is_fitted(self)
+        model = self._model
+        system = model.system
+        start = np.asarray(y0, dtype=np.float64)
+        if start.ndim not in (1, 2) or start.shape[-1] != system.n_states:
+            raise ValueError(
+                f"y0 must be of shape ({system.n_states},) or (n, {system.n_states}), for {list(system.states)}; got "
+                f"{start.shape}."
+            )
+        t = np.asarray(times, dtype=np.float64)
+        if t.ndim != 1 or not len(t) or not (np.all(np.diff(t) > 0.0) or np.all(np.diff(t) < 0.0)):
+            raise ValueError(f"times must be of one dimension and in order, got {times!r}.")
+        batch = np.atleast_2d(start)
+        n = len(batch)
+        values, changed = self._chosen(dict(params or {}))
+        series = torch.zeros(n, dtype=torch.int64)
+        driver = Driver(self._inputs_at(t, inputs), series)
+        spans = torch.tensor([[t[0], t[-1]]], dtype=torch.float64).repeat(n, 1)
+        states = solve_states(
+            changed,
+            self._settings(),
+            torch.tensor([values], dtype=torch.float64).repeat(n, 1),
+            driver,
+            torch.from_numpy(np.ascontiguousarray(batch)),
+            spans,
+            torch.from_numpy(np.tile(t, (n, 1))),
+        ).numpy()
+        return states[0] if start.ndim == 1 else states
+
+    def _chosen(self, given: dict[str, float]) -> tuple[list[float], Any]:
+        """Values of the estimated parameters, and the system with the constants given."""
+        system = self._model.system
+        names = [*system.names, *system.constants]
+        if unknown := [name for name in given if name not in names]:
+            raise ValueError(f"params names {unknown[0]!r}, which is not a parameter; they are {names}.")
+        values = []
+        for i, name in enumerate(system.names):
+            if name not in given and i >= self._model.n_shared and len(self._ids) > 1:
+                raise ValueError(f"{name} is of each series its own: pass it in params.")
+            estimate = self._model.scales.values(self._best.u)[0, i]
+            values.append(float(given.get(name, estimate)))
+        constants = {name: float(given.get(name, value)) for name, value in system.constants.items()}
+        return values, type(system)(system.rhs, system.observe, system.states, system.names, constants)
+
+    def _inputs_at(self, t: np.ndarray, inputs: Any) -> Inputs | None:
+        names = self._input_names()
+        if not names:
+            if inputs is not None:
+                raise ValueError("inputs are given, but the model was fitted without any.")
+            return None
+        if inputs is None:
+            raise ValueError(f"inputs must hold {names} at the times.")
+        columns = np.asarray(to_pandas(inputs, "inputs"), dtype=np.float64).reshape(len(t), -1)
+        if columns.shape[1] != len(names):
+            raise ValueError(f"inputs must hold {names} at the times, got {columns.shape[1]} columns.")
+        order = np.argsort(t)
+        codes = np.zeros(len(t), dtype=np.int64)
+        return Inputs.of(names, codes, t[order], columns[order], linear=self.interpolation == "linear")
+
+    def _read(self, X: Any) -> LongRows:
+        check_is_fitted(self)
+        return read_rows(self, X, series=self.series, time=self.time, reset=False)
+
+    def _answers(self, rows: LongRows, *, with_slopes: bool = False) -> tuple[Answers, np.ndarray]:
+        """Answers at rows, and the series of ``fit`` whose covariance goes with each."""
+        t = self._clock.read(rows, self.time)
+        codes, ids = pd.factorize(rows.series)
+        places = self._ids.get_indexer(pd.Index(ids))
+        model, layout = self._model, self._task_.layout
+        if (places < 0).any() and model.n_shared < len(model.scales.names):
+            wrong = as_python(np.asarray(ids)[places < 0][0])
+            raise ValueError(
+                f"Series {wrong!r} was not in fit, and its initial state or parameters are its own "
+                f"({model.scales.names[model.n_shared :]}), which only its observations could tell: fit it too, or "
+                "simulate it."
+            )
+        known = np.maximum(places, 0)
+        first = np.full(len(ids), np.inf)
+        np.minimum.at(first, codes, t)
+        t0 = np.where(places < 0, first, layout.t0[known])
+        settings = self._settings()
+        now = Model(model.system, model.scales, model.n_shared, model.initial, settings)
+        inputs = self._inputs_of(codes, t, rows.covariates, places)
+        found = answers(now, inputs, self._best.u[known], t0, (codes, t), with_slopes=with_slopes)
+        return found, known[codes]
+
+    def _inputs_of(self, codes: np.ndarray, t: np.ndarray, covariates: np.ndarray, places: np.ndarray) -> Inputs | None:
+        """The inputs of queried series: as known from ``fit``, and as in the query."""
+        names = self._input_names()
+        if not names:
+            return None
+        known_codes, known_t, known_covariates = self._known
+        position = np.full(len(self._ids), -1)
+        position[places[places >= 0]] = np.flatnonzero(places >= 0)
+        kept = position[known_codes] >= 0
+        all_codes = np.concatenate([position[known_codes][kept], codes])
+        all_t = np.concatenate([known_t[kept], t])
+        columns = np.concatenate([known_covariates[kept], covariates])
+        order = np.lexsort((all_t, all_codes))
+        linear = self.interpolation == "linear"
+        return Inputs.of(names, all_codes[order], all_t[order], columns[order], linear=linear)
+
+    def _in_shape_of_y(self, values: np.ndarray) -> np.ndarray:
+        return values[:, 0] if self._one_output else values

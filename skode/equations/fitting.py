@@ -1,0 +1,241 @@
+"""From data and equations to the best of several fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from skode.equations.inference import Information, information
+from skode.equations.layout import Cells
+from skode.equations.levenberg_marquardt import LAST_WEIGHT, Descent, Fits, Task, by_cell, least_squares
+from skode.equations.reading import Reading
+from skode.equations.shooting import Shots
+from skode.equations.starts import drawn_starts, filled, observed_states, simulated_nodes
+
+#: First weights of the defects: where segments start from the data, and where they follow a simulation without any.
+WEIGHT_OF_DATA, WEIGHT_OF_SIMULATED = 1.0, 1e3
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long and from how many starts to search.
+
+    Attributes
+    ----------
+    n_restarts, max_iter, tol
+        As the estimator's parameters.
+    report : callable or None
+        Called after each iteration.
+    """
+
+    n_restarts: int
+    max_iter: int
+    tol: float
+    report: Callable[[int, int, float], None] | None = None
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where a fit ended.
+
+    Attributes
+    ----------
+    u : ndarray of shape (n_series, n_unknowns)
+        Scaled unknowns of each series.
+    nodes : ndarray of shape (n_series, n_nodes, n_states)
+        States at the starts of the segments.
+    shots : Shots
+        The segments' solutions.
+    scale : ndarray of shape (n_outputs,)
+        Standard deviations of the noise.
+    loss : float
+        Negative log-likelihood.
+    family : int
+        The number of the start of the unknowns.
+    converged, interrupted : bool
+        Whether all series' fits have converged, and whether the search was interrupted.
+    n_iter : int
+        The largest number of steps tried.
+    """
+
+    u: np.ndarray
+    nodes: np.ndarray
+    shots: Shots
+    scale: np.ndarray
+    loss: float
+    family: int
+    converged: bool
+    interrupted: bool
+    n_iter: int
+
+    def held(self, task: Task) -> np.ndarray:
+        """Which unknowns lie on a bound, of the shape of ``u``."""
+        scales = task.model.scales
+        return (self.u <= scales.low) | (self.u >= scales.high)
+
+    def information(self, task: Task, *, sandwich: bool) -> Information:
+        """What the data say of the unknowns."""
+        return information(task, self.shots, self.scale, ~self.held(task), sandwich=sandwich)
+
+
+def observed_outputs(task: Task) -> dict[int, int]:
+    """For each state that is observed itself the position of the output."""
+    observe = task.model.system.observe
+    return {state: output for output, state in enumerate(observe)} if isinstance(observe, tuple) else {}
+
+
+def starting_unknowns(task: Task, reading: Reading) -> np.ndarray:
+    """Scaled unknowns of each series at the user's starts, of shape (n_series, n_unknowns).
+
+    An initial state without a start has the first value observed of it, or else the largest magnitude of what was
+    observed of any.
+    """
+    layout, scales = task.layout, task.model.scales
+    u = np.tile(scales.start, (layout.n_series, 1))
+    first = observed_states(layout, observed_outputs(task), layout.t0[:, None], task.model.system.n_states)[:, 0]
+    seen = layout.weights > 0.0
+    size = float(np.abs(layout.y[seen]).max(initial=0.0)) or 1.0
+    for k, state in enumerate(reading.free_states):
+        if state not in reading.told:
+            column = task.model.n_parameters + k
+            u[:, column] = np.where(np.isfinite(first[:, state]), first[:, state], size)
+    return u
+
+
+def search(task: Task, reading: Reading, settings: Search, rng: np.random.RandomState) -> list[Optimum]:
+    """Fits from all starts, the best first; those that can't be solved where they start are left out."""
+    model, layout = task.model, task.layout
+    n_states = model.system.n_states
+    observed, first = observed_outputs(task), starting_unknowns(task, reading)
+    starts = [first]
+    for drawn in drawn_starts(model.scales, model.n_parameters, settings.n_restarts, rng):
+        start = first.copy()
+        start[:, : model.n_parameters] = drawn
+        starts.append(start)
+    from_data = observed_states(layout, observed, layout.node_times(), n_states)
+    all_seen = len(observed) == n_states
+    u, nodes, family, weight = [], [], [], []
+    for i, start in enumerate(starts):
+        initial = model.initial_states(start, task.inputs, layout.t0)
+        simulated = None if all_seen else simulated_nodes(model, layout, task.inputs, start)
+        if simulated is not None:
+            u.append(start)
+            family.append(i)
+            weight.append(WEIGHT_OF_SIMULATED)
+            nodes.append(filled(simulated.copy(), initial))
+        if observed:
+            u.append(start)
+            family.append(i)
+            weight.append(WEIGHT_OF_DATA)
+            mixed = from_data if simulated is None else np.where(np.isnan(from_data), simulated, from_data)
+            nodes.append(filled(mixed.copy(), initial))
+    fits = _descended(task, (np.stack(u), np.stack(nodes)), (np.array(family), np.array(weight)), settings)
+    optima = _optima(task, fits)
+    if not model.n_shared and layout.n_series > 1 and len(optima) > 1:
+        optima = [_best_of_each(task, fits, optima, settings), *optima]
+    optima = [optimum for optimum in optima if np.isfinite(optimum.loss)]
+    return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
+
+
+def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Search) -> Optimum:
+    """The best fit of each series by itself, where series have nothing in common but the noise."""
+    best = min(optima, key=lambda optimum: optimum.loss)
+    scale = best.scale if np.isfinite(best.loss) else optima[0].scale
+    losses = [_losses(task, optimum.shots, np.arange(task.layout.n_series), scale) for optimum in optima]
+    chosen = np.argmin(np.where(np.isnan(losses), np.inf, losses), axis=0)
+    series = np.arange(task.layout.n_series)
+    u = np.stack([optimum.u for optimum in optima])[chosen, series]
+    nodes = np.stack([optimum.nodes for optimum in optima])[chosen, series]
+    again = _descended(task, (u[None], nodes[None]), (np.zeros(1, dtype=int), np.array([LAST_WEIGHT])), settings)
+    return replace(_optima(task, again)[0], family=-1, n_iter=int(fits.n_iter.max(initial=0)))
+
+
+def _one_of_each(optima: list[Optimum]) -> list[Optimum]:
+    """The better fit of each family."""
+    best: dict[int, Optimum] = {}
+    for optimum in optima:
+        if optimum.family not in best or optimum.loss < best[optimum.family].loss:
+            best[optimum.family] = optimum
+    return list(best.values())
+
+
+def _descended(
+    task: Task,
+    starts: tuple[np.ndarray, np.ndarray],
+    kind: tuple[np.ndarray, np.ndarray],
+    settings: Search,
+    free: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
+) -> Fits:
+    """Fits from starts, of the unknowns and of the segments' states, of shapes (n_starts, n_series, ...).
+
+    ``kind`` are the starts' families and first weights of defects; ``free`` are the unknowns of one start that are
+    searched for, None for all; ``scale`` is that of the noise at first, None for that of the first residuals.
+    """
+    n_starts, n_series, _ = starts[0].shape
+    n_cells = n_starts * n_series
+    u, nodes = (x.reshape(n_cells, *x.shape[2:]) for x in starts)
+    n_outputs = task.layout.y.shape[1]
+    fits = Fits(
+        start=np.repeat(np.arange(n_starts), n_series),
+        family=kind[0],
+        weight=kind[1],
+        u=u.copy(),
+        nodes=nodes.copy(),
+        free=np.ones(u.shape, dtype=bool) if free is None else np.tile(free, (n_starts, 1)),
+        scale=np.full((n_starts, n_outputs), np.nan) if scale is None else np.tile(scale, (n_starts, 1)),
+        n_iter=np.zeros(n_cells, dtype=np.int64),
+        converged=np.zeros(n_cells, dtype=bool),
+        penalty=np.zeros(n_cells),
+    )
+    series = np.tile(np.arange(n_series), n_starts)
+    Descent(task, fits, series, settings.tol, settings.report).run(settings.max_iter)
+    return fits
+
+
+def _losses(task: Task, shots: Shots, series: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The losses of cells, with noise of each row's or one scale."""
+    cells = Cells.of(task.layout, series)
+    return by_cell(cells, least_squares(task, cells, shots, scale)[0])
+
+
+def _optima(task: Task, fits: Fits) -> list[Optimum]:
+    """Where the fits have ended, start by start."""
+    n_starts = len(fits.scale)
+    series = np.tile(np.arange(task.layout.n_series), n_starts)
+    cells = Cells.of(task.layout, series)
+    shots = task.shoot(cells, fits.u, fits.nodes, fits.max_steps)
+    with np.errstate(all="ignore"):
+        losses = _losses(task, shots, series, fits.scale[fits.start][cells.row_cell]) + fits.penalty
+    optima = []
+    for k in range(n_starts):
+        own = fits.start == k
+        optima.append(
+            Optimum(
+                u=fits.u[own],
+                nodes=fits.nodes[own],
+                shots=shots.take(cells, own),
+                scale=fits.scale[k],
+                loss=float(losses[own].sum()),
+                family=int(fits.family[k]),
+                converged=bool(fits.converged[own].all()),
+                interrupted=fits.interrupted,
+                n_iter=int(fits.n_iter[own].max(initial=0)),
+            )
+        )
+    return optima
+
+
+def along_profile(task: Task, best: Optimum, column: int, values: np.ndarray, settings: Search) -> list[Optimum]:
+    """Fits with one scaled unknown held at each of several values, in their order, all from the best fit."""
+    u = np.repeat(best.u[None], len(values), axis=0)
+    u[:, :, column] = values[:, None]
+    nodes = np.repeat(best.nodes[None], len(values), axis=0)
+    free = np.ones(best.u.shape, dtype=bool)
+    free[:, column] = False
+    settings = replace(settings, report=None)
+    kind = np.arange(len(values)), np.full(len(values), WEIGHT_OF_SIMULATED)
+    fits = _descended(task, (u, nodes), kind, settings, free, best.scale)
+    return _optima(task, fits)

@@ -1,0 +1,192 @@
+"""Observations of several series, cut into segments for multiple shooting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def ranges(pointer: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Items of several parts in a line, and the position in ``which`` of the part that each belongs to.
+
+    The items of part i are those from ``pointer[i]`` up to ``pointer[i + 1]``.
+    """
+    counts = pointer[which + 1] - pointer[which]
+    owners = np.repeat(np.arange(len(which)), counts)
+    return np.arange(counts.sum()) + np.repeat(pointer[which] - (np.cumsum(counts) - counts), counts), owners
+
+
+def _borders(t0: float, times: np.ndarray, n_segments: int) -> np.ndarray:
+    """Borders of segments that have equal shares of the time and of the observations, in the mean of the two.
+
+    Shares of the time alone would leave many observations to one segment where times are spaced logarithmically,
+    shares of the observations alone much time where there are gaps: the longest segment tells the cost of a batch.
+    """
+    knots = np.concatenate([[t0], times])
+    passed = 0.5 * ((knots - t0) / (knots[-1] - t0) + np.arange(len(knots)) / len(times))
+    borders = np.interp(np.linspace(0.0, 1.0, n_segments + 1), passed, knots)
+    borders[0], borders[-1] = t0, times[-1]
+    return borders
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Observations of several series, and the segments that each is cut into.
+
+    Attributes
+    ----------
+    t0 : ndarray of shape (n_series,)
+        When each series starts.
+    row_pointer, segment_pointer : ndarray of int, of shape (n_series + 1,)
+        Where each series' rows and segments begin.
+    time : ndarray of shape (n_rows,)
+        Times of the rows, which are sorted by series, then time.
+    y, weights : ndarray of shape (n_rows, n_outputs)
+        Observed values, 1 where there is none, and their weights, 0 there.
+    node, slot : ndarray of int, of shape (n_rows,)
+        The segment of each row, counted from its series' first, and its position among the segment's output times;
+        -1 where the row stands at the start of its series.
+    spans : ndarray of shape (n_segments, 2)
+        From when to when each segment goes.
+    times : ndarray of shape (n_segments, n_slots)
+        Output times of each segment, of which the last is its end; padded with NaN.
+    last : ndarray of int, of shape (n_segments,)
+        Position of that last one.
+    """
+
+    t0: np.ndarray
+    row_pointer: np.ndarray
+    segment_pointer: np.ndarray
+    time: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+    node: np.ndarray
+    slot: np.ndarray
+    spans: np.ndarray
+    times: np.ndarray
+    last: np.ndarray
+
+    @classmethod
+    def of(
+        cls, codes: np.ndarray, time: np.ndarray, y: np.ndarray, weights: np.ndarray, t0: np.ndarray, n_segments: int
+    ) -> Layout:
+        """Series cut into at most ``n_segments`` segments each, and no more than it has times of observations.
+
+        Parameters
+        ----------
+        codes : ndarray of int, of shape (n_rows,)
+            The series of each row, sorted; each of them has a row.
+        time, y, weights
+            As the attributes, with NaN in y where nothing was observed, and weights of shape (n_rows,).
+        t0 : ndarray of shape (n_series,)
+            When each series starts, not after its first row.
+        n_segments : int
+            The largest number of segments of a series.
+        """
+        n_series = len(t0)
+        row_pointer = np.searchsorted(codes, np.arange(n_series + 1))
+        node, slot = np.zeros(len(time), dtype=np.int64), np.full(len(time), -1)
+        ends: list[np.ndarray] = []
+        spans: list[tuple[float, float]] = []
+        counts = np.zeros(n_series, dtype=np.int64)
+        for i in range(n_series):
+            rows = slice(row_pointer[i], row_pointer[i + 1])
+            distinct = np.unique(time[rows])
+            distinct = distinct[distinct > t0[i]]
+            counts[i] = n = min(n_segments, len(distinct))
+            if not n:
+                continue
+            borders = _borders(t0[i], distinct, n)
+            cuts = np.searchsorted(distinct, borders, side="right")
+            cuts[-1] = len(distinct)
+            for k in range(n):
+                own = distinct[cuts[k] : cuts[k + 1]]
+                ends.append(own if len(own) and own[-1] == borders[k + 1] else np.append(own, borders[k + 1]))
+                spans.append((borders[k], borders[k + 1]))
+            place = np.searchsorted(distinct, time[rows])
+            at_start = time[rows] <= t0[i]
+            holder = np.searchsorted(cuts, place, side="right") - 1
+            node[rows] = np.where(at_start, 0, holder)
+            slot[rows] = np.where(at_start, -1, place - cuts[holder])
+        times = np.full((len(ends), max(map(len, ends), default=1)), np.nan)
+        for row, own_times in zip(times, ends, strict=True):
+            row[: len(own_times)] = own_times
+        observed = ~np.isnan(y)
+        return cls(
+            t0=t0,
+            row_pointer=row_pointer,
+            segment_pointer=np.concatenate([[0], np.cumsum(counts)]),
+            time=time,
+            y=np.where(observed, y, 1.0),
+            weights=np.where(observed, weights[:, None], 0.0),
+            node=node,
+            slot=slot,
+            spans=np.array(spans).reshape(-1, 2),
+            times=times,
+            last=np.array([len(own) - 1 for own in ends], dtype=np.int64),
+        )
+
+    @property
+    def n_series(self) -> int:
+        """Number of series."""
+        return len(self.t0)
+
+    @property
+    def n_nodes(self) -> int:
+        """The largest number of segments of a series, at least 1."""
+        return max(int(np.diff(self.segment_pointer).max(initial=1)), 1)
+
+    @property
+    def row_series(self) -> np.ndarray:
+        """The series of each row."""
+        return np.repeat(np.arange(self.n_series), np.diff(self.row_pointer))
+
+    def node_times(self) -> np.ndarray:
+        """When each segment of each series starts, of shape (n_series, n_nodes); NaN where there is none."""
+        times = np.full((self.n_series, self.n_nodes), np.nan)
+        times[:, 0] = self.t0
+        segments, series = ranges(self.segment_pointer, np.arange(self.n_series))
+        times[series, segments - self.segment_pointer[series]] = self.spans[segments, 0]
+        return times
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Copies of some series in one batch: one for each pair of a start and a series.
+
+    Attributes
+    ----------
+    series : ndarray of int, of shape (n_cells,)
+        The series of each cell.
+    segments, segment_cell, segment_node : ndarray of int, of shape (n_segments,)
+        The cells' segments: their positions in the layout, the cell and the number in it of each.
+    rows, row_cell, row_segment : ndarray of int, of shape (n_rows,)
+        The cells' rows: their positions in the layout, the cell of each and its position among ``segments``; -1 where
+        the row stands at the start.
+    """
+
+    series: np.ndarray
+    segments: np.ndarray
+    segment_cell: np.ndarray
+    segment_node: np.ndarray
+    rows: np.ndarray
+    row_cell: np.ndarray
+    row_segment: np.ndarray
+
+    @classmethod
+    def of(cls, layout: Layout, series: np.ndarray) -> Cells:
+        """The cells of some series, which may come several times."""
+        segments, segment_cell = ranges(layout.segment_pointer, series)
+        rows, row_cell = ranges(layout.row_pointer, series)
+        counts = np.diff(layout.segment_pointer)[series]
+        first = np.cumsum(counts) - counts
+        return cls(
+            series=series,
+            segments=segments,
+            segment_cell=segment_cell,
+            segment_node=segments - layout.segment_pointer[series[segment_cell]],
+            rows=rows,
+            row_cell=row_cell,
+            row_segment=np.where(layout.slot[rows] < 0, -1, first[row_cell] + layout.node[rows]),
+        )

@@ -1,0 +1,473 @@
+r"""Levenberg-Marquardt steps of unknowns and segments' starts, of many fits at once.
+
+Each fit (a *group*) is a set of cells that share parameters, or a single series where none are shared. It has damping
+and step acceptance of its own, and all take their steps in one batched solve. The merit of a step is
+
+.. math:: \phi = -\log L + \sum_j y_j^T (e_j - s_{j+1}) + \frac12 \sum_j w |e_j - s_{j+1}|^2,
+
+an augmented Lagrangian. The weights of what the segments' ends miss grow with each good step, from that of an
+observation on, and the multipliers follow, so that nothing is missed in the end (J. Nocedal, S. J. Wright, "Numerical
+Optimization", 2nd ed., sections 10.3 and 17.3). Damping is scaled by the diagonal of the Gauss-Newton matrix, so that
+units play no part (D. W. Marquardt, "An algorithm for least-squares estimation of nonlinear parameters", J. SIAM 11,
+1963).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from skode.equations.elimination import Linearised
+from skode.equations.inputs import Inputs
+from skode.equations.layout import Cells, Layout
+from skode.equations.noise import Gaussian
+from skode.equations.sensitivities import MAX_STEPS
+from skode.equations.shooting import Model, Shots, cells_without_next, shoot
+
+#: Logarithms change by no more than this in a step.
+LONGEST_LOG_STEP = 1.5
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-1, 1e-10, 1e10
+#: After so many steps a fit is given up whose loss is one nat an observation above that of one of its family, if the
+#: defects of that have this weight.
+PATIENCE, CONSISTENT = 8, 1e3
+#: Trial solves may take this many times the steps of the first one, and some in any case.
+MORE_STEPS, LEAST_STEPS = 4, 60
+#: The least and the largest error of the merit, in nats, that the solver's tolerance may account for.
+ERRORS_OF_MERIT = 1e-3, 5e-2
+#: Weights of the defects, in units of an observation's: the least, the last, and how they grow and fall.
+LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10.0
+#: Steps of the EM algorithm for the scale of the noise, where it takes any, after each step of the unknowns.
+SCALE_UPDATES = 20
+#: Below this damping a step tells how much is left to gain.
+UNDAMPED = 0.1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is fitted.
+
+    Attributes
+    ----------
+    model : Model
+        The equations.
+    layout : Layout
+        The observations.
+    inputs : Inputs or None
+        The series' inputs.
+    noise : Gaussian
+        The distribution of the observations.
+    least_scale : ndarray of shape (n_outputs,)
+        The least standard deviation of the noise: what the solver's own errors are.
+    """
+
+    model: Model
+    layout: Layout
+    inputs: Inputs | None
+    noise: Gaussian
+    least_scale: np.ndarray
+
+    def shoot(self, cells: Cells, u: np.ndarray, nodes: np.ndarray, max_steps: int = MAX_STEPS) -> Shots:
+        """Solve the segments of some cells."""
+        with np.errstate(all="ignore"):
+            return shoot(self.model, self.layout, self.inputs, cells, u, nodes, max_steps)
+
+
+@dataclass
+class Fits:
+    """Fits on their way: arrays with one entry for each cell, start after start.
+
+    Attributes
+    ----------
+    start : ndarray of int, of shape (n_cells,)
+        The start that each cell belongs to.
+    family : ndarray of int, of shape (n_starts,)
+        Starts with the same unknowns and other states of the segments are of one family: once one of them has
+        converged, the others go on as long as they are better.
+    weight : ndarray of shape (n_starts,)
+        First weights of the defects, in units of an observation's.
+    u : ndarray of shape (n_cells, n_unknowns)
+        Scaled unknowns.
+    nodes : ndarray of shape (n_cells, n_nodes, n_states)
+        Starts of the segments.
+    free : ndarray of bool, of shape (n_cells, n_unknowns)
+        Which unknowns are searched for.
+    scale : ndarray of shape (n_starts, n_outputs)
+        Standard deviations of the noise.
+    n_iter : ndarray of int, of shape (n_cells,)
+        Steps tried.
+    converged : ndarray of bool, of shape (n_cells,)
+        Whether no step promises more than the tolerance.
+    penalty : ndarray of shape (n_cells,)
+        The penalty of the defects that are left.
+    """
+
+    start: np.ndarray
+    family: np.ndarray
+    weight: np.ndarray
+    u: np.ndarray
+    nodes: np.ndarray
+    free: np.ndarray
+    scale: np.ndarray
+    n_iter: np.ndarray
+    converged: np.ndarray
+    penalty: np.ndarray
+    interrupted: bool = False
+    max_steps: int = MAX_STEPS
+
+
+def least_squares(
+    task: Task, cells: Cells, shots: Shots, scale: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Losses of the rows, their residuals and these' slopes by the outputs; ``scale`` is of each row."""
+    rows, weights = cells.rows, task.layout.weights[cells.rows]
+    y = task.layout.y[rows]
+    with np.errstate(all="ignore"):
+        loss = np.where(weights > 0.0, weights * task.noise.loss(y, shots.mean, scale), 0.0).sum(axis=1)
+        residuals, slopes = task.noise.residuals(y, shots.mean, scale)
+        root = np.sqrt(weights)
+        return loss, np.where(weights > 0.0, root * residuals, 0.0), np.where(weights > 0.0, root * slopes, 0.0)
+
+
+def by_cell(cells: Cells, values: np.ndarray) -> np.ndarray:
+    """Sums of rows' values over each cell."""
+    bounds = np.searchsorted(cells.row_cell, np.arange(len(cells.series)))
+    return np.add.reduceat(values, bounds, axis=0)
+
+
+def squares_by_cell(task: Task, cells: Cells, shots: Shots, scale: np.ndarray) -> np.ndarray:
+    """Weighted sums of what the squared scale of the noise is the mean of, of shape (n_cells, n_outputs)."""
+    rows = cells.rows
+    weights = task.layout.weights[rows]
+    with np.errstate(all="ignore"):
+        squares = task.noise.squares(task.layout.y[rows], shots.mean, scale)
+    return by_cell(cells, np.where(weights > 0.0, weights * squares, 0.0))
+
+
+class _Groups:
+    """Which cells belong to one fit."""
+
+    def __init__(self, cells: Cells, fits: Fits, n_shared: int) -> None:
+        numbers = fits.start if n_shared else np.arange(len(cells.series))
+        self.of_cell = np.unique(numbers, return_inverse=True)[1]
+        self.n = int(self.of_cell.max()) + 1
+        self.alone = self.n == len(self.of_cell)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sums of cells' values over each group."""
+        if self.alone:
+            return values
+        total = np.zeros((self.n, *values.shape[1:]))
+        np.add.at(total, self.of_cell, values)
+        return total
+
+
+@dataclass
+class _Control:
+    """Damping and step acceptance of each group."""
+
+    damping: np.ndarray
+    growth: np.ndarray
+    weight: np.ndarray
+    least_weight: np.ndarray
+
+    @classmethod
+    def start(cls, weight: np.ndarray) -> _Control:
+        return cls(
+            np.full(len(weight), FIRST_DAMPING), np.full(len(weight), 2.0), weight, np.minimum(weight, LEAST_WEIGHT)
+        )
+
+    def take(self, kept: np.ndarray) -> _Control:
+        return _Control(self.damping[kept], self.growth[kept], self.weight[kept], self.least_weight[kept])
+
+    def judge(self, ratio: np.ndarray, accepted: np.ndarray, curved: np.ndarray) -> None:
+        """Adapt to the ratios of actual to predicted gains.
+
+        Weights grow after steps that went as predicted. They fall where a step would gain but for defects that its
+        linearisation does not see (``curved``): heavy ones bind the steps closely to a curved manifold.
+
+        H. B. Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05; good steps let damping fall faster,
+        to the end that convergence is quadratic.
+        """
+        with np.errstate(all="ignore"):
+            factor = np.clip(1.0 - (2.0 * ratio - 1.0) ** 3, 1.0 / 3.0, 2.0)
+        factor = np.where(ratio > 0.75, 0.1, np.nan_to_num(factor, nan=2.0))
+        curved = curved & (self.weight > self.least_weight)
+        raised = np.where(curved, self.damping, self.damping * self.growth)
+        self.damping = np.maximum(np.where(accepted, self.damping * factor, raised), LEAST_DAMPING)
+        self.growth = np.where(accepted, 2.0, np.where(curved, self.growth, 2.0 * self.growth))
+        grown = np.minimum(self.weight * GROWTH_OF_WEIGHT, LAST_WEIGHT)
+        fallen = np.maximum(self.weight / FALL_OF_WEIGHT, self.least_weight)
+        self.weight = np.where(accepted & (ratio > 0.75), grown, np.where(curved, fallen, self.weight))
+
+
+@dataclass
+class _Normal:
+    """Normal equations of some cells, and the scaling of their damping."""
+
+    matrix: np.ndarray
+    gradient: np.ndarray
+    damping: np.ndarray
+
+
+def step_of(normal: _Normal, groups: _Groups, n_shared: int, fixed: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """The damped Gauss-Newton step of all cells; unknowns that are fixed move as given.
+
+    Own unknowns of each series are eliminated first (the matrix has the shape of an arrow), then the shared ones are
+    solved for.
+    """
+    H = normal.matrix + normal.damping[:, :, None] * np.eye(normal.matrix.shape[1])
+    gradient = normal.gradient + (normal.matrix @ given[..., None])[..., 0]
+    free = ~fixed
+    gradient = np.where(free, gradient, 0.0)
+    H = np.where(free[:, :, None] & free[:, None, :], H, 0.0)
+    places = np.arange(H.shape[1])
+    H[:, places, places] += fixed
+    s = n_shared
+    if not s:
+        return given - np.linalg.solve(H, gradient[..., None])[..., 0] * free
+    own = np.linalg.solve(H[:, s:, s:], np.concatenate([H[:, s:, :s], gradient[:, s:, None]], axis=2))
+    arrow = H[:, :s, s:] @ own
+    reduced = groups.sum(np.concatenate([H[:, :s, :s], gradient[:, :s, None]], axis=2) - arrow)
+    shared = -np.linalg.solve(reduced[..., :s], reduced[..., s:])[..., 0][groups.of_cell]
+    rest = -(own[..., s] + (own[..., :s] @ shared[..., None])[..., 0])
+    return given + np.concatenate([shared, rest], axis=1) * free
+
+
+class Descent:
+    """The iteration.
+
+    Parameters
+    ----------
+    task : Task
+        What is fitted.
+    fits : Fits
+        Where it starts, and where results are kept; a start that can't be solved stays where it is.
+    series : ndarray of int, of shape (n_cells,)
+        The series of each cell.
+    tol : float
+        Gain in the log-likelihood below which a fit has converged.
+    report : callable or None
+        Called after each iteration with its number, the number of fits left and their least loss.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        fits: Fits,
+        series: np.ndarray,
+        tol: float,
+        report: Callable[[int, int, float], None] | None = None,
+    ) -> None:
+        self.task, self.fits, self.tol, self.report = task, fits, tol, report
+        self.series = series
+        self.n_shared = task.model.n_shared
+        scales = task.model.scales
+        self.low, self.high = scales.low, scales.high
+        self.longest = np.where(scales.log, LONGEST_LOG_STEP, np.inf)
+        self.active = np.arange(len(series))
+        self.reached = np.full((int(fits.family.max()) + 1) * task.layout.n_series, np.inf)
+        self.totals = np.zeros((len(fits.scale), task.layout.y.shape[1]))
+        totals = by_cell(Cells.of(task.layout, np.arange(task.layout.n_series)), task.layout.weights)
+        np.add.at(self.totals, fits.start, totals[series])
+        self.squares = np.zeros((len(series), task.layout.y.shape[1]))
+
+    def run(self, max_iter: int) -> None:
+        """Iterate until all fits have converged or the number of iterations is reached; Ctrl-C ends it."""
+        try:
+            self._begin()
+            for i in range(max_iter):
+                if not len(self.active):
+                    break
+                self._iterate()
+                if self.report is not None:
+                    self.report(i + 1, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+        except KeyboardInterrupt:
+            self.fits.interrupted = True
+
+    def _begin(self) -> None:
+        fits, task = self.fits, self.task
+        self.cells = Cells.of(task.layout, self.series)
+        self.groups = _Groups(self.cells, fits, self.n_shared)
+        self.start = fits.start
+        self.u, self.nodes, self.free = fits.u.copy(), fits.nodes.copy(), fits.free
+        self.shots = task.shoot(self.cells, self.u, self.nodes)
+        cells = np.unique(self.groups.of_cell, return_index=True)[1]
+        self.control = _Control.start(fits.weight[self.start[cells]])
+        self.multipliers = np.zeros(self.nodes.shape)
+        if np.isnan(fits.scale).any():
+            fits.scale[:] = self._first_scale()
+        # A trial step that takes so many has led to where the equations explode, or are much stiffer than at the start.
+        most = np.full(len(fits.scale), 0)
+        np.maximum.at(most, self.start, self.shots.n_steps)
+        fits.max_steps = min(MAX_STEPS, max(LEAST_STEPS, MORE_STEPS * int(most.min())))
+        self._note_squares()
+        self.loss = self._loss(self.shots)
+        dead = ~np.isfinite(self.loss)
+        if dead.any():
+            self._keep(~dead)
+
+    def _first_scale(self) -> np.ndarray:
+        """Standard deviations of the first residuals; for heavy tails from their medians."""
+        task, cells = self.task, self.cells
+        ones = np.ones_like(self.shots.mean)
+        with np.errstate(all="ignore"):
+            squares = task.noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
+        scale = np.empty_like(self.fits.scale)
+        for k in range(len(scale)):
+            rows = (self.start == k)[cells.row_cell]
+            for o in range(scale.shape[1]):
+                seen = squares[rows, o][task.layout.weights[cells.rows[rows], o] > 0.0]
+                scale[k, o] = np.sqrt(np.mean(seen)) if len(seen) and np.isfinite(seen).all() else 1.0
+        return self._at_least(scale)
+
+    def _at_least(self, scale: np.ndarray) -> np.ndarray:
+        return np.maximum(scale, self.task.least_scale) if self.task.noise.scaled else np.ones_like(scale)
+
+    def _row_scale(self) -> np.ndarray:
+        return self.fits.scale[self.start][self.cells.row_cell]
+
+    def _note_squares(self) -> None:
+        self.squares[self.active] = squares_by_cell(self.task, self.cells, self.shots, self._row_scale())
+
+    def _update_scale(self) -> None:
+        """Standard deviations of the noise that are likeliest given the solutions."""
+        if not self.task.noise.scaled:
+            return
+        for _ in range(SCALE_UPDATES if self.task.noise.iterated else 1):
+            self._note_squares()
+            total = np.zeros_like(self.fits.scale)
+            np.add.at(total, self.fits.start, self.squares)
+            with np.errstate(all="ignore"):
+                scale = np.sqrt(total / np.maximum(self.totals, 1e-300))
+            self.fits.scale = np.where(np.isfinite(scale), self._at_least(scale), self.fits.scale)
+
+    def _loss(self, shots: Shots) -> np.ndarray:
+        """The loss of each group without the defects' penalty."""
+        return self.groups.sum(by_cell(self.cells, least_squares(self.task, self.cells, shots, self._row_scale())[0]))
+
+    def _weights(self, slopes: np.ndarray) -> np.ndarray:
+        """Information of an observation about each state, of shape (n_cells, n_states), by sizes relative to noise."""
+        relative = self._by_start(by_cell(self.cells, (slopes * self.shots.mean) ** 2).sum(axis=1))
+        n_values = self._by_start(by_cell(self.cells, (slopes > 0.0).astype(float)).sum(axis=1))
+        squares = self._by_start(np.stack([(self.nodes**2).sum(axis=1), np.ones_like(self.nodes[:, 0])], axis=1))
+        size = squares[:, 0] / np.maximum(squares[:, 1], 1.0) / self.nodes.shape[1]
+        largest = size.max(axis=1, keepdims=True)
+        size = np.maximum(size, np.where(largest > 0.0, 1e-16 * largest, 1.0))
+        return (relative / np.maximum(n_values, 1.0))[self.start, None] / size[self.start]
+
+    def _errors_of_merit(self, slopes: np.ndarray) -> np.ndarray:
+        """What relative errors of the solutions as large as the tolerance make of the groups' losses, at most."""
+        by_errors = self.groups.sum(by_cell(self.cells, np.abs(slopes * self.shots.mean).sum(axis=1)))
+        return np.clip(self.task.model.settings.rtol * by_errors, *ERRORS_OF_MERIT)
+
+    def _by_start(self, values: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(self.fits.scale), *values.shape[1:]))
+        np.add.at(total, self.start, values)
+        return total
+
+    def _iterate(self) -> None:
+        task, cells, groups, control = self.task, self.cells, self.groups, self.control
+        losses, residuals, slopes = least_squares(task, cells, self.shots, self._row_scale())
+        self.loss = groups.sum(by_cell(cells, losses))
+        unit = self._weights(slopes)
+        weights = np.repeat((control.weight[groups.of_cell, None] * unit)[:, None], self.nodes.shape[1], axis=1)
+        weights[cells_without_next(task.layout, cells)] = 0.0
+        shift = np.where(weights > 0.0, self.multipliers / np.where(weights > 0.0, weights, 1.0), 0.0)
+        by_known = slopes[..., None] * self.shots.mean_slopes
+        system = Linearised(task.layout, cells, self.shots, residuals, by_known, self.shots.defects + shift, weights)
+        step, moves = self._step(system, unit)
+        gains = system.gain(system.moved(step, moves))
+        predicted = groups.sum(by_cell(cells, gains[0]) + gains[1])
+        new_u, new_nodes = self.u + step, self.nodes + moves
+        shots = task.shoot(cells, new_u, new_nodes, self.fits.max_steps)
+        before, after = (
+            groups.sum(0.5 * (weights * (each.defects + shift) ** 2).sum(axis=(1, 2))) for each in (self.shots, shots)
+        )
+        merit = self._loss(shots) + after
+        with np.errstate(all="ignore"):
+            gain = self.loss + before - merit
+            ratio = np.where(np.isfinite(merit), gain / np.maximum(predicted, 1e-300), -np.inf)
+        undamped = control.damping <= UNDAMPED
+        # Where solves are less exact than that, a step is lost among their errors.
+        errors = self._errors_of_merit(slopes)
+        lost = (ratio <= 1e-4) & (np.abs(gain) <= errors) & (predicted <= errors)
+        settled = ((predicted <= self.tol) | lost) & undamped
+        # Within rounding of the merit a step that promises nothing is as good as none.
+        accepted = (ratio > 1e-4) | (settled & (gain >= -self.tol))
+        chosen = accepted[groups.of_cell]
+        self.u = np.where(chosen[:, None], new_u, self.u)
+        self.nodes = np.where(chosen[:, None, None], new_nodes, self.nodes)
+        self.shots = self.shots.replaced(cells, shots, chosen)
+        left = (np.abs(self.multipliers) + weights * np.abs(self.shots.defects)) * np.abs(self.shots.defects)
+        settled &= groups.sum(left.sum(axis=(1, 2))) <= np.where(lost, 10.0 * errors, self.tol)
+        good = (accepted & (ratio > 0.5))[groups.of_cell, None, None]
+        self.multipliers = np.where(good, weights * (self.shots.defects + shift), self.multipliers)
+        curved = ~accepted & (self._loss(shots) < self.loss) & (after > before)
+        control.judge(ratio, accepted, curved)
+        self._update_scale()
+        self.fits.n_iter[self.active] += 1
+        self.fits.u[self.active], self.fits.nodes[self.active] = self.u, self.nodes
+        self.fits.converged[self.active] = settled[groups.of_cell]
+        self.fits.penalty[self.active] = left.sum(axis=(1, 2))
+        reached = np.where(accepted, merit, self.loss + before)
+        done = settled | (control.damping > MOST_DAMPING) | self._outrun(settled, reached)
+        if done.any():
+            self._keep(~done)
+
+    def _outrun(self, settled: np.ndarray, merit: np.ndarray) -> np.ndarray:
+        """Which groups are worse than one of their family that has converged, or far behind one that goes on."""
+        first = np.unique(self.groups.of_cell, return_index=True)[1]
+        family = self.fits.family[self.start[first]]
+        keys = family * self.task.layout.n_series + (0 if self.n_shared else self.cells.series[first])
+        np.minimum.at(self.reached, keys[settled], merit[settled])
+        outrun = merit > self.reached[keys]
+        if (self.fits.n_iter[self.active].max() < PATIENCE) or len(np.unique(keys)) == len(keys):
+            return outrun
+        n_values = self.groups.sum(by_cell(self.cells, self.task.layout.weights[self.cells.rows].sum(axis=1)))
+        ahead = np.full(len(self.reached), np.inf)
+        consistent = self.control.weight >= CONSISTENT
+        np.minimum.at(ahead, keys[consistent], self.loss[consistent])
+        return outrun | (self.loss > ahead[keys] + n_values)
+
+    def _step(self, system: Linearised, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The damped steps, of the unknowns within their bounds and of the segments' starts."""
+        groups, s = self.groups, self.n_shared
+        damping = self.control.damping[groups.of_cell][:, None]
+        reduced = system.reduced(damping * unit)
+        matrix, gradient = reduced.matrix, reduced.gradient
+        diagonal, joint = np.diagonal(matrix, axis1=1, axis2=2).copy(), gradient.copy()
+        if s:
+            diagonal[:, :s] = groups.sum(diagonal[:, :s])[groups.of_cell]
+            joint[:, :s] = groups.sum(gradient[:, :s])[groups.of_cell]
+        damping = damping * np.where(diagonal > 0.0, diagonal, 1.0)
+        if s:  # the sum over the group's cells is to be the damping
+            sizes = groups.sum(np.ones(len(damping)))[groups.of_cell]
+            damping[:, :s] /= sizes[:, None]
+        normal = _Normal(matrix, gradient, damping)
+        low, high = np.maximum(self.low, self.u - self.longest), np.minimum(self.high, self.u + self.longest)
+        at_bound = ((self.u <= self.low) & (joint > 0.0)) | ((self.u >= self.high) & (joint < 0.0))
+        fixed, given = ~self.free | at_bound, np.zeros(self.u.shape)
+        for _ in range(self.u.shape[1] + 1):
+            step = step_of(normal, groups, s, fixed, given)
+            outside = ~fixed & ((self.u + step < low) | (self.u + step > high))
+            if not outside.any():
+                break
+            given = np.where(outside, np.clip(self.u + step, low, high) - self.u, given)
+            fixed = fixed | outside
+        step = np.clip(self.u + step, low, high) - self.u
+        return step, reduced.nodes(step)
+
+    def _keep(self, groups: np.ndarray) -> None:
+        """Go on with some of the groups."""
+        kept = groups[self.groups.of_cell]
+        self.control = self.control.take(groups)
+        self.loss = self.loss[groups]
+        self.shots = self.shots.take(self.cells, kept)
+        self.active = self.active[kept]
+        self.start, self.u, self.nodes, self.free = self.start[kept], self.u[kept], self.nodes[kept], self.free[kept]
+        self.multipliers = self.multipliers[kept]
+        if len(self.active):
+            self.cells = Cells.of(self.task.layout, self.series[self.active])
+            self.groups = _Groups(self.cells, replace(self.fits, start=self.start), self.n_shared)

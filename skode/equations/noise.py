@@ -1,0 +1,125 @@
+r"""Distributions of observations about the solution, as the fit by least squares needs them.
+
+A distribution enters by the score and the information of a mean, ``s = d log p(y | m) / dm`` and a positive ``i``:
+the residual ``-s / sqrt(i)`` with the slope ``sqrt(i)`` has the same gradient as the log-likelihood, and Gauss-Newton
+steps on it are those of Fisher scoring (iteratively reweighted least squares; P. J. Green, "Iteratively reweighted
+least squares for maximum likelihood estimation", J. R. Stat. Soc. B 46, 1984).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import gammaln
+
+
+class Gaussian:
+    """Normal noise of one standard deviation for each output."""
+
+    #: Whether the standard deviation is estimated.
+    scaled = True
+    #: Whether what the squared scale is the mean of depends on the scale.
+    iterated = False
+    #: Ratio of the expected information to that of normal noise of the same scale.
+    efficiency = 1.0
+
+    def check(self, y: np.ndarray) -> None:
+        """Refuse observed values that can't come from the distribution."""
+
+    def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals and their slopes by the mean."""
+        return (mean - y) / scale, np.broadcast_to(1.0 / scale, mean.shape)
+
+    def loss(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Negative log-densities."""
+        return 0.5 * ((mean - y) / scale) ** 2 + np.log(scale) + 0.5 * np.log(2.0 * np.pi)
+
+    def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """What the squared scale is the mean of."""
+        return (mean - y) ** 2
+
+    def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Standard deviations of observations with these means."""
+        return np.broadcast_to(scale, mean.shape)
+
+
+class Student(Gaussian):
+    """Student's t with 4 degrees of freedom: outliers lose their weight.
+
+    K. L. Lange, R. J. A. Little, J. M. G. Taylor, "Robust statistical modeling using the t distribution", JASA 84,
+    1989; the scale is updated as in their EM algorithm.
+    """
+
+    dof = 4.0
+    iterated = True
+    efficiency = (dof + 1.0) / (dof + 3.0)
+
+    def _weights(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return (self.dof + 1.0) / (self.dof + ((mean - y) / scale) ** 2)
+
+    def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        root = np.sqrt(self._weights(y, mean, scale))
+        return root * (mean - y) / scale, root / scale
+
+    def loss(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        nu = self.dof
+        constant = gammaln(nu / 2.0) - gammaln((nu + 1.0) / 2.0) + 0.5 * np.log(nu * np.pi) + np.log(scale)
+        return constant + 0.5 * (nu + 1.0) * np.log1p(((mean - y) / scale) ** 2 / nu)
+
+    def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return self._weights(y, mean, scale) * (mean - y) ** 2
+
+    def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(scale * np.sqrt(self.dof / (self.dof - 2.0)), mean.shape)
+
+
+class LogNormal(Gaussian):
+    """Logarithms are normal about the logarithm of the solution, which is the median of what is observed."""
+
+    def check(self, y: np.ndarray) -> None:
+        if (y <= 0.0).any():
+            raise ValueError(f"y holds {y.min():g}; with noise='lognormal' it must be positive.")
+
+    def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.log(mean / y) / scale, 1.0 / (scale * mean)
+
+    def loss(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return super().loss(np.log(y), np.log(mean), scale) + np.log(y)
+
+    def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.log(mean / y) ** 2
+
+    def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return mean * np.sqrt(np.expm1(scale**2) * np.exp(scale**2))
+
+
+class Poisson(Gaussian):
+    """Counts, whose variance is their mean."""
+
+    scaled = False
+
+    def check(self, y: np.ndarray) -> None:
+        if (y < 0.0).any() or (y != np.round(y)).any():
+            wrong = y[(y < 0.0) | (y != np.round(y))][0]
+            raise ValueError(f"y holds {wrong:g}; with noise='poisson' it must hold counts.")
+
+    def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (mean - y) / np.sqrt(mean), 1.0 / np.sqrt(mean)
+
+    def loss(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return mean - y * np.log(mean) + gammaln(y + 1.0)
+
+    def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum(mean, 0.0))
+
+
+NOISES: dict[str, Gaussian] = {
+    "gaussian": Gaussian(),
+    "student": Student(),
+    "lognormal": LogNormal(),
+    "poisson": Poisson(),
+}
