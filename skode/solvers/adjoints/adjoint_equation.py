@@ -85,6 +85,7 @@ def adjoint_norm(run: Run) -> Callable[[tuple[Tensor, ...]], Tensor]:
             sizes = torch.cat([sizes, *own])
         return sizes.max()
 
+    largest.takes_flat_gradients = True  # type: ignore[attr-defined]
     return largest
 
 
@@ -223,7 +224,8 @@ class AdjointSolve:
         return Tolerances(tolerances.rtol, tolerances.atol, self._norm_of_flat)
 
     def _norm_of_flat(self, x: Tensor) -> Tensor:
-        return self.norm((x.new_zeros(()), *self.field.parts(x)))
+        shaped = not getattr(self.norm, "takes_flat_gradients", False)
+        return self.norm((x.new_zeros(()), *self.field.parts(x, shaped=shaped)))
 
     def _max_steps(self, control: StepControl) -> int:
         """How many steps a segment may take: those of a method for stiff problems may shrink backward without end."""

@@ -72,6 +72,7 @@ class AugmentedField:
         self.parameter_sizes = [math.prod(shape) for shape in shapes]
         self.part_shapes = [tuple(self.shape), tuple(self.shape), *shapes]
         self.part_sizes = [self.n, self.n, *self.parameter_sizes]
+        self.n_used = sum(self.part_sizes)
         self.size = 2 * self.n + sum(self.parameter_sizes)
         # Implicit methods see the state as blocks of equal size, to which it is filled up.
         self.states = independent_blocks(field, like, time) if implicit else Blocks(like)
@@ -81,10 +82,11 @@ class AugmentedField:
         """How an implicit method may take the state apart."""
         return AdjointBlocks(self)
 
-    def parts(self, y: Tensor) -> list[Tensor]:
-        """State, adjoint and the parameters' gradients out of the flat state."""
-        pieces = y[: sum(self.part_sizes)].split(self.part_sizes)
-        return [piece.view(shape) for piece, shape in zip(pieces, self.part_shapes, strict=True)]
+    def parts(self, y: Tensor, *, shaped: bool = True) -> list[Tensor]:
+        """State, adjoint and the parameters' gradients out of the flat state; these flat where not ``shaped``."""
+        pieces = y[: self.n_used].split(self.part_sizes)
+        shapes = self.part_shapes if shaped else self.part_shapes[:2]
+        return [*(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=False)), *pieces[len(shapes) :]]
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev_backward += 1
