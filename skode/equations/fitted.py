@@ -12,8 +12,6 @@ import torch
 from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from skode.equations.dynamics import Driver
@@ -26,7 +24,7 @@ from skode.equations.reading import Clock, Reading
 from skode.equations.sensitivities import SolverSettings, solve_states
 from skode.equations.shooting import Model
 from skode.frames import Column, LongRows, column_label, read_rows, read_targets
-from skode.training import array_api, as_python, check_squares, check_weights, to_pandas, warn_caller
+from skode.training import array_api, as_python, check_weights, observed_r2, to_pandas
 
 #: Half width of a profile, in standard errors; where these are infinite, in units of the scaled unknown.
 WIDTH_OF_PROFILE = 3.0
@@ -378,19 +376,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
             raise ValueError(f"y has {true.shape[1]} outputs, but had {len(self._outputs)} in fit.")
         weights = check_weights(sample_weight, true)
         found, _ = self._answers(rows)
-        scores = []
-        for column, guess in zip(true.T, found.mean.T, strict=True):
-            seen = ~np.isnan(column) & (weights > 0.0)
-            if seen.sum() >= 2:
-                with check_squares("y"):
-                    scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
-        if not scores:
-            warn_caller(
-                "score is NaN: R^2 needs two rows at least with a target, and with weight, of some output.",
-                UndefinedMetricWarning,
-            )
-            return np.nan
-        return float(np.mean(scores))
+        return observed_r2(true, found.mean, weights)
 
     def simulate(
         self, y0: Any, times: Any, params: Mapping[str, float] | None = None, inputs: Any = None

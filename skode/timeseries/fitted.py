@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
-from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -26,12 +24,11 @@ from skode.timeseries.units import Units
 from skode.training import (
     NeuralODEEstimator,
     array_api,
-    check_squares,
     check_weights,
     memory_for,
+    observed_r2,
     to_numpy,
     to_pandas,
-    warn_caller,
     warn_of_overflow,
 )
 
@@ -390,19 +387,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         query = self._query(rows)
         predicted = self._units.original(self._predictive().moments(query, self._posterior_of(query))[0])
         weights = check_weights(sample_weight, true)
-        scores = []
-        for column, guess in zip(true.T, predicted.T, strict=True):
-            seen = ~np.isnan(column) & (weights > 0.0)
-            if seen.sum() >= 2:
-                with check_squares("y"):
-                    scores.append(r2_score(column[seen], guess[seen], sample_weight=weights[seen]))
-        if not scores:
-            warn_caller(
-                "score is NaN: R^2 needs two rows at least with a target, and with weight, of some output.",
-                UndefinedMetricWarning,
-            )
-            return np.nan
-        return float(np.mean(scores))
+        return observed_r2(true, predicted, weights)
 
     def _fitted_module(self) -> LatentODE:
         check_is_fitted(self)

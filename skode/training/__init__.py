@@ -21,6 +21,7 @@ from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
 from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.rollback import rollback
 from skode.training.samples import distinct
+from skode.training.scores import observed_r2
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
@@ -71,6 +72,7 @@ __all__ = [
     "memory_for",
     "missing_as_nan",
     "new_generator",
+    "observed_r2",
     "resolve_device",
     "resolve_dtype",
     "rollback",
