@@ -92,9 +92,9 @@ def test_every_parameter_is_documented_and_has_a_constraint(estimator):
 
 def test_nothing_is_answered_before_fit(estimator):
     methods = ["predict", "predict_proba", "predict_log_proba", "score_samples", "sample"]
-    asked = [name for name in methods if hasattr(estimator, name)]
-    assert asked
-    for name in asked:
+    query = [name for name in methods if hasattr(estimator, name)]
+    assert query
+    for name in query:
         method = getattr(estimator, name)
         needed = [p for p in inspect.signature(method).parameters.values() if p.default is inspect.Parameter.empty]
         given = {"X": X, "y": X[:, 1]}

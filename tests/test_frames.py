@@ -524,7 +524,7 @@ def test_bad_targets_are_refused(y, message):
         read_targets(y, 3)
 
 
-# What a newcomer runs into
+# Common mistakes
 
 
 def test_a_name_for_a_column_of_an_array_points_to_data_frames():

@@ -105,7 +105,7 @@ class Driver:
 
 @functools.cache
 def load_forward_ad() -> None:
-    """Have torch load what it loads with the first dual tensor, which warns of what torch itself deprecates."""
+    """Make a first dual tensor, at which torch imports modules and warns of its own deprecations."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))

@@ -45,7 +45,7 @@ class Linearised:
     weights: np.ndarray
 
     def moved(self, step: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What residuals and defects change by when the unknowns and the starts of segments do."""
+        """Changes of residuals and defects for a step of the unknowns and of the starts of segments."""
         cells, n = self.cells, nodes.shape[2]
         m = self.slopes.shape[2] - n
         known = np.concatenate([nodes[cells.row_cell, self.layout.node[cells.rows]], step[cells.row_cell, :m]], axis=1)
@@ -56,7 +56,7 @@ class Linearised:
         return residuals, defects
 
     def gain(self, moved: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """What loss (by row) and penalty (by cell) fall by after such a change, by the quadratic model."""
+        """Decrease of the loss (by row) and of the penalty (by cell) that the quadratic model predicts of it."""
         residuals, defects = moved
         loss = -((self.residuals + 0.5 * residuals) * residuals).sum(axis=1)
         penalty = -(self.weights * (self.defects + 0.5 * defects) * defects).sum(axis=(1, 2))
@@ -83,7 +83,7 @@ class Linearised:
         Parameters
         ----------
         damping : ndarray of shape (n_cells, n_states)
-            What is added to the diagonal of each start's block.
+            Damping, added to the diagonal of each start's block.
         """
         n_cells, n_nodes, n, k = self.shots.end_slopes.shape
         m, q = k - n, self.shots.start_slopes.shape[2]

@@ -55,8 +55,8 @@ class ODERegressor(FittedEquations):
     states : list of str or None, default=None
         Names of the states; None: those of the outputs in ``y``.
     observe : str, list of str, callable or None, default=None
-        What ``y`` holds: states by name, or ``observe(t, y, p)`` of shape ``(..., n_outputs)``. None: the states that
-        have the outputs' names, or all of them in order.
+        Quantities in ``y``: states by name, or ``observe(t, y, p)`` of shape ``(..., n_outputs)``. None: the states
+        that have the outputs' names, or all of them in order.
     initial : dict, list, callable or None, default=None
         Initial states: for each state a number that is given; ``(start, low, high)`` for one that is unknown; the name
         of a parameter or of an input column; None for one that is unknown and starts from the data. A dict by states'
@@ -119,7 +119,7 @@ class ODERegressor(FittedEquations):
     loglik_, aic_, bic_ : float
         Log-likelihood at the estimates; Akaike's and the Bayesian information criterion.
     residuals_ : DataFrame
-        What was observed minus the solution, by position of the row in X; NaN where nothing was observed. Rows that
+        Observations minus the solution, by position of the row in X; NaN where nothing was observed. Rows that
         are equal stand once.
     restarts_ : DataFrame
         Log-likelihood and parameters at the optima of all starts, the best first.
@@ -322,7 +322,7 @@ class ODERegressor(FittedEquations):
     def _task(
         self, reading: Reading, inputs: Inputs | None, data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     ) -> Task:
-        """What is fitted, of rows with their series, times, values and weights."""
+        """Problem to solve, of rows with their series, times, values and weights."""
         codes, t, values, weights = data
         t0 = t[np.searchsorted(codes, np.arange(codes.max() + 1))]
         seen = ~np.isnan(values).all(axis=1)

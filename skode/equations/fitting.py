@@ -76,7 +76,7 @@ class Optimum:
         return (self.u <= scales.low) | (self.u >= scales.high)
 
     def information(self, task: Task, *, sandwich: bool) -> Information:
-        """What the data say of the unknowns."""
+        """Covariance and identifiability of the unknowns at this optimum."""
         return information(task, self.shots, self.scale, ~self.held(task), sandwich=sandwich)
 
 

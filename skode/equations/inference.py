@@ -1,4 +1,4 @@
-r"""What the data say of the unknowns: covariance, and combinations that they say nothing of.
+r"""Covariance of the estimates, and the combinations of unknowns that the data do not identify.
 
 At the optimum the Gauss-Newton matrix ``H = J^T J`` of the residuals in units of the noise estimates the information
 (G. A. F. Seber, C. J. Wild, "Nonlinear Regression", Wiley, 1989, section 2.1). It has the shape of an arrow: unknowns
@@ -59,7 +59,7 @@ def information(task: Task, shots: Shots, scale: np.ndarray, free: np.ndarray, *
     Parameters
     ----------
     task : Task
-        What was fitted.
+        Problem that was solved.
     shots : Shots
         The solutions there, of all series.
     scale : ndarray of shape (n_outputs,)

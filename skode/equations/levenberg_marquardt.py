@@ -46,7 +46,7 @@ UNDAMPED = 0.1
 
 @dataclass(frozen=True)
 class Task:
-    """What is fitted.
+    """A least-squares problem: model, observations and noise.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ def by_cell(cells: Cells, values: np.ndarray) -> np.ndarray:
 
 
 def squares_by_cell(task: Task, cells: Cells, shots: Shots, scale: np.ndarray) -> np.ndarray:
-    """Weighted sums of what the squared scale of the noise is the mean of, of shape (n_cells, n_outputs)."""
+    """Weighted sums of the terms of the squared noise scale, of shape (n_cells, n_outputs)."""
     rows = cells.rows
     weights = task.layout.weights[rows]
     with np.errstate(all="ignore"):
@@ -241,7 +241,7 @@ class Descent:
     Parameters
     ----------
     task : Task
-        What is fitted.
+        Problem to solve.
     fits : Fits
         Where it starts, and where results are kept; a start that can't be solved stays where it is.
     series : ndarray of int, of shape (n_cells,)
@@ -358,7 +358,7 @@ class Descent:
         return (relative / np.maximum(n_values, 1.0))[self.start, None] / size[self.start]
 
     def _errors_of_merit(self, slopes: np.ndarray) -> np.ndarray:
-        """What relative errors of the solutions as large as the tolerance make of the groups' losses, at most."""
+        """Bound on the error of the groups' losses from relative errors of the solutions as large as the tolerance."""
         by_errors = self.groups.sum(by_cell(self.cells, np.abs(slopes * self.shots.mean).sum(axis=1)))
         return np.clip(self.task.model.settings.rtol * by_errors, *ERRORS_OF_MERIT)
 

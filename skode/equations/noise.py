@@ -34,7 +34,7 @@ class Gaussian:
         return 0.5 * ((mean - y) / scale) ** 2 + np.log(scale) + 0.5 * np.log(2.0 * np.pi)
 
     def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """What the squared scale is the mean of."""
+        """Terms whose mean is the squared scale."""
         return (mean - y) ** 2
 
     def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ def state_names(given: Any, outputs: Sequence[Any]) -> tuple[str, ...]:
 
 
 def observed(given: Any, states: tuple[str, ...], outputs: Sequence[Any]) -> Any:
-    """What is observed: a function, or positions of the states."""
+    """Observed quantities: a function, or positions of the states."""
     if callable(given):
         return given
     if given is None:

@@ -6,7 +6,7 @@ Segment j ends in the state ``e_j(s_j, u)``, which is to be the next one's start
 
 .. math:: \delta_{j+1} = E_j \delta_j + F_j \delta u + \alpha (e_j - s_{j+1}), \qquad \delta_0 = G \delta u,
 
-all steps of the starts follow from that of ``u``: ``delta_j = A_j du + b_j``. What is left is a least-squares problem
+all steps of the starts follow from that of ``u``: ``delta_j = A_j du + b_j``. This leaves a least-squares problem
 in ``u`` as small as that of single shooting (condensing: H. G. Bock, "Recent advances in parameter identification
 techniques for O.D.E.", in Numerical Treatment of Inverse Problems in Differential and Integral Equations, Birkhauser,
 1983).
@@ -91,7 +91,7 @@ class Shots:
     mean_slopes : ndarray of shape (n_rows, n_outputs, k)
         Their derivatives by the state at the start of the row's segment and the scaled parameters.
     defects : ndarray of shape (n_cells, n_nodes, n_states)
-        What the segments' ends are off the next segments' starts.
+        Ends of the segments minus the starts of the next ones.
     end_slopes : ndarray of shape (n_cells, n_nodes, n_states, k)
         Derivatives of the segments' ends.
     start_slopes : ndarray of shape (n_cells, n_states, n_unknowns)
@@ -256,7 +256,7 @@ class Condensed:
     mean_slopes : ndarray of shape (n_rows, n_outputs, n_unknowns)
         Derivatives of the outputs by the scaled unknowns, along the linearised continuity.
     mean_offsets : ndarray of shape (n_rows, n_outputs)
-        What the outputs move by for continuity's sake.
+        Changes of the outputs that close the defects.
     """
 
     by_unknowns: np.ndarray

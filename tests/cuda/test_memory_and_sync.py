@@ -79,7 +79,7 @@ def test_fields_that_are_gone_leave_nothing_behind(gpu):
 
 
 def test_batches_of_many_sizes_do_not_pile_up(gpu):
-    """What is kept for each size that was solved is bounded, and given back on request."""
+    """The memory kept for each size that was solved is bounded, and freed on request."""
     field = mlp(gpu)
     before = allocated()
     assert grows_by(lambda i: solve_with_gradient(field, i, n=10 + i), n=40) < 2 * 2**26

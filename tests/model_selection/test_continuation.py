@@ -98,15 +98,15 @@ def test_the_prefix_is_that_of_PrefixSplit(prefix):
     rng = np.random.default_rng(0)
     X = pd.DataFrame({"id": rng.choice(list("abcdef"), 60), "day": rng.integers(0, 12, 60)})
     tested = np.concatenate([test for _, test in PrefixSplit(3, series="id", time="day", prefix=prefix).split(X)])
-    asked = []
+    query = []
 
     def note(model, X, y):
-        asked.extend(y)
+        query.extend(y)
         return float(model.seen_)
 
     rows = np.arange(60.0)
     assert ContinuationScorer(prefix, note)(fitted(X, rows), X, rows) == 60 - len(tested)
-    assert_array_equal(np.sort(asked), np.sort(tested))
+    assert_array_equal(np.sort(query), np.sort(tested))
 
 
 def test_values_not_observed_are_left_out():

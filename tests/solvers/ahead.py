@@ -43,7 +43,7 @@ def replays(monkeypatch):
 
 
 def outcome(compute):
-    """What a computation gives, or the error that it raises."""
+    """The result of a computation, or the error that it raises."""
     try:
         return compute()
     except (SolverError, ValueError) as error:
@@ -51,7 +51,7 @@ def outcome(compute):
 
 
 def flattened(results):
-    """What is in nested lists and tuples, in order."""
+    """Leaves of nested lists and tuples, in order."""
     if isinstance(results, list | tuple):
         return [part for inner in results for part in flattened(inner)]
     return [results]

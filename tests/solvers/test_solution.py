@@ -1,4 +1,4 @@
-"""What a solve returns."""
+"""Attributes of the results of solves."""
 
 import copy
 import pickle

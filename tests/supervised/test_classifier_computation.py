@@ -19,7 +19,7 @@ from tests.weights import same_weights, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
-# What it computes in, and where
+# Dtype and device
 
 
 def test_torchs_default_dtype_is_no_obstacle(moons):

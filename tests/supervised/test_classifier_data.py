@@ -169,7 +169,7 @@ def test_workers_of_a_search_share_the_cores():
     assert max(counts) <= max(1, cpu_count() // 2)
 
 
-# What newcomers do
+# Common mistakes
 
 
 def test_labels_of_which_some_are_missing_are_counted(small):

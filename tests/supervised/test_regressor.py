@@ -500,7 +500,7 @@ def test_another_number_of_outputs_is_refused_when_going_on(data):
         reg.fit(X, np.column_stack([y, y]))
 
 
-# What newcomers do
+# Common mistakes
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,9 @@ def test_a_path_jumps_where_rows_share_a_time(rows, longer):
     others = [[(t, t + 1.0) for t in range(6)]] if longer else []
     paths = paths_of(rows, *others)
     times, values = np.array(rows, dtype=float).T
-    asked = np.array([0.5, 0.999, 1.001, 1.5, 2.0, 2.5, 7.0])
-    expected = np.interp(asked, times, values)
-    np.testing.assert_allclose(at(paths, 0, asked)[:, 0], expected, rtol=1e-12)
+    query = np.array([0.5, 0.999, 1.001, 1.5, 2.0, 2.5, 7.0])
+    expected = np.interp(query, times, values)
+    np.testing.assert_allclose(at(paths, 0, query)[:, 0], expected, rtol=1e-12)
     # at the time itself, and after it: the last of the rows there
     last = values[times == times[-1]][-1]
     assert at(paths, 0, [times[-1]])[0, 0] == last

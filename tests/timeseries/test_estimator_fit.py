@@ -19,7 +19,7 @@ from tests.timeseries.waves import TINY, same_weights, weights
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
 
-# What it learns
+# Recovery of known dynamics
 
 
 def test_it_follows_waves_of_random_phase(fitted, waves):
@@ -42,8 +42,8 @@ def test_covariates_reach_the_prediction():
     X = pd.DataFrame({"id": np.repeat(np.arange(10), 6), "t": np.tile(np.arange(6.0), 10), "dose": rng.normal(size=60)})
     y = 3 * X["dose"]
     model = LatentODERegressor(**{**TINY, "max_iter": 40, "n_iter_no_change": None}).fit(X, y)
-    asked = pd.DataFrame({"id": [0, 0], "t": [2.0, 2.0], "dose": [-1.0, 1.0]})
-    low, high = model.predict(asked)
+    query = pd.DataFrame({"id": [0, 0], "t": [2.0, 2.0], "dose": [-1.0, 1.0]})
+    low, high = model.predict(query)
     assert high - low > 2  # of 6
 
 
@@ -171,10 +171,10 @@ def test_covariates_over_time_drive_the_dynamics():
     ups, downs = (np.where(t < 1.9, sign * 0.8, 0.0) for sign in (1, -1))
     static = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in ((-1, 0.8), (-2, -0.8))]
     driven = [pd.DataFrame({"id": name, "t": t, "u": u}) for name, u in ((-3, ups), (-4, downs))]
-    up, down = (model.predict(asked) for asked in driven)
+    up, down = (model.predict(query) for query in driven)
     expected = np.append(0.0, np.cumsum(np.diff(t) * (ups[1:] + ups[:-1]) / 2))
     assert up[-1] - down[-1] == pytest.approx(2 * expected[-1], rel=0.25)  # though u is 0 in both
-    slopes = [np.polyfit(t, model.predict(asked), 1)[0] for asked in static]
+    slopes = [np.polyfit(t, model.predict(query), 1)[0] for query in static]
     np.testing.assert_allclose(slopes, [0.8, -0.8], atol=0.2)
 
 
@@ -207,8 +207,8 @@ def test_intensities_are_learned():
     settings = {**TINY, "latent_size": 1, "max_iter": 40, "batch_size": 20, "learning_rate_init": 2e-2}
     model = LatentODERegressor(**settings, observation_times="poisson", n_iter_no_change=None).fit(X, y)
     for u in (-1.0, 1.0):
-        asked = pd.DataFrame({"id": -1, "t": [1.0, 2.5, 4.0], "u": u})
-        np.testing.assert_allclose(model.predict_intensity(asked), np.exp(0.8 + 0.8 * u), rtol=0.25)
+        query = pd.DataFrame({"id": -1, "t": [1.0, 2.5, 4.0], "u": u})
+        np.testing.assert_allclose(model.predict_intensity(query), np.exp(0.8 + 0.8 * u), rtol=0.25)
 
 
 def test_intensities_are_per_unit_of_time(waves):

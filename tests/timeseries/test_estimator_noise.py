@@ -63,8 +63,8 @@ def test_the_noise_is_widened_by_forecasts_that_have_not_seen_the_answers(monkey
 def test_what_is_known_wears_off(wanderers):
     coloured, _, _, _ = wanderers
     last = coloured.context_.time[coloured.context_.codes == 0].max()
-    asked = pd.DataFrame({"id": 0, "t": last + np.array([0.0, 0.3, 1.0])})
-    _, std = coloured.predict(asked, return_std=True)
+    query = pd.DataFrame({"id": 0, "t": last + np.array([0.0, 0.3, 1.0])})
+    _, std = coloured.predict(query, return_std=True)
     assert (np.diff(std) > 0).all()
     assert std[0] < 0.7 * std[-1]
 
@@ -72,15 +72,15 @@ def test_what_is_known_wears_off(wanderers):
 def test_densities_with_coloured_noise_integrate_to_one(wanderers):
     coloured, _, X, _ = wanderers
     grid = np.linspace(-5.0, 19.0, 1201)
-    asked = X.iloc[[1] * len(grid)]
-    assert np.exp(coloured.score_samples(asked, grid)).sum() * 0.02 == pytest.approx(1.0, abs=1e-4)
+    query = X.iloc[[1] * len(grid)]
+    assert np.exp(coloured.score_samples(query, grid)).sum() * 0.02 == pytest.approx(1.0, abs=1e-4)
 
 
 def test_paths_with_coloured_noise_are_those_that_predictions_average(wanderers):
     coloured, _, X, _ = wanderers
-    asked = pd.DataFrame({"id": 3, "t": X["t"][X["id"] == 3].iloc[0] + np.array([0.0, 0.05, 4.0])})
-    drawn = coloured.sample_y(asked, 3000)
-    mean, std = coloured.predict(asked, return_std=True)
+    query = pd.DataFrame({"id": 3, "t": X["t"][X["id"] == 3].iloc[0] + np.array([0.0, 0.05, 4.0])})
+    drawn = coloured.sample_y(query, 3000)
+    mean, std = coloured.predict(query, return_std=True)
     np.testing.assert_allclose(drawn.mean(1), mean, atol=0.15)
     np.testing.assert_allclose(drawn.std(1), std, rtol=0.2)
     near, far = np.corrcoef(drawn)[0, 1:]

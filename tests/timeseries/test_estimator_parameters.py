@@ -93,19 +93,19 @@ def test_each_way_to_fit_answers_everything(waves, options, with_covariates):
     model = LatentODERegressor(**{**TINY, **options}).fit(X, y)
     if "noise" in options:
         assert model.noise_share_[0] > 0.1
-    asked = pd.concat([X, X[:5].assign(id="new"), X[:5].assign(t=9.0)])
-    mean, std = model.predict(asked, return_std=True)
+    query = pd.concat([X, X[:5].assign(id="new"), X[:5].assign(t=9.0)])
+    mean, std = model.predict(query, return_std=True)
     assert np.isfinite(mean).all()
     assert (std > 0).all()
     assert np.isfinite(model.score_samples(X, y)).all()
-    drawn = model.sample_y(asked, 3)
-    assert drawn.shape == (len(asked), 3)
+    drawn = model.sample_y(query, 3)
+    assert drawn.shape == (len(query), 3)
     assert np.isfinite(drawn).all()
-    assert np.isfinite(model.latent_trajectory(asked)).all()
+    assert np.isfinite(model.latent_trajectory(query)).all()
     assert np.isfinite(model.latent_states().to_numpy()).all()
     sampled = model.sample(2, [0.0, 1.0, 2.0], random_state=0)
     assert np.isfinite(sampled.drop(columns="id").to_numpy()).all()
-    assert np.isfinite(model.condition(X[:5].assign(id="new"), y[:5]).predict(asked)).all()
+    assert np.isfinite(model.condition(X[:5].assign(id="new"), y[:5]).predict(query)).all()
     if kind == "bernoulli":
         assert ((mean >= 0) & (mean <= 1)).all()
         assert set(np.unique(drawn)) <= {0, 1}
@@ -113,10 +113,10 @@ def test_each_way_to_fit_answers_everything(waves, options, with_covariates):
         assert (mean > 0).all()
         np.testing.assert_array_equal(drawn, np.round(drawn))
     if "observation_times" in options:
-        assert (model.predict_intensity(asked) > 0).all()
+        assert (model.predict_intensity(query) > 0).all()
     else:
         with pytest.raises(AttributeError, match="observation_times"):
-            model.predict_intensity(asked)
+            model.predict_intensity(query)
 
 
 @pytest.mark.parametrize(("likelihood", "bad"), [("bernoulli", 2.0), ("poisson", -1.0)])

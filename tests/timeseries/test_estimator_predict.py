@@ -74,10 +74,10 @@ def test_series_never_seen_get_the_prior(fitted):
 
 
 def test_an_id_of_another_type_is_one_never_seen(fitted):
-    asked = pd.DataFrame({"id": [0], "t": [1.0]})
+    query = pd.DataFrame({"id": [0], "t": [1.0]})
     with pytest.warns(UserWarning, match="ids are integer here, but were string in fit"):
-        answer = fitted.predict(asked)
-    np.testing.assert_array_equal(answer, fitted.predict(asked.assign(id="new")))
+        answer = fitted.predict(query)
+    np.testing.assert_array_equal(answer, fitted.predict(query.assign(id="new")))
 
 
 def test_known_and_unknown_series_may_be_asked_together(fitted, waves):
@@ -97,8 +97,8 @@ def test_times_before_the_first_observation_are_answered(fitted):
 def test_the_answer_is_continuous_at_the_first_observation(fitted, waves):
     X, _ = waves
     start = X["t"][X["id"] == "s1"].min()
-    asked = pd.DataFrame({"id": ["s1"] * 3, "t": [start - 1e-6, start, start + 1e-6]})
-    before, at, after = fitted.predict(asked)
+    query = pd.DataFrame({"id": ["s1"] * 3, "t": [start - 1e-6, start, start + 1e-6]})
+    before, at, after = fitted.predict(query)
     assert before == pytest.approx(at, abs=1e-4)
     assert after == pytest.approx(at, abs=1e-4)
 
@@ -122,10 +122,10 @@ def test_tolerance_is_read_when_predicting(fitted, waves):
 
 def test_many_short_series_beside_a_long_one_are_answered_as_each_alone():
     model, X, _ = conditioned_pair()
-    asked = pd.concat([pd.DataFrame({"series": 0, "time": np.linspace(0, 2, 300)}), X])
-    together = model.predict(asked)
-    alone = np.concatenate([model.predict(asked[(asked["series"] == s).to_numpy()]) for s in range(6)])
-    order = np.argsort(asked["series"].to_numpy(), kind="stable")
+    query = pd.concat([pd.DataFrame({"series": 0, "time": np.linspace(0, 2, 300)}), X])
+    together = model.predict(query)
+    alone = np.concatenate([model.predict(query[(query["series"] == s).to_numpy()]) for s in range(6)])
+    order = np.argsort(query["series"].to_numpy(), kind="stable")
     np.testing.assert_allclose(together[order], alone, atol=0.02)
 
 
@@ -143,10 +143,10 @@ def test_score_samples_is_the_density_of_the_predictive_mixture(fitted, waves):
 
 
 def test_densities_integrate_to_one(fitted):
-    asked = pd.DataFrame({"id": ["s0"], "t": [1.3]})
-    mean, std = (values[0] for values in fitted.predict(asked, return_std=True))
+    query = pd.DataFrame({"id": ["s0"], "t": [1.3]})
+    mean, std = (values[0] for values in fitted.predict(query, return_std=True))
     grid = np.linspace(mean - 12 * std, mean + 12 * std, 801)
-    many = pd.concat([asked] * len(grid))
+    many = pd.concat([query] * len(grid))
     density = np.exp(fitted.score_samples(many, grid))
     assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-4)
     assert np.trapezoid(density * grid, grid) == pytest.approx(mean, abs=1e-3)
@@ -215,8 +215,8 @@ def test_latent_states_are_of_each_series(fitted, waves):
 
 def test_an_unseen_series_has_the_priors_latent_state(fitted, waves):
     X, _ = waves
-    asked = pd.concat([X[:2].assign(id="new"), X[:1]])
-    states = fitted.transform(asked)
+    query = pd.concat([X[:2].assign(id="new"), X[:1]])
+    states = fitted.transform(query)
     assert not states[:2].any()
     assert states[2].any()
 
@@ -261,14 +261,14 @@ def test_predictions_and_densities_are_those_of_a_grid_of_initial_states(likelih
         log_joint = hand.log_likelihood(z0, times, values) - 0.5 * (z0**2).sum(1)
         weights = np.exp(log_joint - log_joint.max())
         weights /= weights.sum()
-        asked = start + np.array([0.0, 1.3, 2.9])
-        eta = hand.eta(z0, (asked - start) / model.time_scale_)
+        query = start + np.array([0.0, 1.3, 2.9])
+        eta = hand.eta(z0, (query - start) / model.time_scale_)
         means = hand.mean(eta)
         mean = np.einsum("n,nto->t", weights, means)
         std = np.sqrt(np.einsum("n,nto->t", weights, hand.variance(eta) + (means - mean[:, None]) ** 2))
         given = np.full((3, 1), values[0, 0])
         density = np.log(weights @ np.exp(hand.log_prob(eta, given)[..., 0])) - np.log(scale)
-        questions = pd.DataFrame({"id": name, "t": asked})
+        questions = pd.DataFrame({"id": name, "t": query})
         found_mean, found_std = model.predict(questions, return_std=True)
         np.testing.assert_array_less(np.abs(found_mean - (mean * scale + shift)), 0.02 * std * scale)
         np.testing.assert_allclose(found_std, std * scale, rtol=0.02)
@@ -292,7 +292,7 @@ def test_what_is_asked_too_far_away_says_so(brief, waves):
         brief.predict(X[:1].assign(t=-1e7))
 
 
-# What a newcomer runs into
+# Common mistakes
 
 
 def test_ids_of_another_type_are_warned_of_and_others_are_the_priors_silently(tiny_waves):
@@ -306,12 +306,12 @@ def test_ids_of_another_type_are_warned_of_and_others_are_the_priors_silently(ti
 def test_an_unknown_series_asked_long_before_it_is_taken_to_start_is_warned_of(tiny_waves):
     model, X, _ = tiny_waves
     start = X.groupby("id")["t"].min().median()
-    asked = pd.DataFrame({"id": ["s0", "typo", "typo"], "t": [start - 9.0, start, start - 0.9 * model.time_scale_]})
-    model.predict(asked)  # 's0' is known
+    query = pd.DataFrame({"id": ["s0", "typo", "typo"], "t": [start - 9.0, start, start - 0.9 * model.time_scale_]})
+    model.predict(query)  # 's0' is known
     with pytest.warns(
         UserWarning, match="Series not known are taken to start .* 'typo' is queried long before"
     ) as caught:
-        model.predict(asked.assign(t=start - 1.1 * model.time_scale_))
+        model.predict(query.assign(t=start - 1.1 * model.time_scale_))
     assert caught[0].filename == __file__
 
 

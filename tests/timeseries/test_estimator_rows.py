@@ -215,7 +215,7 @@ def test_outputs_in_another_order_are_refused(waves):
             method(X, Y[["b", "a"]])
 
 
-# What a newcomer runs into
+# Common mistakes
 
 
 def test_an_output_that_was_never_observed_is_named():

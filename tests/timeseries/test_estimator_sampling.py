@@ -19,21 +19,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.excep
 
 def test_draws_agree_with_predictions(fitted):
     t = np.linspace(0.5, 3.5, 4)
-    asked = pd.DataFrame({"id": np.repeat(["s0", "new"], 4), "t": np.tile(t, 2)})
+    query = pd.DataFrame({"id": np.repeat(["s0", "new"], 4), "t": np.tile(t, 2)})
     model = pickle.loads(pickle.dumps(fitted))
-    drawn = model.sample_y(asked, 3000, random_state=0)
+    drawn = model.sample_y(query, 3000, random_state=0)
     # against as many quasi-random draws as give the moments exactly
     known = model.posterior_
     uniform = torch.full((512, len(known.mean)), -np.log(512), dtype=torch.float64)
     model.posterior_ = Posterior(known.mean, known.factor, uniform)
-    mean, std = model.predict(asked, return_std=True)
+    mean, std = model.predict(query, return_std=True)
     np.testing.assert_allclose(drawn.mean(1), mean, atol=4 * std.max() / np.sqrt(3000))
     np.testing.assert_allclose(drawn.std(1), std, rtol=0.07)
 
 
 def test_rows_of_a_series_share_a_path(fitted):
-    asked = pd.DataFrame({"id": ["new", "new", "newer"], "t": [1.0, 1.001, 1.0]})
-    drawn = fitted.sample_y(asked, 2000)
+    query = pd.DataFrame({"id": ["new", "new", "newer"], "t": [1.0, 1.001, 1.0]})
+    drawn = fitted.sample_y(query, 2000)
     correlation = np.corrcoef(drawn)
     white = fitted.noise_std_[0] ** 2 * (1.0 - fitted.noise_share_[0])
     expected = 1 - white / drawn.std() ** 2
@@ -81,8 +81,8 @@ def test_new_series_are_those_of_the_prior(fitted, waves):
     drawn = frame["y"].to_numpy().reshape(2000, 3)
     # where a series never seen is taken to have its first row
     start = float(np.median(waves[0].groupby("id")["t"].min()))
-    asked = pd.DataFrame({"id": "new", "t": start + times})
-    expected = fitted.sample_y(asked, 2000)
+    query = pd.DataFrame({"id": "new", "t": start + times})
+    expected = fitted.sample_y(query, 2000)
     np.testing.assert_allclose(drawn.mean(0), expected.mean(1), atol=0.1)
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(expected), atol=0.1)
 
@@ -111,8 +111,8 @@ def test_new_series_have_times_of_their_own_kind(waves):
         assert (getattr(frame["t"].dtype, "tz", None) is None) == (getattr(column.dtype, "tz", None) is None)
         assert column.min() - pd.Timedelta(days=1) <= frame["t"].min() <= column.max()
         # It can be asked about, once its ids can't be taken for those of fit.
-        asked = frame[["id", "t"]].assign(id="new" + frame["id"].astype(str))
-        assert np.isfinite(model.predict(asked)).all()
+        query = frame[["id", "t"]].assign(id="new" + frame["id"].astype(str))
+        assert np.isfinite(model.predict(query)).all()
         for times in (column[:4], pd.Index(column[:4]), column[:4].tolist()):
             given = model.sample(2, times, random_state=0)
             assert given["t"].tolist() == sorted(column[:4]) * 2
@@ -149,7 +149,7 @@ def test_samples_long_ago(waves):
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("query", "message"),
     [
         ({"n_series": 2.5}, "n_series must be an integer"),
         ({"times": []}, "one time at least"),
@@ -157,9 +157,9 @@ def test_samples_long_ago(waves):
         ({"covariates": np.ones((1, 50, 1))}, "fitted without any"),
     ],
 )
-def test_bad_samples_are_refused(brief, asked, message):
+def test_bad_samples_are_refused(brief, query, message):
     with pytest.raises(ValueError, match=message):
-        brief.sample(**asked)
+        brief.sample(**query)
 
 
 def test_counts_too_large_are_refused(waves):
@@ -168,7 +168,7 @@ def test_counts_too_large_are_refused(waves):
         LatentODERegressor(**TINY, likelihood="poisson").fit(X, np.round(y) * 1e15)
 
 
-# What a newcomer runs into
+# Common mistakes
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, "a"])

@@ -16,7 +16,7 @@ from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
 #: Values at these times, and questions between and after them.
-TIMES, ASKED = [0.0, 0.6, 1.1, 2.0], [0.0, 0.3, 1.5, 3.0]
+TIMES, QUERY = [0.0, 0.6, 1.1, 2.0], [0.0, 0.3, 1.5, 3.0]
 
 
 def model_of(latent_size, *, likelihood="gaussian", process=False, hidden=(6,), n_outputs=1, n_covariates=0, seed=0):
@@ -215,13 +215,13 @@ class BruteForce:
 VALUES = {"gaussian": [[0.9], [0.4], [-0.2], [1.1]], "bernoulli": [[1], [1], [0], [1]], "poisson": [[0], [2], [1], [4]]}
 
 
-def predicted(module, found, asked, solver, n_draws):
+def predicted(module, found, query, solver, n_draws):
     """Mean, standard deviation and log-density of questions, by the posterior's weighted draws."""
     z0 = found.draws(normal_draws(n_draws, module.latent_size))
-    times = torch.tensor([asked], dtype=torch.float64)
+    times = torch.tensor([query], dtype=torch.float64)
     with torch.no_grad():
-        states = module.path(z0, times, torch.tensor([[0.0, max(asked)]], dtype=torch.float64), None, solver)
-        eta = module.decoder(states, torch.empty(len(asked), 0, dtype=torch.float64))[:, 0]
+        states = module.path(z0, times, torch.tensor([[0.0, max(query)]], dtype=torch.float64), None, solver)
+        eta = module.decoder(states, torch.empty(len(query), 0, dtype=torch.float64))[:, 0]
         weights = found.log_weights.exp()[:, 0, None, None]
         means, likelihood = module.likelihood.mean(eta), module.likelihood
         mean = (weights * means).sum(0)
@@ -250,15 +250,15 @@ def assert_like_brute_force(module, likelihood, n_draws, by_hand, solver, *, acc
     values = np.array(VALUES[likelihood], dtype=float)
     found = infer(module, panel_of((TIMES, values)), tensors, solver, n_draws, refined=True)
     brute = BruteForce(by_hand(module), module.latent_size, TIMES, values)
-    mean, std, eta = predicted(module, found, ASKED, solver, n_draws)
-    expected_mean, expected_std = brute.moments(ASKED)
+    mean, std, eta = predicted(module, found, QUERY, solver, n_draws)
+    expected_mean, expected_std = brute.moments(QUERY)
     np.testing.assert_array_less(np.abs(mean - expected_mean), accuracy * expected_std)
     np.testing.assert_allclose(std, expected_std, rtol=accuracy)
-    y = torch.from_numpy(np.broadcast_to(values[:1], (len(ASKED), 1)).copy())
+    y = torch.from_numpy(np.broadcast_to(values[:1], (len(QUERY), 1)).copy())
     with torch.no_grad():
         by_draw = module.likelihood.log_prob(eta, y).sum(-1) + found.log_weights[:, :1]
     density = torch.logsumexp(by_draw, 0)
-    np.testing.assert_allclose(density, brute.log_density(ASKED, y.numpy()), atol=accuracy)
+    np.testing.assert_allclose(density, brute.log_density(QUERY, y.numpy()), atol=accuracy)
 
 
 @pytest.mark.parametrize("latent_size", [1, 2])
@@ -273,11 +273,11 @@ def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solver):
     values[1:] = 0.0
     found = infer(module, panel_of((times, values)), tensors, tight_solver, 512, refined=True)
     brute = BruteForce(by_hand(module), latent_size, times, values, process=True)
-    mean, std, _ = predicted(module, found, ASKED, tight_solver, 512)
-    expected_mean, expected_std = brute.moments(ASKED)
+    mean, std, _ = predicted(module, found, QUERY, tight_solver, 512)
+    expected_mean, expected_std = brute.moments(QUERY)
     np.testing.assert_allclose(mean, expected_mean, atol=0.015 * float(expected_std.max()))
     np.testing.assert_allclose(std, expected_std, rtol=0.02)
-    ignorant = BruteForce(by_hand(module), latent_size, times, values).moments(ASKED)[0]
+    ignorant = BruteForce(by_hand(module), latent_size, times, values).moments(QUERY)[0]
     assert np.abs(ignorant - expected_mean).max() > 0.02 * expected_std.max()  # the test would see it
 
 

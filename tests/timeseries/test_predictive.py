@@ -55,16 +55,16 @@ def posterior_of(n_series, seed=0):
     return found
 
 
-def answered(module, asked, solver, *, known=None, posterior=None, noise=None):
+def answered(module, query, solver, *, known=None, posterior=None, noise=None):
     """States, eta, log rates, weights of all rows."""
-    known = asked.take(np.array([], dtype=int)) if known is None else known
-    posterior = posterior_of(asked.n_series) if posterior is None else posterior
+    known = query.take(np.array([], dtype=int)) if known is None else known
+    posterior = posterior_of(query.n_series) if posterior is None else posterior
     noise = normal_draws(N_DRAWS, LATENT) if noise is None else noise
     predictive = Predictive(module, tensors, solver)
-    positions = known.ids.get_indexer(asked.ids)
-    parts = list(predictive.predictions(asked, known, positions, posterior, noise))
+    positions = known.ids.get_indexer(query.ids)
+    parts = list(predictive.predictions(query, known, positions, posterior, noise))
     rows = np.concatenate([part.rows for part in parts])
-    assert sorted(rows) == list(range(len(asked.time)))
+    assert sorted(rows) == list(range(len(query.time)))
     back = np.argsort(rows)
     return [
         torch.cat([getattr(part, name) for part in parts], dim=1)[:, back]
@@ -72,17 +72,17 @@ def answered(module, asked, solver, *, known=None, posterior=None, noise=None):
     ]
 
 
-ASKED = (["a", "a", "a", "b", "c", "c"], [-1.5, 0.0, 5.0, 2.0, -0.5, 9.0])
+QUERY = (["a", "a", "a", "b", "c", "c"], [-1.5, 0.0, 5.0, 2.0, -0.5, 9.0])
 
 
 def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_hand, tight_solver):
-    module, asked = model_of(), panel_of(*ASKED)
-    states, eta, log_rate, weights = answered(module, asked, tight_solver)
+    module, query = model_of(), panel_of(*QUERY)
+    states, eta, log_rate, weights = answered(module, query, tight_solver)
     posterior, hand = posterior_of(3), by_hand(module)
     backward = by_hand(module)
     backward.layers[-1] = tuple(-part for part in backward.layers[-1])
     z0 = posterior.draws(normal_draws(N_DRAWS, LATENT)).numpy()
-    for row, (code, t) in enumerate(zip(asked.codes, asked.time, strict=True)):
+    for row, (code, t) in enumerate(zip(query.codes, query.time, strict=True)):
         expected = (hand if t >= 0 else backward).path(z0[:, code], [abs(t)])[:, 0]
         np.testing.assert_allclose(states[:, row], expected, rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(eta[:, row].detach(), hand.decoder(t, expected), rtol=1e-6, atol=1e-6)
@@ -94,15 +94,15 @@ def test_answers_are_scipys_paths_from_the_draws_before_and_after_the_start(by_h
 
 def test_time_counts_from_each_series_start(tight_solver):
     module = model_of()
-    at_zero = answered(module, panel_of(*ASKED), tight_solver)[0]
-    later = panel_of(ASKED[0], np.add(ASKED[1], [10, 10, 10, 20, 30, 30]), origins=[10, 20, 30])
+    at_zero = answered(module, panel_of(*QUERY), tight_solver)[0]
+    later = panel_of(QUERY[0], np.add(QUERY[1], [10, 10, 10, 20, 30, 30]), origins=[10, 20, 30])
     torch.testing.assert_close(answered(module, later, tight_solver)[0], at_zero, rtol=1e-7, atol=1e-8)
 
 
 def test_each_series_may_have_noise_of_its_own(tight_solver):
-    module, asked, posterior = model_of(), panel_of(*ASKED), posterior_of(3)
+    module, query, posterior = model_of(), panel_of(*QUERY), posterior_of(3)
     noise = torch.randn(N_DRAWS, 3, LATENT, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    states = answered(module, asked, tight_solver, noise=noise)[0]
+    states = answered(module, query, tight_solver, noise=noise)[0]
     torch.testing.assert_close(states[:, 1], posterior.draws(noise)[:, 0], rtol=1e-9, atol=1e-10)
     alone = answered(
         module, panel_of(["b"], [2.0]), tight_solver, posterior=posterior.take(np.array([1])), noise=noise[:, 1:2]
@@ -111,10 +111,10 @@ def test_each_series_may_have_noise_of_its_own(tight_solver):
 
 
 def test_blocks_change_nothing(tight_solver, monkeypatch):
-    module, asked = model_of(), panel_of(*ASKED)
-    together = answered(module, asked, tight_solver)
+    module, query = model_of(), panel_of(*QUERY)
+    together = answered(module, query, tight_solver)
     monkeypatch.setattr(footprint, "MOST_NUMBERS", 1)
-    for part, expected in zip(answered(module, asked, tight_solver), together, strict=True):
+    for part, expected in zip(answered(module, query, tight_solver), together, strict=True):
         torch.testing.assert_close(part, expected, rtol=1e-7, atol=1e-8)
 
 
@@ -129,9 +129,9 @@ def test_within_a_horizon_an_answer_does_not_depend_on_other_times_to_the_bit():
 def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tight_solver):
     module = model_of(n_covariates=1)
     known = panel_of(["b", "a", "a"], [0.0, 0.0, 2.0], [[9.0], [1.0], [-1.0]])
-    asked = panel_of(["new", "a", "a"], [1.0, 1.0, 3.0], [[0.5], [2.0], [1.0]])
+    query = panel_of(["new", "a", "a"], [1.0, 1.0, 3.0], [[0.5], [2.0], [1.0]])
     posterior = posterior_of(2)
-    states, eta, _, _ = answered(module, asked, tight_solver, known=known, posterior=posterior)
+    states, eta, _, _ = answered(module, query, tight_solver, known=known, posterior=posterior)
     z0 = posterior.draws(normal_draws(N_DRAWS, LATENT)).numpy()
     hand = by_hand(module, lambda t: [np.interp(t, [0.0, 1.0, 2.0, 3.0], [1.0, 2.0, -1.0, 1.0])])
     np.testing.assert_allclose(states[:, 1:], hand.path(z0[:, 1], [1.0, 3.0], max_step=0.01), rtol=1e-4, atol=1e-4)
@@ -144,7 +144,7 @@ def test_covariates_are_known_from_what_is_known_and_what_is_asked(by_hand, tigh
 
 
 def coloured_noise_case():
-    """A model, what is asked, what is known, and the posterior; the second series is not known at all."""
+    """A model, a query, an observed panel, and the posterior; nothing of the second series was observed."""
     module = model_of()
     with torch.no_grad():
         module.likelihood.log_noise.copy_(torch.tensor([0.3, 0.5]).log())
@@ -152,18 +152,18 @@ def coloured_noise_case():
         module.likelihood.memory.fill_(0.8)
     known = panel_of(["z", "a", "a", "a"], [0.0, 0.2, 1.0, 3.0])
     known.y[:] = [[5.0, 5.0], [1.0, -1.0], [np.nan, 0.5], [-0.7, 2.0]]
-    asked = panel_of(["b", "a", "a", "a", "a"], [1.0, 0.0, 1.0, 2.0, 4.0])
-    asked.y[:] = 9.0  # is not to be known
-    return module, asked, known, posterior_of(2)
+    query = panel_of(["b", "a", "a", "a", "a"], [1.0, 0.0, 1.0, 2.0, 4.0])
+    query.y[:] = 9.0  # is not to be known
+    return module, query, known, posterior_of(2)
 
 
 def test_noise_with_a_memory_is_conditioned_on_what_is_known(tight_solver):
-    module, asked, known, posterior = coloured_noise_case()
+    module, query, known, posterior = coloured_noise_case()
     predictive = Predictive(module, tensors, tight_solver)
     noise = normal_draws(N_DRAWS, LATENT)
-    (found,) = predictive.predictions(asked, known, known.ids.get_indexer(asked.ids), posterior, noise)
+    (found,) = predictive.predictions(query, known, known.ids.get_indexer(query.ids), posterior, noise)
     module.likelihood.coloured.zero_()
-    white = answered(module, asked, tight_solver, posterior=posterior)[1]
+    white = answered(module, query, tight_solver, posterior=posterior)[1]
     at_known = answered(module, known.take(np.array([1])), tight_solver, posterior=posterior.take(np.array([1])))[1]
     times, seen = np.array([0.0, 1.0, 2.0, 4.0]), np.array([0.2, 3.0])  # of the first output
     across = 0.81 * np.exp(-np.abs(times[:, None] - seen) / 0.8)
@@ -183,27 +183,27 @@ def test_known_rows_that_no_draw_reaches_tell_nothing():
     module = growing()
     with torch.no_grad():
         module.likelihood.coloured.fill_(1.0)
-    known, asked = panel_of(["a", "a"], [0.0, 30.0]), panel_of(["a"], [0.001])
+    known, query = panel_of(["a", "a"], [0.0, 30.0]), panel_of(["a"], [0.001])
     known.y[:] = 1.0
     positions, noise = np.zeros(1, dtype=int), normal_draws(N_DRAWS, LATENT)
     posterior, predictive = posterior_of(1), Predictive(module, tensors, QUICK)
-    (found,) = predictive.predictions(asked, known, positions, posterior, noise)
+    (found,) = predictive.predictions(query, known, positions, posterior, noise)
     (expected,) = predictive.predictions(
-        asked, known.take(np.array([0])).until(np.array([False, True])), positions, posterior, noise
+        query, known.take(np.array([0])).until(np.array([False, True])), positions, posterior, noise
     )
     torch.testing.assert_close(found.eta, expected.eta)
     assert torch.isfinite(found.eta).all()
 
 
 def test_paths_of_noise_with_a_memory_have_its_mean_and_variance(tight_solver):
-    module, asked, known, posterior = coloured_noise_case()
+    module, query, known, posterior = coloured_noise_case()
     predictive = Predictive(module, tensors, tight_solver)
     n = 4000
     noise = torch.zeros(n, LATENT, dtype=torch.float64)
     many = Posterior(posterior.mean, posterior.factor, torch.full((n, 2), -np.log(n), dtype=torch.float64))
-    positions = known.ids.get_indexer(asked.ids)
-    (mean,) = predictive.predictions(asked, known, positions, many, noise)
-    (drawn,) = predictive.predictions(asked, known, positions, many, noise, torch.Generator().manual_seed(0))
+    positions = known.ids.get_indexer(query.ids)
+    (mean,) = predictive.predictions(query, known, positions, many, noise)
+    (drawn,) = predictive.predictions(query, known, positions, many, noise, torch.Generator().manual_seed(0))
     assert drawn.coloured is None
     np.testing.assert_allclose(drawn.eta.mean(0), mean.eta[0], atol=0.06)
     np.testing.assert_allclose(drawn.eta.var(0), mean.coloured, atol=0.06)

@@ -54,7 +54,7 @@ class TakesSamples(Protocol):
 
 
 class _Part:
-    """What a function is on some samples, where that can't be asked itself what it is on fewer."""
+    """A function on some samples that has no ``take`` of its own: fewer samples are taken of the whole function."""
 
     def __init__(self, func: Callable[..., Any], whole: Callable[..., Any], rows: Tensor) -> None:
         self._func, self._whole, self._rows = func, whole, rows

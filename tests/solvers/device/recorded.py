@@ -1,4 +1,4 @@
-"""Solves that are recorded, and what is known of their recordings."""
+"""Solves that are recorded, and counts of their recordings."""
 
 import torch
 from torch import nn
