@@ -111,6 +111,8 @@ class ODERegressor(FittedEquations):
     ----------
     params_ : dict of str to float or Series
         Estimates of the parameters; those of ``per_series`` as a Series by series.
+    states_ : list of str
+        Names of the states.
     initial_states_ : DataFrame of shape (n_series, n_states)
         Initial states.
     noise_scale_ : ndarray of shape (n_outputs,)
