@@ -1,4 +1,4 @@
-"""Rows to ask a latent ODE at: series of a frame, at other times than its own."""
+"""Rows to ask an estimator of series at: series of a frame, at other times than its own."""
 
 from __future__ import annotations
 
@@ -73,17 +73,20 @@ class Grid:
             return differences
         return pd.Timestamp(0, tz=self._zone).as_unit("us") + differences
 
-    def at(self, own: np.ndarray, seconds: np.ndarray) -> pd.DataFrame:
+    def at(self, own: np.ndarray, seconds: np.ndarray, *, linear: bool = True) -> pd.DataFrame:
         """The rows of a series, which a mask names, at other times.
 
-        Its covariates follow these rows as the model has it: linearly from one to the next, and constant before the
-        first and after the last.
+        Its covariates follow these rows as the model has it: linearly from one to the next, or as in the last row
+        before; and constant before the first row and after the last.
         """
         places = np.flatnonzero(own)
         places = places[np.argsort(self.rows.time[places], kind="stable")]
+        times, columns = self.rows.time[places], self.rows.covariates[places]
         query = self.frame.iloc[np.repeat(places[0], len(seconds))].copy()
+        before = np.maximum(np.searchsorted(times, seconds, side="right") - 1, 0)
         for k, position in enumerate(self.covariates):
-            query.isetitem(position, np.interp(seconds, self.rows.time[places], self.rows.covariates[places, k]))
+            values = np.interp(seconds, times, columns[:, k]) if linear else columns[before, k]
+            query.isetitem(position, values)
         if isinstance(self.time, str):
             levels = query.index.to_frame(index=False)
             levels[self.time] = self.written(seconds)
@@ -100,10 +103,10 @@ def _place(frame: pd.DataFrame, column: Column, parameter: str) -> Column:
     return column_position(frame, column, parameter)
 
 
-def grid_over(times: np.ndarray, typical: float) -> np.ndarray:
-    """A grid over the times of a series' rows, and somewhat beyond; over a typical span where it has but one."""
+def grid_over(times: np.ndarray, typical: float, beyond: float = BEYOND) -> np.ndarray:
+    """A grid over the times of a series' rows, and a share beyond; over a typical span where it has but one."""
     first, last = times.min(), times.max()
-    return np.linspace(first, last + (BEYOND * (last - first) if last > first else typical), N_TIMES)
+    return np.linspace(first, last + (beyond * (last - first) if last > first else typical), N_TIMES)
 
 
 def unit_of(grids: Sequence[Any]) -> tuple[str, pd.Timedelta | None]:
