@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from numbers import Real
 from typing import Any
 
@@ -10,10 +11,10 @@ import pandas as pd
 from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 
-from skode.frames import output_names, read_rows, read_targets
+from skode.frames import output_names, read_targets
 from skode.inspection._axes import require_matplotlib
 from skode.inspection._estimators import refusal
-from skode.inspection._series_grid import Grid, grid_over
+from skode.inspection._series_grid import EquationsGrid, grid_over
 from skode.inspection._series_panels import SeriesForecast, SeriesPanels, chosen_outputs, chosen_series, marked_rows
 from skode.training import as_numpy, to_pandas
 
@@ -98,7 +99,7 @@ class ODEFitDisplay(SeriesPanels):
         deviation; for counts it is cut off at 0.
 
         Inputs on the grid follow the rows of X as in the model: as ``interpolation`` says from row to row of the
-        series, and constant before the first and after the last.
+        series, and constant before the first and after the last. Doses are given at the times of their rows.
 
         Parameters
         ----------
@@ -154,20 +155,19 @@ class ODEFitDisplay(SeriesPanels):
             as_numpy(value, name, who) for value, name in ((X, "X"), (y, "y"), (times, "times"), (held_out, "held_out"))
         )
         X, y = to_pandas(X), to_pandas(y, "y")
-        rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
+        grid = EquationsGrid(estimator, X)
+        rows = grid.rows
         values, names = read_targets(y, len(rows), maybe_nothing=True), output_names(y)
-        grid = Grid(X, rows, series=estimator.series, time=estimator.time)
         columns = chosen_outputs(outputs, names)
         aside = marked_rows(held_out, len(rows))
         codes, ids = pd.factorize(rows.series)
         longest = float(pd.Series(rows.time).groupby(codes).agg(np.ptp).max())
-        linear = getattr(estimator, "interpolation", "linear") == "linear"
+        predict = functools.partial(estimator.predict, return_std=True)
         forecasts = []
         for code in chosen_series(to_pandas(series, "series"), pd.Index(ids)):
             own = codes == code
             seconds = grid_over(rows.time[own], longest or 1.0, 0.0) if times is None else grid.seconds(times)
-            mean, std = estimator.predict(grid.at(own, seconds, linear=linear), return_std=True)
-            mean, std = (np.asarray(part).reshape(len(seconds), -1) for part in (mean, std))
+            mean, std = grid.answers(predict, own, seconds)
             if mean.shape[1] != len(names):
                 raise ValueError(f"y has {len(names)} outputs, but had {mean.shape[1]} in fit.")
             mean, std = mean[:, columns], std[:, columns]

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from skode.frames import output_names, read_rows, read_targets
+from skode.frames import output_names, read_targets
 from skode.inspection._axes import require_matplotlib, several_axes
 from skode.inspection._estimators import refusal
-from skode.inspection._series_grid import Grid, grid_over
+from skode.inspection._series_grid import EquationsGrid, grid_over
 from skode.training import as_numpy, to_pandas
 
 #: The share of the trajectories' ranges that the plane goes on beyond them.
@@ -320,17 +320,15 @@ def _positions(states: Any, names: list[str]) -> list[int]:
 
 def _trajectories(estimator: Any, X: Any) -> list[np.ndarray]:
     """States of each series, on a grid from its first row to the last; of shape (n_times, n_states)."""
-    rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
-    grid = Grid(X, rows, series=estimator.series, time=estimator.time)
-    linear = getattr(estimator, "interpolation", "linear") == "linear"
-    solve = getattr(estimator, "predict_states", estimator.predict)
+    grid = EquationsGrid(estimator, X)
+    rows = grid.rows
+    solve = estimator.predict_states if hasattr(estimator, "predict_states") else estimator.predict
     codes = pd.factorize(rows.series)[0]
     paths = []
     for code in range(codes.max() + 1):
         own = codes == code
         if rows.time[own].min() < rows.time[own].max():
-            query = grid.at(own, grid_over(rows.time[own], 0.0, 0.0), linear=linear)
-            paths.append(np.asarray(solve(query), dtype=np.float64))
+            paths.append(grid.answers(solve, own, grid_over(rows.time[own], 0.0, 0.0))[0])
     return paths
 
 

@@ -89,7 +89,8 @@ class Falling(BaseEstimator):
     series, time = None, "day"
 
     def fit(self, X, y):
-        self.feature_names_in_, self.n_features_in_, self.states_ = np.array(X.columns, dtype=object), 1, ["height"]
+        self.feature_names_in_, self.n_features_in_ = np.array(X.columns, dtype=object), X.shape[1]
+        self.states_ = ["height"]
         return self
 
     def vector_field(self, Y):
@@ -110,6 +111,35 @@ def test_any_estimator_of_equations_is_drawn():
     axes = plt.subplots()[1]
     assert display.plot(axes, line_kw={"color": "red"}) is display
     assert display.lines_[0, 0].axes is axes
+
+
+class Dosed(Falling):
+    """It rises by each dose, from its time on; doses of ``fit`` play no part in the answers."""
+
+    doses = {"dose": "height"}
+
+    def predict(self, X, return_std=False):
+        assert len(X) == 4 + 2  # the grid, and the rows with a dose
+        day, dose = X["day"].to_numpy(), X["dose"].to_numpy()
+        mean = ((day[:, None] >= day) * dose).sum(axis=1) + X["heat"].to_numpy()
+        return (mean, np.ones(len(X))) if return_std else mean
+
+
+def test_doses_are_given_at_the_times_of_their_rows():
+    frame = pd.DataFrame({"day": [0.0, 2.0, 4.0], "dose": [5.0, np.nan, 1.0], "heat": [0.0, 2.0, 2.0]})
+    model = Dosed().fit(frame, None)
+    display = ODEFitDisplay.from_estimator(model, frame, np.ones(3), times=[0.0, 1.0, 3.9, 4.1])
+    assert_allclose(display.lines_[0, 0].get_ydata(), [5.0, 6.0, 7.0, 8.0])
+
+
+def test_arrays_will_do(spring_model):
+    codes = (X["who"] == "bob").to_numpy(dtype=float)
+    array, y = np.column_stack([codes, X["when"]]), Y.to_numpy()
+    model = ODERegressor(**{**spring_model.get_params(), "series": 0, "time": 1}).fit(array, y)
+    display = ODEFitDisplay.from_estimator(model, array, y, series=[0.0], outputs=1, times=[1.0, 3.0])
+    expected = spring_model.predict(pd.DataFrame({"who": "ann", "when": [1.0, 3.0]}))[:, 1]
+    assert_allclose(display.lines_[0, 0].get_ydata(), expected, rtol=1e-4)
+    assert display.axes_[0, 0].get_title() == "series 0.0"
 
 
 def test_a_series_of_one_row_is_drawn_over_the_longest_span(spring_model):
