@@ -45,9 +45,12 @@ class ProfileDisplay:
     r"""Profile likelihood of one or several unknowns, its threshold, and the parabola of the standard error.
 
     Made by :meth:`from_estimator`, or from tables as :meth:`skode.ODERegressor.profile` returns them. Values above the
-    threshold, :math:`-\chi^2_{1, level} / 2` below the maximum, are the likelihood interval (S. S. Wilks, 1938). Where
-    the profile leaves the parabola, the log-likelihood is no quadratic function and intervals by the standard error are
-    not to be trusted; a profile that does not fall below the threshold on one side leaves the unknown unbounded there.
+    threshold, :math:`\chi^2_{1, level} / 2` below the maximum, are the likelihood interval (S. S. Wilks, "The
+    large-sample distribution of the likelihood ratio for testing composite hypotheses", Annals of Mathematical
+    Statistics 9, 1938). Where the profile leaves the parabola, the log-likelihood is no quadratic function, and
+    intervals by the standard error are not to be trusted; a profile that does not fall below the threshold on one side
+    leaves the unknown unbounded there. In small samples the parabola is the wider one, as the standard error is
+    corrected for the number of unknowns.
 
     Parameters
     ----------
