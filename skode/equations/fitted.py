@@ -31,7 +31,7 @@ WIDTH_OF_PROFILE = 3.0
 
 
 class FittedEquations(RegressorMixin, BaseEstimator):
-    """Base of the estimator: all that needs a fit and makes none but profiles."""
+    """Base of the estimator: inference, predictions and simulations after a fit."""
 
     series: Column | None
     time: Column
@@ -237,9 +237,10 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         """Profile likelihood: the largest log-likelihood at each of several values of an unknown.
 
         An interval for it is where twice the log-likelihood lies within a quantile of the chi-squared distribution
-        with one degree of freedom (3.84 for 95 %) of its maximum; it tells more than a standard error where the
-        likelihood is no parabola. All values are fitted in one batch (D. J. Venzon, S. H. Moolgavkar, "A method for
-        computing profile-likelihood-based confidence intervals", Applied Statistics 37, 1988).
+        with one degree of freedom (3.84 for 95 %) of its maximum; it holds where the log-likelihood is not quadratic,
+        and an interval by the standard error does not. All values are fitted in one batch (D. J. Venzon, S. H.
+        Moolgavkar, "A method for computing profile-likelihood-based confidence intervals", Applied Statistics 37,
+        1988).
 
         Parameters
         ----------
@@ -327,7 +328,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
 
     @array_api
     def predict_states(self, X: Any) -> pd.DataFrame:
-        """The states themselves at given rows.
+        """Predict the states, observed or not.
 
         Parameters
         ----------
@@ -337,7 +338,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_rows, n_states)
-            The states, by name.
+            States, in columns by name.
 
         Raises
         ------
