@@ -42,8 +42,8 @@ class VectorFieldDisplay:
         Observed states.
     fixed_points : ndarray of shape (n_fixed, 2), default=None
         Fixed points.
-    stable : ndarray of bool, of shape (n_fixed,), default=None
-        Which are stable; None: not said.
+    stability : sequence of str, of length n_fixed, default=None
+        Kind of each, for the legend: those that begin with "stable" are filled, others hollow. None: not said.
     held : dict of str to float, default=None
         The values at which other states are held.
 
@@ -58,7 +58,7 @@ class VectorFieldDisplay:
     points_ : list of PathCollection or None
         The observations in each panel.
     fixed_points_ : list of dict of str to PathCollection
-        The fixed points in each panel, by kind: "stable", "unstable" and "fixed point".
+        The fixed points in each panel, by kind; "fixed point" where that is not said.
     legend_ : matplotlib Legend or None
         The legend: below the panels of a figure of its own, else in the first of the given axes.
     figure_ : matplotlib Figure
@@ -97,7 +97,7 @@ class VectorFieldDisplay:
         trajectories: Sequence[np.ndarray] = (),
         points: np.ndarray | None = None,
         fixed_points: np.ndarray | None = None,
-        stable: np.ndarray | None = None,
+        stability: Sequence[str] | None = None,
         held: Mapping[str, float] | None = None,
     ) -> None:
         self.x = x
@@ -108,7 +108,7 @@ class VectorFieldDisplay:
         self.trajectories = trajectories
         self.points = points
         self.fixed_points = fixed_points
-        self.stable = stable
+        self.stability = stability
         self.held = held
 
     @classmethod
@@ -153,8 +153,8 @@ class VectorFieldDisplay:
         true_field : callable, default=None
             ``true_field(Y)``, derivatives of the shape of Y, (n, n_states); it is drawn in a second panel.
         fixed_points : DataFrame or array-like of shape (n_fixed, n_states), default=None
-            Fixed points to mark; a frame has the states' columns, and may have a column "stable" of booleans: stable
-            ones are filled, others hollow.
+            Fixed points to mark; a frame has the states' columns, and may have a column "stability" of text, such as
+            "stable node" or "saddle": stable ones are filled, others hollow.
         field_kw : dict, default=None
             Further arguments of ``estimator.vector_field``, such as ``params`` and ``inputs``.
         axes : matplotlib Axes or array-like of them, default=None
@@ -205,7 +205,7 @@ class VectorFieldDisplay:
         fields = [lambda flat: estimator.vector_field(flat, **(field_kw or {})), true_field]
         field, true = (None if one is None else _evaluated(one, Y)[..., shown] for one in fields)
         assert field is not None
-        places, stable = _fixed_points(fixed_points, names)
+        places, stability = _fixed_points(fixed_points, names)
         display = cls(
             x=x,
             y=upwards,
@@ -215,7 +215,7 @@ class VectorFieldDisplay:
             trajectories=inside,
             points=points,
             fixed_points=None if places is None else places[:, shown],
-            stable=stable,
+            stability=stability,
             held=held,
         )
         return display.plot(axes, stream_kw=stream_kw, line_kw=line_kw, points_kw=points_kw)
@@ -291,12 +291,13 @@ class VectorFieldDisplay:
         if self.fixed_points is None:
             return {}
         n = len(self.fixed_points)
-        kinds = np.full(n, "fixed point") if self.stable is None else np.where(self.stable, "stable", "unstable")
-        faces = {"stable": "tab:red", "unstable": "white", "fixed point": "tab:red"}
+        kinds = ["fixed point"] * n if self.stability is None else list(self.stability)
         drawn = {}
-        for kind in dict.fromkeys(kinds.tolist()):
-            style = {"facecolor": faces[kind], "edgecolor": "tab:red", "s": 40, "zorder": 4, "label": kind}
-            drawn[kind] = ax.scatter(*self.fixed_points[kinds == kind].T, **{**style, **fixed_kw})
+        for i, kind in enumerate(dict.fromkeys(kinds)):
+            face = "white" if self.stability is not None and not kind.startswith("stable") else f"C{3 + i}"
+            style = {"facecolor": face, "edgecolor": f"C{3 + i}", "s": 40, "zorder": 4, "label": kind}
+            places = self.fixed_points[[k for k in range(n) if kinds[k] == kind]]
+            drawn[kind] = ax.scatter(*places.T, **{**style, **fixed_kw})
         return drawn
 
 
@@ -387,17 +388,17 @@ def _evaluated(field: Callable[[np.ndarray], Any], Y: np.ndarray) -> np.ndarray:
     return values.reshape(Y.shape)
 
 
-def _fixed_points(given: Any, names: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Fixed points of shape (n, n_states), and which are stable, where that is said."""
+def _fixed_points(given: Any, names: list[str]) -> tuple[np.ndarray | None, list[str] | None]:
+    """Fixed points of shape (n, n_states), and their kinds, where these are said."""
     if given is None:
         return None, None
-    stable = None
+    stability = None
     if isinstance(given, pd.DataFrame):
         if missing := [name for name in names if name not in given]:
             raise ValueError(f"fixed_points has no column {missing[0]!r}; the states are {names}.")
-        stable = given["stable"].to_numpy(bool) if "stable" in given else None
+        stability = given["stability"].astype(str).tolist() if "stability" in given else None
         given = given[names]
     places = np.asarray(given, dtype=np.float64)
     if places.ndim != 2 or places.shape[1] != len(names):
         raise ValueError(f"fixed_points must be of shape (n, {len(names)}), for {names}; got {places.shape}.")
-    return places, stable
+    return places, stability

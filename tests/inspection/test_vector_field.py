@@ -47,21 +47,22 @@ def test_trajectories_are_solutions_over_the_rows_and_points_the_observations(sp
 
 
 def test_the_true_field_has_a_panel_of_its_own(spring_model):
-    fixed_points = pd.DataFrame({"speed": [0.0, 1.0], "place": [0.0, 0.5], "stable": [True, False]})
+    fixed_points = pd.DataFrame({"speed": [0.0, 1.0], "place": [0.0, 0.5], "stability": ["stable focus", "saddle"]})
     display = VectorFieldDisplay.from_estimator(
         spring_model, X, Y, true_field=lambda states: states @ MATRIX.T, fixed_points=fixed_points
     )
     assert_allclose(display.true_field, np.dstack(np.meshgrid(display.x, display.y)) @ MATRIX.T, atol=1e-12)
     assert [ax.get_title() for ax in display.axes_] == ["fitted", "true"]
     for drawn in display.fixed_points_:
-        assert_array_equal(drawn["stable"].get_offsets(), [[0.0, 0.0]])
-        assert_array_equal(drawn["unstable"].get_offsets(), [[0.5, 1.0]])
-        assert drawn["unstable"].get_facecolor().tolist() == [[1.0, 1.0, 1.0, 1.0]]
+        assert_array_equal(drawn["stable focus"].get_offsets(), [[0.0, 0.0]])
+        assert_array_equal(drawn["saddle"].get_offsets(), [[0.5, 1.0]])
+        assert drawn["saddle"].get_facecolor().tolist() == [[1.0, 1.0, 1.0, 1.0]]
+        assert drawn["stable focus"].get_facecolor().tolist() != [[1.0, 1.0, 1.0, 1.0]]
     legend = [text.get_text() for text in display.legend_.get_texts()]
-    assert legend == ["trajectories", "observed", "stable", "unstable"]
+    assert legend == ["trajectories", "observed", "stable focus", "saddle"]
     with pytest.raises(ValueError, match="axes must be 2, one for each panel; got 1"):
         display.plot(plt.subplots()[1])
-    assert display.plot(fixed_kw={"s": 9}).fixed_points_[0]["stable"].get_sizes() == [9]
+    assert display.plot(fixed_kw={"s": 9}).fixed_points_[0]["stable focus"].get_sizes() == [9]
 
 
 def test_other_parameters_and_limits_need_no_trajectories(spring_model):
