@@ -61,7 +61,7 @@ class ODERegressor(FittedEquations):
         Initial states: for each state a number that is given; ``(start, low, high)`` for one that is unknown; the name
         of a parameter or of an input column; None for one that is unknown and starts from the data. A dict by states'
         names (those that are missing are None), a list in their order, or ``initial(p)`` of shape
-        ``(..., n_states)``. Unknown ones are of each series its own.
+        ``(..., n_states)``. Unknown ones are estimated for each series.
     series : str, int or None, default=None
         The column of X that holds series ids, by name or position, or a level of its index by name; None: all rows
         are one series.
@@ -70,7 +70,7 @@ class ODERegressor(FittedEquations):
         other columns are inputs, by their names (``"x1"``, ... where X has none) in ``p``. An input holds its first
         value before the first row of a series, and its last one after the last.
     per_series : list of str, default=()
-        Parameters of which each series has its own.
+        Parameters that are estimated for each series by itself.
     fixed : list of str, default=()
         Parameters that stay at their starts.
     noise : {"gaussian", "student", "lognormal", "poisson"}, default="gaussian"
@@ -111,6 +111,8 @@ class ODERegressor(FittedEquations):
     ----------
     params_ : dict of str to float or Series
         Estimates of the parameters; those of ``per_series`` as a Series by series.
+    states_ : list of str
+        Names of the states.
     initial_states_ : DataFrame of shape (n_series, n_states)
         Initial states.
     noise_scale_ : ndarray of shape (n_outputs,)
@@ -124,7 +126,7 @@ class ODERegressor(FittedEquations):
     restarts_ : DataFrame
         Log-likelihood and parameters at the optima of all starts, the best first.
     unidentified_ : list of str
-        Unknowns, or combinations of them, that the data say nothing of.
+        Unknowns, or combinations of them, that the data do not identify.
     converged_ : bool
         Whether the search ended at an optimum.
     n_iter_ : int
@@ -136,7 +138,7 @@ class ODERegressor(FittedEquations):
 
     See Also
     --------
-    LatentODERegressor : Where the dynamics are not known.
+    LatentODERegressor : Latent ODE, for dynamics that are not known.
 
     References
     ----------
@@ -256,7 +258,7 @@ class ODERegressor(FittedEquations):
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             Observed values; NaN where nothing was observed.
         sample_weight : array-like of shape (n_rows,), default=None
-            How often each row counts: its log-likelihood is multiplied by that.
+            Weights of the rows, by which their log-likelihoods are multiplied.
 
         Returns
         -------
@@ -266,14 +268,14 @@ class ODERegressor(FittedEquations):
         Raises
         ------
         ValueError, TypeError
-            Where an argument is not as described, or less was observed than there is unknown; the message names it.
+            Where an argument is not as described, which the message names, or there are too few observed values.
         SolverError
             Where the equations can't be solved from any start.
 
         Warns
         -----
         UserWarning
-            If the data say nothing of some unknowns, which it names.
+            If the data do not identify some unknowns, which the message names.
         ConvergenceWarning
             If the search ended before an optimum.
         """
@@ -334,7 +336,7 @@ class ODERegressor(FittedEquations):
         return Task(reading.model, layout, inputs, noise, np.maximum(least, 1e-300))
 
     def _refuse_too_few(self, task: Task) -> None:
-        """Refuse data that are fewer than what is unknown."""
+        """Raise ValueError where there are no more observed values than unknowns."""
         model, n_series = task.model, task.layout.n_series
         n_values = int((task.layout.weights > 0.0).sum())
         n_own = len(model.scales.names) - model.n_shared

@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skode.equations.dynamics import Driver
+from skode.equations.dynamics import Driver, PlainField
 from skode.equations.fitting import Optimum, Search, along_profile
 from skode.equations.inference import Information
 from skode.equations.inputs import Inputs
@@ -31,7 +31,7 @@ WIDTH_OF_PROFILE = 3.0
 
 
 class FittedEquations(RegressorMixin, BaseEstimator):
-    """Base of the estimator: all that needs a fit and makes none but profiles."""
+    """Base of the estimator: inference, predictions and simulations after a fit."""
 
     series: Column | None
     time: Column
@@ -46,6 +46,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     tol: float
 
     params_: dict[str, Any]
+    states_: list[str]
 
     _task_: Task
     _reading: Reading
@@ -78,9 +79,9 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         self._information = best.information(task, sandwich=self.covariance == "sandwich")
         model, scaled = reading.model, task.noise.scaled
         values = model.scales.values(best.u)
-        self.params_ = self._parameters(values)
+        self.params_, self.states_ = self._parameters(values), list(model.system.states)
         initial = model.initial_states(best.u, task.inputs, task.layout.t0)
-        self.initial_states_ = pd.DataFrame(initial, index=self._series_index(), columns=list(model.system.states))
+        self.initial_states_ = pd.DataFrame(initial, index=self._series_index(), columns=self.states_)
         weights = task.layout.weights
         n_own = len(model.scales.names) - model.n_shared
         self._n_values = float(weights.sum())
@@ -236,9 +237,10 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         """Profile likelihood: the largest log-likelihood at each of several values of an unknown.
 
         An interval for it is where twice the log-likelihood lies within a quantile of the chi-squared distribution
-        with one degree of freedom (3.84 for 95 %) of its maximum; it tells more than a standard error where the
-        likelihood is no parabola. All values are fitted in one batch (D. J. Venzon, S. H. Moolgavkar, "A method for
-        computing profile-likelihood-based confidence intervals", Applied Statistics 37, 1988).
+        with one degree of freedom (3.84 for 95 %) of its maximum; it holds where the log-likelihood is not quadratic,
+        and an interval by the standard error does not. All values are fitted in one batch (D. J. Venzon, S. H.
+        Moolgavkar, "A method for computing profile-likelihood-based confidence intervals", Applied Statistics 37,
+        1988).
 
         Parameters
         ----------
@@ -326,7 +328,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
 
     @array_api
     def predict_states(self, X: Any) -> pd.DataFrame:
-        """The states themselves at given rows.
+        """Predict the states, observed or not.
 
         Parameters
         ----------
@@ -336,7 +338,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_rows, n_states)
-            The states, by name.
+            States, in columns by name.
 
         Raises
         ------
@@ -410,7 +412,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         model = self._model
         system = model.system
-        start = np.asarray(y0, dtype=np.float64)
+        start = np.array(y0, dtype=np.float64)
         if start.ndim not in (1, 2) or start.shape[-1] != system.n_states:
             raise ValueError(
                 f"y0 must be of shape ({system.n_states},) or (n, {system.n_states}), for {list(system.states)}; got "
@@ -435,6 +437,45 @@ class FittedEquations(RegressorMixin, BaseEstimator):
             torch.from_numpy(np.tile(t, (n, 1))),
         ).numpy()
         return states[0] if start.ndim == 1 else states
+
+    def vector_field(
+        self, Y: Any, params: Mapping[str, float] | None = None, t: float = 0.0, inputs: Any = None
+    ) -> np.ndarray:
+        """Derivatives of the states by time: the right-hand side at the estimates.
+
+        Parameters
+        ----------
+        Y : array-like of shape (n, n_states)
+            States, in the order of ``states_``.
+        params : dict of str to float, default=None
+            As in :meth:`simulate`.
+        t : float, default=0.0
+            Time, as in :meth:`simulate`.
+        inputs : array-like of shape (1, n_inputs), default=None
+            The input columns at that time, where there are any.
+
+        Returns
+        -------
+        ndarray of shape (n, n_states)
+            Derivatives, in units of the states per unit of time.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where arguments are not as described.
+        """
+        check_is_fitted(self)
+        states = np.array(Y, dtype=np.float64)  # a copy, as torch wants memory that can be written
+        if states.ndim != 2 or states.shape[1] != len(self.states_):
+            raise ValueError(f"Y must be of shape (n, {len(self.states_)}), for {self.states_}; got {states.shape}.")
+        values, changed = self._chosen(dict(params or {}))
+        driver = Driver(self._inputs_at(np.array([t]), inputs), torch.zeros(len(states), dtype=torch.int64))
+        of_all = torch.tensor([values], dtype=torch.float64).repeat(len(states), 1)
+        with torch.no_grad():
+            field = PlainField(changed, of_all, driver)
+            return field(torch.tensor(float(t), dtype=torch.float64), torch.from_numpy(states)).numpy()
 
     def _chosen(self, given: dict[str, float]) -> tuple[list[float], Any]:
         """Values of the estimated parameters, and the system with the constants given."""

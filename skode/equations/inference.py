@@ -39,7 +39,8 @@ class Information:
     directions : list of ndarray of shape (n_unknowns,)
         These combinations, in units in which each unknown has the same information.
     series : list of int
-        The series of each; -1 where they are of shared unknowns.
+        The series of each; -1 where shared unknowns are part of them. Of those the combination is that of the series
+        whose own unknowns move most.
     """
 
     covariance: np.ndarray
@@ -99,7 +100,10 @@ def _inverse(H: np.ndarray, s: int, held: np.ndarray) -> Information:
         total = np.diagonal(H[:, :s, :s].sum(axis=0))
         (shared,), missed = _pseudo_inverse(reduced[None], held[:1, :s], total[None])
         for _, direction in missed:
-            directions.append(np.concatenate([direction, np.zeros(q - s)]))
+            whole = _with_own(direction, X, total, H)
+            unknown[:, :s] |= direction**2 > LEAST_SHARE
+            unknown[:, s:] |= whole[:, s:] ** 2 > LEAST_SHARE
+            directions.append(whole[np.argmin(np.abs(whole[:, :s]).sum(axis=1))])
             series.append(-1)
         covariance[:, :s, :s] = shared
         covariance[:, s:, :s] = -X @ shared
@@ -107,8 +111,21 @@ def _inverse(H: np.ndarray, s: int, held: np.ndarray) -> Information:
         own = own + X @ shared @ X.swapaxes(1, 2)
     covariance[:, s:, s:] = own
     for i, direction in zip(series, directions, strict=True):
-        unknown[slice(None) if i < 0 else i] |= direction**2 > LEAST_SHARE
+        if i >= 0:
+            unknown[i] |= direction**2 > LEAST_SHARE
     return Information(covariance, unknown, directions, series)
+
+
+def _with_own(direction: np.ndarray, X: np.ndarray, total: np.ndarray, H: np.ndarray) -> np.ndarray:
+    """A combination of shared unknowns with those of each series that move along with it, ``-X d``, at unit length.
+
+    ``direction`` is in units in which the shared unknowns have the same information, ``total``; so are the unit vectors
+    that are returned, of shape (n_series, n_unknowns).
+    """
+    shared = np.where(total > 0.0, direction / np.sqrt(np.where(total > 0.0, total, 1.0)), direction)
+    own = -(X @ shared) * np.sqrt(np.diagonal(H, axis1=1, axis2=2)[:, len(direction) :])
+    whole = np.concatenate([np.broadcast_to(direction, (len(H), len(direction))), own], axis=1)
+    return whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
 
 def _pseudo_inverse(
