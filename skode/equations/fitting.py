@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skode.equations.inference import Information, information
-from skode.equations.layout import Cells
+from skode.equations.layout import Cells, Layout
 from skode.equations.levenberg_marquardt import LAST_WEIGHT, Descent, Fits, Task, by_cell, least_squares
 from skode.equations.reading import Reading
 from skode.equations.shooting import Shots
@@ -86,13 +86,18 @@ def observed_outputs(task: Task) -> dict[int, int]:
     return {state: output for output, state in enumerate(observe)} if isinstance(observe, tuple) else {}
 
 
+def started_from(task: Task) -> Layout:
+    """The observations with values that solutions may start from."""
+    return replace(task.layout, y=task.noise.interior(task.layout.y))
+
+
 def starting_unknowns(task: Task, reading: Reading) -> np.ndarray:
     """Scaled unknowns of each series at the user's starts, of shape (n_series, n_unknowns).
 
     An initial state without a start has the first value observed of it, or else the largest magnitude of what was
     observed of any.
     """
-    layout, scales = task.layout, task.model.scales
+    layout, scales = started_from(task), task.model.scales
     u = np.tile(scales.start, (layout.n_series, 1))
     first = observed_states(layout, observed_outputs(task), layout.t0[:, None], task.model.system.n_states)[:, 0]
     seen = layout.weights > 0.0
@@ -114,7 +119,7 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
         start = first.copy()
         start[:, : model.n_parameters] = drawn
         starts.append(start)
-    from_data = observed_states(layout, observed, layout.node_times(), n_states)
+    from_data = observed_states(started_from(task), observed, layout.node_times(), n_states)
     all_seen = len(observed) == n_states
     u, nodes, family, weight = [], [], [], []
     for i, start in enumerate(starts):

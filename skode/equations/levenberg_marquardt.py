@@ -124,8 +124,9 @@ def least_squares(
     rows, weights = cells.rows, task.layout.weights[cells.rows]
     y = task.layout.y[rows]
     with np.errstate(all="ignore"):
-        loss = np.where(weights > 0.0, weights * task.noise.loss(y, shots.mean, scale), 0.0).sum(axis=1)
-        residuals, slopes = task.noise.residuals(y, shots.mean, scale)
+        noise = task.noise.of(rows)
+        loss = np.where(weights > 0.0, weights * noise.loss(y, shots.mean, scale), 0.0).sum(axis=1)
+        residuals, slopes = noise.residuals(y, shots.mean, scale)
         root = np.sqrt(weights)
         return loss, np.where(weights > 0.0, root * residuals, 0.0), np.where(weights > 0.0, root * slopes, 0.0)
 
@@ -141,7 +142,7 @@ def squares_by_cell(task: Task, cells: Cells, shots: Shots, scale: np.ndarray) -
     rows = cells.rows
     weights = task.layout.weights[rows]
     with np.errstate(all="ignore"):
-        squares = task.noise.squares(task.layout.y[rows], shots.mean, scale)
+        squares = task.noise.of(rows).squares(task.layout.y[rows], shots.mean, scale)
     return by_cell(cells, np.where(weights > 0.0, weights * squares, 0.0))
 
 
@@ -313,7 +314,8 @@ class Descent:
         task, cells = self.task, self.cells
         ones = np.ones_like(self.shots.mean)
         with np.errstate(all="ignore"):
-            squares = task.noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
+            noise = task.noise.of(cells.rows)
+            squares = noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
         scale = np.empty_like(self.fits.scale)
         for k in range(len(scale)):
             rows = (self.start == k)[cells.row_cell]
