@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,16 +14,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skode.equations.columns import check_named, check_trials
 from skode.equations.fitted import FittedEquations
 from skode.equations.fitting import Optimum, Search, search, starting_unknowns
 from skode.equations.inference import combinations
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Layout
 from skode.equations.levenberg_marquardt import Task
-from skode.equations.noise import NOISES
+from skode.equations.noise import NOISE_NAMES, Binomial, Gaussian
+from skode.equations.observations import Observations
 from skode.equations.predictive import driver_at_start
 from skode.equations.reading import Arguments, Clock, Reading, check_functions, read_model
-from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
+from skode.frames import Column, output_names, read_rows, read_targets
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api, check_weights, to_pandas, warn_caller
 
@@ -69,15 +72,26 @@ class ODERegressor(FittedEquations):
         The column of X that holds times (or a level of its index): numbers, dates, periods or time differences. All
         other columns are inputs, by their names (``"x1"``, ... where X has none) in ``p``. An input holds its first
         value before the first row of a series, and its last one after the last.
+    doses : dict or None, default=None
+        Columns of X that hold doses, which are no inputs, by name: an amount is added to a state at its row's time. Of
+        each column the name of the state; ``(state, parameter)`` for an amount that is multiplied by a parameter, as a
+        bioavailability; or ``jump(amount, p)``, of shape ``(..., n_states)``, for what is added to all states. Where
+        the amount is 0 or NaN there is no dose. What was observed in the row of a dose is from before it, and what
+        was observed at its time in rows further down from after it (the order of records in NONMEM [3]_); doses at one
+        time add up.
     per_series : list of str, default=()
         Parameters of which each series has its own.
     fixed : list of str, default=()
         Parameters that stay at their starts.
-    noise : {"gaussian", "student", "lognormal", "poisson"}, default="gaussian"
+    noise : {"gaussian", "student", "lognormal", "poisson", "binomial"}, default="gaussian"
         Distribution of the observations: normal, or for outliers Student's t with 4 degrees of freedom, of one scale
-        for each output, which is estimated; logarithms that are normal about that of the solution; counts.
+        for each output, which is estimated; logarithms that are normal about that of the solution; counts; numbers of
+        successes among some trials, whose probability is the solution.
+    trials : int or str, default=1
+        With ``noise="binomial"`` the number of trials, or the column of X (by name) that holds it, which is no input.
+        ``y``, predictions and residuals are numbers of successes; a row without any trial counts as not observed.
     interpolation : {"linear", "previous"}, default="linear"
-        Inputs between rows: linear, or as in the row before.
+        Inputs between rows: linear, or as in the row before. The solver stops where the latter jump.
     time_unit : str, default="D"
         The unit of time of dates (which count from the first one in ``fit``) and of time differences, as pandas
         writes it. Numbers are taken as they are.
@@ -114,8 +128,8 @@ class ODERegressor(FittedEquations):
     initial_states_ : DataFrame of shape (n_series, n_states)
         Initial states.
     noise_scale_ : ndarray of shape (n_outputs,)
-        Estimated scale of the noise (with "gaussian" its standard deviation), NaN with "poisson". Its square is
-        corrected for the number of unknowns that were fitted.
+        Estimated scale of the noise (with "gaussian" its standard deviation), NaN with "poisson" and "binomial". Its
+        square is corrected for the number of unknowns that were fitted.
     loglik_, aic_, bic_ : float
         Log-likelihood at the estimates; Akaike's and the Bayesian information criterion.
     residuals_ : DataFrame
@@ -144,6 +158,8 @@ class ODERegressor(FittedEquations):
        Inverse Problems in Differential and Integral Equations, Birkhauser, 1983.
     .. [2] E. Hairer, S. P. Norsett, G. Wanner, "Solving Ordinary Differential Equations I", Springer, 1993,
        section II.6.
+    .. [3] S. L. Beal, L. B. Sheiner, A. J. Boeckmann, R. J. Bauer (eds.), "NONMEM Users Guides", ICON Development
+       Solutions, 1989-2009, part V.
 
     Examples
     --------
@@ -174,9 +190,11 @@ class ODERegressor(FittedEquations):
         "initial": [dict, "array-like", callable, None],
         "series": [str, Integral, None],
         "time": [str, Integral],
+        "doses": [dict, None],
         "per_series": ["array-like", str],
         "fixed": ["array-like", str],
-        "noise": [StrOptions(set(NOISES))],
+        "noise": [StrOptions(set(NOISE_NAMES))],
+        "trials": [Real, str],
         "interpolation": [StrOptions({"linear", "previous"})],
         "time_unit": [str],
         "covariance": [StrOptions({"gauss-newton", "sandwich"})],
@@ -202,9 +220,11 @@ class ODERegressor(FittedEquations):
         initial: Any = None,
         series: Column | None = None,
         time: Column = 0,
+        doses: dict[str, Any] | None = None,
         per_series: Any = (),
         fixed: Any = (),
         noise: str = "gaussian",
+        trials: int | str = 1,
         interpolation: str = "linear",
         time_unit: str = "D",
         covariance: str = "gauss-newton",
@@ -226,9 +246,11 @@ class ODERegressor(FittedEquations):
         self.initial = initial
         self.series = series
         self.time = time
+        self.doses = doses
         self.per_series = per_series
         self.fixed = fixed
         self.noise = noise
+        self.trials = trials
         self.interpolation = interpolation
         self.time_unit = time_unit
         self.covariance = covariance
@@ -277,27 +299,28 @@ class ODERegressor(FittedEquations):
         ConvergenceWarning
             If the search ended before an optimum.
         """
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
+        check_trials(self.trials)
+        X = to_pandas(X)
+        if isinstance(X, pd.DataFrame):  # before what is missing in such a column is taken for an input's
+            check_named(list(X.columns), self.doses, self._trials_column())
+        rows = read_rows(self, self._filled(X), series=self.series, time=self.time, reset=True)
         y = to_pandas(y, "y")
         values = read_targets(y, len(rows))
         self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
-        given = check_weights(sample_weight, values)
-        rows, values, weights = distinct_rows(rows, values, given)
-        weights = np.ones(len(rows)) if weights is None else weights
-        noise = NOISES[self.noise]
-        noise.check(values[~np.isnan(values)])
-        rows, values, weights = _of_observed_series(rows, values, weights)
-        clock = Clock.of(rows, self.time_unit)
-        t, (codes, ids) = clock.read(rows, self.time), series_codes(rows.series)
-        names = self._input_names()
+        self._columns = columns = self._read_columns()
+        data = Observations.of(rows, values, check_weights(sample_weight, values), columns)
+        data, noise = self._in_units_of_outputs(data)
+        clock = Clock.of(data.rows, self.time_unit)
+        t = clock.read(data.rows, self.time)
         arguments = Arguments(
-            self.rhs, self.params, self.states, self.observe, self.initial, self.per_series, self.fixed
+            self.rhs, self.params, self.states, self.observe, self.initial, self.per_series, self.fixed, self.doses
         )
-        reading = read_model(arguments, self._outputs, names, self._settings())
+        reading = read_model(arguments, self._outputs, columns.inputs, self._settings())
         inputs = None
-        if names:
-            inputs = Inputs.of(names, codes, t, rows.covariates, linear=self.interpolation == "linear")
-        task = self._task(reading, inputs, (codes, t, values, weights))
+        if columns.inputs or columns.doses:
+            linear = self.interpolation == "linear"
+            inputs = Inputs.of(columns.inputs, data.codes, t, data.inputs, linear=linear, amounts=data.amounts)
+        task = self._task(reading, inputs, noise, data, t)
         self._refuse_too_few(task)
         u = starting_unknowns(task, reading)[0]
         at_start = {name: value[:1] for name, value in driver_at_start(inputs, task.layout.t0).items()}
@@ -312,26 +335,38 @@ class ODERegressor(FittedEquations):
                 advice="Choose other starts in params and initial, n_restarts, or method='kvaerno5' for stiff "
                 "equations.",
             )
-        self._rows_observed = np.flatnonzero(~np.isnan(values).all(axis=1))
-        self._clock, self._known, self._ids = clock, (codes, t, rows.covariates), pd.Index(ids)
+        self._clock, self._known, self._ids = clock, (data.codes, t, data.inputs, data.amounts), pd.Index(data.ids)
         self._keep(task, reading, optima)
-        self._note_residuals(rows, task)
+        self._note_residuals(data, task)
         self._warn(optima[0])
         return self
 
+    def _in_units_of_outputs(self, data: Observations) -> tuple[Observations, Gaussian]:
+        """Observations as the solution is compared with them, and the distribution about it."""
+        seen, noise = ~np.isnan(data.values), self._noise_at(data.rows.covariates, data.values.shape[1])
+        noise.of(seen).check(data.values[seen])
+        if not isinstance(noise, Binomial):
+            return data, noise
+        with np.errstate(all="ignore"):
+            shares = np.where(noise.trials > 0.0, data.values / noise.trials, np.nan)
+        if np.isnan(shares).all():
+            raise ValueError(f"The column {self.trials!r} (trials) holds 0 wherever y was observed.")
+        return replace(data, values=shares), noise
+
     def _task(
-        self, reading: Reading, inputs: Inputs | None, data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+        self, reading: Reading, inputs: Inputs | None, noise: Gaussian, data: Observations, t: np.ndarray
     ) -> Task:
-        """Problem to solve, of rows with their series, times, values and weights."""
-        codes, t, values, weights = data
+        """Problem to solve."""
+        codes, seen = data.codes, data.seen
         t0 = t[np.searchsorted(codes, np.arange(codes.max() + 1))]
-        seen = ~np.isnan(values).all(axis=1)
         n_segments = MOST_SEGMENTS if self.n_segments == "auto" else int(self.n_segments)
-        layout = Layout.of(codes[seen], t[seen], values[seen], weights[seen], t0, n_segments)
-        noise = NOISES[self.noise]
-        size = np.sqrt(np.nanmean(values**2, axis=0))
-        least = np.full(values.shape[1], self.rtol) if self.noise == "lognormal" else self.rtol * size
-        return Task(reading.model, layout, inputs, noise, np.maximum(least, 1e-300))
+        events = None if inputs is None else inputs.events
+        layout = Layout.of(
+            codes[seen], t[seen], data.values[seen], data.weights[seen], t0, n_segments, events, data.rank[seen]
+        )
+        size = np.sqrt(np.nanmean(data.values**2, axis=0))
+        least = np.full(len(size), self.rtol) if self.noise == "lognormal" else self.rtol * size
+        return Task(reading.model, layout, inputs, noise.of(seen), np.maximum(least, 1e-300))
 
     def _refuse_too_few(self, task: Task) -> None:
         """Refuse data that are fewer than what is unknown."""
@@ -362,19 +397,6 @@ class ODERegressor(FittedEquations):
                 "by fixed= or initial=, or give them bounds.",
                 UserWarning,
             )
-
-
-def _of_observed_series(
-    rows: LongRows, values: np.ndarray, weights: np.ndarray
-) -> tuple[LongRows, np.ndarray, np.ndarray]:
-    """The rows of the series of which anything was observed."""
-    codes, _ = series_codes(rows.series)
-    seen = np.zeros(codes.max() + 1, dtype=bool)
-    seen[codes[~np.isnan(values).all(axis=1)]] = True
-    if not seen.any():
-        raise ValueError("Input y contains NaN only in rows with weight: nothing was observed.")
-    kept = np.flatnonzero(seen[codes])
-    return rows.take(kept), values[kept], weights[kept]
 
 
 def _print(i: int, n_left: int, loss: float) -> None:
