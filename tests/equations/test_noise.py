@@ -81,7 +81,7 @@ def test_binomial_loss_is_scipys_and_residuals_have_its_gradient():
 def test_binomial_rows_have_their_own_trials():
     some = Binomial(TRIALS).of(np.array([3, 1]))
     np.testing.assert_array_equal(some.trials, TRIALS[[3, 1]])
-    with pytest.raises(ValueError, match="y holds 3; with noise='binomial'.*, here 2"):
+    with pytest.raises(ValueError, match=r"y holds 3; with noise='binomial'.*, here 2"):
         Binomial(np.array([9.0, 2.0])).check(np.array([3.0, 3.0]))
     with pytest.raises(ValueError, match=r"y holds 0\.5"):
         Binomial(np.array([9.0])).check(np.array([0.5]))
