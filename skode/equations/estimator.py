@@ -110,6 +110,9 @@ class ODERegressor(FittedEquations):
     tol : float, default=1e-5
         Gain in the log-likelihood that a step must promise for the search to go on. An error of the estimates as small
         as a standard error times ``sqrt(2 * tol)`` is below it.
+    max_time : float or None, default=None
+        Seconds after which no more steps begin, here and in ``profile``; then the best so far is kept, with a warning,
+        as after Ctrl-C. One step may take longer than that.
     random_state : int, RandomState instance or None, default=None
         Source of the further starts.
     verbose : bool, default=False
@@ -202,6 +205,7 @@ class ODERegressor(FittedEquations):
         "n_restarts": [Interval(Integral, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "method": [StrOptions(set(METHODS))],
@@ -232,6 +236,7 @@ class ODERegressor(FittedEquations):
         n_restarts: int = 0,
         max_iter: int = 200,
         tol: float = 1e-5,
+        max_time: float | None = None,
         random_state: Any = None,
         verbose: Any = False,
         method: str = "dopri5",
@@ -258,6 +263,7 @@ class ODERegressor(FittedEquations):
         self.n_restarts = n_restarts
         self.max_iter = max_iter
         self.tol = tol
+        self.max_time = max_time
         self.random_state = random_state
         self.verbose = verbose
         self.method = method
@@ -283,7 +289,7 @@ class ODERegressor(FittedEquations):
         Returns
         -------
         self : ODERegressor
-            The fitted model. After Ctrl-C it is the best so far, with a warning.
+            The fitted model. After Ctrl-C or ``max_time`` it is the best so far, with a warning.
 
         Raises
         ------
@@ -325,7 +331,8 @@ class ODERegressor(FittedEquations):
         u = starting_unknowns(task, reading)[0]
         at_start = {name: value[:1] for name, value in driver_at_start(inputs, task.layout.t0).items()}
         check_functions(reading.model, u, float(task.layout.t0[0]), at_start, values.shape[1])
-        settings = Search(self.n_restarts, self.max_iter, self.tol, _print if self.verbose else None)
+        report = _print if self.verbose else None
+        settings = Search(self.n_restarts, self.max_iter, self.tol, report, self._deadline())
         optima = search(task, reading, settings, check_random_state(self.random_state))
         if not optima:
             raise SolverError(
@@ -384,6 +391,12 @@ class ODERegressor(FittedEquations):
     def _warn(self, best: Optimum) -> None:
         if best.interrupted:
             warn_caller("The fit was interrupted; what was best so far is kept.", ConvergenceWarning)
+        elif best.out_of_time:
+            warn_caller(
+                f"The fit was ended by max_time={self.max_time} after {best.n_iter} steps; what was best so far is "
+                "kept.",
+                ConvergenceWarning,
+            )
         elif not best.converged:
             warn_caller(
                 f"The fit ended before an optimum, after {best.n_iter} steps: raise max_iter, choose other starts in "

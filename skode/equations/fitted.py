@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral, Real
@@ -12,6 +14,7 @@ import pandas as pd
 from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skode.equations.columns import Columns, with_zeros
@@ -27,7 +30,7 @@ from skode.equations.sensitivities import SolverSettings
 from skode.equations.shooting import Model
 from skode.equations.simulation import read_inputs, read_start, read_times, read_values, simulated
 from skode.frames import Column, LongRows, column_label, read_rows, read_targets
-from skode.training import array_api, as_python, check_weights, observed_r2
+from skode.training import array_api, as_python, check_weights, observed_r2, warn_caller
 
 #: Half width of a profile, in standard errors; where these are infinite, in units of the scaled unknown.
 WIDTH_OF_PROFILE = 3.0
@@ -49,6 +52,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     step_size: float | None
     max_iter: int
     tol: float
+    max_time: float | None
 
     params_: dict[str, Any]
 
@@ -75,6 +79,10 @@ class FittedEquations(RegressorMixin, BaseEstimator):
 
     def _settings(self) -> SolverSettings:
         return SolverSettings(self.method, self.rtol, self.atol, self.step_size)
+
+    def _deadline(self) -> float:
+        """When the search has to end."""
+        return math.inf if self.max_time is None else time.monotonic() + self.max_time
 
     def _keep(self, task: Task, reading: Reading, optima: list[Optimum]) -> None:
         """Set the fitted attributes from the best of several fits."""
@@ -276,6 +284,11 @@ class FittedEquations(RegressorMixin, BaseEstimator):
             Before ``fit``.
         ValueError
             Where there is no such unknown.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_time`` or Ctrl-C ended it before all have converged.
         """
         check_is_fitted(self)
         model, best = self._model, self._best
@@ -290,9 +303,15 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         scaled = np.linspace(
             max(u - reach, model.scales.low[column]), min(u + reach, model.scales.high[column]), n_points
         )
-        settings = Search(0, self.max_iter, self.tol)
+        settings = Search(0, self.max_iter, self.tol, deadline=self._deadline())
         with np.errstate(all="ignore"):
             optima = along_profile(self._task_, best, column, scaled, settings)
+        if optima[0].interrupted or optima[0].out_of_time:
+            ended = "interrupted" if optima[0].interrupted else f"ended by max_time={self.max_time}"
+            warn_caller(
+                f"The profile was {ended}; where it had not converged the log-likelihood may be higher.",
+                ConvergenceWarning,
+            )
         rows = []
         for optimum in optima:
             values = model.scales.values(optimum.u)[0]

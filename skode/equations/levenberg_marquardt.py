@@ -14,6 +14,8 @@ units play no part (D. W. Marquardt, "An algorithm for least-squares estimation 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -101,6 +103,8 @@ class Fits:
         Whether no step promises more than the tolerance.
     penalty : ndarray of shape (n_cells,)
         The penalty of the defects that are left.
+    interrupted, out_of_time : bool
+        Whether Ctrl-C ended the iteration, or its deadline.
     """
 
     start: np.ndarray
@@ -114,6 +118,7 @@ class Fits:
     converged: np.ndarray
     penalty: np.ndarray
     interrupted: bool = False
+    out_of_time: bool = False
     max_steps: int = MAX_STEPS
 
 
@@ -251,6 +256,8 @@ class Descent:
         Gain in the log-likelihood below which a fit has converged.
     report : callable or None
         Called after each iteration with its number, the number of fits left and their least loss.
+    deadline : float
+        When no more steps begin, by :func:`time.monotonic`.
     """
 
     def __init__(
@@ -260,8 +267,9 @@ class Descent:
         series: np.ndarray,
         tol: float,
         report: Callable[[int, int, float], None] | None = None,
+        deadline: float = math.inf,
     ) -> None:
-        self.task, self.fits, self.tol, self.report = task, fits, tol, report
+        self.task, self.fits, self.tol, self.report, self.deadline = task, fits, tol, report, deadline
         self.series = series
         self.n_shared = task.model.n_shared
         scales = task.model.scales
@@ -275,11 +283,14 @@ class Descent:
         self.squares = np.zeros((len(series), task.layout.y.shape[1]))
 
     def run(self, max_iter: int) -> None:
-        """Iterate until all fits have converged or the number of iterations is reached; Ctrl-C ends it."""
+        """Iterate until all fits have converged or the number of iterations is reached; time or Ctrl-C end it."""
         try:
             self._begin()
             for i in range(max_iter):
                 if not len(self.active):
+                    break
+                if time.monotonic() >= self.deadline:
+                    self.fits.out_of_time = True
                     break
                 self._iterate()
                 if self.report is not None:

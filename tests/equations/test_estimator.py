@@ -1,6 +1,8 @@
 """Against truth: SciPy's least squares on solutions to ten digits, closed forms, coverage by simulation."""
 
 import inspect
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from skode import ODERegressor
-from skode.equations import levenberg_marquardt
+from skode.equations import fitted, levenberg_marquardt, shooting
 from tests.equations.systems import (
     compartments,
     decay,
@@ -325,6 +327,67 @@ def test_an_interrupted_fit_keeps_the_best_so_far(monkeypatch):
         model = ODERegressor(growth, GROWTH, time="t").fit(X, y)
     assert np.isfinite(model.predict(X)).all()
     assert not model.converged_
+
+
+def test_ctrl_c_before_anything_is_solved_is_one(monkeypatch):
+    X, y = logistic_data()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shooting, "solve_course", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ODERegressor(growth, GROWTH, time="t").fit(X, y)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that shows one second more each time that it is read, the last of which are the step's."""
+    ticks = itertools.count()
+    for module in (levenberg_marquardt, fitted):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+
+def test_a_time_limit_keeps_the_best_so_far(clock):
+    X, y = logistic_data()
+    with pytest.warns(ConvergenceWarning, match=r"ended by max_time=4.5 after 4 steps; what was best so far is kept"):
+        model = ODERegressor(growth, GROWTH, time="t", max_time=4.5).fit(X, y)
+    assert model.n_iter_ == 4
+    assert not model.converged_
+    with pytest.warns(ConvergenceWarning, match="after 4 steps"):
+        same = ODERegressor(growth, GROWTH, time="t", max_iter=4).fit(X, y)
+    assert model.params_ == same.params_
+    assert np.isfinite(model.predict(X)).all()
+    whole = ODERegressor(growth, GROWTH, time="t", max_time=1e3).fit(X, y)
+    assert whole.converged_
+    assert whole.loglik_ > model.loglik_
+
+
+def test_a_profile_has_a_time_limit(clock):
+    X, y = logistic_data()
+    model = ODERegressor(growth, GROWTH, time="t", max_time=1e3).fit(X, y)
+    complete = model.profile("rate", 5)["loglik"]
+    with pytest.warns(ConvergenceWarning, match=r"The profile was ended by max_time=1\.5"):
+        profile = model.set_params(max_time=1.5).profile("rate", 5)
+    assert np.isfinite(profile["loglik"]).all()
+    assert (profile["loglik"] <= complete + 1e-3).all()
+    assert (profile["loglik"] < complete - 1e-3).any()
+
+
+def test_ctrl_c_ends_a_profile(monkeypatch):
+    X, y = logistic_data()
+    model = ODERegressor(growth, GROWTH, time="t").fit(X, y)
+    shoot, calls = levenberg_marquardt.shoot, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return shoot(*args)
+
+    monkeypatch.setattr(levenberg_marquardt, "shoot", interrupted)
+    with pytest.warns(ConvergenceWarning, match="The profile was interrupted"):
+        assert np.isfinite(model.profile("rate", 5)["loglik"]).all()
 
 
 def test_too_few_steps_are_warned_of():
