@@ -250,3 +250,12 @@ class SensitivityField:
         if derivative is None:
             derivative = torch.zeros_like(value)
         return torch.cat([value[:, :1], derivative], dim=1)
+
+    def part_jacobians(self, t: Tensor, Y: Tensor) -> Tensor:
+        """``df/dy``, of shape (n, n_states, n_states): Jacobian of the states and of each of their sensitivities."""
+        system, n = self.system, self.system.n_states
+        t = t.reshape(-1, 1).expand(len(Y), 1)
+        p = system.p(self.values[:, None].unbind(-1), self.driver.at(t))
+        directions = torch.eye(n, dtype=Y.dtype).expand(len(Y), n, n)
+        y = Y[:, :1].repeat(1, n, 1)
+        return along(lambda y: system.derivative(t, y, p), y, directions)[1].transpose(1, 2)
