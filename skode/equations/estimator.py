@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
@@ -16,7 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.equations.columns import check_named, check_trials
 from skode.equations.fitted import FittedEquations
-from skode.equations.fitting import Optimum, Search, search, starting_unknowns
+from skode.equations.fitting import Optimum, Search, observed_outputs, search, started_from, starting_unknowns
 from skode.equations.inference import combinations
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Layout
@@ -25,6 +26,8 @@ from skode.equations.noise import NOISE_NAMES, Binomial, Gaussian
 from skode.equations.observations import Observations
 from skode.equations.predictive import driver_at_start
 from skode.equations.reading import Arguments, Clock, Reading, check_functions, read_model
+from skode.equations.sensitivities import AUTO
+from skode.equations.stiffness import is_stiff
 from skode.frames import Column, output_names, read_rows, read_targets
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api, check_weights, to_pandas, warn_caller
@@ -117,8 +120,11 @@ class ODERegressor(FittedEquations):
         Source of the further starts.
     verbose : bool, default=False
         Whether to print a line per step.
-    method : str, default="dopri5"
-        ODE method, one of :data:`skode.solvers.METHODS`; "kvaerno5" for stiff equations.
+    method : str, default="auto"
+        ODE method, one of :data:`skode.solvers.METHODS`. "auto" is the explicit "dopri5", or the implicit "kvaerno5"
+        where the eigenvalues of the Jacobian say that the former would take a thousand steps and more in a segment for
+        stability alone, at the start or where the search got stuck; predictions that the former can't follow are made
+        by the latter.
     rtol, atol : float, default=1e-6 and 1e-9
         Relative and absolute tolerance of the solver, for the states.
     step_size : float or None, default=None
@@ -146,6 +152,8 @@ class ODERegressor(FittedEquations):
         Whether the search ended at an optimum.
     n_iter_ : int
         Steps taken.
+    method_ : str
+        ODE method of the fit.
     n_features_in_ : int
         Number of columns seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -208,7 +216,7 @@ class ODERegressor(FittedEquations):
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
-        "method": [StrOptions(set(METHODS))],
+        "method": [StrOptions({*METHODS, "auto"})],
         "rtol": [Interval(Real, 0, None, closed="left")],
         "atol": [Interval(Real, 0, None, closed="left")],
         "step_size": [Interval(Real, 0, None, closed="neither"), None],
@@ -239,7 +247,7 @@ class ODERegressor(FittedEquations):
         max_time: float | None = None,
         random_state: Any = None,
         verbose: Any = False,
-        method: str = "dopri5",
+        method: str = "auto",
         rtol: float = 1e-6,
         atol: float = 1e-9,
         step_size: float | None = None,
@@ -321,7 +329,7 @@ class ODERegressor(FittedEquations):
         arguments = Arguments(
             self.rhs, self.params, self.states, self.observe, self.initial, self.per_series, self.fixed, self.doses
         )
-        reading = read_model(arguments, self._outputs, columns.inputs, self._settings())
+        reading = read_model(arguments, self._outputs, columns.inputs, self._settings(self.method))
         inputs = None
         if columns.inputs or columns.doses:
             linear = self.interpolation == "linear"
@@ -331,22 +339,37 @@ class ODERegressor(FittedEquations):
         u = starting_unknowns(task, reading)[0]
         at_start = {name: value[:1] for name, value in driver_at_start(inputs, task.layout.t0).items()}
         check_functions(reading.model, u, float(task.layout.t0[0]), at_start, values.shape[1])
-        report = _print if self.verbose else None
-        settings = Search(self.n_restarts, self.max_iter, self.tol, report, self._deadline())
-        optima = search(task, reading, settings, check_random_state(self.random_state))
+        task, optima = self._searched(task, reading)
         if not optima:
             raise SolverError(
                 "The equations can't be solved from their start as far as the observations",
                 time=float(task.layout.t0[0]),
                 step_size=float("nan"),
-                advice="Choose other starts in params and initial, n_restarts, or method='kvaerno5' for stiff "
-                "equations.",
+                advice="Choose other starts in params and initial, or n_restarts.",
             )
         self._clock, self._known, self._ids = clock, (data.codes, t, data.inputs, data.amounts), pd.Index(data.ids)
         self._keep(task, reading, optima)
         self._note_residuals(data, task)
         self._warn(optima[0])
         return self
+
+    def _searched(self, task: Task, reading: Reading) -> tuple[Task, list[Optimum]]:
+        """The fits, the best first, and the problem as it was solved: with which method."""
+        report = _print if self.verbose else None
+        settings = Search(self.n_restarts, self.max_iter, self.tol, report, self._deadline())
+        rng = check_random_state(self.random_state)
+        if self.method != "auto":
+            self.method_ = self.method
+            return task, search(task, reading, settings, rng)
+        explicit, implicit = (_by(task, method) for method in AUTO)
+        optima: list[Optimum] = []
+        stiff = _is_stiff(explicit, starting_unknowns(task, reading))
+        if not stiff:
+            optima = search(explicit, reading, settings, rng)
+            unfinished = bool(optima) and not optima[0].converged and time.monotonic() < settings.deadline
+            stiff = unfinished and not optima[0].interrupted and _is_stiff(explicit, optima[0].u)
+        self.method_ = AUTO[stiff]
+        return (implicit, search(implicit, reading, settings, rng)) if stiff else (explicit, optima)
 
     def _in_units_of_outputs(self, data: Observations) -> tuple[Observations, Gaussian]:
         """Observations as the solution is compared with them, and the distribution about it."""
@@ -410,6 +433,15 @@ class ODERegressor(FittedEquations):
                 "by fixed= or initial=, or give them bounds.",
                 UserWarning,
             )
+
+
+def _by(task: Task, method: str) -> Task:
+    """The problem, solved by a method."""
+    return replace(task, model=replace(task.model, settings=replace(task.model.settings, method=method)))
+
+
+def _is_stiff(task: Task, u: np.ndarray) -> bool:
+    return is_stiff(task, u, observed_outputs(task), started_from(task))
 
 
 def _print(i: int, n_left: int, loss: float) -> None:

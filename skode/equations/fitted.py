@@ -26,7 +26,7 @@ from skode.equations.noise import NOISES, Binomial, Gaussian
 from skode.equations.observations import Observations
 from skode.equations.predictive import Answers, answers
 from skode.equations.reading import Clock, Reading
-from skode.equations.sensitivities import SolverSettings
+from skode.equations.sensitivities import AUTO, SolverSettings
 from skode.equations.shooting import Model
 from skode.equations.simulation import read_inputs, read_start, read_times, read_values, simulated
 from skode.frames import Column, LongRows, column_label, read_rows, read_targets
@@ -55,6 +55,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     max_time: float | None
 
     params_: dict[str, Any]
+    method_: str
 
     _task_: Task
     _reading: Reading
@@ -77,8 +78,13 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     def _model(self) -> Model:
         return self._reading.model
 
-    def _settings(self) -> SolverSettings:
-        return SolverSettings(self.method, self.rtol, self.atol, self.step_size)
+    def _settings(self, method: str) -> SolverSettings:
+        return SolverSettings(method, self.rtol, self.atol, self.step_size)
+
+    def _settings_after_fit(self) -> SolverSettings:
+        """Those of the fit, but that equations may get stiff later, or for other parameters."""
+        explicit = self.method == "auto" and self.method_ == AUTO[0]
+        return self._settings("auto" if explicit else self.method_)
 
     def _deadline(self) -> float:
         """When the search has to end."""
@@ -459,7 +465,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         driven = read_inputs(inputs, t, self._columns, linear=self.interpolation == "linear")
         constants = {name: given.get(name, value) for name, value in system.constants.items()}
         changed = replace(system, constants=constants)
-        return simulated(changed, self._settings(), self._chosen(given), driven, start, t)
+        return simulated(changed, self._settings_after_fit(), self._chosen(given), driven, start, t)
 
     def _chosen(self, given: dict[str, float]) -> list[float]:
         """Values of the estimated parameters, but for those given."""
@@ -491,7 +497,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         first = np.full(len(ids), np.inf)
         np.minimum.at(first, codes, t)
         t0 = np.where(places < 0, first, layout.t0[known])
-        settings = self._settings()
+        settings = self._settings_after_fit()
         now = Model(model.system, model.scales, model.n_shared, model.initial, settings)
         inputs, before = self._inputs_of(codes, t, rows.covariates, places)
         if (self._columns.amounts_of(rows.covariates)[t < t0[codes]] != 0.0).any():

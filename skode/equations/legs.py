@@ -13,13 +13,15 @@ times of events that are given). Legs of all samples that have the same number a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from skode.equations.dynamics import Driver, System, along
 from skode.equations.events import Course
-from skode.equations.sensitivities import SolverSettings, solve_sensitivities, solve_states
+from skode.equations.sensitivities import AUTO, SolverSettings, solve_sensitivities, solve_states
 
 
 @torch.no_grad()
@@ -102,11 +104,35 @@ def _solved(
 ) -> tuple[Tensor, Tensor]:
     """One leg, between the spans and at the times given."""
     values, slopes = parameters
+    if settings.method == "auto":
+        return _by_either(system, settings, parameters, driver, y0, when)
     spans, times = (torch.from_numpy(np.ascontiguousarray(x)) for x in when)
     if slopes is None:
         states = solve_states(system, settings, values, driver, y0, spans, times)
         return states[:, :, None], torch.zeros(len(y0), dtype=torch.int64)
     return solve_sensitivities(system, settings, (values, slopes), driver, y0, spans, times)
+
+
+def _by_either(
+    system: System,
+    settings: SolverSettings,
+    parameters: tuple[Tensor, Tensor | None],
+    driver: Driver,
+    y0: Tensor,
+    when: tuple[np.ndarray, np.ndarray],
+) -> tuple[Tensor, Tensor]:
+    """One leg by the explicit method, and by the implicit one for the samples for which that fails."""
+    explicit, implicit = (replace(settings, method=method) for method in AUTO)
+    found, n_steps = _solved(system, explicit, parameters, driver, y0, when)
+    missing = ~torch.isfinite(found).flatten(2).all(dim=2).numpy() & ~np.isnan(when[1])
+    rows = np.flatnonzero(missing.any(axis=1))
+    if len(rows):
+        own = parameters[0][rows], None if parameters[1] is None else parameters[1][rows]
+        again, tried = _solved(
+            system, implicit, own, driver.take(torch.from_numpy(rows)), y0[rows], (when[0][rows], when[1][rows])
+        )
+        found[rows], n_steps = again, n_steps.index_add(0, torch.from_numpy(rows), tried)
+    return found, n_steps
 
 
 class _Way:
