@@ -116,9 +116,13 @@ def with_zeros(X: Any, names: Sequence[str]) -> Any:
     if isinstance(X, pd.DataFrame):
         if not X.columns.is_unique:
             return X
-        there = [name for name in names if name in X.columns and X[name].dtype.kind in "biufO"]
+        there = [name for name in names if name in X.columns and not isinstance(X[name].dtype, pd.CategoricalDtype)]
+        there = [name for name in there if X[name].dtype.kind in "biufO" and X[name].isna().any()]
         return X.assign(**{name: X[name].where(X[name].notna(), 0) for name in there})
-    X = np.array(X)
+    try:
+        X = np.array(X)
+    except ValueError:  # rows of different lengths, which others refuse
+        return X
     if X.ndim == 2 and X.dtype.kind in "fO":
         places = [i for i in range(X.shape[1]) if f"x{i}" in names]
         X[:, places] = np.where(pd.isna(X[:, places]), 0.0, X[:, places])

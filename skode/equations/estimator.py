@@ -18,6 +18,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skode.equations.columns import check_named, check_trials
 from skode.equations.fitted import FittedEquations
 from skode.equations.fitting import Optimum, Search, observed_outputs, search, started_from, starting_unknowns
+from skode.equations.impossible import refuse_impossible
 from skode.equations.inference import combinations
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Layout
@@ -341,6 +342,7 @@ class ODERegressor(FittedEquations):
         check_functions(reading.model, u, float(task.layout.t0[0]), at_start, values.shape[1])
         task, optima = self._searched(task, reading)
         if not optima:
+            refuse_impossible(task, starting_unknowns(task, reading), self.noise)
             raise SolverError(
                 "The equations can't be solved from their start as far as the observations",
                 time=float(task.layout.t0[0]),

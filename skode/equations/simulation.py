@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from skode.equations.columns import Columns, with_zeros
+from skode.equations.columns import Columns
 from skode.equations.dynamics import Driver, System
 from skode.equations.inputs import Inputs
 from skode.equations.legs import solve_course
@@ -19,8 +19,8 @@ from skode.equations.shooting import course_from_start
 from skode.training import to_pandas
 
 
-def numbers(given: Any, name: str) -> np.ndarray:
-    """An argument as float64, all finite.
+def numbers(given: Any, name: str, *, maybe_missing: bool = False) -> np.ndarray:
+    """An argument as float64, all finite but for NaN where these are allowed.
 
     Raises
     ------
@@ -28,10 +28,13 @@ def numbers(given: Any, name: str) -> np.ndarray:
         Naming the argument, where it holds other things than numbers, or rows of different lengths.
     """
     try:
-        found = np.asarray(to_pandas(given, name), dtype=np.float64)
+        raw = np.asarray(to_pandas(given, name))
+        if raw.dtype.kind in "mMSU":
+            raise TypeError
+        found = raw.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must hold numbers, in rows of one length, got {given!r}.") from error
-    if not np.isfinite(found).all():
+    if not (np.isfinite(found) | (np.isnan(found) & maybe_missing)).all():
         raise ValueError(f"{name} holds NaN or infinity.")
     return found
 
@@ -87,20 +90,18 @@ def read_inputs(inputs: Any, t: np.ndarray, columns: Columns, *, linear: bool) -
             raise ValueError("inputs are given, but the model was fitted without any.")
         return None
     given = to_pandas(inputs, "inputs")
-    if isinstance(given, pd.DataFrame):
-        if all(isinstance(label, str) for label in given.columns) and {*wanted} & {*given.columns}:
-            if missing := [name for name in wanted if name not in given.columns]:
-                raise ValueError(f"inputs has no column {missing[0]!r}; it must hold {wanted} at the times.")
-            given = given[wanted]
-        given = with_zeros(given.set_axis(wanted, axis=1), columns.doses) if given.shape[1] == len(wanted) else given
-    else:
-        dosed = [i for i, name in enumerate(wanted) if name in columns.doses]
-        given = with_zeros(_as_columns(given, len(wanted)), [f"x{i}" for i in dosed])
-    values = numbers(given, "inputs")
+    if isinstance(given, pd.DataFrame) and {*wanted} & {*given.columns}:
+        if missing := [name for name in wanted if name not in given.columns]:
+            raise ValueError(f"inputs has no column {missing[0]!r}; it must hold {wanted} at the times.")
+        given = given[wanted]
+    values = numbers(given, "inputs", maybe_missing=True)
+    values = values[:, None] if values.ndim == 1 and len(wanted) == 1 else values
     if values.shape != (len(t), len(wanted)):
         raise ValueError(
             f"inputs must be of shape ({len(t)}, {len(wanted)}), for {wanted} at the times; got {values.shape}."
         )
+    dosed = np.array([name in columns.doses for name in wanted])
+    values = numbers(np.where(np.isnan(values) & dosed, 0.0, values), "inputs")
     columns = replace(columns, names=tuple(wanted), trials=None)
     order, amounts = np.argsort(t), columns.amounts_of(values)
     if len(t) > 1 and t[1] < t[0] and (amounts != 0.0).any():
@@ -109,15 +110,6 @@ def read_inputs(inputs: Any, t: np.ndarray, columns: Columns, *, linear: bool) -
     return Inputs.of(
         columns.inputs, codes, t[order], columns.inputs_of(values)[order], linear=linear, amounts=amounts[order]
     )
-
-
-def _as_columns(given: Any, n: int) -> Any:
-    """An array, of which one dimension is that of the only column."""
-    try:
-        values = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        return given
-    return values[:, None] if values.ndim == 1 and n == 1 else values
 
 
 def simulated(

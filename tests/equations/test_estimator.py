@@ -507,3 +507,31 @@ def test_scikit_learns_checks(estimator, check):
 
 def test_numpy_helper_is_the_right_hand_side():
     np.testing.assert_allclose(in_numpy(decay)(0.0, np.array([2.0]), {"rate": 3.0}), [-6.0])
+
+
+def test_inputs_that_jump_are_followed_exactly():
+    """Against the closed form of a leaky integrator between jumps, one of them short, at a tight tolerance."""
+
+    def leaky(t, y, p):
+        return (p["u"] - p["rate"] * y[..., 0])[..., None]
+
+    knots, u = np.array([0.0, 1.0, 1.003, 4.0, 9.0]), np.array([1.0, 1e4, -20.0, 3.0, 0.0])
+    t = np.sort(np.append(np.random.default_rng(0).uniform(0.0, 10.0, 12), knots))
+    exact, state = np.empty_like(t), 0.0
+    for k, start in enumerate(knots):
+        end = knots[k + 1] if k + 1 < len(knots) else 10.0
+        here, level = (t >= start) & (t <= end), u[k] / 0.7
+        exact[here] = level + (state - level) * np.exp(-0.7 * (t[here] - start))
+        state = level + (state - level) * np.exp(-0.7 * (end - start))
+    X = pd.DataFrame({"t": t, "u": u[np.searchsorted(knots, t, side="right") - 1]})
+    for n_segments in (1, "auto"):
+        model = ODERegressor(
+            leaky, {"rate": (0.5, 0, None)}, initial=[0.0], time="t", interpolation="previous", rtol=1e-9, atol=1e-9,
+            tol=1e-9, n_segments=n_segments,
+        ).fit(X, exact)  # fmt: skip
+        assert model.params_["rate"] == pytest.approx(0.7, rel=1e-8)
+        np.testing.assert_allclose(model.predict(X), exact, atol=1e-5)
+        at_knots = pd.DataFrame({"t": knots, "u": u})
+        np.testing.assert_allclose(
+            model.simulate([0.0], knots, inputs=at_knots)[:, 0], np.interp(knots, t, exact), atol=1e-5
+        )
