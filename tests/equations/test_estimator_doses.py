@@ -54,7 +54,7 @@ def regressor(**changed):
 @pytest.fixture(scope="module")
 def fitted():
     X, y = frame()
-    return regressor(rtol=1e-8, tol=1e-8).fit(X, y)
+    return regressor(rtol=1e-7, tol=1e-8).fit(X, y)
 
 
 def test_estimates_are_those_of_the_closed_form(fitted):
@@ -74,7 +74,7 @@ def test_estimates_are_those_of_the_closed_form(fitted):
     np.testing.assert_allclose(summary["std_error"], errors, rtol=1e-2)
 
 
-@pytest.mark.parametrize("n_segments", [1, 4])
+@pytest.mark.parametrize("n_segments", [1, 2])
 def test_any_number_of_segments_finds_them(fitted, n_segments):
     X, y = frame()
     model, summary = regressor(n_segments=n_segments).fit(X, y), fitted.summary()

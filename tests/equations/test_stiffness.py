@@ -54,15 +54,23 @@ def test_oscillations_and_growth_are_no_decay():
     assert not stiff(task(lambda t, y, p: p["rate"][..., None] * y, "ab", Parameter("rate", 1.0, 0.0)))
 
 
+BOTH = {0: 0, 1: 0}
+
+
 @pytest.mark.parametrize(("rate", "expected"), [(3.0, False), (300.0, False), (360.0, True), (1e5, True)])
 def test_stiff_is_a_thousand_steps_for_stability(rate, expected):
     """1000 steps of length 3.3 over the rate cover the 10 units of time where the rate is 330."""
-    assert stiff(task(relaxing, "ab", Parameter("rate", rate, 0.0))) == expected
+    assert stiff(task(relaxing, "ab", Parameter("rate", rate, 0.0)), BOTH) == expected
+
+
+def test_states_that_were_not_observed_are_simulated():
+    assert not stiff(task(relaxing, "ab", Parameter("rate", 3.0, 0.0)))
+    assert stiff(task(relaxing, "ab", Parameter("rate", 1e5, 0.0)))
 
 
 def test_the_longest_segment_counts():
-    assert not stiff(task(relaxing, "ab", Parameter("rate", 1000.0, 0.0), n_segments=10))
-    assert stiff(task(relaxing, "ab", Parameter("rate", 4000.0, 0.0), n_segments=10))
+    assert not stiff(task(relaxing, "ab", Parameter("rate", 1000.0, 0.0), n_segments=10), BOTH)
+    assert stiff(task(relaxing, "ab", Parameter("rate", 4000.0, 0.0), n_segments=10), BOTH)
 
 
 RATES = {"k1": 0.04, "k2": 3e7, "k3": 1e4}
