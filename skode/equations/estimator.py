@@ -368,8 +368,10 @@ class ODERegressor(FittedEquations):
         stiff = _is_stiff(explicit, starting_unknowns(task, reading))
         if not stiff:
             optima = search(explicit, reading, settings, rng)
-            unfinished = bool(optima) and not optima[0].converged and time.monotonic() < settings.deadline
-            stiff = unfinished and not optima[0].interrupted and _is_stiff(explicit, optima[0].u)
+            best = optima[0] if optima else None
+            u = starting_unknowns(explicit, reading) if best is None else best.u
+            stuck = best is None or not (best.converged or best.interrupted or best.out_of_time)
+            stiff = stuck and time.monotonic() < settings.deadline and _is_stiff(explicit, u, thorough=True)
         self.method_ = AUTO[stiff]
         return (implicit, search(implicit, reading, settings, rng)) if stiff else (explicit, optima)
 
@@ -442,8 +444,8 @@ def _by(task: Task, method: str) -> Task:
     return replace(task, model=replace(task.model, settings=replace(task.model.settings, method=method)))
 
 
-def _is_stiff(task: Task, u: np.ndarray) -> bool:
-    return is_stiff(task, u, observed_outputs(task), started_from(task))
+def _is_stiff(task: Task, u: np.ndarray, *, thorough: bool = False) -> bool:
+    return is_stiff(task, u, observed_outputs(task), started_from(task), thorough=thorough)
 
 
 def _print(i: int, n_left: int, loss: float) -> None:

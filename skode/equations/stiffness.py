@@ -30,11 +30,13 @@ STABILITY = 3.3
 #: a factor of 2 could not be solved at all. An implicit step with sensitivities takes the time of 10 to 20 explicit
 #: ones, so that it is about here, too, that it takes less time.
 STIFF = MAX_STEPS // 2
+#: As many steps by states that were not simulated are reason enough to simulate them.
+SUSPICIOUS = STIFF // 10
 #: Times of a series at which the Jacobian is looked at.
 MOST_TIMES = 60
 
 
-def is_stiff(task: Task, u: np.ndarray, observed: dict[int, int], layout: Layout) -> bool:
+def is_stiff(task: Task, u: np.ndarray, observed: dict[int, int], layout: Layout, *, thorough: bool = False) -> bool:
     """Whether an implicit method is to solve the segments.
 
     Parameters
@@ -47,11 +49,21 @@ def is_stiff(task: Task, u: np.ndarray, observed: dict[int, int], layout: Layout
         For each state that is observed itself the position of the output.
     layout : Layout
         The observations with values that solutions may start from.
+    thorough : bool
+        Whether to simulate states that were not observed in any case; otherwise only where these as they were at the
+        start say that equations may be stiff.
     """
     times = _some_times(layout)
-    states = _states(task, u, observed, layout, times)
-    rates = decay_rates(task, u, times, states)
-    return bool(_steps(layout, times, rates).max(initial=0.0) >= STIFF)
+    initial = task.model.initial_states(u, task.inputs, layout.t0)
+    states = observed_states(layout, observed, times, task.model.system.n_states)
+    missing = np.isnan(states)
+    if missing.any():
+        at_start = np.where(missing, initial[:, None], states)
+        if not thorough and _most_steps(task, u, times, at_start) < SUSPICIOUS:
+            return False
+        model = replace(task.model, settings=replace(task.model.settings, method="auto", max_steps=STIFF))
+        states = np.where(missing, simulated_at(model, layout, task.inputs, u, times), states)
+    return _most_steps(task, u, times, filled(states, initial)) >= STIFF
 
 
 def _some_times(layout: Layout) -> np.ndarray:
@@ -63,15 +75,6 @@ def _some_times(layout: Layout) -> np.ndarray:
         rows.append(own[np.unique(np.linspace(0, len(own) - 1, MOST_TIMES).round().astype(int))])
     width = max(map(len, rows))
     return np.stack([np.pad(own, (0, width - len(own)), mode="edge") for own in rows])
-
-
-def _states(task: Task, u: np.ndarray, observed: dict[int, int], layout: Layout, times: np.ndarray) -> np.ndarray:
-    """States as they were observed, all others by a simulation."""
-    states = observed_states(layout, observed, times, task.model.system.n_states)
-    if np.isnan(states).any():
-        model = replace(task.model, settings=replace(task.model.settings, method="auto", max_steps=STIFF))
-        states = np.where(np.isnan(states), simulated_at(model, layout, task.inputs, u, times), states)
-    return filled(states, task.model.initial_states(u, task.inputs, layout.t0))
 
 
 @torch.no_grad()
@@ -103,10 +106,11 @@ def decay_rates(task: Task, u: np.ndarray, times: np.ndarray, states: np.ndarray
     return np.maximum(-eigenvalues.real, 0.0).max(axis=1).reshape(times.shape)
 
 
-def _steps(layout: Layout, times: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Least number of steps of each segment."""
+def _most_steps(task: Task, u: np.ndarray, times: np.ndarray, states: np.ndarray) -> float:
+    """Least number of steps for stability of the segment that takes most."""
+    layout, rates = task.layout, decay_rates(task, u, times, states)
     passed = np.cumsum(0.5 * (rates[:, 1:] + rates[:, :-1]) * np.diff(times, axis=1), axis=1) / STABILITY
     passed = np.concatenate([np.zeros((len(times), 1)), passed], axis=1)
     series = np.repeat(np.arange(layout.n_series), np.diff(layout.segment_pointer))
     at = [np.interp(span, times[i], passed[i]) for i, span in zip(series, layout.spans, strict=True)]
-    return np.diff(np.reshape(at, (-1, 2)), axis=1)[:, 0]
+    return float(np.diff(np.reshape(at, (-1, 2)), axis=1).max(initial=0.0))

@@ -36,8 +36,8 @@ def task(rhs, states, parameter, t=TIMES, n_segments=1, y0=(1.0, 1.0)):
     return Task(model, layout, None, NOISES["gaussian"], np.ones(1))
 
 
-def stiff(problem, observed=None):
-    return is_stiff(problem, problem.model.scales.start[None], observed or {}, problem.layout)
+def stiff(problem, observed=None, *, thorough=False):
+    return is_stiff(problem, problem.model.scales.start[None], observed or {}, problem.layout, thorough=thorough)
 
 
 def test_rates_are_those_of_the_jacobian():
@@ -66,6 +66,16 @@ def test_stiff_is_a_thousand_steps_for_stability(rate, expected):
 def test_states_that_were_not_observed_are_simulated():
     assert not stiff(task(relaxing, "ab", Parameter("rate", 3.0, 0.0)))
     assert stiff(task(relaxing, "ab", Parameter("rate", 1e5, 0.0)))
+
+
+def test_equations_may_get_stiff_after_a_start_that_is_not():
+    def late(t, y, p):
+        slow, fast = y.unbind(-1)
+        return torch.stack([1.0 + 0.0 * slow, -p["rate"] * slow * fast], dim=-1)
+
+    problem = task(late, "ab", Parameter("rate", 1e3, 0.0), y0=(0.0, 1.0))
+    assert not stiff(problem)
+    assert stiff(problem, thorough=True)
 
 
 def test_the_longest_segment_counts():
@@ -121,8 +131,8 @@ def test_a_fit_that_gets_stuck_where_equations_are_stiff_starts_again(monkeypatc
     X, y = smooth_data(2.0)
     seen = []
 
-    def stiff_later(problem, u, observed, layout):
-        seen.append((problem.model.settings.method, u[0, 0]))
+    def stiff_later(problem, u, observed, layout, *, thorough):
+        seen.append((problem.model.settings.method, u[0, 0], thorough))
         return len(seen) > 1
 
     monkeypatch.setattr(estimator, "is_stiff", stiff_later)
@@ -132,7 +142,7 @@ def test_a_fit_that_gets_stuck_where_equations_are_stiff_starts_again(monkeypatc
             max_iter=1,
         ).fit(X, y)  # fmt: skip
     assert model.method_ == "kvaerno5"
-    assert [method for method, _ in seen] == ["dopri5", "dopri5"]
+    assert [(method, thorough) for method, _, thorough in seen] == [("dopri5", False), ("dopri5", True)]
     assert seen[0][1] == np.log(0.5)
     assert seen[1][1] != seen[0][1]
 
