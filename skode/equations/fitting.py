@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from skode.equations.inference import Information, information
-from skode.equations.layout import Cells
+from skode.equations.layout import Cells, Layout
 from skode.equations.levenberg_marquardt import LAST_WEIGHT, Descent, Fits, Task, by_cell, least_squares
 from skode.equations.reading import Reading
 from skode.equations.shooting import Shots
@@ -28,12 +29,15 @@ class Search:
         As the estimator's parameters.
     report : callable or None
         Called after each iteration.
+    deadline : float
+        When no more steps begin, by :func:`time.monotonic`.
     """
 
     n_restarts: int
     max_iter: int
     tol: float
     report: Callable[[int, int, float], None] | None = None
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ class Optimum:
         Negative log-likelihood.
     family : int
         The number of the start of the unknowns.
-    converged, interrupted : bool
-        Whether all series' fits have converged, and whether the search was interrupted.
+    converged, interrupted, out_of_time : bool
+        Whether all series' fits have converged, and whether Ctrl-C or the deadline ended the search.
     n_iter : int
         The largest number of steps tried.
     """
@@ -68,6 +72,7 @@ class Optimum:
     family: int
     converged: bool
     interrupted: bool
+    out_of_time: bool
     n_iter: int
 
     def held(self, task: Task) -> np.ndarray:
@@ -86,13 +91,18 @@ def observed_outputs(task: Task) -> dict[int, int]:
     return {state: output for output, state in enumerate(observe)} if isinstance(observe, tuple) else {}
 
 
+def started_from(task: Task) -> Layout:
+    """The observations with values that solutions may start from."""
+    return replace(task.layout, y=task.noise.interior(task.layout.y))
+
+
 def starting_unknowns(task: Task, reading: Reading) -> np.ndarray:
     """Scaled unknowns of each series at the user's starts, of shape (n_series, n_unknowns).
 
     An initial state without a start has the first value observed of it, or else the largest magnitude of what was
     observed of any.
     """
-    layout, scales = task.layout, task.model.scales
+    layout, scales = started_from(task), task.model.scales
     u = np.tile(scales.start, (layout.n_series, 1))
     first = observed_states(layout, observed_outputs(task), layout.t0[:, None], task.model.system.n_states)[:, 0]
     seen = layout.weights > 0.0
@@ -105,7 +115,13 @@ def starting_unknowns(task: Task, reading: Reading) -> np.ndarray:
 
 
 def search(task: Task, reading: Reading, settings: Search, rng: np.random.RandomState) -> list[Optimum]:
-    """Fits from all starts, the best first; those that can't be solved where they start are left out."""
+    """Fits from all starts, the best first; those that can't be solved where they start are left out.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where Ctrl-C comes before the first solutions.
+    """
     model, layout = task.model, task.layout
     n_states = model.system.n_states
     observed, first = observed_outputs(task), starting_unknowns(task, reading)
@@ -114,7 +130,7 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
         start = first.copy()
         start[:, : model.n_parameters] = drawn
         starts.append(start)
-    from_data = observed_states(layout, observed, layout.node_times(), n_states)
+    from_data = observed_states(started_from(task), observed, layout.node_times(), n_states)
     all_seen = len(observed) == n_states
     u, nodes, family, weight = [], [], [], []
     for i, start in enumerate(starts):
@@ -136,6 +152,8 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
     if not model.n_shared and layout.n_series > 1 and len(optima) > 1:
         optima = [_best_of_each(task, fits, optima, settings), *optima]
     optima = [optimum for optimum in optima if np.isfinite(optimum.loss)]
+    if fits.interrupted and not optima:  # nothing is worth keeping
+        raise KeyboardInterrupt
     return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
 
 
@@ -149,7 +167,14 @@ def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Searc
     u = np.stack([optimum.u for optimum in optima])[chosen, series]
     nodes = np.stack([optimum.nodes for optimum in optima])[chosen, series]
     again = _descended(task, (u[None], nodes[None]), (np.zeros(1, dtype=int), np.array([LAST_WEIGHT])), settings)
-    return replace(_optima(task, again)[0], family=-1, n_iter=int(fits.n_iter.max(initial=0)))
+    found = _optima(task, again)[0]
+    return replace(
+        found,
+        family=-1,
+        n_iter=int(fits.n_iter.max(initial=0)),
+        interrupted=found.interrupted or fits.interrupted,
+        out_of_time=found.out_of_time or fits.out_of_time,
+    )
 
 
 def _one_of_each(optima: list[Optimum]) -> list[Optimum]:
@@ -191,7 +216,7 @@ def _descended(
         penalty=np.zeros(n_cells),
     )
     series = np.tile(np.arange(n_series), n_starts)
-    Descent(task, fits, series, settings.tol, settings.report).run(settings.max_iter)
+    Descent(task, fits, series, settings.tol, settings.report, settings.deadline).run(settings.max_iter)
     return fits
 
 
@@ -222,6 +247,7 @@ def _optima(task: Task, fits: Fits) -> list[Optimum]:
                 family=int(fits.family[k]),
                 converged=bool(fits.converged[own].all()),
                 interrupted=fits.interrupted,
+                out_of_time=fits.out_of_time,
                 n_iter=int(fits.n_iter[own].max(initial=0)),
             )
         )

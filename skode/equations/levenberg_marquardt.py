@@ -14,6 +14,8 @@ units play no part (D. W. Marquardt, "An algorithm for least-squares estimation 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -101,6 +103,8 @@ class Fits:
         Whether no step promises more than the tolerance.
     penalty : ndarray of shape (n_cells,)
         The penalty of the defects that are left.
+    interrupted, out_of_time : bool
+        Whether Ctrl-C ended the iteration, or its deadline.
     """
 
     start: np.ndarray
@@ -114,6 +118,7 @@ class Fits:
     converged: np.ndarray
     penalty: np.ndarray
     interrupted: bool = False
+    out_of_time: bool = False
     max_steps: int = MAX_STEPS
 
 
@@ -124,8 +129,9 @@ def least_squares(
     rows, weights = cells.rows, task.layout.weights[cells.rows]
     y = task.layout.y[rows]
     with np.errstate(all="ignore"):
-        loss = np.where(weights > 0.0, weights * task.noise.loss(y, shots.mean, scale), 0.0).sum(axis=1)
-        residuals, slopes = task.noise.residuals(y, shots.mean, scale)
+        noise = task.noise.of(rows)
+        loss = np.where(weights > 0.0, weights * noise.loss(y, shots.mean, scale), 0.0).sum(axis=1)
+        residuals, slopes = noise.residuals(y, shots.mean, scale)
         root = np.sqrt(weights)
         return loss, np.where(weights > 0.0, root * residuals, 0.0), np.where(weights > 0.0, root * slopes, 0.0)
 
@@ -141,7 +147,7 @@ def squares_by_cell(task: Task, cells: Cells, shots: Shots, scale: np.ndarray) -
     rows = cells.rows
     weights = task.layout.weights[rows]
     with np.errstate(all="ignore"):
-        squares = task.noise.squares(task.layout.y[rows], shots.mean, scale)
+        squares = task.noise.of(rows).squares(task.layout.y[rows], shots.mean, scale)
     return by_cell(cells, np.where(weights > 0.0, weights * squares, 0.0))
 
 
@@ -250,6 +256,8 @@ class Descent:
         Gain in the log-likelihood below which a fit has converged.
     report : callable or None
         Called after each iteration with its number, the number of fits left and their least loss.
+    deadline : float
+        When no more steps begin, by :func:`time.monotonic`.
     """
 
     def __init__(
@@ -259,8 +267,9 @@ class Descent:
         series: np.ndarray,
         tol: float,
         report: Callable[[int, int, float], None] | None = None,
+        deadline: float = math.inf,
     ) -> None:
-        self.task, self.fits, self.tol, self.report = task, fits, tol, report
+        self.task, self.fits, self.tol, self.report, self.deadline = task, fits, tol, report, deadline
         self.series = series
         self.n_shared = task.model.n_shared
         scales = task.model.scales
@@ -274,11 +283,14 @@ class Descent:
         self.squares = np.zeros((len(series), task.layout.y.shape[1]))
 
     def run(self, max_iter: int) -> None:
-        """Iterate until all fits have converged or the number of iterations is reached; Ctrl-C ends it."""
+        """Iterate until all fits have converged or the number of iterations is reached; time or Ctrl-C end it."""
         try:
             self._begin()
             for i in range(max_iter):
                 if not len(self.active):
+                    break
+                if time.monotonic() >= self.deadline:
+                    self.fits.out_of_time = True
                     break
                 self._iterate()
                 if self.report is not None:
@@ -313,7 +325,8 @@ class Descent:
         task, cells = self.task, self.cells
         ones = np.ones_like(self.shots.mean)
         with np.errstate(all="ignore"):
-            squares = task.noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
+            noise = task.noise.of(cells.rows)
+            squares = noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
         scale = np.empty_like(self.fits.scale)
         for k in range(len(scale)):
             rows = (self.start == k)[cells.row_cell]

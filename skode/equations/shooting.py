@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from skode.equations.dynamics import Driver, System, along
+from skode.equations.events import Course
 from skode.equations.initial import InitialStates
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
+from skode.equations.legs import solve_course
 from skode.equations.parameters import Scales
-from skode.equations.sensitivities import SolverSettings, solve_sensitivities, solve_states
+from skode.equations.sensitivities import SolverSettings
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,18 @@ class Model:
 
     def states(self, u: np.ndarray, inputs: Inputs | None, series: np.ndarray, t0: np.ndarray, times: Any) -> Tensor:
         """States of some series at times of each, (n, n_times) and padded with NaN, by single shooting from ``t0``."""
-        values = self.scales.values(u)
-        driver = Driver(inputs, torch.from_numpy(series))
-        y0 = self.initial(self.system, torch.from_numpy(values), driver.at(torch.from_numpy(t0)[:, None]))
-        parameters = torch.from_numpy(values[:, : self.n_parameters])
-        spans, times = torch.from_numpy(self.spans(t0, times)), torch.from_numpy(np.ascontiguousarray(times))
-        return solve_states(self.system, self.settings, parameters, driver, y0, spans, times)
+        return self.along(u, inputs, series, course_from_start(inputs, series, t0, times))[:, :, 0]
+
+    def along(
+        self, u: np.ndarray, inputs: Inputs | None, series: np.ndarray, course: Course, *, with_slopes: bool = False
+    ) -> Tensor:
+        """States of some series along a course, (n, n_times, 1, n_states); 1 + k of them with their sensitivities."""
+        values, m = self.scales.values(u), self.n_parameters
+        driver, t0 = Driver(inputs, torch.from_numpy(series)), course.spans[:, :1]
+        y0 = self.initial(self.system, torch.from_numpy(values), driver.at(torch.from_numpy(t0)))
+        slopes = torch.from_numpy(self.scales.slopes(u)[:, :m]) if with_slopes else None
+        parameters = torch.from_numpy(values[:, :m]), slopes
+        return solve_course(self.system, self.settings, parameters, driver, y0, course)[0]
 
     def initial_states(self, u: np.ndarray, inputs: Inputs | None, t0: np.ndarray) -> np.ndarray:
         """Initial states of all series, of shape (n_series, n_states)."""
@@ -73,11 +81,31 @@ class Model:
         values = self.scales.values(u)
         return self.initial.with_slopes(self.system, values, self.scales.slopes(u), at_start)[0]
 
-    @staticmethod
-    def spans(t0: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """From the start of each series to the furthest of its times, on whichever side of it they lie."""
-        least, most = np.nanmin(times, axis=1), np.nanmax(times, axis=1)
-        return np.stack([t0, np.where(most > t0, most, least)], axis=1)
+
+def course_from_start(
+    inputs: Inputs | None, series: np.ndarray, t0: np.ndarray, times: np.ndarray, before: np.ndarray | None = None
+) -> Course:
+    """The course from the start of each series to the furthest of its times, on whichever side of it they lie.
+
+    Parameters
+    ----------
+    inputs : Inputs or None
+        The inputs of all series.
+    series : ndarray of int, of shape (n,)
+        The series of each sample.
+    t0 : ndarray of shape (n,)
+        When each starts, before what happens then.
+    times, before : ndarray of shape (n, n_times)
+        Output times, padded with NaN, and the number of events before each; None: behind those at its time.
+    """
+    least, most = np.nanmin(times, axis=1), np.nanmax(times, axis=1)
+    spans = np.stack([t0, np.where(most > t0, most, least)], axis=1)
+    if inputs is None or inputs.events is None:
+        return Course.smooth(spans, times)
+    if before is None:
+        before = inputs.events.until(np.broadcast_to(series[:, None], times.shape), times)
+    at_start = inputs.events.until(series, t0, inclusive=False)
+    return inputs.events.course(series, spans, times, np.column_stack([at_start, before]))
 
 
 @dataclass(frozen=True)
@@ -170,9 +198,8 @@ def shoot(
     states[:, 1:] = np.eye(k, n)
     if len(owner):
         y0 = torch.from_numpy(nodes[owner, cells.segment_node])
-        spans, times = (torch.from_numpy(x[cells.segments]) for x in (layout.spans, layout.times))
         settings = replace(model.settings, max_steps=max_steps)
-        found, tried = solve_sensitivities(system, settings, own, driver, y0, spans, times)
+        found, tried = solve_course(system, settings, own, driver, y0, layout.course.take(cells.segments))
         solved = found.numpy()
         np.maximum.at(n_steps, owner, tried.numpy())
         at_end = solved[np.arange(len(owner)), layout.last[cells.segments]]

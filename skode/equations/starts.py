@@ -68,12 +68,17 @@ def observed_states(layout: Layout, observed: dict[int, int], times: np.ndarray,
 
 def simulated_nodes(model: Model, layout: Layout, inputs: Inputs | None, u: np.ndarray) -> np.ndarray:
     """States at the starts of all segments by single shooting, of shape (n_series, n_nodes, n_states)."""
+    return simulated_at(model, layout, inputs, u, layout.node_times())
+
+
+def simulated_at(model: Model, layout: Layout, inputs: Inputs | None, u: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """States at times of each series (n_series, n_times), NaN for none, by single shooting at a loose tolerance."""
     series = np.arange(layout.n_series)
     settings = model.settings
     looser = max(LOOSE / max(settings.rtol, 1e-15), 1.0)
     model = replace(model, settings=replace(settings, rtol=looser * settings.rtol, atol=looser * settings.atol))
     with np.errstate(all="ignore"):
-        return model.states(u, inputs, series, layout.t0, layout.node_times()).numpy().copy()
+        return model.states(u, inputs, series, layout.t0, times).numpy().copy()
 
 
 def filled(nodes: np.ndarray, start: np.ndarray) -> np.ndarray:
