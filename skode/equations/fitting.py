@@ -20,6 +20,8 @@ from skode.equations.starts import drawn_starts, filled, observed_states, repair
 WEIGHT_OF_DATA, WEIGHT_OF_MATCHED, WEIGHT_OF_SIMULATED = 1.0, 1.0, 1e3
 #: Further starts from which parameters are matched, and those of a fit that was poor.
 MATCHED_STARTS, MORE_STARTS = 7, 8
+#: Steps of further starts that were not asked for: good fits take ten or so.
+FEW_STEPS = 30
 #: Residuals whose Durbin-Watson statistic is below this follow each other. It is near 2 where they are independent,
 #: with a standard deviation of 2 over the root of their number.
 LEAST_DURBIN_WATSON, LEAST_PAIRS = 1.0, 10
@@ -137,6 +139,8 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
         optima = _of_starts(task, reading, [np.hstack([matched, user[:, m:]])], settings, smoothed)
     interrupted = any(optimum.interrupted for optimum in optima)
     if not interrupted and (settings.n_restarts or not optima or not any(_ended_well(task, each) for each in optima)):
+        if settings.n_restarts is None:
+            settings = replace(settings, max_iter=min(settings.max_iter, FEW_STEPS))
         optima += _of_starts(task, reading, further, settings)
     return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
 
@@ -267,7 +271,7 @@ def _optima(task: Task, fits: Fits) -> list[Optimum]:
     n_starts = len(fits.scale)
     series = np.tile(np.arange(task.layout.n_series), n_starts)
     cells = Cells.of(task.layout, series)
-    shots = task.shoot(cells, fits.u, fits.nodes, fits.max_steps)
+    shots = fits.shots or task.shoot(cells, fits.u, fits.nodes, fits.max_steps)
     with np.errstate(all="ignore"):
         losses = _losses(task, shots, series, fits.scale[fits.start][cells.row_cell]) + fits.penalty
     optima = []

@@ -101,6 +101,12 @@ class Fits:
         Whether no step promises more than the tolerance.
     penalty : ndarray of shape (n_cells,)
         The penalty of the defects that are left.
+    interrupted : bool
+        Whether Ctrl-C has ended the search.
+    max_steps : int
+        Attempted steps of the solver after which a trial is given up.
+    shots : Shots or None
+        The solutions of all cells where they ended; None where the search was interrupted.
     """
 
     start: np.ndarray
@@ -115,6 +121,7 @@ class Fits:
     penalty: np.ndarray
     interrupted: bool = False
     max_steps: int = MAX_STEPS
+    shots: Shots | None = None
 
 
 def least_squares(
@@ -283,8 +290,9 @@ class Descent:
                 self._iterate()
                 if self.report is not None:
                     self.report(i + 1, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+            self._note_shots(np.ones(len(self.active), dtype=bool))
         except KeyboardInterrupt:
-            self.fits.interrupted = True
+            self.fits.interrupted, self.fits.shots = True, None
 
     def _begin(self) -> None:
         fits, task = self.fits, self.task
@@ -293,6 +301,7 @@ class Descent:
         self.start = fits.start
         self.u, self.nodes, self.free = fits.u.copy(), fits.nodes.copy(), fits.free
         self.shots = task.shoot(self.cells, self.u, self.nodes)
+        fits.shots, self.all_cells = self.shots.copy(), self.cells
         cells = np.unique(self.groups.of_cell, return_index=True)[1]
         self.control = _Control.start(fits.weight[self.start[cells]])
         self.multipliers = np.zeros(self.nodes.shape)
@@ -459,9 +468,18 @@ class Descent:
         step = np.clip(self.u + step, low, high) - self.u
         return step, reduced.nodes(step)
 
+    def _note_shots(self, leaving: np.ndarray) -> None:
+        """Keep the solutions of cells that the iteration leaves."""
+        if leaving.any():
+            chosen = np.zeros(len(self.series), dtype=bool)
+            chosen[self.active[leaving]] = True
+            assert self.fits.shots is not None
+            self.fits.shots.put(self.all_cells, chosen, self.shots.take(self.cells, leaving))
+
     def _keep(self, groups: np.ndarray) -> None:
         """Go on with some of the groups."""
         kept = groups[self.groups.of_cell]
+        self._note_shots(~kept)
         self.control = self.control.take(groups)
         self.loss = self.loss[groups]
         self.shots = self.shots.take(self.cells, kept)

@@ -32,7 +32,7 @@ class SolverSettings:
 
     Attributes
     ----------
-    method, rtol, atol, step_size, max_steps
+    method, rtol, atol, step_size, max_steps, first_step
         As :func:`skode.solvers.solve_ivp` takes them.
     """
 
@@ -41,6 +41,7 @@ class SolverSettings:
     atol: float
     step_size: float | None = None
     max_steps: int = MAX_STEPS
+    first_step: float | None = None
 
     def solve(
         self, field: PlainField | SensitivityField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any
@@ -57,6 +58,7 @@ class SolverSettings:
             step_size=self.step_size,
             step_control="per_sample",
             max_steps=self.max_steps,
+            first_step=self.first_step,
             on_failure="nan",
             **kwargs,
         )

@@ -27,6 +27,11 @@ from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
 from skode.equations.parameters import Scales
 from skode.equations.sensitivities import SolverSettings, solve_sensitivities, solve_states
+from skode.solvers import METHODS
+
+#: Where series have this many segments, the first step of each is this share of the longest: about right for most of
+#: them, and where it is too long the rejected step says by how much.
+MANY_SEGMENTS, FIRST_STEP = 10, 0.5
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,16 @@ class Shots:
             values.append(np.where(mask.reshape(-1, *[1] * (old.ndim - 1)), getattr(new, field.name), old))
         return Shots(*values)
 
+    def copy(self) -> Shots:
+        """The same in arrays of its own."""
+        return Shots(*[getattr(self, field.name).copy() for field in fields(self)])
+
+    def put(self, cells: Cells, chosen: np.ndarray, new: Shots) -> None:
+        """Write solutions of the cells marked, in their order, in place."""
+        rows = chosen[cells.row_cell]
+        for field, of_rows in self._pairs():
+            getattr(self, field.name)[rows if of_rows else chosen] = getattr(new, field.name)
+
     def _pairs(self) -> Any:
         return zip(fields(self), self._of_rows(), strict=True)
 
@@ -171,7 +186,7 @@ def shoot(
     if len(owner):
         y0 = torch.from_numpy(nodes[owner, cells.segment_node])
         spans, times = (torch.from_numpy(x[cells.segments]) for x in (layout.spans, layout.times))
-        settings = replace(model.settings, max_steps=max_steps)
+        settings = replace(model.settings, max_steps=max_steps, first_step=_first_step(model.settings, layout))
         found, tried = solve_sensitivities(system, settings, own, driver, y0, spans, times)
         solved = found.numpy()
         np.maximum.at(n_steps, owner, tried.numpy())
@@ -185,6 +200,14 @@ def shoot(
     defects[cells_without_next(layout, cells)] = 0.0
     mean, mean_slopes = _observed(model, layout, inputs, cells, states, values, slopes)
     return Shots(mean, mean_slopes, defects, end_slopes, start_slopes, n_steps)
+
+
+def _first_step(settings: SolverSettings, layout: Layout) -> float | None:
+    """First step of the solver where segments are short, None where it finds one itself."""
+    method = METHODS[settings.method]
+    if not method.adaptive or method.implicit or layout.n_nodes < MANY_SEGMENTS:
+        return None
+    return FIRST_STEP * float(np.diff(layout.spans, axis=1).max())
 
 
 def cells_without_next(layout: Layout, cells: Cells) -> np.ndarray:
