@@ -222,15 +222,14 @@ def tuning_set() -> list[Problem]:
 
 
 def final_set() -> list[Problem]:
-    """The systems of ODEBench that have constants at all."""
+    """The systems of ODEBench; one has no constants, and unknown initial states only."""
     problems = []
     for system in json.loads(DATA.read_text()):
         constants = {f"c_{k}": float(c) for k, c in enumerate(system["consts"][0])}
         span = float(system["solutions"][0][0]["t"][-1])
         name = f"{system['id']} {system['eq_description']}"
-        if constants:
-            starts = np.array(system["init"], dtype=np.float64)
-            problems.append(Problem(name, system["id"], system["eq"], constants, starts, span))
+        starts = np.array(system["init"], dtype=np.float64)
+        problems.append(Problem(name, system["id"], system["eq"], constants, starts, span))
     return problems
 
 
