@@ -15,7 +15,7 @@ units play no part (D. W. Marquardt, "An algorithm for least-squares estimation 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -42,6 +42,9 @@ LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10
 SCALE_UPDATES = 20
 #: Below this damping a step tells how much is left to gain.
 UNDAMPED = 0.1
+#: After so many rejected steps in a row a fit is taken to have converged if all that was left to gain is within the
+#: largest error of the merit.
+STALLED = 6
 
 
 @dataclass(frozen=True)
@@ -172,21 +175,34 @@ class _Groups:
 
 @dataclass
 class _Control:
-    """Damping and step acceptance of each group."""
+    """Damping and step acceptance of each group, and what is known of its end.
+
+    ``left`` is what the last undamped step has promised to gain, ``rejected`` how many steps were rejected in a row.
+    """
 
     damping: np.ndarray
     growth: np.ndarray
     weight: np.ndarray
     least_weight: np.ndarray
+    left: np.ndarray
+    rejected: np.ndarray
 
     @classmethod
     def start(cls, weight: np.ndarray) -> _Control:
+        n = len(weight)
+        least = np.minimum(weight, LEAST_WEIGHT)
         return cls(
-            np.full(len(weight), FIRST_DAMPING), np.full(len(weight), 2.0), weight, np.minimum(weight, LEAST_WEIGHT)
+            np.full(n, FIRST_DAMPING), np.full(n, 2.0), weight, least, np.full(n, np.inf), np.zeros(n, dtype=int)
         )
 
     def take(self, kept: np.ndarray) -> _Control:
-        return _Control(self.damping[kept], self.growth[kept], self.weight[kept], self.least_weight[kept])
+        return _Control(*[getattr(self, field.name)[kept] for field in fields(self)])
+
+    def stalled(self, predicted: np.ndarray, accepted: np.ndarray) -> np.ndarray:
+        """Which groups gain by no step, however short, and had no more to gain than solvers' errors may account for."""
+        self.left = np.where(self.damping <= UNDAMPED, predicted, self.left)
+        self.rejected = np.where(accepted, 0, self.rejected + 1)
+        return (self.rejected >= STALLED) & (self.left <= ERRORS_OF_MERIT[1])
 
     def judge(self, ratio: np.ndarray, accepted: np.ndarray, curved: np.ndarray) -> None:
         """Adapt to the ratios of actual to predicted gains.
@@ -405,6 +421,7 @@ class Descent:
         settled = ((predicted <= self.tol) | lost) & undamped
         # Within rounding of the merit a step that promises nothing is as good as none.
         accepted = (ratio > 1e-4) | (settled & (gain >= -self.tol))
+        settled |= control.stalled(predicted, accepted)
         chosen = accepted[groups.of_cell]
         self.u = np.where(chosen[:, None], new_u, self.u)
         self.nodes = np.where(chosen[:, None, None], new_nodes, self.nodes)
