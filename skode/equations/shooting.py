@@ -184,11 +184,14 @@ def shoot(
     states[:, 0] = nodes[cells.row_cell, 0]
     states[:, 1:] = np.eye(k, n)
     if len(owner):
-        y0 = torch.from_numpy(nodes[owner, cells.segment_node])
+        from_states = nodes[owner, cells.segment_node]
+        lost = ~np.isfinite(from_states).all(axis=1)  # a step has led beyond all numbers
+        y0 = torch.from_numpy(np.where(lost[:, None], 0.0, from_states))
         spans, times = (torch.from_numpy(x[cells.segments]) for x in (layout.spans, layout.times))
         settings = replace(model.settings, max_steps=max_steps, first_step=_first_step(model.settings, layout))
         found, tried = solve_sensitivities(system, settings, own, driver, y0, spans, times)
         solved = found.numpy()
+        solved[lost] = np.nan
         np.maximum.at(n_steps, owner, tried.numpy())
         at_end = solved[np.arange(len(owner)), layout.last[cells.segments]]
         ends[owner, cells.segment_node] = at_end[:, 0]

@@ -227,7 +227,7 @@ def final_set() -> list[Problem]:
     for system in json.loads(DATA.read_text()):
         constants = {f"c_{k}": float(c) for k, c in enumerate(system["consts"][0])}
         span = float(system["solutions"][0][0]["t"][-1])
-        name = f"{system['id']} {system['eq_description']}"
+        name = f"{system['id']} {system['eq_description'].split(' (')[0]}"
         starts = np.array(system["init"], dtype=np.float64)
         problems.append(Problem(name, system["id"], system["eq"], constants, starts, span))
     return problems

@@ -35,8 +35,8 @@ def test_hares_and_lynxes():
     np.testing.assert_allclose(model.noise_scale_, [0.248, 0.251], atol=0.043)  # the posterior's standard deviation
 
 
-# Fits to each subject alone, of lKa, lKe and lCl: J. C. Pinheiro, D. M. Bates, "Mixed-Effects Models in S and S-PLUS",
-# Springer, 2000, section 8.1.3 (nlsList of SSfol).
+# Fits to each subject alone, of the logarithms of ka, ke and cl: J. C. Pinheiro, D. M. Bates, "Mixed-Effects Models in
+# S and S-PLUS", Springer, 2000, section 8.1.3 (nlsList of SSfol).
 THEOPHYLLINE = """
 1 0.5752 -2.9196 -3.9159
 2 0.6640 -2.2861 -3.1063
