@@ -11,12 +11,21 @@ import numpy as np
 from skode.equations.inference import Information, information
 from skode.equations.layout import Cells, Layout
 from skode.equations.levenberg_marquardt import LAST_WEIGHT, Descent, Fits, Task, by_cell, least_squares
+from skode.equations.matching import Smoothed, matched_parameters, smoothed_states
 from skode.equations.reading import Reading
 from skode.equations.shooting import Shots
-from skode.equations.starts import drawn_starts, filled, observed_states, simulated_nodes
+from skode.equations.starts import drawn_starts, filled, observed_states, repaired, simulated_nodes
 
-#: First weights of the defects: where segments start from the data, and where they follow a simulation without any.
-WEIGHT_OF_DATA, WEIGHT_OF_SIMULATED = 1.0, 1e3
+#: First weights of the defects: where segments start from the data, where parameters match these, and where segments
+#: follow a simulation without any.
+WEIGHT_OF_DATA, WEIGHT_OF_MATCHED, WEIGHT_OF_SIMULATED = 1.0, 1.0, 1e3
+#: Further starts from which parameters are matched, and those of a fit that was poor.
+MATCHED_STARTS, MORE_STARTS = 7, 8
+#: Steps of further starts that were not asked for: good fits take ten or so.
+FEW_STEPS = 30
+#: Residuals whose Durbin-Watson statistic is below this follow each other. It is near 2 where they are independent,
+#: with a standard deviation of 2 over the root of their number.
+LEAST_DURBIN_WATSON, LEAST_PAIRS = 1.0, 10
 
 
 @dataclass(frozen=True)
@@ -26,14 +35,14 @@ class Search:
     Attributes
     ----------
     n_restarts, max_iter, tol
-        As the estimator's parameters.
+        As the estimator's parameters; None for "auto".
     report : callable or None
         Called after each iteration.
     deadline : float
         When no more steps begin, by :func:`time.monotonic`.
     """
 
-    n_restarts: int
+    n_restarts: int | None
     max_iter: int
     tol: float
     report: Callable[[int, int, float], None] | None = None
@@ -117,23 +126,54 @@ def starting_unknowns(task: Task, reading: Reading) -> np.ndarray:
 def search(task: Task, reading: Reading, settings: Search, rng: np.random.RandomState) -> list[Optimum]:
     """Fits from all starts, the best first; those that can't be solved where they start are left out.
 
+    Where all states are observed, the first start has parameters that match smoothed observations. Where it ends well,
+    the user's is not tried.
+
     Raises
     ------
     KeyboardInterrupt
         Where Ctrl-C comes before the first solutions.
     """
-    model, layout = task.model, task.layout
+    model, m = task.model, task.model.n_parameters
     n_states = model.system.n_states
-    observed, first = observed_outputs(task), starting_unknowns(task, reading)
-    starts = [first]
-    for drawn in drawn_starts(model.scales, model.n_parameters, settings.n_restarts, rng):
-        start = first.copy()
-        start[:, : model.n_parameters] = drawn
+    user, smoothed = starting_unknowns(task, reading), None
+    if m and not (task.layout.course.doses >= 0).any():  # curves through a dose would be smooth where states jump
+        smoothed = smoothed_states(task.layout, observed_outputs(task), n_states)
+    starts, n_more = [user], MORE_STARTS if settings.n_restarts is None else settings.n_restarts
+    for parameters in drawn_starts(model.scales, m, max(n_more, MATCHED_STARTS if smoothed else 0), rng):
+        start = user.copy()
+        start[:, :m] = parameters
         starts.append(start)
-    from_data = observed_states(started_from(task), observed, layout.node_times(), n_states)
-    all_seen = len(observed) == n_states
+    further = starts[: 1 + n_more]
+    matched = None
+    if smoothed is not None:
+        matched = matched_parameters(task, smoothed, np.stack(starts[: 1 + MATCHED_STARTS])[..., :m])
+    if matched is None:
+        optima, further = _of_starts(task, reading, further[:1], settings), further[1:]
+    else:
+        optima = _of_starts(task, reading, [np.hstack([matched, user[:, m:]])], settings, smoothed)
+    interrupted = any(optimum.interrupted or optimum.out_of_time for optimum in optima)
+    if not interrupted and (settings.n_restarts or not optima or not any(_ended_well(task, each) for each in optima)):
+        if settings.n_restarts is None:
+            settings = replace(settings, max_iter=min(settings.max_iter, FEW_STEPS))
+        optima += _of_starts(task, reading, further, settings)
+    return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
+
+
+def _of_starts(
+    task: Task, reading: Reading, starts: list[np.ndarray], settings: Search, smoothed: Smoothed | None = None
+) -> list[Optimum]:
+    """Where fits from several starts of the unknowns end."""
+    model, layout = task.model, task.layout
+    observed = observed_outputs(task)
+    free = [k for k, state in enumerate(reading.free_states) if state not in reading.told]
+    from_data = observed_states(started_from(task), observed, layout.node_times(), model.system.n_states)
+    if smoothed is not None:
+        from_data[smoothed.series] = smoothed.at(layout.node_times()[smoothed.series])
+    all_seen = len(observed) == model.system.n_states
     u, nodes, family, weight = [], [], [], []
     for i, start in enumerate(starts):
+        start = start.copy()
         initial = model.initial_states(start, task.inputs, layout.t0)
         simulated = None if all_seen else simulated_nodes(model, layout, task.inputs, start)
         if simulated is not None:
@@ -142,11 +182,16 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
             weight.append(WEIGHT_OF_SIMULATED)
             nodes.append(filled(simulated.copy(), initial))
         if observed:
+            mixed = from_data if simulated is None else np.where(np.isnan(from_data), simulated, from_data)
+            mixed = repaired(model, layout, task.inputs, start, filled(mixed.copy(), initial))
+            for k in free:
+                start[:, model.n_parameters + k] = mixed[:, 0, reading.free_states[k]]
             u.append(start)
             family.append(i)
-            weight.append(WEIGHT_OF_DATA)
-            mixed = from_data if simulated is None else np.where(np.isnan(from_data), simulated, from_data)
-            nodes.append(filled(mixed.copy(), initial))
+            weight.append(WEIGHT_OF_DATA if smoothed is None else WEIGHT_OF_MATCHED)
+            nodes.append(mixed)
+    if not u:
+        return []
     fits = _descended(task, (np.stack(u), np.stack(nodes)), (np.array(family), np.array(weight)), settings)
     optima = _optima(task, fits)
     if not model.n_shared and layout.n_series > 1 and len(optima) > 1:
@@ -154,7 +199,27 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
     optima = [optimum for optimum in optima if np.isfinite(optimum.loss)]
     if fits.interrupted and not optima:  # nothing is worth keeping
         raise KeyboardInterrupt
-    return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
+    return optima
+
+
+def _ended_well(task: Task, optimum: Optimum) -> bool:
+    """Whether the residuals of a fit are independent, as far as can be told.
+
+    By the statistic of J. Durbin and G. S. Watson, "Testing for serial correlation in least squares regression",
+    Biometrika 37, 1950, of each output: where an optimum is a local one, residuals are a signal.
+    """
+    layout = task.layout
+    cells = Cells.of(layout, np.arange(layout.n_series))
+    scale = np.broadcast_to(optimum.scale, optimum.shots.mean.shape)
+    residuals = task.noise.residuals(layout.y, optimum.shots.mean, scale)[0]
+    for output, seen in enumerate((layout.weights > 0.0).T):
+        own = residuals[seen, output]
+        pairs = np.diff(cells.row_cell[seen]) == 0
+        if pairs.sum() >= LEAST_PAIRS:
+            ratio = np.mean(np.diff(own)[pairs] ** 2) / np.mean(own**2)
+            if not ratio >= LEAST_DURBIN_WATSON:
+                return False
+    return True
 
 
 def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Search) -> Optimum:
@@ -231,7 +296,7 @@ def _optima(task: Task, fits: Fits) -> list[Optimum]:
     n_starts = len(fits.scale)
     series = np.tile(np.arange(task.layout.n_series), n_starts)
     cells = Cells.of(task.layout, series)
-    shots = task.shoot(cells, fits.u, fits.nodes, fits.max_steps)
+    shots = fits.shots or task.shoot(cells, fits.u, fits.nodes, fits.max_steps)
     with np.errstate(all="ignore"):
         losses = _losses(task, shots, series, fits.scale[fits.start][cells.row_cell]) + fits.penalty
     optima = []

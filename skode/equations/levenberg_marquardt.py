@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -44,6 +44,9 @@ LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10
 SCALE_UPDATES = 20
 #: Below this damping a step tells how much is left to gain.
 UNDAMPED = 0.1
+#: After so many rejected steps in a row a fit is taken to have converged if all that was left to gain is within the
+#: largest error of the merit.
+STALLED = 6
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,10 @@ class Fits:
         The penalty of the defects that are left.
     interrupted, out_of_time : bool
         Whether Ctrl-C ended the iteration, or its deadline.
+    max_steps : int
+        Attempted steps of the solver after which a trial is given up.
+    shots : Shots or None
+        The solutions of all cells where they ended; None where the search was interrupted.
     """
 
     start: np.ndarray
@@ -120,6 +127,7 @@ class Fits:
     interrupted: bool = False
     out_of_time: bool = False
     max_steps: int = MAX_STEPS
+    shots: Shots | None = None
 
 
 def least_squares(
@@ -171,21 +179,34 @@ class _Groups:
 
 @dataclass
 class _Control:
-    """Damping and step acceptance of each group."""
+    """Damping and step acceptance of each group, and what is known of its end.
+
+    ``left`` is what the last undamped step has promised to gain, ``rejected`` how many steps were rejected in a row.
+    """
 
     damping: np.ndarray
     growth: np.ndarray
     weight: np.ndarray
     least_weight: np.ndarray
+    left: np.ndarray
+    rejected: np.ndarray
 
     @classmethod
     def start(cls, weight: np.ndarray) -> _Control:
+        n = len(weight)
+        least = np.minimum(weight, LEAST_WEIGHT)
         return cls(
-            np.full(len(weight), FIRST_DAMPING), np.full(len(weight), 2.0), weight, np.minimum(weight, LEAST_WEIGHT)
+            np.full(n, FIRST_DAMPING), np.full(n, 2.0), weight, least, np.full(n, np.inf), np.zeros(n, dtype=int)
         )
 
     def take(self, kept: np.ndarray) -> _Control:
-        return _Control(self.damping[kept], self.growth[kept], self.weight[kept], self.least_weight[kept])
+        return _Control(*[getattr(self, field.name)[kept] for field in fields(self)])
+
+    def stalled(self, predicted: np.ndarray, accepted: np.ndarray) -> np.ndarray:
+        """Which groups gain by no step, however short, and had no more to gain than solvers' errors may account for."""
+        self.left = np.where(self.damping <= UNDAMPED, predicted, self.left)
+        self.rejected = np.where(accepted, 0, self.rejected + 1)
+        return (self.rejected >= STALLED) & (self.left <= ERRORS_OF_MERIT[1])
 
     def judge(self, ratio: np.ndarray, accepted: np.ndarray, curved: np.ndarray) -> None:
         """Adapt to the ratios of actual to predicted gains.
@@ -295,8 +316,9 @@ class Descent:
                 self._iterate()
                 if self.report is not None:
                     self.report(i + 1, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+            self._note_shots(np.ones(len(self.active), dtype=bool))
         except KeyboardInterrupt:
-            self.fits.interrupted = True
+            self.fits.interrupted, self.fits.shots = True, None
 
     def _begin(self) -> None:
         fits, task = self.fits, self.task
@@ -305,6 +327,7 @@ class Descent:
         self.start = fits.start
         self.u, self.nodes, self.free = fits.u.copy(), fits.nodes.copy(), fits.free
         self.shots = task.shoot(self.cells, self.u, self.nodes)
+        fits.shots, self.all_cells = self.shots.copy(), self.cells
         cells = np.unique(self.groups.of_cell, return_index=True)[1]
         self.control = _Control.start(fits.weight[self.start[cells]])
         self.multipliers = np.zeros(self.nodes.shape)
@@ -409,6 +432,7 @@ class Descent:
         settled = ((predicted <= self.tol) | lost) & undamped
         # Within rounding of the merit a step that promises nothing is as good as none.
         accepted = (ratio > 1e-4) | (settled & (gain >= -self.tol))
+        settled |= control.stalled(predicted, accepted)
         chosen = accepted[groups.of_cell]
         self.u = np.where(chosen[:, None], new_u, self.u)
         self.nodes = np.where(chosen[:, None, None], new_nodes, self.nodes)
@@ -472,9 +496,18 @@ class Descent:
         step = np.clip(self.u + step, low, high) - self.u
         return step, reduced.nodes(step)
 
+    def _note_shots(self, leaving: np.ndarray) -> None:
+        """Keep the solutions of cells that the iteration leaves."""
+        if leaving.any():
+            chosen = np.zeros(len(self.series), dtype=bool)
+            chosen[self.active[leaving]] = True
+            assert self.fits.shots is not None
+            self.fits.shots.put(self.all_cells, chosen, self.shots.take(self.cells, leaving))
+
     def _keep(self, groups: np.ndarray) -> None:
         """Go on with some of the groups."""
         kept = groups[self.groups.of_cell]
+        self._note_shots(~kept)
         self.control = self.control.take(groups)
         self.loss = self.loss[groups]
         self.shots = self.shots.take(self.cells, kept)

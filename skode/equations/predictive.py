@@ -85,7 +85,7 @@ def answers(
     own = torch.from_numpy(values[codes, :m]), torch.from_numpy(slopes[codes, :m])
     if not with_slopes:
         with torch.no_grad():
-            p = system.p([value[:, 0] for value in own[0].split(1, dim=1)], _flat(driver.at(when)))
+            p = system.p(own[0].unbind(1), _flat(driver.at(when)))
             mean = system.outputs(when[:, 0], torch.from_numpy(states[:, 0]), p).numpy()
         return Answers(states[:, 0], mean, None)
     if isinstance(system.observe, tuple):

@@ -32,7 +32,7 @@ class SolverSettings:
 
     Attributes
     ----------
-    method, rtol, atol, step_size, max_steps
+    method, rtol, atol, step_size, max_steps, first_step
         As :func:`skode.solvers.solve_ivp` takes them; in a course (:mod:`skode.equations.legs`) the method may be
         "auto" as well.
     """
@@ -42,6 +42,7 @@ class SolverSettings:
     atol: float
     step_size: float | None = None
     max_steps: int = MAX_STEPS
+    first_step: float | None = None
 
     def solve(
         self, field: PlainField | SensitivityField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any
@@ -58,6 +59,7 @@ class SolverSettings:
             step_size=self.step_size,
             step_control="per_sample",
             max_steps=self.max_steps,
+            first_step=self.first_step,
             on_failure="nan",
             **kwargs,
         )

@@ -29,6 +29,11 @@ from skode.equations.layout import Cells, Layout
 from skode.equations.legs import solve_course
 from skode.equations.parameters import Scales
 from skode.equations.sensitivities import SolverSettings
+from skode.solvers import METHODS
+
+#: Where series have this many segments, the first step of each is this share of the longest: about right for most of
+#: them, and where it is too long the rejected step says by how much.
+MANY_SEGMENTS, FIRST_STEP = 10, 0.5
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,16 @@ class Shots:
             values.append(np.where(mask.reshape(-1, *[1] * (old.ndim - 1)), getattr(new, field.name), old))
         return Shots(*values)
 
+    def copy(self) -> Shots:
+        """The same in arrays of its own."""
+        return Shots(*[getattr(self, field.name).copy() for field in fields(self)])
+
+    def put(self, cells: Cells, chosen: np.ndarray, new: Shots) -> None:
+        """Write solutions of the cells marked, in their order, in place."""
+        rows = chosen[cells.row_cell]
+        for field, of_rows in self._pairs():
+            getattr(self, field.name)[rows if of_rows else chosen] = getattr(new, field.name)
+
     def _pairs(self) -> Any:
         return zip(fields(self), self._of_rows(), strict=True)
 
@@ -197,10 +212,13 @@ def shoot(
     states[:, 0] = nodes[cells.row_cell, 0]
     states[:, 1:] = np.eye(k, n)
     if len(owner):
-        y0 = torch.from_numpy(nodes[owner, cells.segment_node])
-        settings = replace(model.settings, max_steps=max_steps)
+        from_states = nodes[owner, cells.segment_node]
+        lost = ~np.isfinite(from_states).all(axis=1)  # a step has led beyond all numbers
+        y0 = torch.from_numpy(np.where(lost[:, None], 0.0, from_states))
+        settings = replace(model.settings, max_steps=max_steps, first_step=_first_step(model.settings, layout))
         found, tried = solve_course(system, settings, own, driver, y0, layout.course.take(cells.segments))
         solved = found.numpy()
+        solved[lost] = np.nan
         np.maximum.at(n_steps, owner, tried.numpy())
         at_end = solved[np.arange(len(owner)), layout.last[cells.segments]]
         ends[owner, cells.segment_node] = at_end[:, 0]
@@ -212,6 +230,14 @@ def shoot(
     defects[cells_without_next(layout, cells)] = 0.0
     mean, mean_slopes = _observed(model, layout, inputs, cells, states, values, slopes)
     return Shots(mean, mean_slopes, defects, end_slopes, start_slopes, n_steps)
+
+
+def _first_step(settings: SolverSettings, layout: Layout) -> float | None:
+    """First step of the solver where segments are short, None where it finds one itself."""
+    method = METHODS.get(settings.method)
+    if method is None or not method.adaptive or method.implicit or layout.n_nodes < MANY_SEGMENTS:
+        return None
+    return FIRST_STEP * float(np.diff(layout.spans, axis=1).max())
 
 
 def cells_without_next(layout: Layout, cells: Cells) -> np.ndarray:

@@ -224,3 +224,13 @@ def test_unknown_initial_states_of_hidden_states():
     assert model.params_["beta"] == pytest.approx(0.4, rel=0.1)
     assert model.initial_states_["S"].iloc[0] == pytest.approx(0.99, rel=0.1)
     assert model.unidentified_ == ["initial R"]
+
+
+def test_equations_without_unknown_parameters_have_initial_states_to_fit():
+    t = np.linspace(0.0, 4.0, 30)
+    y = 3.0 * np.exp(-0.7 * t)
+    noisy = y + 0.02 * np.random.default_rng(0).normal(size=30)
+    model = ODERegressor(decay, {"rate": 0.7}, fixed="rate", states=["y"]).fit(t[:, None], noisy)
+    estimate, error = model.summary().loc["initial y", ["estimate", "std_error"]]
+    assert abs(estimate - 3.0) < 3.0 * error
+    np.testing.assert_allclose(model.predict(t[:, None]), y * estimate / 3.0, rtol=1e-4)
