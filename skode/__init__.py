@@ -3,8 +3,15 @@
 from skode.density import CNFDensityEstimator
 from skode.equations import ODERegressor
 from skode.supervised import ODENetClassifier, ODENetRegressor
-from skode.timeseries import LatentODERegressor
+from skode.timeseries import KnownDynamics, LatentODERegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["CNFDensityEstimator", "LatentODERegressor", "ODENetClassifier", "ODENetRegressor", "ODERegressor"]
+__all__ = [
+    "CNFDensityEstimator",
+    "KnownDynamics",
+    "LatentODERegressor",
+    "ODENetClassifier",
+    "ODENetRegressor",
+    "ODERegressor",
+]
