@@ -62,6 +62,14 @@ class System:
             )
         return value
 
+    def vector_field(self, values: Tensor, driver: Driver) -> PlainField:
+        """The vector field of a batch of samples."""
+        return PlainField(self, values, driver)
+
+    def sensitivity_field(self, values: Tensor, slopes: Tensor, driver: Driver) -> SensitivityField:
+        """The same for states together with their sensitivities."""
+        return SensitivityField(self, values, slopes, driver)
+
     def outputs(self, t: Tensor, y: Tensor, p: dict[str, Tensor]) -> Tensor:
         """Outputs of states, of shape (..., n_outputs)."""
         if isinstance(self.observe, tuple):

@@ -81,7 +81,7 @@ def solve_states(
     system: System, settings: SolverSettings, values: Tensor, driver: Driver, y0: Tensor, spans: Tensor, times: Tensor
 ) -> Tensor:
     """States of shape (n, n_times, n_states) from initial ones of shape (n, n_states); see below."""
-    return settings.solve(PlainField(system, values, driver), spans, y0, times).y
+    return settings.solve(system.vector_field(values, driver), spans, y0, times).y
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def solve_sensitivities(
     Y0 = y0.new_zeros(n_samples, 1 + n + parameters[0].shape[1], n)
     Y0[:, 0] = y0
     Y0[:, 1 : 1 + n] = torch.eye(n, dtype=y0.dtype)
-    field = SensitivityField(system, *parameters, driver)
+    field = system.sensitivity_field(*parameters, driver)
     solution = settings.solve(field, spans, Y0, times, norm=STATES_NORM)
     return solution.y, _steps(solution, n_samples)
 
@@ -158,7 +158,7 @@ def _by_repetition(
     with forward_ad.dual_level():
         start = forward_ad.make_dual(repeated(y0), directions[:, :n].contiguous())
         own = forward_ad.make_dual(repeated(values), directions[:, n:] * repeated(slopes))
-        field = PlainField(system, own, driver.take(repeated(torch.arange(n_samples))))
+        field = system.vector_field(own, driver.take(repeated(torch.arange(n_samples))))
         solution = settings.solve(field, repeated(spans), start, repeated(times), adjoint="backprop")
         states, tangents = forward_ad.unpack_dual(solution.y)
     shape = (n_samples, k, times.shape[1], n)
