@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skode.equations.elimination import Linearised
+from skode.equations.elimination import Linearised, Reduced
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
 from skode.equations.noise import Gaussian
+from skode.equations.prior import Prior
 from skode.equations.sensitivities import MAX_STEPS
 from skode.equations.shooting import Model, Shots, cells_without_next, shoot
 
@@ -60,6 +61,8 @@ class Task:
         The distribution of the observations.
     least_scale : ndarray of shape (n_outputs,)
         The least standard deviation of the noise: what the solver's own errors are.
+    prior : Prior or None
+        Prior of the unknowns that all series share; None for none.
     """
 
     model: Model
@@ -67,6 +70,7 @@ class Task:
     inputs: Inputs | None
     noise: Gaussian
     least_scale: np.ndarray
+    prior: Prior | None = None
 
     def shoot(self, cells: Cells, u: np.ndarray, nodes: np.ndarray, max_steps: int = MAX_STEPS) -> Shots:
         """Solve the segments of some cells."""
@@ -101,6 +105,8 @@ class Fits:
         Whether no step promises more than the tolerance.
     penalty : ndarray of shape (n_cells,)
         The penalty of the defects that are left.
+    precision : ndarray of shape (n_starts, n_shared)
+        Precisions of the prior, where there is one.
     """
 
     start: np.ndarray
@@ -113,6 +119,7 @@ class Fits:
     n_iter: np.ndarray
     converged: np.ndarray
     penalty: np.ndarray
+    precision: np.ndarray | None = None
     interrupted: bool = False
     max_steps: int = MAX_STEPS
 
@@ -272,6 +279,8 @@ class Descent:
         totals = by_cell(Cells.of(task.layout, np.arange(task.layout.n_series)), task.layout.weights)
         np.add.at(self.totals, fits.start, totals[series])
         self.squares = np.zeros((len(series), task.layout.y.shape[1]))
+        #: How many unknowns the data determine, which the variance of the noise is free of; 0 without a prior.
+        self.determined = np.zeros(len(fits.scale))
 
     def run(self, max_iter: int) -> None:
         """Iterate until all fits have converged or the number of iterations is reached; Ctrl-C ends it."""
@@ -340,7 +349,8 @@ class Descent:
             total = np.zeros_like(self.fits.scale)
             np.add.at(total, self.fits.start, self.squares)
             with np.errstate(all="ignore"):
-                scale = np.sqrt(total / np.maximum(self.totals, 1e-300))
+                left = self.totals * (1.0 - self.determined / self.totals.sum(axis=1))[:, None]
+                scale = np.sqrt(total / np.maximum(left, 1e-300))
             self.fits.scale = np.where(np.isfinite(scale), self._at_least(scale), self.fits.scale)
 
     def _loss(self, shots: Shots) -> np.ndarray:
@@ -377,9 +387,11 @@ class Descent:
         shift = np.where(weights > 0.0, self.multipliers / np.where(weights > 0.0, weights, 1.0), 0.0)
         by_known = slopes[..., None] * self.shots.mean_slopes
         system = Linearised(task.layout, cells, self.shots, residuals, by_known, self.shots.defects + shift, weights)
-        step, moves = self._step(system, unit)
+        reduced = self._reduced(system, unit)
+        step, moves = self._step(reduced)
         gains = system.gain(system.moved(step, moves))
-        predicted = groups.sum(by_cell(cells, gains[0]) + gains[1])
+        prior, new_prior = self._prior(self.u), self._prior(self.u + step)
+        predicted = groups.sum(by_cell(cells, gains[0]) + gains[1]) + prior - new_prior
         new_u, new_nodes = self.u + step, self.nodes + moves
         shots = task.shoot(cells, new_u, new_nodes, self.fits.max_steps)
         before, after = (
@@ -387,7 +399,7 @@ class Descent:
         )
         merit = self._loss(shots) + after
         with np.errstate(all="ignore"):
-            gain = self.loss + before - merit
+            gain = self.loss + before + prior - merit - new_prior
             ratio = np.where(np.isfinite(merit), gain / np.maximum(predicted, 1e-300), -np.inf)
         undamped = control.damping <= UNDAMPED
         # Where solves are less exact than that, a step is lost among their errors.
@@ -406,12 +418,13 @@ class Descent:
         self.multipliers = np.where(good, weights * (self.shots.defects + shift), self.multipliers)
         curved = ~accepted & (self._loss(shots) < self.loss) & (after > before)
         control.judge(ratio, accepted, curved)
+        self._update_precision(reduced, accepted)
         self._update_scale()
         self.fits.n_iter[self.active] += 1
         self.fits.u[self.active], self.fits.nodes[self.active] = self.u, self.nodes
         self.fits.converged[self.active] = settled[groups.of_cell]
         self.fits.penalty[self.active] = left.sum(axis=(1, 2))
-        reached = np.where(accepted, merit, self.loss + before)
+        reached = np.where(accepted, merit + new_prior, self.loss + before + prior)
         done = settled | (control.damping > MOST_DAMPING) | self._outrun(settled, reached)
         if done.any():
             self._keep(~done)
@@ -431,11 +444,48 @@ class Descent:
         np.minimum.at(ahead, keys[consistent], self.loss[consistent])
         return outrun | (self.loss > ahead[keys] + n_values)
 
-    def _step(self, system: Linearised, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _prior(self, u: np.ndarray) -> np.ndarray:
+        """Minus the logarithm of the prior of each group."""
+        prior, precision = self.task.prior, self.fits.precision
+        if prior is None or precision is None:
+            return np.zeros(self.groups.n)
+        cells = np.unique(self.groups.of_cell, return_index=True)[1]
+        return prior.value(u[cells, : self.n_shared], precision[self.start[cells]])
+
+    def _reduced(self, system: Linearised, unit: np.ndarray) -> Reduced:
+        """The form of the unknowns, prior included, which is shared out among a group's cells."""
+        reduced = system.reduced(self.control.damping[self.groups.of_cell][:, None] * unit)
+        prior, precision, s = self.task.prior, self.fits.precision, self.n_shared
+        if prior is not None and precision is not None:
+            share = precision[self.start] / self.groups.sum(np.ones(len(self.u)))[self.groups.of_cell][:, None]
+            places = np.arange(s)
+            reduced.matrix[:, places, places] += share
+            reduced.gradient[:, :s] += share * (self.u[:, :s] - prior.mean)
+        return reduced
+
+    def _update_precision(self, reduced: Reduced, accepted: np.ndarray) -> None:
+        """Precisions of the prior that have a larger evidence, of fits that have taken a step."""
+        prior, precision, s = self.task.prior, self.fits.precision, self.n_shared
+        if prior is None or precision is None:
+            return
+        H = reduced.matrix
+        own = np.linalg.solve(H[:, s:, s:], H[:, s:, :s])
+        total = self.groups.sum(H[:, :s, :s] - H[:, :s, s:] @ own)
+        cells = np.unique(self.groups.of_cell, return_index=True)[1]
+        sizes = self.groups.sum(np.ones(len(self.u)))
+        for group, cell in enumerate(cells):
+            if not accepted[group]:
+                continue
+            start = self.start[cell]
+            variance = np.diagonal(np.linalg.pinv(total[group], hermitian=True))
+            self.determined[start] = prior.determined(precision[start], variance).sum()
+            self.determined[start] += sizes[group] * (H.shape[1] - s)
+            precision[start] = prior.adapted(self.u[cell, :s], precision[start], variance)
+
+    def _step(self, reduced: Reduced) -> tuple[np.ndarray, np.ndarray]:
         """The damped steps, of the unknowns within their bounds and of the segments' starts."""
         groups, s = self.groups, self.n_shared
         damping = self.control.damping[groups.of_cell][:, None]
-        reduced = system.reduced(damping * unit)
         matrix, gradient = reduced.matrix, reduced.gradient
         diagonal, joint = np.diagonal(matrix, axis1=1, axis2=2).copy(), gradient.copy()
         if s:
