@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skode.equations.inference import Information, information
+from skode.equations.inference import Estimate, Information, information
 from skode.equations.layout import Cells
 from skode.equations.levenberg_marquardt import LAST_WEIGHT, Descent, Fits, Task, by_cell, least_squares
 from skode.equations.reading import Reading
@@ -58,6 +58,8 @@ class Optimum:
         Whether all series' fits have converged, and whether the search was interrupted.
     n_iter : int
         The largest number of steps tried.
+    precision : ndarray of shape (n_shared,) or None
+        Precisions of the prior.
     """
 
     u: np.ndarray
@@ -69,6 +71,7 @@ class Optimum:
     converged: bool
     interrupted: bool
     n_iter: int
+    precision: np.ndarray | None = None
 
     def held(self, task: Task) -> np.ndarray:
         """Which unknowns lie on a bound, of the shape of ``u``."""
@@ -77,7 +80,8 @@ class Optimum:
 
     def information(self, task: Task, *, sandwich: bool) -> Information:
         """Covariance and identifiability of the unknowns at this optimum."""
-        return information(task, self.shots, self.scale, ~self.held(task), sandwich=sandwich)
+        at = Estimate(self.shots, self.scale, ~self.held(task), self.precision)
+        return information(task, at, sandwich=sandwich)
 
 
 def observed_outputs(task: Task) -> dict[int, int]:
@@ -132,7 +136,7 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
             mixed = from_data if simulated is None else np.where(np.isnan(from_data), simulated, from_data)
             nodes.append(filled(mixed.copy(), initial))
     fits = _descended(task, (np.stack(u), np.stack(nodes)), (np.array(family), np.array(weight)), settings)
-    optima = _optima(task, fits)
+    optima = ended(task, fits)
     if not model.n_shared and layout.n_series > 1 and len(optima) > 1:
         optima = [_best_of_each(task, fits, optima, settings), *optima]
     optima = [optimum for optimum in optima if np.isfinite(optimum.loss)]
@@ -149,7 +153,7 @@ def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Searc
     u = np.stack([optimum.u for optimum in optima])[chosen, series]
     nodes = np.stack([optimum.nodes for optimum in optima])[chosen, series]
     again = _descended(task, (u[None], nodes[None]), (np.zeros(1, dtype=int), np.array([LAST_WEIGHT])), settings)
-    return replace(_optima(task, again)[0], family=-1, n_iter=int(fits.n_iter.max(initial=0)))
+    return replace(ended(task, again)[0], family=-1, n_iter=int(fits.n_iter.max(initial=0)))
 
 
 def _one_of_each(optima: list[Optimum]) -> list[Optimum]:
@@ -201,7 +205,7 @@ def _losses(task: Task, shots: Shots, series: np.ndarray, scale: np.ndarray) -> 
     return by_cell(cells, least_squares(task, cells, shots, scale)[0])
 
 
-def _optima(task: Task, fits: Fits) -> list[Optimum]:
+def ended(task: Task, fits: Fits) -> list[Optimum]:
     """Where the fits have ended, start by start."""
     n_starts = len(fits.scale)
     series = np.tile(np.arange(task.layout.n_series), n_starts)
@@ -223,6 +227,7 @@ def _optima(task: Task, fits: Fits) -> list[Optimum]:
                 converged=bool(fits.converged[own].all()),
                 interrupted=fits.interrupted,
                 n_iter=int(fits.n_iter[own].max(initial=0)),
+                precision=None if fits.precision is None else fits.precision[k],
             )
         )
     return optima
@@ -238,4 +243,4 @@ def along_profile(task: Task, best: Optimum, column: int, values: np.ndarray, se
     settings = replace(settings, report=None)
     kind = np.arange(len(values)), np.full(len(values), WEIGHT_OF_SIMULATED)
     fits = _descended(task, (u, nodes), kind, settings, free, best.scale)
-    return _optima(task, fits)
+    return ended(task, fits)

@@ -23,7 +23,7 @@ from skode.equations.elimination import Linearised, Reduced
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
 from skode.equations.noise import Gaussian
-from skode.equations.prior import Prior
+from skode.equations.prior import Prior, inverse
 from skode.equations.sensitivities import MAX_STEPS
 from skode.equations.shooting import Model, Shots, cells_without_next, shoot
 
@@ -105,8 +105,10 @@ class Fits:
         Whether no step promises more than the tolerance.
     penalty : ndarray of shape (n_cells,)
         The penalty of the defects that are left.
-    precision : ndarray of shape (n_starts, n_shared)
+    precision : ndarray of shape (n_starts, n_shared) or None
         Precisions of the prior, where there is one.
+    last_weight : float
+        Largest weight of the defects.
     """
 
     start: np.ndarray
@@ -120,6 +122,7 @@ class Fits:
     converged: np.ndarray
     penalty: np.ndarray
     precision: np.ndarray | None = None
+    last_weight: float = LAST_WEIGHT
     interrupted: bool = False
     max_steps: int = MAX_STEPS
 
@@ -178,15 +181,16 @@ class _Control:
     growth: np.ndarray
     weight: np.ndarray
     least_weight: np.ndarray
+    last_weight: float
 
     @classmethod
-    def start(cls, weight: np.ndarray) -> _Control:
-        return cls(
-            np.full(len(weight), FIRST_DAMPING), np.full(len(weight), 2.0), weight, np.minimum(weight, LEAST_WEIGHT)
-        )
+    def start(cls, weight: np.ndarray, last_weight: float) -> _Control:
+        n, least = len(weight), np.minimum(weight, LEAST_WEIGHT)
+        return cls(np.full(n, FIRST_DAMPING), np.full(n, 2.0), weight, least, last_weight)
 
     def take(self, kept: np.ndarray) -> _Control:
-        return _Control(self.damping[kept], self.growth[kept], self.weight[kept], self.least_weight[kept])
+        arrays = (array[kept] for array in (self.damping, self.growth, self.weight, self.least_weight))
+        return _Control(*arrays, self.last_weight)
 
     def judge(self, ratio: np.ndarray, accepted: np.ndarray, curved: np.ndarray) -> None:
         """Adapt to the ratios of actual to predicted gains.
@@ -204,7 +208,7 @@ class _Control:
         raised = np.where(curved, self.damping, self.damping * self.growth)
         self.damping = np.maximum(np.where(accepted, self.damping * factor, raised), LEAST_DAMPING)
         self.growth = np.where(accepted, 2.0, np.where(curved, self.growth, 2.0 * self.growth))
-        grown = np.minimum(self.weight * GROWTH_OF_WEIGHT, LAST_WEIGHT)
+        grown = np.minimum(self.weight * GROWTH_OF_WEIGHT, self.last_weight)
         fallen = np.maximum(self.weight / FALL_OF_WEIGHT, self.least_weight)
         self.weight = np.where(accepted & (ratio > 0.75), grown, np.where(curved, fallen, self.weight))
 
@@ -303,7 +307,7 @@ class Descent:
         self.u, self.nodes, self.free = fits.u.copy(), fits.nodes.copy(), fits.free
         self.shots = task.shoot(self.cells, self.u, self.nodes)
         cells = np.unique(self.groups.of_cell, return_index=True)[1]
-        self.control = _Control.start(fits.weight[self.start[cells]])
+        self.control = _Control.start(fits.weight[self.start[cells]], fits.last_weight)
         self.multipliers = np.zeros(self.nodes.shape)
         if np.isnan(fits.scale).any():
             fits.scale[:] = self._first_scale()
@@ -477,7 +481,7 @@ class Descent:
             if not accepted[group]:
                 continue
             start = self.start[cell]
-            variance = np.diagonal(np.linalg.pinv(total[group], hermitian=True))
+            variance = np.diagonal(inverse(total[group]))
             self.determined[start] = prior.determined(precision[start], variance).sum()
             self.determined[start] += sizes[group] * (H.shape[1] - s)
             precision[start] = prior.adapted(self.u[cell, :s], precision[start], variance)
@@ -491,6 +495,10 @@ class Descent:
         if s:
             diagonal[:, :s] = groups.sum(diagonal[:, :s])[groups.of_cell]
             joint[:, :s] = groups.sum(gradient[:, :s])[groups.of_cell]
+        if self.task.prior is not None:  # all of one scale: those that the data hardly tell are not to wander
+            own = self.task.prior.groups >= 0
+            mean = diagonal[:, :s][:, own].mean(axis=1, keepdims=True)
+            diagonal[:, :s] = np.where(own, np.maximum(diagonal[:, :s], mean), diagonal[:, :s])
         damping = damping * np.where(diagonal > 0.0, diagonal, 1.0)
         if s:  # the sum over the group's cells is to be the damping
             sizes = groups.sum(np.ones(len(damping)))[groups.of_cell]

@@ -59,3 +59,14 @@ class Prior:
         """Logarithm of the density of u, of those with a precision."""
         known = precision > 0.0
         return float(0.5 * np.log(precision[known] / (2.0 * np.pi)).sum() - self.value(u, precision))
+
+
+def inverse(H: np.ndarray) -> np.ndarray:
+    """The inverse of a symmetric positive matrix, of any scale; that of its positive part where it is singular."""
+    scale = np.sqrt(np.maximum(np.diagonal(H), 1e-300))
+    scaled = H / np.outer(scale, scale)
+    try:
+        scaled = np.linalg.inv(scaled + 1e-13 * np.eye(len(H)))
+    except np.linalg.LinAlgError:
+        scaled = np.linalg.pinv(scaled, hermitian=True)
+    return scaled / np.outer(scale, scale)
