@@ -39,6 +39,10 @@ MORE_STEPS, LEAST_STEPS = 4, 60
 ERRORS_OF_MERIT = 1e-3, 5e-2
 #: Weights of the defects, in units of an observation's: the least, the last, and how they grow and fall.
 LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10.0
+#: Multipliers, in units of the slope of an observation's loss one standard deviation off, are no larger than this
+#: (R. Andreani, E. G. Birgin, J. M. Martinez, M. L. Schuverdt, "On augmented Lagrangian methods with general lower-level
+#: constraints", SIAM J. Optim. 18, 2007, need them bounded): larger ones would pull ends away without limit.
+MOST_MULTIPLIER = 1e3
 #: Steps of the EM algorithm for the scale of the noise, where it takes any, after each step of the unknowns.
 SCALE_UPDATES = 20
 #: Below this damping a step tells how much is left to gain.
@@ -419,9 +423,14 @@ class Descent:
         left = (np.abs(self.multipliers) + weights * np.abs(self.shots.defects)) * np.abs(self.shots.defects)
         settled &= groups.sum(left.sum(axis=(1, 2))) <= np.where(lost, 10.0 * errors, self.tol)
         good = (accepted & (ratio > 0.5))[groups.of_cell, None, None]
-        self.multipliers = np.where(good, weights * (self.shots.defects + shift), self.multipliers)
+        largest = MOST_MULTIPLIER * np.sqrt(unit)[:, None]
+        multipliers = np.clip(weights * (self.shots.defects + shift), -largest, largest)
+        self.multipliers = np.where(good, multipliers, self.multipliers)
         curved = ~accepted & (self._loss(shots) < self.loss) & (after > before)
+        weight_before = control.weight
         control.judge(ratio, accepted, curved)
+        # Lighter defects have lighter multipliers: these over the weights are how far ends are to be off.
+        self.multipliers *= np.minimum(control.weight / weight_before, 1.0)[groups.of_cell, None, None]
         self._update_precision(reduced, accepted)
         self._update_scale()
         self.fits.n_iter[self.active] += 1
