@@ -21,8 +21,8 @@ from skode.equations.layout import Layout
 from skode.equations.levenberg_marquardt import Task
 from skode.equations.noise import NOISES
 from skode.equations.predictive import driver_at_start
-from skode.equations.reading import Arguments, Clock, Reading, check_functions, read_model
-from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
+from skode.equations.reading import Arguments, Clock, Reading, check_functions, of_observed_series, read_model
+from skode.frames import Column, distinct_rows, output_names, read_rows, read_targets, series_codes
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api, check_weights, to_pandas, warn_caller
 
@@ -286,7 +286,7 @@ class ODERegressor(FittedEquations):
         weights = np.ones(len(rows)) if weights is None else weights
         noise = NOISES[self.noise]
         noise.check(values[~np.isnan(values)])
-        rows, values, weights = _of_observed_series(rows, values, weights)
+        rows, values, weights = of_observed_series(rows, values, weights)
         clock = Clock.of(rows, self.time_unit)
         t, (codes, ids) = clock.read(rows, self.time), series_codes(rows.series)
         names = self._input_names()
@@ -362,19 +362,6 @@ class ODERegressor(FittedEquations):
                 "by fixed= or initial=, or give them bounds.",
                 UserWarning,
             )
-
-
-def _of_observed_series(
-    rows: LongRows, values: np.ndarray, weights: np.ndarray
-) -> tuple[LongRows, np.ndarray, np.ndarray]:
-    """The rows of the series of which anything was observed."""
-    codes, _ = series_codes(rows.series)
-    seen = np.zeros(codes.max() + 1, dtype=bool)
-    seen[codes[~np.isnan(values).all(axis=1)]] = True
-    if not seen.any():
-        raise ValueError("Input y contains NaN only in rows with weight: nothing was observed.")
-    kept = np.flatnonzero(seen[codes])
-    return rows.take(kept), values[kept], weights[kept]
 
 
 def _print(i: int, n_left: int, loss: float) -> None:

@@ -42,6 +42,10 @@ class Prior:
         """How far the data determine each unknown, between 0 and 1, given their variances."""
         return np.clip(1.0 - precision * variance, 0.0, 1.0)
 
+    def held(self, precision: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+        """Precisions with which unknowns that are fixed, at their means, stay there."""
+        return np.where(self.groups < 0, 0.0, np.where(fixed, MOST_PRECISION, precision))
+
     def adapted(self, u: np.ndarray, precision: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """Precisions of larger evidence, of one set of unknowns."""
         own = self.groups >= 0

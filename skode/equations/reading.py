@@ -17,7 +17,7 @@ from skode.equations.initial import InitialStates
 from skode.equations.parameters import Parameter, Scales, known_names, read_parameters
 from skode.equations.sensitivities import SolverSettings
 from skode.equations.shooting import Model
-from skode.frames import LongRows
+from skode.frames import LongRows, series_codes
 from skode.training import as_python
 
 
@@ -59,6 +59,19 @@ def seconds_of(time_unit: str) -> float:
     except ValueError as error:
         raise ValueError(f"time_unit={time_unit!r} is no unit of time of pandas, as 'D', 'h' and 's' are.") from error
     return seconds
+
+
+def of_observed_series(
+    rows: LongRows, values: np.ndarray, weights: np.ndarray
+) -> tuple[LongRows, np.ndarray, np.ndarray]:
+    """The rows of the series of which anything was observed."""
+    codes, _ = series_codes(rows.series)
+    seen = np.zeros(codes.max() + 1, dtype=bool)
+    seen[codes[~np.isnan(values).all(axis=1)]] = True
+    if not seen.any():
+        raise ValueError("Input y contains NaN only in rows with weight: nothing was observed.")
+    kept = np.flatnonzero(seen[codes])
+    return rows.take(kept), values[kept], weights[kept]
 
 
 @dataclass(frozen=True)

@@ -187,13 +187,13 @@ class ModuleField:
     ----------
     module : nn.Module
         The module; left as it is.
-    n_outputs : int
-        Number of values.
+    n_inputs, n_outputs : int
+        Sizes.
     """
 
     linear = False
 
-    def __init__(self, module: nn.Module, n_outputs: int) -> None:
+    def __init__(self, module: nn.Module, n_inputs: int, n_outputs: int) -> None:
         self.module, self.n_outputs = module, n_outputs
         self.named = {name: tensor.detach().to(torch.float64) for name, tensor in module.named_parameters()}
         self.buffers = {
@@ -204,6 +204,21 @@ class ModuleField:
         self.n_weights = sum(lengths)
         self.bounds = np.cumsum([0, *lengths])
         self.groups = np.repeat(np.arange(len(lengths)), lengths)
+        if not lengths:
+            raise ValueError("field is a module without parameters: there is nothing to fit.")
+        self._check(n_inputs)
+
+    def _check(self, n_inputs: int) -> None:
+        """See that the module takes points and returns values."""
+        points = torch.zeros(3, n_inputs, dtype=torch.float64)
+        with torch.no_grad():
+            value = self.value(points, torch.from_numpy(self.start(np.random.RandomState(0))))
+        if not isinstance(value, Tensor) or value.shape != (3, self.n_outputs):
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"field must map points of shape (n, {n_inputs}), standardised states and inputs, to derivatives of "
+                f"shape (n, {self.n_outputs}); for n = 3 it returns {got}."
+            )
 
     def start(self, rng: np.random.RandomState) -> np.ndarray:
         return torch.cat([tensor.flatten() for tensor in self.named.values()]).numpy().copy()

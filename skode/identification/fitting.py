@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from skode.equations.dynamics import Driver
 from skode.equations.fitting import Optimum, ended
-from skode.equations.inputs import Inputs
 from skode.equations.levenberg_marquardt import Descent, Fits, Task
 from skode.identification.matching import Matched, match
+from skode.identification.problem import Problem
 from skode.identification.states import SmoothedStates
 from skode.identification.system import FieldSystem
 
@@ -24,6 +24,10 @@ FIRST_WEIGHT, LAST_WEIGHT = 1.0, 300.0
 PRECISIONS_AT_START = 1e-3, 1e2
 #: The noise of derivatives is no less than this share of the smoothed ones' standard errors.
 SHARE_OF_ERRORS = 0.7
+#: A term of a polynomial that is not this many standard errors off 0 is dropped, and the rest fitted again, so often.
+LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 2.0, 3
+#: A polynomial whose noise is no larger than this many times the smoother's is as good as any field.
+MORE_THAN_NOISE = 1.1
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,28 @@ class FieldOptimum:
     evidence: float
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where shooting starts.
+
+    Attributes
+    ----------
+    u : ndarray of shape (n_parameters,)
+        Scaled parameters.
+    nodes : ndarray of shape (n_series, n_nodes, n_states)
+        States at the starts of segments.
+    precision : ndarray of shape (n_parameters,)
+        Precisions of the prior.
+    free : ndarray of bool, of shape (n_parameters,)
+        Which parameters are searched for.
+    """
+
+    u: np.ndarray
+    nodes: np.ndarray
+    precision: np.ndarray
+    free: np.ndarray
+
+
 def matched(task: Task, smooth: SmoothedStates, n_starts: int, rng: np.random.RandomState) -> Matched:
     """The parameters of the largest evidence in gradient matching; ``smooth`` in standardised units."""
     system, scales, prior = task.model.system, task.model.scales, task.prior
@@ -93,30 +119,51 @@ def matched(task: Task, smooth: SmoothedStates, n_starts: int, rng: np.random.Ra
     return best
 
 
-def shot(task: Task, start: Matched, smooth: SmoothedStates, settings: FieldSearch) -> FieldOptimum:
-    """The optimum that multiple shooting reaches from matched parameters and smoothed states."""
-    layout, m, prior = task.layout, task.model.n_parameters, task.prior
-    assert prior is not None
-    n_series = layout.n_series
-    u = np.concatenate([np.tile(start.u, (n_series, 1)), smooth.nodes[:, 0]], axis=1)
-    low, high = task.model.scales.low, task.model.scales.high
-    precision = np.where(prior.groups >= 0, np.clip(start.precision, *PRECISIONS_AT_START), 0.0)
+def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
+    """The optimum that multiple shooting reaches."""
+    n_series, n_outputs = task.layout.n_series, task.layout.y.shape[1]
+    u = np.concatenate([np.tile(start.u, (n_series, 1)), start.nodes[:, 0]], axis=1)
+    free = np.ones(u.shape, dtype=bool)
+    free[:, : len(start.u)] = start.free
     fits = Fits(
         start=np.zeros(n_series, dtype=np.int64),
         family=np.zeros(1, dtype=np.int64),
         weight=np.array([FIRST_WEIGHT]),
-        u=np.clip(u, low, high),
-        nodes=smooth.nodes.copy(),
-        free=np.ones(u.shape, dtype=bool),
-        scale=np.full((1, layout.y.shape[1]), np.nan),
+        u=np.clip(u, task.model.scales.low, task.model.scales.high),
+        nodes=start.nodes.copy(),
+        free=free,
+        scale=np.full((1, n_outputs), np.nan),
         n_iter=np.zeros(n_series, dtype=np.int64),
         converged=np.zeros(n_series, dtype=bool),
         penalty=np.zeros(n_series),
-        precision=precision[None],
+        precision=None if task.prior is None else task.prior.held(start.precision, ~start.free)[None],
         last_weight=LAST_WEIGHT,
     )
     Descent(task, fits, np.arange(n_series), settings.tol, settings.report).run(settings.max_iter)
-    optimum = ended(task, fits)[0]
+    return ended(task, fits)[0]
+
+
+def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) -> FieldOptimum:
+    """Match, shoot, and drop the terms of a polynomial that the data have no need of."""
+    task, prior = problem.task, problem.task.prior
+    assert prior is not None
+    groups = prior.groups
+    first = matched(task, problem.smooth, settings.n_starts, rng)
+    precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
+    start = Start(first.u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
+    optimum = shot(task, start, settings)
+    for _ in range(MOST_PRUNINGS if problem.system.field.linear else 0):
+        if optimum.interrupted:
+            break
+        m = len(groups)
+        errors = np.sqrt(np.diagonal(optimum.information(task, sandwich=False).covariance[0, :m, :m]))
+        u = optimum.u[0, :m]
+        kept = (groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
+        if (kept == start.free).all():
+            break
+        assert optimum.precision is not None
+        start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)
+        optimum = shot(task, start, settings)
     return FieldOptimum(optimum, evidence(task, optimum))
 
 
@@ -131,6 +178,21 @@ def evidence(task: Task, optimum: Optimum) -> float:
     return float(-optimum.loss + density - 0.5 * log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi))
 
 
-def with_inputs_in_units(inputs: Inputs | None, unit: float) -> Inputs | None:
-    """The same inputs over standardised times."""
-    return None if inputs is None else Inputs(inputs.names, inputs.times / unit, inputs.values, inputs.linear)
+def evidence_in_units(problem: Problem, found: FieldOptimum) -> float:
+    """The logarithm of the evidence of the data in the user's units, which does not depend on how they were scaled."""
+    units, layout = problem.system.units, problem.task.layout
+    n = layout.y.shape[1]
+    observed = (layout.weights.sum(axis=0) * np.log(units.scale[:n])).sum()
+    return float(found.evidence - observed + layout.n_series * np.log(units.scale).sum())
+
+
+def is_noise(problem: Problem, found: FieldOptimum) -> bool:
+    """Whether what a field leaves is no more than the noise that smoothing found."""
+    noise = np.maximum(problem.smooth.noise, problem.task.least_scale)
+    return bool((found.optimum.scale <= MORE_THAN_NOISE * noise).all())
+
+
+def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:
+    """The states of other series, with parameters ``u`` as they are and noise that is no less than ``scale``."""
+    start = Start(u, problem.smooth.nodes, np.zeros(len(u)), np.zeros(len(u), dtype=bool))
+    return shot(replace(problem.task, prior=None, least_scale=scale), start, settings)
