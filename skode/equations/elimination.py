@@ -10,6 +10,7 @@ Differential Equations", SIAM 1995, chapter 7.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,7 @@ class Linearised:
         flat, flat_weighted = (x[..., n:].reshape(n_cells, n_nodes * n, -1) for x in (ends, weighted))
         known = flat.swapaxes(1, 2) @ flat_weighted
         bounds = np.searchsorted(cells.row_cell, np.arange(n_cells + 1))
-        for total, start, stop in zip(known, bounds[:-1], bounds[1:], strict=True):
+        for total, (start, stop) in zip(known, itertools.pairwise(bounds), strict=True):
             own = rows[start:stop, :, n:].reshape(-1, k + 1 - n)
             total += own.T @ own
         return of_starts[..., :n], of_starts[..., n:], known

@@ -12,6 +12,7 @@ of different series meet only those that all share. With own blocks ``H_i``, bor
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +110,7 @@ def information(task: Task, at: Estimate, *, sandwich: bool) -> Information:
 def _products(cells: Cells, rows: np.ndarray) -> np.ndarray:
     """Sums of the outer products of rows (n_rows, n_outputs, q) over each cell."""
     bounds = np.searchsorted(cells.row_cell, np.arange(len(cells.series) + 1))
-    parts = [rows[a:b].reshape(-1, rows.shape[2]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [rows[a:b].reshape(-1, rows.shape[2]) for a, b in itertools.pairwise(bounds)]
     return np.stack([part.T @ part for part in parts])
 
 

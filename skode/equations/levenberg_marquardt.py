@@ -39,9 +39,9 @@ MORE_STEPS, LEAST_STEPS = 4, 60
 ERRORS_OF_MERIT = 1e-3, 5e-2
 #: Weights of the defects, in units of an observation's: the least, the last, and how they grow and fall.
 LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10.0
-#: Multipliers, in units of the slope of an observation's loss one standard deviation off, are no larger than this
-#: (R. Andreani, E. G. Birgin, J. M. Martinez, M. L. Schuverdt, "On augmented Lagrangian methods with general lower-level
-#: constraints", SIAM J. Optim. 18, 2007, need them bounded): larger ones would pull ends away without limit.
+#: Multipliers, in units of the slope of an observation's loss one standard deviation off, are no larger than this, as
+#: larger ones would pull ends away without limit (R. Andreani, E. G. Birgin, J. M. Martinez, M. L. Schuverdt, "On
+#: augmented Lagrangian methods with general lower-level constraints", SIAM J. Optim. 18, 2007).
 MOST_MULTIPLIER = 1e3
 #: Steps of the EM algorithm for the scale of the noise, where it takes any, after each step of the unknowns.
 SCALE_UPDATES = 20
@@ -193,8 +193,8 @@ class _Control:
         return cls(np.full(n, FIRST_DAMPING), np.full(n, 2.0), weight, least, last_weight)
 
     def take(self, kept: np.ndarray) -> _Control:
-        arrays = (array[kept] for array in (self.damping, self.growth, self.weight, self.least_weight))
-        return _Control(*arrays, self.last_weight)
+        damping, growth = self.damping[kept], self.growth[kept]
+        return _Control(damping, growth, self.weight[kept], self.least_weight[kept], self.last_weight)
 
     def judge(self, ratio: np.ndarray, accepted: np.ndarray, curved: np.ndarray) -> None:
         """Adapt to the ratios of actual to predicted gains.

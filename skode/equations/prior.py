@@ -1,7 +1,8 @@
 r"""Normal priors of the unknowns that all series share, whose precisions have the largest evidence.
 
-With the precision ``a`` of a group of unknowns and the covariance ``C`` of all of them given the data, the data determine
-``gamma = sum (1 - a C_ii)`` of the group's directions, the prior the rest, and the evidence is stationary where
+With the precision ``a`` of a group of unknowns and the covariance ``C`` of all of them given the data, the data
+determine ``gamma = sum (1 - a C_ii)`` of the group's directions, the prior the rest, and the evidence is stationary
+where
 
 .. math:: a = \gamma / \sum_i (u_i - m_i)^2
 
@@ -52,8 +53,8 @@ class Prior:
         if not own.any():
             return precision
         groups = self.groups[own]
-        determined = np.bincount(groups, self.determined(precision, variance)[own])
-        squares = np.bincount(groups, ((u - self.mean)[own]) ** 2)
+        determined: np.ndarray = np.bincount(groups, self.determined(precision, variance)[own])
+        squares: np.ndarray = np.bincount(groups, ((u - self.mean)[own]) ** 2)
         found = np.clip(determined / np.maximum(squares, 1e-300), LEAST_PRECISION, MOST_PRECISION)
         new = precision.copy()
         new[own] = found[groups]
@@ -68,7 +69,7 @@ class Prior:
 def inverse(H: np.ndarray) -> np.ndarray:
     """The inverse of a symmetric positive matrix, of any scale; that of its positive part where it is singular."""
     scale = np.sqrt(np.maximum(np.diagonal(H), 1e-300))
-    scaled = H / np.outer(scale, scale)
+    scaled: np.ndarray = H / np.outer(scale, scale)
     try:
         scaled = np.linalg.inv(scaled + 1e-13 * np.eye(len(H)))
     except np.linalg.LinAlgError:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from skode.equations.dynamics import Driver, PlainField, SensitivityField, System, load_forward_ad
+from skode.equations.dynamics import BatchField, Driver, System, load_forward_ad
 from skode.solvers import METHODS, Solution, solve_ivp
 
 #: Attempted steps of a sample after which it counts as failed.
@@ -42,9 +42,7 @@ class SolverSettings:
     step_size: float | None = None
     max_steps: int = MAX_STEPS
 
-    def solve(
-        self, field: PlainField | SensitivityField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any
-    ) -> Solution:
+    def solve(self, field: BatchField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any) -> Solution:
         """States of a batch at times of each sample, padded with NaN; NaN where a sample can't be solved."""
         return solve_ivp(
             field,

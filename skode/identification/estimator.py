@@ -58,9 +58,9 @@ class NeuralODERegressor(FittedField):
     ----------
     field : {"auto", "polynomial", "linear", "mlp"} or Module, default="auto"
         The field: a polynomial, each of whose terms has a prior of its own, so that those without need vanish [3]_
-        (see :meth:`equations`); an affine map; a multilayer perceptron with tanh beside an affine map; or a torch module
-        from standardised states and inputs to standardised derivatives, whose weights are fitted in a copy. "auto": a
-        polynomial or a perceptron, whichever has the larger evidence.
+        (see :meth:`equations`); an affine map; a multilayer perceptron with tanh beside an affine map; or a torch
+        module from standardised states and inputs to standardised derivatives, whose weights are fitted in a copy.
+        "auto": a polynomial or a perceptron, whichever has the larger evidence.
     known : callable or None, default=None
         ``known(t, y, p)``, a right-hand side that the field is added to, as :class:`ODERegressor` takes it, in the
         user's units; with ``order=2`` of shape ``(..., n_outputs)``.
@@ -307,8 +307,8 @@ class NeuralODERegressor(FittedField):
         n_times = int((layout.slot >= 0).sum())
         if n_values <= n_states * layout.n_series or not n_times:
             raise ValueError(
-                f"y has n_samples = {n_values} observed values, too few for a field beside {n_states} initial states of "
-                f"each of {layout.n_series} series."
+                f"y has n_samples = {n_values} observed values, too few for a field beside {n_states} initial states "
+                f"of each of {layout.n_series} series."
             )
 
     def _keep(self, problem: Problem, best: FieldOptimum) -> None:

@@ -10,11 +10,13 @@ import torch
 
 from skode.equations.dynamics import Driver
 from skode.equations.fitting import Optimum, ended
+from skode.equations.layout import Cells
 from skode.equations.levenberg_marquardt import Descent, Fits, Task
 from skode.identification.matching import Matched, match
 from skode.identification.problem import Problem
 from skode.identification.states import SmoothedStates
 from skode.identification.system import FieldSystem
+from skode.solvers import SolverError
 
 #: First and last weight of the defects, in units of an observation's. Multipliers close what is left: heavier ones
 #: would bind the steps closely to a manifold that is curved by hundreds of weights.
@@ -26,6 +28,8 @@ PRECISIONS_AT_START = 1e-3, 1e2
 SHARE_OF_ERRORS = 0.7
 #: A term of a polynomial that is not this many standard errors off 0 is dropped, and the rest fitted again, so often.
 LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 2.0, 3
+#: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
+SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
 #: A polynomial whose noise is no larger than this many times the smoother's is as good as any field.
 MORE_THAN_NOISE = 1.1
 
@@ -150,7 +154,8 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     groups = prior.groups
     first = matched(task, problem.smooth, settings.n_starts, rng)
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
-    start = Start(first.u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
+    u = _solvable(task, first.u, problem.smooth.nodes)
+    start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
     optimum = shot(task, start, settings)
     for _ in range(MOST_PRUNINGS if problem.system.field.linear else 0):
         if optimum.interrupted:
@@ -165,6 +170,25 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
         start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)
         optimum = shot(task, start, settings)
     return FieldOptimum(optimum, evidence(task, optimum))
+
+
+def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Parameters with which all segments can be solved: as matched, or with smaller weights, at last a field of 0."""
+    cells = Cells.of(task.layout, np.arange(task.layout.n_series))
+    system = task.model.system
+    assert isinstance(system, FieldSystem)
+    field = np.arange(len(u)) < system.field.n_weights
+    for share in SMALLER:
+        tried = np.where(field, share * u, u)
+        whole = np.concatenate([np.tile(tried, (len(nodes), 1)), nodes[:, 0]], axis=1)
+        if np.isfinite(task.shoot(cells, whole, nodes.copy()).mean).all():
+            return tried
+    raise SolverError(
+        "The equations can't be solved from the smoothed states as far as the next ones",
+        time=float(task.layout.t0[0]),
+        step_size=float("nan"),
+        advice="Choose another field or other starts of the parameters in params.",
+    )
 
 
 def evidence(task: Task, optimum: Optimum) -> float:

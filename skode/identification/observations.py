@@ -76,8 +76,7 @@ class Observations:
         """The rows in which something was observed, cut into segments."""
         seen = ~np.isnan(self.y).all(axis=1)
         most = MOST_SEGMENTS if n_segments == "auto" else int(n_segments)
-        columns = (column[seen] for column in (self.codes, self.t, self.y, self.weights))
-        return Layout.of(*columns, self.t0, most)
+        return Layout.of(self.codes[seen], self.t[seen], self.y[seen], self.weights[seen], self.t0, most)
 
     def as_inputs(self, names: list[str], unit: float, *, linear: bool) -> Inputs | None:
         """The inputs over standardised times; None where there are none."""

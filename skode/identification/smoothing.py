@@ -4,8 +4,8 @@ Each observed quantity is a three times integrated Wiener process, ``x''' = whit
 independent noise. Its mean given the observations is the quintic smoothing spline (G. Wahba, "Improper priors, spline
 smoothing and the problem of guarding against model errors in regression", J. R. Stat. Soc. B 40, 1978); as a state
 space model it is found in a time that is linear in their number, by Kalman's filter and the smoother of Rauch, Tung and
-Striebel (S. Sarkka, A. Solin, "Applied Stochastic Differential Equations", Cambridge, 2019, chapters 6 and 12). How smooth
-it is, the ratio of the process' intensity to the variance of the noise, has the largest likelihood.
+Striebel (S. Sarkka, A. Solin, "Applied Stochastic Differential Equations", Cambridge, 2019, chapters 6 and 12). The
+ratio of the process' intensity to the variance of the noise, which says how smooth it is, has the largest likelihood.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def _likeliest(steps: np.ndarray, y: np.ndarray) -> np.ndarray:
     centre, grid = np.zeros(n), RATIOS
     for _ in range(1 + REFINEMENTS):
         tried = centre[:, None] + grid
-        repeated = (np.repeat(x, len(grid), axis=0) for x in (steps, y))
-        loglik = _filtered(*repeated, tried.ravel(), keep=False).loglik.reshape(n, -1)
+        own_steps, own_y = (np.repeat(x, len(grid), axis=0) for x in (steps, y))
+        loglik = _filtered(own_steps, own_y, tried.ravel(), keep=False).loglik.reshape(n, -1)
         centre = tried[np.arange(n), np.argmax(loglik, axis=1)]
         width = grid[1] - grid[0]
         grid = np.linspace(-0.75 * width, 0.75 * width, 7)

@@ -91,7 +91,7 @@ def _gathered(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     y = np.full((layout.y.shape[1], *times.shape), np.nan)
     slots = np.zeros(nodes.shape, dtype=np.int64)
     for i, own in enumerate(all_times):
-        rows = np.arange(layout.row_pointer[i], layout.row_pointer[i + 1])
+        rows = slice(layout.row_pointer[i], layout.row_pointer[i + 1])
         places = np.searchsorted(own, layout.time[rows])
         seen = np.where(layout.weights[rows] > 0.0, layout.y[rows], np.nan)
         y[:, i, places] = seen.T

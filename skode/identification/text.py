@@ -51,7 +51,7 @@ def equations(system: FieldSystem, weights: np.ndarray, digits: int) -> list[str
     table = coefficients(system, weights)
     texts = []
     for name, column in table.items():
-        parts = []
+        parts: list[str] = []
         for term, value in column.items():
             if value == 0.0:
                 continue
