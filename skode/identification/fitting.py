@@ -26,8 +26,9 @@ FIRST_WEIGHT, LAST_WEIGHT = 1.0, 300.0
 PRECISIONS_AT_START = 1e-3, 1e2
 #: The noise of derivatives is no less than this share of the smoothed ones' standard errors.
 SHARE_OF_ERRORS = 0.7
-#: A term of a polynomial that is not this many standard errors off 0 is dropped, and the rest fitted again, so often.
-LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 2.0, 3
+#: A term of a polynomial that is not this many standard errors off 0, which the data determine by less than half, is
+#: dropped and the rest fitted again, so often.
+LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 1.0, 3
 #: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
 SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
 #: A polynomial whose noise is no larger than this many times the smoother's is as good as any field.
