@@ -113,6 +113,9 @@ class Fits:
         Precisions of the prior, where there is one.
     last_weight : float
         Largest weight of the defects.
+    lighter : bool
+        Whether weights fall where a step would gain but for defects that its linearisation does not see. If not, steps
+        are damped instead.
     """
 
     start: np.ndarray
@@ -127,6 +130,7 @@ class Fits:
     penalty: np.ndarray
     precision: np.ndarray | None = None
     last_weight: float = LAST_WEIGHT
+    lighter: bool = True
     interrupted: bool = False
     max_steps: int = MAX_STEPS
 
@@ -426,7 +430,7 @@ class Descent:
         largest = MOST_MULTIPLIER * np.sqrt(unit)[:, None]
         multipliers = np.clip(weights * (self.shots.defects + shift), -largest, largest)
         self.multipliers = np.where(good, multipliers, self.multipliers)
-        curved = ~accepted & (self._loss(shots) < self.loss) & (after > before)
+        curved = self.fits.lighter & ~accepted & (self._loss(shots) < self.loss) & (after > before)
         weight_before = control.weight
         control.judge(ratio, accepted, curved)
         # Lighter defects have lighter multipliers: these over the weights are how far ends are to be off.

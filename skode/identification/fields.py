@@ -211,14 +211,18 @@ class ModuleField:
     def _check(self, n_inputs: int) -> None:
         """See that the module takes points and returns values."""
         points = torch.zeros(3, n_inputs, dtype=torch.float64)
-        with torch.no_grad():
-            value = self.value(points, torch.from_numpy(self.start(np.random.RandomState(0))))
+        expected = (
+            f"field must map points of shape (n, {n_inputs}), standardised states and inputs, to derivatives of shape "
+            f"(n, {self.n_outputs})"
+        )
+        try:
+            with torch.no_grad():
+                value = self.value(points, torch.from_numpy(self.start(np.random.RandomState(0))))
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(f"{expected}; for n = 3 it fails: {error}") from error
         if not isinstance(value, Tensor) or value.shape != (3, self.n_outputs):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"field must map points of shape (n, {n_inputs}), standardised states and inputs, to derivatives of "
-                f"shape (n, {self.n_outputs}); for n = 3 it returns {got}."
-            )
+            raise ValueError(f"{expected}; for n = 3 it returns {got}.")
 
     def start(self, rng: np.random.RandomState) -> np.ndarray:
         return torch.cat([tensor.flatten() for tensor in self.named.values()]).numpy().copy()

@@ -143,6 +143,7 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         penalty=np.zeros(n_series),
         precision=None if task.prior is None else task.prior.held(start.precision, ~start.free)[None],
         last_weight=LAST_WEIGHT,
+        lighter=False,
     )
     Descent(task, fits, np.arange(n_series), settings.tol, settings.report).run(settings.max_iter)
     return ended(task, fits)[0]

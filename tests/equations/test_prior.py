@@ -39,4 +39,6 @@ def test_the_log_density_is_that_of_a_normal_distribution():
 def test_the_inverse_is_of_any_scale_and_of_the_positive_part():
     scale = np.array([1e-8, 1.0, 1e6])
     H = scale[:, None] * np.array([[2.0, 0.5, 0.1], [0.5, 1.0, 0.2], [0.1, 0.2, 3.0]]) * scale
-    np.testing.assert_allclose(scale[:, None] * inverse(H) * scale, np.linalg.inv(H / np.outer(scale, scale)), atol=1e-9)
+    np.testing.assert_allclose(
+        scale[:, None] * inverse(H) * scale, np.linalg.inv(H / np.outer(scale, scale)), atol=1e-9
+    )
