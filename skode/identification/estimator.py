@@ -24,12 +24,12 @@ from skode.equations.sensitivities import SolverSettings
 from skode.equations.shooting import condense
 from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
 from skode.identification.fitted import FittedField, Uncertainty
-from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence_in_units, fitted, is_noise
+from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence_in_units, fitted
 from skode.identification.observations import Observations
 from skode.identification.predictive import Paths
 from skode.identification.problem import FieldArguments, Problem, pose, state_names
 from skode.identification.states import SmoothedStates
-from skode.solvers import METHODS
+from skode.solvers import METHODS, SolverError
 from skode.training import array_api, check_weights, to_pandas, warn_caller
 
 #: Distributions of noise about states, which may have either sign.
@@ -264,9 +264,14 @@ class NeuralODERegressor(FittedField):
         found: list[tuple[Problem, FieldOptimum, Any]] = []
         kinds = ["polynomial", "mlp"] if self.field == "auto" else [self.field]
         for kind in kinds:
-            problem, optimum = self._fitted(kind, (observations, layout, smooth))
+            try:
+                problem, optimum = self._fitted(kind, (observations, layout, smooth))
+            except SolverError:
+                if kind == kinds[-1] and not found:
+                    raise
+                continue
             found.append((problem, optimum, kind))
-            if optimum.optimum.interrupted or (len(kinds) > 1 and is_noise(problem, optimum)):
+            if optimum.optimum.interrupted:
                 break
         problem, best, kind = max(found, key=lambda one: evidence_in_units(one[0], one[1]))
         self._clock, self._observations = clock, observations

@@ -31,8 +31,6 @@ SHARE_OF_ERRORS = 0.7
 LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 1.0, 3
 #: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
 SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
-#: A polynomial whose noise is no larger than this many times the smoother's is as good as any field.
-MORE_THAN_NOISE = 1.1
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,15 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         lighter=False,
     )
     Descent(task, fits, np.arange(n_series), settings.tol, settings.report).run(settings.max_iter)
-    return ended(task, fits)[0]
+    optimum = ended(task, fits)[0]
+    if not np.isfinite(optimum.loss):
+        raise SolverError(
+            "The field can't be solved as far as the observations",
+            time=float(task.layout.t0[0]),
+            step_size=float("nan"),
+            advice="Choose another field.",
+        )
+    return optimum
 
 
 def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) -> FieldOptimum:
@@ -210,12 +216,6 @@ def evidence_in_units(problem: Problem, found: FieldOptimum) -> float:
     n = layout.y.shape[1]
     observed = (layout.weights.sum(axis=0) * np.log(units.scale[:n])).sum()
     return float(found.evidence - observed + layout.n_series * np.log(units.scale).sum())
-
-
-def is_noise(problem: Problem, found: FieldOptimum) -> bool:
-    """Whether what a field leaves is no more than the noise that smoothing found."""
-    noise = np.maximum(problem.smooth.noise, problem.task.least_scale)
-    return bool((found.optimum.scale <= MORE_THAN_NOISE * noise).all())
 
 
 def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:

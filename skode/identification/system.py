@@ -11,7 +11,6 @@ and for second order ``dx/dt = v`` with the same for ``dv/dt``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,21 +92,28 @@ class FieldSystem(System):
         shift, scale = torch.from_numpy(self.units.input_shift), torch.from_numpy(self.units.input_scale)
         return torch.cat([z, (columns - shift) / scale], dim=1)
 
-    def _known(self, t: Tensor, z: Tensor, parameters: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """The known right-hand side in standardised units, for z of shape (..., n_states)."""
-        units, names = self.units, self.names[self.field.n_weights :]
-        y = torch.from_numpy(units.shift) + torch.from_numpy(units.scale) * z
+    def _known(self, t: Tensor, y: Tensor, parameters: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """The known right-hand side, all in the user's units, for y of shape (..., n_states)."""
+        names = self.names[self.field.n_weights :]
         fixed = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.constants.items()}
         p = {**fixed, **inputs, **dict(zip(names, parameters.unbind(-1), strict=True))}
-        value = self.rhs(t * units.unit, y, p)
+        value = self.rhs(t, y, p)
         shape = (*y.shape[:-1], self.n_outputs)
         if not isinstance(value, Tensor) or value.shape != shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
                 f"known(t, y, p) must return a tensor of shape (..., {self.n_outputs}) for y of shape (..., "
-                f"{self.n_states}), here {shape}; got {got}."
+                f"{self.n_states}), here {tuple(shape)}; got {got}."
             )
-        return units.unit / torch.from_numpy(units.scale[-self.n_outputs :]) * value
+        return value
+
+    def _rates(self) -> Tensor:
+        """What a rate of 1 in the user's units is in standardised ones, of shape (n_outputs,)."""
+        return torch.from_numpy(self.units.unit / self.units.scale[-self.n_outputs :])
+
+    def _users(self, z: Tensor) -> Tensor:
+        """States in the user's units."""
+        return torch.from_numpy(self.units.shift) + torch.from_numpy(self.units.scale) * z
 
     def _kinematic(self) -> Tensor:
         """The derivative of positions by velocities, in standardised units."""
@@ -128,7 +134,8 @@ class FieldSystem(System):
         value = self.field.value(self._points(z, inputs), w)
         if self.rhs is not None:
             flat = {name: column.reshape(len(z)) for name, column in inputs.items()}
-            value = value + self._known(t, z, parameters, flat)
+            known = self._known(t * self.units.unit, self._users(z), parameters, flat)
+            value = value + self._rates() * known
         return self._whole(z, value)
 
     def jacobians(
@@ -155,15 +162,19 @@ class FieldSystem(System):
         self, t: Tensor, z: Tensor, parameters: Tensor, inputs: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         n, k = self.n_states, self.n_states + len(parameters)
-        primal = torch.cat([z, parameters.expand(len(z), -1)], dim=1)[:, None].expand(-1, k, -1)
+        primal = torch.cat([self._users(z), parameters.expand(len(z), -1)], dim=1)[:, None].expand(-1, k, -1)
         tangent = torch.eye(k, dtype=z.dtype).expand(len(z), k, k)
         columns = {name: column.reshape(len(z), 1) for name, column in inputs.items()}
+        t = t[:, None] * self.units.unit
+        # Units are changed outside: forward-mode AD is slow where a constant meets a tensor with a tangent.
         value, derivative = along(
-            lambda known: self._known(t[:, None], known[..., :n], known[..., n:], columns),
+            lambda known: self._known(t, known[..., :n], known[..., n:], columns),
             primal.contiguous(),
             tangent.contiguous(),
         )
-        return value[:, 0], derivative.transpose(1, 2)
+        slopes = derivative.transpose(1, 2) * self._rates()[:, None]
+        slopes[..., :n] *= torch.from_numpy(self.units.scale)
+        return value[:, 0] * self._rates(), slopes
 
 
 class Trajectories:
@@ -208,13 +219,3 @@ class Sensitivities:
             by_weights = by_weights * self.slopes[0]
         derivative[:, 1 + n :, n - system.n_outputs :] += by_weights.transpose(1, 2)
         return derivative
-
-
-def parameter_names(field: Jacobians) -> tuple[str, ...]:
-    """Names of the weights, by number."""
-    return tuple(f"w{i}" for i in range(field.n_weights))
-
-
-def outputs_of(n_states: int, order: int) -> Any:
-    """Positions of the states that are observed."""
-    return tuple(range(n_states // order))
