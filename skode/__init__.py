@@ -2,6 +2,7 @@
 
 from skode.density import CNFDensityEstimator
 from skode.equations import ODERegressor
+from skode.identification import NeuralODERegressor
 from skode.supervised import ODENetClassifier, ODENetRegressor
 from skode.timeseries import KnownDynamics, LatentODERegressor
 
@@ -11,6 +12,7 @@ __all__ = [
     "CNFDensityEstimator",
     "KnownDynamics",
     "LatentODERegressor",
+    "NeuralODERegressor",
     "ODENetClassifier",
     "ODENetRegressor",
     "ODERegressor",

@@ -17,7 +17,7 @@ LAYERS = (
     {"training"},
     {"frames"},
     {"supervised", "density", "equations"},
-    {"timeseries"},
+    {"timeseries", "identification"},
     {"model_selection"},
     {"inspection"},
     {"__init__"},

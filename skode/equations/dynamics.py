@@ -6,13 +6,22 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from skode.equations.inputs import Inputs
+
+
+class BatchField(Protocol):
+    """A vector field of a batch of samples."""
+
+    def take(self, rows: Tensor) -> BatchField:
+        """The field on some samples."""
+
+    def __call__(self, t: Tensor, y: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,14 @@ class System:
                 "[...], dim=-1) puts their derivatives together. Parameters broadcast against y[..., 0], not y."
             )
         return value
+
+    def vector_field(self, values: Tensor, driver: Driver) -> BatchField:
+        """The vector field of a batch of samples."""
+        return PlainField(self, values, driver)
+
+    def sensitivity_field(self, values: Tensor, slopes: Tensor, driver: Driver) -> BatchField:
+        """The same for states together with their sensitivities."""
+        return SensitivityField(self, values, slopes, driver)
 
     def outputs(self, t: Tensor, y: Tensor, p: dict[str, Tensor]) -> Tensor:
         """Outputs of states, of shape (..., n_outputs)."""

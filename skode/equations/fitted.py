@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from skode.equations.columns import Columns, with_zeros
-from skode.equations.dynamics import Driver, PlainField, System
+from skode.equations.dynamics import Driver, System
 from skode.equations.fitting import Optimum, Search, along_profile
 from skode.equations.inference import Information
 from skode.equations.inputs import Inputs, joined
@@ -505,7 +505,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         driver = Driver(driven, torch.zeros(len(states), dtype=torch.int64))
         of_all = torch.tensor([values], dtype=torch.float64).repeat(len(states), 1)
         with torch.no_grad():
-            field = PlainField(changed, of_all, driver)
+            field = changed.vector_field(of_all, driver)
             return field(torch.tensor(float(t), dtype=torch.float64), torch.from_numpy(states)).numpy()
 
     def _chosen(self, params: Any) -> tuple[list[float], System]:

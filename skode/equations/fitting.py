@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skode.equations.inference import Information, information
+from skode.equations.inference import Estimate, Information, information
 from skode.equations.layout import Cells, Layout
 from skode.equations.levenberg_marquardt import LAST_WEIGHT, Descent, Fits, Task, by_cell, least_squares
 from skode.equations.matching import Smoothed, matched_parameters, smoothed_states
@@ -71,6 +71,8 @@ class Optimum:
         Whether all series' fits have converged, and whether Ctrl-C or the deadline ended the search.
     n_iter : int
         The largest number of steps tried.
+    precision : ndarray of shape (n_shared,) or None
+        Precisions of the prior.
     """
 
     u: np.ndarray
@@ -83,6 +85,7 @@ class Optimum:
     interrupted: bool
     out_of_time: bool
     n_iter: int
+    precision: np.ndarray | None = None
 
     def held(self, task: Task) -> np.ndarray:
         """Which unknowns lie on a bound, of the shape of ``u``."""
@@ -91,7 +94,8 @@ class Optimum:
 
     def information(self, task: Task, *, sandwich: bool) -> Information:
         """Covariance and identifiability of the unknowns at this optimum."""
-        return information(task, self.shots, self.scale, ~self.held(task), sandwich=sandwich)
+        at = Estimate(self.shots, self.scale, ~self.held(task), self.precision)
+        return information(task, at, sandwich=sandwich)
 
 
 def observed_outputs(task: Task) -> dict[int, int]:
@@ -193,7 +197,7 @@ def _of_starts(
     if not u:
         return []
     fits = _descended(task, (np.stack(u), np.stack(nodes)), (np.array(family), np.array(weight)), settings)
-    optima = _optima(task, fits)
+    optima = ended(task, fits)
     if not model.n_shared and layout.n_series > 1 and len(optima) > 1:
         optima = [_best_of_each(task, fits, optima, settings), *optima]
     optima = [optimum for optimum in optima if np.isfinite(optimum.loss)]
@@ -232,7 +236,7 @@ def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Searc
     u = np.stack([optimum.u for optimum in optima])[chosen, series]
     nodes = np.stack([optimum.nodes for optimum in optima])[chosen, series]
     again = _descended(task, (u[None], nodes[None]), (np.zeros(1, dtype=int), np.array([LAST_WEIGHT])), settings)
-    found = _optima(task, again)[0]
+    found = ended(task, again)[0]
     return replace(
         found,
         family=-1,
@@ -291,7 +295,7 @@ def _losses(task: Task, shots: Shots, series: np.ndarray, scale: np.ndarray) -> 
     return by_cell(cells, least_squares(task, cells, shots, scale)[0])
 
 
-def _optima(task: Task, fits: Fits) -> list[Optimum]:
+def ended(task: Task, fits: Fits) -> list[Optimum]:
     """Where the fits have ended, start by start."""
     n_starts = len(fits.scale)
     series = np.tile(np.arange(task.layout.n_series), n_starts)
@@ -314,6 +318,7 @@ def _optima(task: Task, fits: Fits) -> list[Optimum]:
                 interrupted=fits.interrupted,
                 out_of_time=fits.out_of_time,
                 n_iter=int(fits.n_iter[own].max(initial=0)),
+                precision=None if fits.precision is None else fits.precision[k],
             )
         )
     return optima
@@ -329,4 +334,4 @@ def along_profile(task: Task, best: Optimum, column: int, values: np.ndarray, se
     settings = replace(settings, report=None)
     kind = np.arange(len(values)), np.full(len(values), WEIGHT_OF_SIMULATED)
     fits = _descended(task, (u, nodes), kind, settings, free, best.scale)
-    return _optima(task, fits)
+    return ended(task, fits)

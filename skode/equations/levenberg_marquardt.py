@@ -21,10 +21,11 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from skode.equations.elimination import Linearised
+from skode.equations.elimination import Linearised, Reduced
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
 from skode.equations.noise import Gaussian
+from skode.equations.prior import Prior, inverse
 from skode.equations.sensitivities import MAX_STEPS
 from skode.equations.shooting import Model, Shots, cells_without_next, shoot
 
@@ -40,6 +41,10 @@ MORE_STEPS, LEAST_STEPS = 4, 60
 ERRORS_OF_MERIT = 1e-3, 5e-2
 #: Weights of the defects, in units of an observation's: the least, the last, and how they grow and fall.
 LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10.0
+#: Multipliers, in units of the slope of an observation's loss one standard deviation off, are no larger than this, as
+#: larger ones would pull ends away without limit (R. Andreani, E. G. Birgin, J. M. Martinez, M. L. Schuverdt, "On
+#: augmented Lagrangian methods with general lower-level constraints", SIAM J. Optim. 18, 2007).
+MOST_MULTIPLIER = 1e3
 #: Steps of the EM algorithm for the scale of the noise, where it takes any, after each step of the unknowns.
 SCALE_UPDATES = 20
 #: Below this damping a step tells how much is left to gain.
@@ -65,6 +70,8 @@ class Task:
         The distribution of the observations.
     least_scale : ndarray of shape (n_outputs,)
         The least standard deviation of the noise: what the solver's own errors are.
+    prior : Prior or None
+        Prior of the unknowns that all series share; None for none.
     """
 
     model: Model
@@ -72,6 +79,7 @@ class Task:
     inputs: Inputs | None
     noise: Gaussian
     least_scale: np.ndarray
+    prior: Prior | None = None
 
     def shoot(self, cells: Cells, u: np.ndarray, nodes: np.ndarray, max_steps: int = MAX_STEPS) -> Shots:
         """Solve the segments of some cells."""
@@ -112,6 +120,13 @@ class Fits:
         Attempted steps of the solver after which a trial is given up.
     shots : Shots or None
         The solutions of all cells where they ended; None where the search was interrupted.
+    precision : ndarray of shape (n_starts, n_shared) or None
+        Precisions of the prior, where there is one.
+    last_weight : float
+        Largest weight of the defects.
+    lighter : bool
+        Whether weights fall where a step would gain but for defects that its linearisation does not see. If not, steps
+        are damped instead.
     """
 
     start: np.ndarray
@@ -124,6 +139,9 @@ class Fits:
     n_iter: np.ndarray
     converged: np.ndarray
     penalty: np.ndarray
+    precision: np.ndarray | None = None
+    last_weight: float = LAST_WEIGHT
+    lighter: bool = True
     interrupted: bool = False
     out_of_time: bool = False
     max_steps: int = MAX_STEPS
@@ -190,14 +208,14 @@ class _Control:
     least_weight: np.ndarray
     left: np.ndarray
     rejected: np.ndarray
+    last_weight: np.ndarray
 
     @classmethod
-    def start(cls, weight: np.ndarray) -> _Control:
+    def start(cls, weight: np.ndarray, last_weight: float) -> _Control:
         n = len(weight)
         least = np.minimum(weight, LEAST_WEIGHT)
-        return cls(
-            np.full(n, FIRST_DAMPING), np.full(n, 2.0), weight, least, np.full(n, np.inf), np.zeros(n, dtype=int)
-        )
+        damping, growth, left, last = (np.full(n, value) for value in (FIRST_DAMPING, 2.0, np.inf, last_weight))
+        return cls(damping, growth, weight, least, left, np.zeros(n, dtype=int), last)
 
     def take(self, kept: np.ndarray) -> _Control:
         return _Control(*[getattr(self, field.name)[kept] for field in fields(self)])
@@ -224,7 +242,7 @@ class _Control:
         raised = np.where(curved, self.damping, self.damping * self.growth)
         self.damping = np.maximum(np.where(accepted, self.damping * factor, raised), LEAST_DAMPING)
         self.growth = np.where(accepted, 2.0, np.where(curved, self.growth, 2.0 * self.growth))
-        grown = np.minimum(self.weight * GROWTH_OF_WEIGHT, LAST_WEIGHT)
+        grown = np.minimum(self.weight * GROWTH_OF_WEIGHT, self.last_weight)
         fallen = np.maximum(self.weight / FALL_OF_WEIGHT, self.least_weight)
         self.weight = np.where(accepted & (ratio > 0.75), grown, np.where(curved, fallen, self.weight))
 
@@ -302,6 +320,8 @@ class Descent:
         totals = by_cell(Cells.of(task.layout, np.arange(task.layout.n_series)), task.layout.weights)
         np.add.at(self.totals, fits.start, totals[series])
         self.squares = np.zeros((len(series), task.layout.y.shape[1]))
+        #: How many unknowns the data determine, which the variance of the noise is free of; 0 without a prior.
+        self.determined = np.zeros(len(fits.scale))
 
     def run(self, max_iter: int) -> None:
         """Iterate until all fits have converged or the number of iterations is reached; time or Ctrl-C end it."""
@@ -329,7 +349,7 @@ class Descent:
         self.shots = task.shoot(self.cells, self.u, self.nodes)
         fits.shots, self.all_cells = self.shots.copy(), self.cells
         cells = np.unique(self.groups.of_cell, return_index=True)[1]
-        self.control = _Control.start(fits.weight[self.start[cells]])
+        self.control = _Control.start(fits.weight[self.start[cells]], fits.last_weight)
         self.multipliers = np.zeros(self.nodes.shape)
         if np.isnan(fits.scale).any():
             fits.scale[:] = self._first_scale()
@@ -376,7 +396,8 @@ class Descent:
             total = np.zeros_like(self.fits.scale)
             np.add.at(total, self.fits.start, self.squares)
             with np.errstate(all="ignore"):
-                scale = np.sqrt(total / np.maximum(self.totals, 1e-300))
+                left = self.totals * (1.0 - self.determined / self.totals.sum(axis=1))[:, None]
+                scale = np.sqrt(total / np.maximum(left, 1e-300))
             self.fits.scale = np.where(np.isfinite(scale), self._at_least(scale), self.fits.scale)
 
     def _loss(self, shots: Shots) -> np.ndarray:
@@ -413,9 +434,11 @@ class Descent:
         shift = np.where(weights > 0.0, self.multipliers / np.where(weights > 0.0, weights, 1.0), 0.0)
         by_known = slopes[..., None] * self.shots.mean_slopes
         system = Linearised(task.layout, cells, self.shots, residuals, by_known, self.shots.defects + shift, weights)
-        step, moves = self._step(system, unit)
+        reduced = self._reduced(system, unit)
+        step, moves = self._step(reduced)
         gains = system.gain(system.moved(step, moves))
-        predicted = groups.sum(by_cell(cells, gains[0]) + gains[1])
+        prior, new_prior = self._prior(self.u), self._prior(self.u + step)
+        predicted = groups.sum(by_cell(cells, gains[0]) + gains[1]) + prior - new_prior
         new_u, new_nodes = self.u + step, self.nodes + moves
         shots = task.shoot(cells, new_u, new_nodes, self.fits.max_steps)
         before, after = (
@@ -423,7 +446,7 @@ class Descent:
         )
         merit = self._loss(shots) + after
         with np.errstate(all="ignore"):
-            gain = self.loss + before - merit
+            gain = self.loss + before + prior - merit - new_prior
             ratio = np.where(np.isfinite(merit), gain / np.maximum(predicted, 1e-300), -np.inf)
         undamped = control.damping <= UNDAMPED
         # Where solves are less exact than that, a step is lost among their errors.
@@ -440,15 +463,21 @@ class Descent:
         left = (np.abs(self.multipliers) + weights * np.abs(self.shots.defects)) * np.abs(self.shots.defects)
         settled &= groups.sum(left.sum(axis=(1, 2))) <= np.where(lost, 10.0 * errors, self.tol)
         good = (accepted & (ratio > 0.5))[groups.of_cell, None, None]
-        self.multipliers = np.where(good, weights * (self.shots.defects + shift), self.multipliers)
-        curved = ~accepted & (self._loss(shots) < self.loss) & (after > before)
+        largest = MOST_MULTIPLIER * np.sqrt(unit)[:, None]
+        multipliers = np.clip(weights * (self.shots.defects + shift), -largest, largest)
+        self.multipliers = np.where(good, multipliers, self.multipliers)
+        curved = self.fits.lighter & ~accepted & (self._loss(shots) < self.loss) & (after > before)
+        weight_before = control.weight
         control.judge(ratio, accepted, curved)
+        # Lighter defects have lighter multipliers: these over the weights are how far ends are to be off.
+        self.multipliers *= np.minimum(control.weight / weight_before, 1.0)[groups.of_cell, None, None]
+        self._update_precision(reduced, accepted)
         self._update_scale()
         self.fits.n_iter[self.active] += 1
         self.fits.u[self.active], self.fits.nodes[self.active] = self.u, self.nodes
         self.fits.converged[self.active] = settled[groups.of_cell]
         self.fits.penalty[self.active] = left.sum(axis=(1, 2))
-        reached = np.where(accepted, merit, self.loss + before)
+        reached = np.where(accepted, merit + new_prior, self.loss + before + prior)
         done = settled | (control.damping > MOST_DAMPING) | self._outrun(settled, reached)
         if done.any():
             self._keep(~done)
@@ -468,16 +497,57 @@ class Descent:
         np.minimum.at(ahead, keys[consistent], self.loss[consistent])
         return outrun | (self.loss > ahead[keys] + n_values)
 
-    def _step(self, system: Linearised, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _prior(self, u: np.ndarray) -> np.ndarray:
+        """Minus the logarithm of the prior of each group."""
+        prior, precision = self.task.prior, self.fits.precision
+        if prior is None or precision is None:
+            return np.zeros(self.groups.n)
+        cells = np.unique(self.groups.of_cell, return_index=True)[1]
+        return prior.value(u[cells, : self.n_shared], precision[self.start[cells]])
+
+    def _reduced(self, system: Linearised, unit: np.ndarray) -> Reduced:
+        """The form of the unknowns, prior included, which is shared out among a group's cells."""
+        reduced = system.reduced(self.control.damping[self.groups.of_cell][:, None] * unit)
+        prior, precision, s = self.task.prior, self.fits.precision, self.n_shared
+        if prior is not None and precision is not None:
+            share = precision[self.start] / self.groups.sum(np.ones(len(self.u)))[self.groups.of_cell][:, None]
+            places = np.arange(s)
+            reduced.matrix[:, places, places] += share
+            reduced.gradient[:, :s] += share * (self.u[:, :s] - prior.mean)
+        return reduced
+
+    def _update_precision(self, reduced: Reduced, accepted: np.ndarray) -> None:
+        """Precisions of the prior that have a larger evidence, of fits that have taken a step."""
+        prior, precision, s = self.task.prior, self.fits.precision, self.n_shared
+        if prior is None or precision is None:
+            return
+        H = reduced.matrix
+        own = np.linalg.solve(H[:, s:, s:], H[:, s:, :s])
+        total = self.groups.sum(H[:, :s, :s] - H[:, :s, s:] @ own)
+        cells = np.unique(self.groups.of_cell, return_index=True)[1]
+        sizes = self.groups.sum(np.ones(len(self.u)))
+        for group, cell in enumerate(cells):
+            if not accepted[group]:
+                continue
+            start = self.start[cell]
+            variance = np.diagonal(inverse(total[group]))
+            self.determined[start] = prior.determined(precision[start], variance).sum()
+            self.determined[start] += sizes[group] * (H.shape[1] - s)
+            precision[start] = prior.adapted(self.u[cell, :s], precision[start], variance)
+
+    def _step(self, reduced: Reduced) -> tuple[np.ndarray, np.ndarray]:
         """The damped steps, of the unknowns within their bounds and of the segments' starts."""
         groups, s = self.groups, self.n_shared
         damping = self.control.damping[groups.of_cell][:, None]
-        reduced = system.reduced(damping * unit)
         matrix, gradient = reduced.matrix, reduced.gradient
         diagonal, joint = np.diagonal(matrix, axis1=1, axis2=2).copy(), gradient.copy()
         if s:
             diagonal[:, :s] = groups.sum(diagonal[:, :s])[groups.of_cell]
             joint[:, :s] = groups.sum(gradient[:, :s])[groups.of_cell]
+        if self.task.prior is not None:  # all of one scale: those that the data hardly tell are not to wander
+            own = self.task.prior.groups >= 0
+            mean = diagonal[:, :s][:, own].mean(axis=1, keepdims=True)
+            diagonal[:, :s] = np.where(own, np.maximum(diagonal[:, :s], mean), diagonal[:, :s])
         damping = damping * np.where(diagonal > 0.0, diagonal, 1.0)
         if s:  # the sum over the group's cells is to be the damping
             sizes = groups.sum(np.ones(len(damping)))[groups.of_cell]

@@ -64,7 +64,7 @@ class Observations:
         rows, values, some_weights = distinct_rows(rows, values, weights)
         weights = np.ones(len(rows)) if some_weights is None else some_weights
         rows = replace(rows, covariates=rows.covariates[:, :n_covariates])
-        rows, values, weights = _of_observed_series(rows, values, weights)
+        rows, values, weights = of_observed_series(rows, values, weights)
         codes, ids = series_codes(rows.series)
         amounts = columns.amounts_of(rows.covariates)
         rank = doses_before(codes, rows.time, amounts)
@@ -88,7 +88,7 @@ def _with_rank(rows: LongRows, weights: np.ndarray, columns: Columns) -> LongRow
     return replace(rows, covariates=np.column_stack([rows.covariates, rank]))
 
 
-def _of_observed_series(
+def of_observed_series(
     rows: LongRows, values: np.ndarray, weights: np.ndarray
 ) -> tuple[LongRows, np.ndarray, np.ndarray]:
     """The rows of the series of which anything was observed."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skode.equations.dynamics import Driver, PlainField, SensitivityField, System
+from skode.equations.dynamics import BatchField, Driver, System
 from skode.solvers import Solution, solve_ivp
 
 #: Attempted steps of a sample after which it counts as failed.
@@ -44,9 +44,7 @@ class SolverSettings:
     max_steps: int = MAX_STEPS
     first_step: float | None = None
 
-    def solve(
-        self, field: PlainField | SensitivityField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any
-    ) -> Solution:
+    def solve(self, field: BatchField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any) -> Solution:
         """States of a batch at times of each sample, padded with NaN; NaN where a sample can't be solved."""
         return solve_ivp(
             field,
@@ -84,7 +82,7 @@ def solve_states(
     system: System, settings: SolverSettings, values: Tensor, driver: Driver, y0: Tensor, spans: Tensor, times: Tensor
 ) -> Tensor:
     """States of shape (n, n_times, n_states) from initial ones of shape (n, n_states); see below."""
-    return settings.solve(PlainField(system, values, driver), spans, y0, times).y
+    return settings.solve(system.vector_field(values, driver), spans, y0, times).y
 
 
 @torch.no_grad()
@@ -128,7 +126,7 @@ def solve_sensitivities(
     Y0 = y0.new_zeros(n_samples, 1 + n + parameters[0].shape[1], n)
     Y0[:, 0] = y0
     Y0[:, 1 : 1 + n] = torch.eye(n, dtype=y0.dtype)
-    field = SensitivityField(system, *parameters, driver)
+    field = system.sensitivity_field(*parameters, driver)
     solution = settings.solve(field, spans, Y0, times, norm=STATES_NORM)
     return solution.y, _steps(solution, n_samples)
 

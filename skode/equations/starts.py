@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import qmc
 
-from skode.equations.dynamics import Driver, PlainField
+from skode.equations.dynamics import Driver
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Layout
 from skode.equations.parameters import Scales
@@ -101,7 +101,7 @@ def repaired(model: Model, layout: Layout, inputs: Inputs | None, u: np.ndarray,
     n_series, n_nodes = times.shape
     values = torch.from_numpy(np.repeat(model.scales.values(u)[:, : model.n_parameters], n_nodes, axis=0))
     series, t = torch.arange(n_series).repeat_interleave(n_nodes), torch.from_numpy(times.ravel())
-    field = PlainField(model.system, values, Driver(inputs, series))
+    field = model.system.vector_field(values, Driver(inputs, series))
     with np.errstate(all="ignore"):
         rates = field(torch.nan_to_num(t), torch.from_numpy(nodes.reshape(n_series * n_nodes, -1)))
     sound = torch.isfinite(rates).all(dim=1).numpy().reshape(n_series, n_nodes) & np.isfinite(times)
