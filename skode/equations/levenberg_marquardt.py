@@ -17,11 +17,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from skode.equations.control import ERRORS_OF_MERIT, LAST_WEIGHT, MOST_DAMPING, UNDAMPED, Control
 from skode.equations.elimination import Linearised, Reduced
+from skode.equations.groups import Groups, Normal, step_of
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
 from skode.equations.noise import Gaussian
@@ -31,27 +33,18 @@ from skode.equations.shooting import Model, Shots, cells_without_next, shoot
 
 #: Logarithms change by no more than this in a step.
 LONGEST_LOG_STEP = 1.5
-FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-1, 1e-10, 1e10
 #: After so many steps a fit is given up whose loss is one nat an observation above that of one of its family, if the
 #: defects of that have this weight.
 PATIENCE, CONSISTENT = 8, 1e3
 #: Trial solves may take this many times the steps of the first one, and some in any case.
 MORE_STEPS, LEAST_STEPS = 4, 60
-#: The least and the largest error of the merit, in nats, that the solver's tolerance may account for.
-ERRORS_OF_MERIT = 1e-3, 5e-2
-#: Weights of the defects, in units of an observation's: the least, the last, and how they grow and fall.
-LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10.0
-#: Multipliers, in units of the slope of an observation's loss one standard deviation off, are no larger than this, as
-#: larger ones would pull ends away without limit (R. Andreani, E. G. Birgin, J. M. Martinez, M. L. Schuverdt, "On
-#: augmented Lagrangian methods with general lower-level constraints", SIAM J. Optim. 18, 2007).
+#: Where there is a prior, multipliers, in units of the slope of an observation's loss one standard deviation off, are
+#: no larger than this: with hundreds of unknowns larger ones would pull ends away without limit (R. Andreani, E. G.
+#: Birgin, J. M. Martinez, M. L. Schuverdt, "On augmented Lagrangian methods with general lower-level constraints", SIAM
+#: J. Optim. 18, 2007).
 MOST_MULTIPLIER = 1e3
 #: Steps of the EM algorithm for the scale of the noise, where it takes any, after each step of the unknowns.
 SCALE_UPDATES = 20
-#: Below this damping a step tells how much is left to gain.
-UNDAMPED = 0.1
-#: After so many rejected steps in a row a fit is taken to have converged if all that was left to gain is within the
-#: largest error of the merit.
-STALLED = 6
 
 
 @dataclass(frozen=True)
@@ -177,109 +170,6 @@ def squares_by_cell(task: Task, cells: Cells, shots: Shots, scale: np.ndarray) -
     return by_cell(cells, np.where(weights > 0.0, weights * squares, 0.0))
 
 
-class _Groups:
-    """Which cells belong to one fit."""
-
-    def __init__(self, cells: Cells, fits: Fits, n_shared: int) -> None:
-        numbers = fits.start if n_shared else np.arange(len(cells.series))
-        self.of_cell = np.unique(numbers, return_inverse=True)[1]
-        self.n = int(self.of_cell.max()) + 1
-        self.alone = self.n == len(self.of_cell)
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sums of cells' values over each group."""
-        if self.alone:
-            return values
-        total = np.zeros((self.n, *values.shape[1:]))
-        np.add.at(total, self.of_cell, values)
-        return total
-
-
-@dataclass
-class _Control:
-    """Damping and step acceptance of each group, and what is known of its end.
-
-    ``left`` is what the last undamped step has promised to gain, ``rejected`` how many steps were rejected in a row.
-    """
-
-    damping: np.ndarray
-    growth: np.ndarray
-    weight: np.ndarray
-    least_weight: np.ndarray
-    left: np.ndarray
-    rejected: np.ndarray
-    last_weight: np.ndarray
-
-    @classmethod
-    def start(cls, weight: np.ndarray, last_weight: float) -> _Control:
-        n = len(weight)
-        least = np.minimum(weight, LEAST_WEIGHT)
-        damping, growth, left, last = (np.full(n, value) for value in (FIRST_DAMPING, 2.0, np.inf, last_weight))
-        return cls(damping, growth, weight, least, left, np.zeros(n, dtype=int), last)
-
-    def take(self, kept: np.ndarray) -> _Control:
-        return _Control(*[getattr(self, field.name)[kept] for field in fields(self)])
-
-    def stalled(self, predicted: np.ndarray, accepted: np.ndarray) -> np.ndarray:
-        """Which groups gain by no step, however short, and had no more to gain than solvers' errors may account for."""
-        self.left = np.where(self.damping <= UNDAMPED, predicted, self.left)
-        self.rejected = np.where(accepted, 0, self.rejected + 1)
-        return (self.rejected >= STALLED) & (self.left <= ERRORS_OF_MERIT[1])
-
-    def judge(self, ratio: np.ndarray, accepted: np.ndarray, curved: np.ndarray) -> None:
-        """Adapt to the ratios of actual to predicted gains.
-
-        Weights grow after steps that went as predicted. They fall where a step would gain but for defects that its
-        linearisation does not see (``curved``): heavy ones bind the steps closely to a curved manifold.
-
-        H. B. Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05; good steps let damping fall faster,
-        to the end that convergence is quadratic.
-        """
-        with np.errstate(all="ignore"):
-            factor = np.clip(1.0 - (2.0 * ratio - 1.0) ** 3, 1.0 / 3.0, 2.0)
-        factor = np.where(ratio > 0.75, 0.1, np.nan_to_num(factor, nan=2.0))
-        curved = curved & (self.weight > self.least_weight)
-        raised = np.where(curved, self.damping, self.damping * self.growth)
-        self.damping = np.maximum(np.where(accepted, self.damping * factor, raised), LEAST_DAMPING)
-        self.growth = np.where(accepted, 2.0, np.where(curved, self.growth, 2.0 * self.growth))
-        grown = np.minimum(self.weight * GROWTH_OF_WEIGHT, self.last_weight)
-        fallen = np.maximum(self.weight / FALL_OF_WEIGHT, self.least_weight)
-        self.weight = np.where(accepted & (ratio > 0.75), grown, np.where(curved, fallen, self.weight))
-
-
-@dataclass
-class _Normal:
-    """Normal equations of some cells, and the scaling of their damping."""
-
-    matrix: np.ndarray
-    gradient: np.ndarray
-    damping: np.ndarray
-
-
-def step_of(normal: _Normal, groups: _Groups, n_shared: int, fixed: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """The damped Gauss-Newton step of all cells; unknowns that are fixed move as given.
-
-    Own unknowns of each series are eliminated first (the matrix has the shape of an arrow), then the shared ones are
-    solved for.
-    """
-    H = normal.matrix + normal.damping[:, :, None] * np.eye(normal.matrix.shape[1])
-    gradient = normal.gradient + (normal.matrix @ given[..., None])[..., 0]
-    free = ~fixed
-    gradient = np.where(free, gradient, 0.0)
-    H = np.where(free[:, :, None] & free[:, None, :], H, 0.0)
-    places = np.arange(H.shape[1])
-    H[:, places, places] += fixed
-    s = n_shared
-    if not s:
-        return given - np.linalg.solve(H, gradient[..., None])[..., 0] * free
-    own = np.linalg.solve(H[:, s:, s:], np.concatenate([H[:, s:, :s], gradient[:, s:, None]], axis=2))
-    arrow = H[:, :s, s:] @ own
-    reduced = groups.sum(np.concatenate([H[:, :s, :s], gradient[:, :s, None]], axis=2) - arrow)
-    shared = -np.linalg.solve(reduced[..., :s], reduced[..., s:])[..., 0][groups.of_cell]
-    rest = -(own[..., s] + (own[..., :s] @ shared[..., None])[..., 0])
-    return given + np.concatenate([shared, rest], axis=1) * free
-
-
 class Descent:
     """The iteration.
 
@@ -343,13 +233,13 @@ class Descent:
     def _begin(self) -> None:
         fits, task = self.fits, self.task
         self.cells = Cells.of(task.layout, self.series)
-        self.groups = _Groups(self.cells, fits, self.n_shared)
+        self.groups = Groups(fits.start, self.n_shared)
         self.start = fits.start
         self.u, self.nodes, self.free = fits.u.copy(), fits.nodes.copy(), fits.free
         self.shots = task.shoot(self.cells, self.u, self.nodes)
         fits.shots, self.all_cells = self.shots.copy(), self.cells
         cells = np.unique(self.groups.of_cell, return_index=True)[1]
-        self.control = _Control.start(fits.weight[self.start[cells]], fits.last_weight)
+        self.control = Control.start(fits.weight[self.start[cells]], fits.last_weight)
         self.multipliers = np.zeros(self.nodes.shape)
         if np.isnan(fits.scale).any():
             fits.scale[:] = self._first_scale()
@@ -463,14 +353,11 @@ class Descent:
         left = (np.abs(self.multipliers) + weights * np.abs(self.shots.defects)) * np.abs(self.shots.defects)
         settled &= groups.sum(left.sum(axis=(1, 2))) <= np.where(lost, 10.0 * errors, self.tol)
         good = (accepted & (ratio > 0.5))[groups.of_cell, None, None]
-        largest = MOST_MULTIPLIER * np.sqrt(unit)[:, None]
+        largest = (np.inf if task.prior is None else MOST_MULTIPLIER) * np.sqrt(unit)[:, None]
         multipliers = np.clip(weights * (self.shots.defects + shift), -largest, largest)
         self.multipliers = np.where(good, multipliers, self.multipliers)
         curved = self.fits.lighter & ~accepted & (self._loss(shots) < self.loss) & (after > before)
-        weight_before = control.weight
         control.judge(ratio, accepted, curved)
-        # Lighter defects have lighter multipliers: these over the weights are how far ends are to be off.
-        self.multipliers *= np.minimum(control.weight / weight_before, 1.0)[groups.of_cell, None, None]
         self._update_precision(reduced, accepted)
         self._update_scale()
         self.fits.n_iter[self.active] += 1
@@ -552,7 +439,7 @@ class Descent:
         if s:  # the sum over the group's cells is to be the damping
             sizes = groups.sum(np.ones(len(damping)))[groups.of_cell]
             damping[:, :s] /= sizes[:, None]
-        normal = _Normal(matrix, gradient, damping)
+        normal = Normal(matrix, gradient, damping)
         low, high = np.maximum(self.low, self.u - self.longest), np.minimum(self.high, self.u + self.longest)
         at_bound = ((self.u <= self.low) & (joint > 0.0)) | ((self.u >= self.high) & (joint < 0.0))
         fixed, given = ~self.free | at_bound, np.zeros(self.u.shape)
@@ -586,4 +473,4 @@ class Descent:
         self.multipliers = self.multipliers[kept]
         if len(self.active):
             self.cells = Cells.of(self.task.layout, self.series[self.active])
-            self.groups = _Groups(self.cells, replace(self.fits, start=self.start), self.n_shared)
+            self.groups = Groups(self.start, self.n_shared)

@@ -61,9 +61,13 @@ class PolynomialField:
     linear = True
 
     def __init__(self, n_inputs: int, n_outputs: int, degree: int) -> None:
-        powers = [p for p in itertools.product(range(degree + 1), repeat=n_inputs) if sum(p) <= degree]
+        factors = itertools.chain.from_iterable(
+            itertools.combinations_with_replacement(range(n_inputs), order) for order in range(degree + 1)
+        )
         #: Exponents of the inputs in each monomial, constants first; of shape (n_terms, n_inputs).
-        self.powers = np.array(sorted(powers, key=lambda p: (sum(p), [-e for e in p])), dtype=np.int64)
+        self.powers = np.array(
+            [np.bincount(np.array(term, dtype=np.int64), minlength=n_inputs) for term in factors], dtype=np.int64
+        )
         self.n_outputs, self.degree = n_outputs, degree
         self.n_weights = len(self.powers) * n_outputs
         self.groups = np.arange(self.n_weights)

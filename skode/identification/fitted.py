@@ -20,7 +20,7 @@ from skode.identification import text
 from skode.identification.analysis import FieldAnalysis
 from skode.identification.fields import PolynomialField
 from skode.identification.observations import Observations
-from skode.identification.predictive import Paths, states_at
+from skode.identification.predictive import Paths, answering, states_at
 from skode.identification.problem import Problem
 from skode.identification.system import FieldSystem
 from skode.training import array_api, as_python, check_weights, observed_r2, to_pandas
@@ -74,6 +74,8 @@ class FittedField(RegressorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
+        # Targets are states: those that do not follow from their own past and the inputs can't be predicted.
+        tags.regressor_tags.poor_score = True
         tags.array_api_support = True
         return tags
 
@@ -238,7 +240,8 @@ class FittedField(RegressorMixin, BaseEstimator):
         batch = units.states(np.atleast_2d(start))
         driven = self._inputs_at(t, inputs)
         tau = t / units.unit
-        z = simulated(system, self._model.settings, list(self._values), driven, batch, tau)
+        settings = answering(self._model).settings
+        z = simulated(system, settings, list(self._values), driven, batch, tau)
         states = units.users(z)
         return states[0] if start.ndim == 1 else states
 
@@ -421,7 +424,9 @@ class FittedField(RegressorMixin, BaseEstimator):
         codes = np.searchsorted(known, places)
         unit = self._system.units.unit
         inputs = self._inputs_of(known, codes, t, rows.covariates)
-        z, slopes = states_at(self._model, inputs, self._paths.take(known), (codes, t / unit), with_slopes=with_slopes)
+        z, slopes = states_at(
+            answering(self._model), inputs, self._paths.take(known), (codes, t / unit), with_slopes=with_slopes
+        )
         return z, slopes, places
 
     def _inputs_of(self, known: np.ndarray, codes: np.ndarray, t: np.ndarray, columns: np.ndarray) -> Inputs | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,18 +82,25 @@ def _size(x: np.ndarray) -> np.ndarray:
 
 def new_field(arguments: FieldArguments, kind: Any, n_inputs: int, n_outputs: int) -> Jacobians:
     """A field of a kind: "polynomial", "linear", "mlp" or a module."""
+    degree = 1 if kind == "linear" else arguments.degree
+    if kind in ("polynomial", "linear"):
+        _refuse_too_many(kind, n_outputs * math.comb(n_inputs + degree, degree), n_inputs)
     if isinstance(kind, nn.Module):
         field: Jacobians = ModuleField(kind, n_inputs, n_outputs)
     elif kind == "mlp":
         field = NetworkField(n_inputs, n_outputs, [int(size) for size in np.atleast_1d(arguments.hidden_layer_sizes)])
     else:
-        field = PolynomialField(n_inputs, n_outputs, 1 if kind == "linear" else arguments.degree)
-    if field.n_weights > MOST_WEIGHTS:
-        raise ValueError(
-            f"field={kind!r} has {field.n_weights} weights for {n_inputs} states and inputs; more than {MOST_WEIGHTS} "
-            "are too many for steps on exact sensitivities. Choose a smaller degree or hidden_layer_sizes."
-        )
+        field = PolynomialField(n_inputs, n_outputs, degree)
+    _refuse_too_many(kind, field.n_weights, n_inputs)
     return field
+
+
+def _refuse_too_many(kind: Any, n_weights: int, n_inputs: int) -> None:
+    if n_weights > MOST_WEIGHTS:
+        raise ValueError(
+            f"field={kind!r} has {n_weights} weights for {n_inputs} states and inputs; more than {MOST_WEIGHTS} are "
+            "too many for steps on exact sensitivities. Choose a smaller degree or hidden_layer_sizes."
+        )
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_a_start_that_can_not_be_solved_is_the_solvers():
     def explosive(t, y, p):
         return p["rate"][..., None] * y**2
 
+    # Five times are too few to be smoothed: the user's start is the only one.
+    model = ODERegressor(explosive, {"rate": 10.0}, initial=[1.0], noise="poisson", n_restarts=0)
     with pytest.raises(SolverError, match="can't be solved from their start"):
-        # Five times are too few to be smoothed: the user's start is the only one.
-        model = ODERegressor(explosive, {"rate": 10.0}, initial=[1.0], noise="poisson", n_restarts=0)
         model.fit(T[:5, None], np.ones(5))

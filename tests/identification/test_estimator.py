@@ -239,17 +239,11 @@ def test_too_few_observations_are_refused():
         NeuralODERegressor(time=0).fit(np.zeros((2, 1)), [[1.0, 2.0], [1.0, 2.0]])
 
 
-ESTIMATORS = [
-    NeuralODERegressor("linear", max_iter=5, tol=10.0),
-    NeuralODERegressor("mlp", hidden_layer_sizes=2, max_iter=2),
-]
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("estimator", "check"),
-    [pair for estimator in ESTIMATORS for pair in estimator_checks_generator(estimator)],
-    ids=str,
+    list(estimator_checks_generator(NeuralODERegressor("linear", max_iter=5, tol=10.0), mark="skip")),
+    ids=lambda value: getattr(getattr(value, "func", value), "__name__", "linear"),  # functions have addresses
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
