@@ -89,6 +89,8 @@ ORDER = [
     "plot_tumour_growth.py",
     "plot_spirals_latent.py",
     "plot_rates.py",
+    "plot_compartments.py",
+    "plot_vector_field.py",
     "plot_events.py",
     "*",
     *(f"{name}.py" for name in NOT_RUN),

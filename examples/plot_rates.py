@@ -2,7 +2,8 @@
 =============================================
 
 The solver is a library of its own. Where the equation is known and only its numbers are not, no network is needed:
-solve it for all series at once, and follow the gradient.
+solve it for all series at once, and follow the gradient. :class:`skode.ODERegressor` does better with less:
+:ref:`sphx_glr_gallery_plot_vector_field.py` fits the same equations.
 """
 
 # %%

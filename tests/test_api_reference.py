@@ -11,6 +11,7 @@ API = Path(__file__).parent.parent / "docs" / "api"
 PACKAGES = {
     "estimators": "skode",
     "model_selection": "skode.model_selection",
+    "identification": "skode.identification",
     "inspection": "skode.inspection",
     "datasets": "skode.datasets",
     "solvers": "skode.solvers",

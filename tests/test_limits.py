@@ -17,9 +17,11 @@ DOORS = {
     "datasets/_pendulum.py": {"make_damped_pendulum"},
     "inspection/density.py": {"from_estimator"},
     "inspection/density_evolution.py": {"from_estimator"},
+    "inspection/ode_fit.py": {"from_estimator"},
     "inspection/series_forecast.py": {"from_estimator"},
     "inspection/tolerance.py": {"from_estimator"},
     "inspection/trajectory.py": {"from_estimator"},
+    "inspection/vector_field.py": {"from_estimator"},
     "solvers/ivp.py": {"solve_ivp"},
     "solvers/odeint.py": {"odeint", "odeint_adjoint"},
 }

@@ -14,9 +14,9 @@ README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_there_are_three_snippets_one_for_each_kind_of_model():
-    assert len(SNIPPETS) == 3
-    for name in ("ODENetClassifier", "CNFDensityEstimator", "LatentODERegressor"):
+def test_there_are_four_snippets_one_for_each_kind_of_model():
+    assert len(SNIPPETS) == 4
+    for name in ("ODENetClassifier", "CNFDensityEstimator", "LatentODERegressor", "ODERegressor"):
         assert sum(f"import {name}" in snippet for snippet in SNIPPETS) == 1
 
 

@@ -21,14 +21,14 @@ def packaged_description(file_name: str) -> str:
     return next(section for section in sections if section.startswith(f"{file_name}\n"))
 
 
-def make_bunch(frame: pd.DataFrame, file_name: str, *, features: list[str], target: str) -> Bunch:
-    """Split ``frame`` into features and one target, in the layout of scikit-learn's own loaders."""
+def make_bunch(frame: pd.DataFrame, file_name: str, *, features: list[str], target: str | list[str]) -> Bunch:
+    """Split ``frame`` into features and one target or several, in the layout of scikit-learn's own loaders."""
     return Bunch(
         frame=frame,
         data=frame[features],
         target=frame[target],
         feature_names=features,
-        target_names=[target],
+        target_names=[target] if isinstance(target, str) else target,
         DESCR=packaged_description(file_name),
         filename=str(_DATA.joinpath(file_name)),
     )

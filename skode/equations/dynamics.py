@@ -5,14 +5,23 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from skode.equations.inputs import Inputs
+
+
+class BatchField(Protocol):
+    """A vector field of a batch of samples."""
+
+    def take(self, rows: Tensor) -> BatchField:
+        """The field on some samples."""
+
+    def __call__(self, t: Tensor, y: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,9 @@ class System:
         Names of the parameters that are estimated, in the order of the arrays that hold them.
     constants : dict of str to float
         Those that are not.
+    impulses : tuple
+        For each column of doses the position of the state that it is added to, and the name of a parameter that
+        multiplies it or None; or a function ``jump(amount, p)``, of shape (..., n_states).
     """
 
     rhs: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
@@ -38,6 +50,7 @@ class System:
     states: tuple[str, ...]
     names: tuple[str, ...]
     constants: Mapping[str, float]
+    impulses: tuple[tuple[int, str | None] | Callable[..., Tensor], ...] = ()
 
     @property
     def n_states(self) -> int:
@@ -62,6 +75,14 @@ class System:
             )
         return value
 
+    def vector_field(self, values: Tensor, driver: Driver) -> BatchField:
+        """The vector field of a batch of samples."""
+        return PlainField(self, values, driver)
+
+    def sensitivity_field(self, values: Tensor, slopes: Tensor, driver: Driver) -> BatchField:
+        """The same for states together with their sensitivities."""
+        return SensitivityField(self, values, slopes, driver)
+
     def outputs(self, t: Tensor, y: Tensor, p: dict[str, Tensor]) -> Tensor:
         """Outputs of states, of shape (..., n_outputs)."""
         if isinstance(self.observe, tuple):
@@ -78,6 +99,28 @@ class System:
             )
         return value
 
+    def jump(self, amounts: Tensor, p: dict[str, Tensor]) -> Tensor:
+        """What doses of amounts (..., n_columns) add to the states, of shape (..., n_states)."""
+        parts = [self._jump_of(one, amounts[..., i], p) for i, one in enumerate(self.impulses)]
+        return torch.stack(parts).sum(dim=0)
+
+    def _jump_of(self, impulse: Any, amount: Tensor, p: dict[str, Tensor]) -> Tensor:
+        if callable(impulse):
+            value = impulse(amount, p)
+            shape = (*amount.shape, self.n_states)
+            if not isinstance(value, Tensor) or value.shape[-1:] != (self.n_states,):
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"A function in doses, jump(amount, p), must return a tensor of shape (..., n_states), here "
+                    f"{shape}; got {got}."
+                )
+            return value.expand(shape)
+        state, factor = impulse
+        added = amount if factor is None else amount * p[factor]
+        there = torch.zeros(self.n_states, dtype=amount.dtype)
+        there[state] = 1.0
+        return added[..., None] * there
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -89,18 +132,35 @@ class Driver:
         The inputs of all series; None where there are none.
     series : Tensor of int, of shape (n,)
         The series of each sample.
+    leg : Tensor of shape (n, 2) or None
+        The first and the last time within which inputs are read: one that jumps at the end of a leg has the value
+        before, for whatever the solver evaluates there or beyond.
     """
 
     inputs: Inputs | None
     series: Tensor
+    leg: Tensor | None = None
 
     def take(self, rows: Tensor) -> Driver:
         """The inputs of some of the samples."""
-        return self if self.inputs is None else Driver(self.inputs, self.series[rows])
+        if self.inputs is None:
+            return self
+        return Driver(self.inputs, self.series[rows], None if self.leg is None else self.leg[rows])
+
+    def within(self, spans: Tensor) -> Driver:
+        """The inputs of a leg between times (n, 2) in either order; those that jump have the value inside."""
+        if self.inputs is None or self.inputs.linear:
+            return self
+        low, high = spans.amin(dim=1), spans.amax(dim=1)
+        return replace(self, leg=torch.stack([low, torch.nextafter(high, low)], dim=1))
 
     def at(self, t: Tensor) -> dict[str, Tensor]:
         """Inputs by name, of shape (n, 1), at times of that shape."""
-        return {} if self.inputs is None else self.inputs.at(self.series, t)
+        if self.inputs is None:
+            return {}
+        if self.leg is not None:
+            t = torch.minimum(torch.maximum(t, self.leg[:, :1]), self.leg[:, 1:])
+        return self.inputs.at(self.series, t)
 
 
 @functools.cache
@@ -207,3 +267,12 @@ class SensitivityField:
         if derivative is None:
             derivative = torch.zeros_like(value)
         return torch.cat([value[:, :1], derivative], dim=1)
+
+    def part_jacobians(self, t: Tensor, Y: Tensor) -> Tensor:
+        """``df/dy``, of shape (n, n_states, n_states): Jacobian of the states and of each of their sensitivities."""
+        system, n = self.system, self.system.n_states
+        t = t.reshape(-1, 1).expand(len(Y), 1)
+        p = system.p(self.values[:, None].unbind(-1), self.driver.at(t))
+        directions = torch.eye(n, dtype=Y.dtype).expand(len(Y), n, n)
+        y = Y[:, :1].repeat(1, n, 1)
+        return along(lambda y: system.derivative(t, y, p), y, directions)[1].transpose(1, 2)

@@ -10,6 +10,7 @@ Differential Equations", SIAM 1995, chapter 7.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,17 +63,36 @@ class Linearised:
         penalty = -(self.weights * (self.defects + 0.5 * defects) * defects).sum(axis=(1, 2))
         return loss, penalty
 
-    def _forms(self) -> np.ndarray:
-        """Quadratic forms of (start, parameters, 1) of each segment, of shape (n_cells, n_nodes, k + 1, k + 1)."""
+    def _forms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The quadratic form of each segment's start and of (parameters, 1), in three parts.
+
+        Only starts differ from segment to segment: the part of (parameters, 1) by itself, the largest one where
+        parameters are many, is needed in the sum over a cell's segments.
+
+        Returns
+        -------
+        starts : ndarray of shape (n_cells, n_nodes, n_states, n_states)
+        mixed : ndarray of shape (n_cells, n_nodes, n_states, n_parameters + 1)
+        known : ndarray of shape (n_cells, n_parameters + 1, n_parameters + 1)
+        """
         cells = self.cells
-        n_cells, n_nodes, _, k = self.shots.end_slopes.shape
-        forms = np.zeros((n_cells * n_nodes, k + 1, k + 1))
+        n_cells, n_nodes, n, k = self.shots.end_slopes.shape
         rows = np.concatenate([self.slopes, self.residuals[..., None]], axis=2)
         holder = cells.row_cell * n_nodes + self.layout.node[cells.rows]
         first = np.flatnonzero(np.concatenate([[True], np.diff(holder) != 0]))
-        forms[holder[first]] = np.add.reduceat(rows.swapaxes(1, 2) @ rows, first, axis=0)
+        of_starts = np.zeros((n_cells * n_nodes, n, k + 1))
+        of_starts[holder[first]] = np.add.reduceat(rows[..., :n].swapaxes(1, 2) @ rows, first, axis=0)
+        of_starts = of_starts.reshape(n_cells, n_nodes, n, k + 1)
         ends = self._ends()
-        return forms.reshape(n_cells, n_nodes, k + 1, k + 1) + ends.swapaxes(2, 3) @ (self.weights[..., None] * ends)
+        weighted = self.weights[..., None] * ends
+        of_starts += ends[..., :n].swapaxes(2, 3) @ weighted
+        flat, flat_weighted = (x[..., n:].reshape(n_cells, n_nodes * n, -1) for x in (ends, weighted))
+        known = flat.swapaxes(1, 2) @ flat_weighted
+        bounds = np.searchsorted(cells.row_cell, np.arange(n_cells + 1))
+        for total, (start, stop) in zip(known, itertools.pairwise(bounds), strict=True):
+            own = rows[start:stop, :, n:].reshape(-1, k + 1 - n)
+            total += own.T @ own
+        return of_starts[..., :n], of_starts[..., n:], known
 
     def _ends(self) -> np.ndarray:
         return np.concatenate([self.shots.end_slopes, self.defects[..., None]], axis=3)
@@ -87,22 +107,24 @@ class Linearised:
         """
         n_cells, n_nodes, n, k = self.shots.end_slopes.shape
         m, q = k - n, self.shots.start_slopes.shape[2]
-        forms, ends, weights = self._forms(), self._ends(), self.weights
+        starts, mixed, by_known = self._forms()
+        ends, weights = self._ends(), self.weights
         known = np.r_[0:m, q]  # parameters, and 1, among (unknowns, 1)
-        lift = np.zeros((n_cells, k + 1, q + 1))  # (start, parameters, 1) of the first segment
-        lift[:, :n, :q] = self.shots.start_slopes
-        lift[:, n + np.arange(m + 1), known] = 1.0
-        total = lift.swapaxes(1, 2) @ forms[:, 0] @ lift
-        # All forms that do not involve a start are added at once.
-        total[:, known[:, None], known] += forms[:, 1:, n:, n:].sum(axis=1)
+        first = np.zeros((n_cells, n, q + 1))  # the start of the first segment, of (unknowns, 1)
+        first[..., :q] = self.shots.start_slopes
+        crossed = np.zeros((n_cells, q + 1, q + 1))
+        crossed[..., known] = first.swapaxes(1, 2) @ mixed[:, 0]
+        total = first.swapaxes(1, 2) @ starts[:, 0] @ first + crossed + crossed.swapaxes(1, 2)
+        total[:, known[:, None], known] += by_known
         eye = np.eye(n)
         pivot = weights[:, 0, :, None] * eye
-        border = -weights[:, 0, :, None] * (ends[:, 0] @ lift)
+        border = -weights[:, 0, :, None] * (ends[:, 0, :, :n] @ first)
+        border[:, :, known] -= weights[:, 0, :, None] * ends[:, 0, :, n:]
         diagonal = damping[:, :, None] * eye
         back = []
         for j in range(1, n_nodes):
-            pivot = pivot + forms[:, j, :n, :n] + diagonal
-            border[:, :, known] += forms[:, j, :n, n:]
+            pivot = pivot + starts[:, j] + diagonal
+            border[:, :, known] += mixed[:, j]
             after = -ends[:, j, :, :n].swapaxes(1, 2) * weights[:, j, None, :]
             solved = np.linalg.solve(pivot, np.concatenate([border, after], axis=2))
             back.append(solved)

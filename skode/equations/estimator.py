@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,16 +15,21 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skode.equations.columns import check_named, check_trials
 from skode.equations.fitted import FittedEquations
-from skode.equations.fitting import Optimum, Search, search, starting_unknowns
+from skode.equations.fitting import Optimum, Search, observed_outputs, search, started_from, starting_unknowns
+from skode.equations.impossible import refuse_impossible
 from skode.equations.inference import combinations
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Layout
 from skode.equations.levenberg_marquardt import Task
-from skode.equations.noise import NOISES
+from skode.equations.noise import NOISE_NAMES, Binomial, Gaussian
+from skode.equations.observations import Observations
 from skode.equations.predictive import driver_at_start
 from skode.equations.reading import Arguments, Clock, Reading, check_functions, read_model
-from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
+from skode.equations.sensitivities import AUTO
+from skode.equations.stiffness import is_stiff
+from skode.frames import Column, output_names, read_rows, read_targets
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api, check_weights, to_pandas, warn_caller
 
@@ -61,7 +68,7 @@ class ODERegressor(FittedEquations):
         Initial states: for each state a number that is given; ``(start, low, high)`` for one that is unknown; the name
         of a parameter or of an input column; None for one that is unknown and starts from the data. A dict by states'
         names (those that are missing are None), a list in their order, or ``initial(p)`` of shape
-        ``(..., n_states)``. Unknown ones are of each series its own.
+        ``(..., n_states)``. Unknown ones are estimated for each series.
     series : str, int or None, default=None
         The column of X that holds series ids, by name or position, or a level of its index by name; None: all rows
         are one series.
@@ -69,15 +76,26 @@ class ODERegressor(FittedEquations):
         The column of X that holds times (or a level of its index): numbers, dates, periods or time differences. All
         other columns are inputs, by their names (``"x1"``, ... where X has none) in ``p``. An input holds its first
         value before the first row of a series, and its last one after the last.
+    doses : dict or None, default=None
+        Columns of X that hold doses, which are no inputs, by name: an amount is added to a state at its row's time. Of
+        each column the name of the state; ``(state, parameter)`` for an amount that is multiplied by a parameter, as a
+        bioavailability; or ``jump(amount, p)``, of shape ``(..., n_states)``, for what is added to all states. Where
+        the amount is 0 or NaN there is no dose. What was observed in the row of a dose is from before it, and what
+        was observed at its time in rows further down from after it (the order of records in NONMEM [3]_); doses at one
+        time add up.
     per_series : list of str, default=()
-        Parameters of which each series has its own.
+        Parameters that are estimated for each series by itself.
     fixed : list of str, default=()
         Parameters that stay at their starts.
-    noise : {"gaussian", "student", "lognormal", "poisson"}, default="gaussian"
+    noise : {"gaussian", "student", "lognormal", "poisson", "binomial"}, default="gaussian"
         Distribution of the observations: normal, or for outliers Student's t with 4 degrees of freedom, of one scale
-        for each output, which is estimated; logarithms that are normal about that of the solution; counts.
+        for each output, which is estimated; logarithms that are normal about that of the solution; counts; numbers of
+        successes among some trials, whose probability is the solution.
+    trials : int or str, default=1
+        With ``noise="binomial"`` the number of trials, or the column of X (by name) that holds it, which is no input.
+        ``y``, predictions and residuals are numbers of successes; a row without any trial counts as not observed.
     interpolation : {"linear", "previous"}, default="linear"
-        Inputs between rows: linear, or as in the row before.
+        Inputs between rows: linear, or as in the row before. The solver stops where the latter jump.
     time_unit : str, default="D"
         The unit of time of dates (which count from the first one in ``fit``) and of time differences, as pandas
         writes it. Numbers are taken as they are.
@@ -87,21 +105,30 @@ class ODERegressor(FittedEquations):
     n_segments : int or "auto", default="auto"
         Largest number of segments of a series; 1 is single shooting. "auto" is one for each time of an observation, but
         at most 40.
-    n_restarts : int, default=0
+    n_restarts : int or "auto", default="auto"
         Further starts of the parameters, quasi-random within their bounds or (where these are not two) about the
         start: within a factor of 10 on a logarithmic scale, else within twice its absolute value. All are fitted
-        in one batch, and the best is kept.
+        in one batch, and the best is kept. "auto": 8 where residuals of the first fit follow each other (a
+        Durbin-Watson statistic below 1), as they do at a local optimum or with equations that are wrong; else none.
+        Where all states are observed, the first fit starts from parameters that match smoothed observations [4]_, and
+        the start in ``params`` is one of the further ones.
     max_iter : int, default=200
         Largest number of steps.
     tol : float, default=1e-5
         Gain in the log-likelihood that a step must promise for the search to go on. An error of the estimates as small
         as a standard error times ``sqrt(2 * tol)`` is below it.
+    max_time : float or None, default=None
+        Seconds after which no more steps begin, here and in ``profile``; then the best so far is kept, with a warning,
+        as after Ctrl-C. One step may take longer than that.
     random_state : int, RandomState instance or None, default=None
         Source of the further starts.
     verbose : bool, default=False
         Whether to print a line per step.
-    method : str, default="dopri5"
-        ODE method, one of :data:`skode.solvers.METHODS`; "kvaerno5" for stiff equations.
+    method : str, default="auto"
+        ODE method, one of :data:`skode.solvers.METHODS`. "auto" is the explicit "dopri5", or the implicit "kvaerno5"
+        where the eigenvalues of the Jacobian say that the former would take a thousand steps and more in a segment for
+        stability alone, at the start or where the search got stuck; predictions that the former can't follow are made
+        by the latter.
     rtol, atol : float, default=1e-6 and 1e-9
         Relative and absolute tolerance of the solver, for the states.
     step_size : float or None, default=None
@@ -111,11 +138,13 @@ class ODERegressor(FittedEquations):
     ----------
     params_ : dict of str to float or Series
         Estimates of the parameters; those of ``per_series`` as a Series by series.
+    states_ : list of str
+        Names of the states.
     initial_states_ : DataFrame of shape (n_series, n_states)
         Initial states.
     noise_scale_ : ndarray of shape (n_outputs,)
-        Estimated scale of the noise (with "gaussian" its standard deviation), NaN with "poisson". Its square is
-        corrected for the number of unknowns that were fitted.
+        Estimated scale of the noise (with "gaussian" its standard deviation), NaN with "poisson" and "binomial". Its
+        square is corrected for the number of unknowns that were fitted.
     loglik_, aic_, bic_ : float
         Log-likelihood at the estimates; Akaike's and the Bayesian information criterion.
     residuals_ : DataFrame
@@ -124,11 +153,13 @@ class ODERegressor(FittedEquations):
     restarts_ : DataFrame
         Log-likelihood and parameters at the optima of all starts, the best first.
     unidentified_ : list of str
-        Unknowns, or combinations of them, that the data say nothing of.
+        Unknowns, or combinations of them, that the data do not identify.
     converged_ : bool
         Whether the search ended at an optimum.
     n_iter_ : int
         Steps taken.
+    method_ : str
+        ODE method of the fit.
     n_features_in_ : int
         Number of columns seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -136,7 +167,7 @@ class ODERegressor(FittedEquations):
 
     See Also
     --------
-    LatentODERegressor : Where the dynamics are not known.
+    LatentODERegressor : Latent ODE, for dynamics that are not known.
 
     References
     ----------
@@ -144,6 +175,10 @@ class ODERegressor(FittedEquations):
        Inverse Problems in Differential and Integral Equations, Birkhauser, 1983.
     .. [2] E. Hairer, S. P. Norsett, G. Wanner, "Solving Ordinary Differential Equations I", Springer, 1993,
        section II.6.
+    .. [3] S. L. Beal, L. B. Sheiner, A. J. Boeckmann, R. J. Bauer (eds.), "NONMEM Users Guides", ICON Development
+       Solutions, 1989-2009, part V.
+    .. [4] I. Dattner, C. A. J. Klaassen, "Optimal rate of direct estimators in systems of ordinary differential
+       equations linear in functions of the parameters", Electronic Journal of Statistics 9, 2015.
 
     Examples
     --------
@@ -174,19 +209,22 @@ class ODERegressor(FittedEquations):
         "initial": [dict, "array-like", callable, None],
         "series": [str, Integral, None],
         "time": [str, Integral],
+        "doses": [dict, None],
         "per_series": ["array-like", str],
         "fixed": ["array-like", str],
-        "noise": [StrOptions(set(NOISES))],
+        "noise": [StrOptions(set(NOISE_NAMES))],
+        "trials": [Real, str],
         "interpolation": [StrOptions({"linear", "previous"})],
         "time_unit": [str],
         "covariance": [StrOptions({"gauss-newton", "sandwich"})],
         "n_segments": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "n_restarts": [Interval(Integral, 0, None, closed="left")],
+        "n_restarts": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
-        "method": [StrOptions(set(METHODS))],
+        "method": [StrOptions({*METHODS, "auto"})],
         "rtol": [Interval(Real, 0, None, closed="left")],
         "atol": [Interval(Real, 0, None, closed="left")],
         "step_size": [Interval(Real, 0, None, closed="neither"), None],
@@ -202,19 +240,22 @@ class ODERegressor(FittedEquations):
         initial: Any = None,
         series: Column | None = None,
         time: Column = 0,
+        doses: dict[str, Any] | None = None,
         per_series: Any = (),
         fixed: Any = (),
         noise: str = "gaussian",
+        trials: int | str = 1,
         interpolation: str = "linear",
         time_unit: str = "D",
         covariance: str = "gauss-newton",
         n_segments: Any = "auto",
-        n_restarts: int = 0,
+        n_restarts: Any = "auto",
         max_iter: int = 200,
         tol: float = 1e-5,
+        max_time: float | None = None,
         random_state: Any = None,
         verbose: Any = False,
-        method: str = "dopri5",
+        method: str = "auto",
         rtol: float = 1e-6,
         atol: float = 1e-9,
         step_size: float | None = None,
@@ -226,9 +267,11 @@ class ODERegressor(FittedEquations):
         self.initial = initial
         self.series = series
         self.time = time
+        self.doses = doses
         self.per_series = per_series
         self.fixed = fixed
         self.noise = noise
+        self.trials = trials
         self.interpolation = interpolation
         self.time_unit = time_unit
         self.covariance = covariance
@@ -236,6 +279,7 @@ class ODERegressor(FittedEquations):
         self.n_restarts = n_restarts
         self.max_iter = max_iter
         self.tol = tol
+        self.max_time = max_time
         self.random_state = random_state
         self.verbose = verbose
         self.method = method
@@ -256,85 +300,118 @@ class ODERegressor(FittedEquations):
         y : array-like of shape (n_rows,) or (n_rows, n_outputs)
             Observed values; NaN where nothing was observed.
         sample_weight : array-like of shape (n_rows,), default=None
-            How often each row counts: its log-likelihood is multiplied by that.
+            Weights of the rows, by which their log-likelihoods are multiplied.
 
         Returns
         -------
         self : ODERegressor
-            The fitted model. After Ctrl-C it is the best so far, with a warning.
+            The fitted model. After Ctrl-C or ``max_time`` it is the best so far, with a warning.
 
         Raises
         ------
         ValueError, TypeError
-            Where an argument is not as described, or less was observed than there is unknown; the message names it.
+            Where an argument is not as described, which the message names, or there are too few observed values.
         SolverError
             Where the equations can't be solved from any start.
 
         Warns
         -----
         UserWarning
-            If the data say nothing of some unknowns, which it names.
+            If the data do not identify some unknowns, which the message names.
         ConvergenceWarning
             If the search ended before an optimum.
         """
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
+        check_trials(self.trials)
+        X = to_pandas(X)
+        if isinstance(X, pd.DataFrame):  # before what is missing in such a column is taken for an input's
+            check_named(list(X.columns), self.doses, self._trials_column())
+        rows = read_rows(self, self._filled(X), series=self.series, time=self.time, reset=True)
         y = to_pandas(y, "y")
         values = read_targets(y, len(rows))
         self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
-        given = check_weights(sample_weight, values)
-        rows, values, weights = distinct_rows(rows, values, given)
-        weights = np.ones(len(rows)) if weights is None else weights
-        noise = NOISES[self.noise]
-        noise.check(values[~np.isnan(values)])
-        rows, values, weights = _of_observed_series(rows, values, weights)
-        clock = Clock.of(rows, self.time_unit)
-        t, (codes, ids) = clock.read(rows, self.time), series_codes(rows.series)
-        names = self._input_names()
+        self._columns = columns = self._read_columns()
+        data = Observations.of(rows, values, check_weights(sample_weight, values), columns)
+        data, noise = self._in_units_of_outputs(data)
+        clock = Clock.of(data.rows, self.time_unit)
+        t = clock.read(data.rows, self.time)
         arguments = Arguments(
-            self.rhs, self.params, self.states, self.observe, self.initial, self.per_series, self.fixed
+            self.rhs, self.params, self.states, self.observe, self.initial, self.per_series, self.fixed, self.doses
         )
-        reading = read_model(arguments, self._outputs, names, self._settings())
+        reading = read_model(arguments, self._outputs, columns.inputs, self._settings(self.method))
         inputs = None
-        if names:
-            inputs = Inputs.of(names, codes, t, rows.covariates, linear=self.interpolation == "linear")
-        task = self._task(reading, inputs, (codes, t, values, weights))
+        if columns.inputs or columns.doses:
+            linear = self.interpolation == "linear"
+            inputs = Inputs.of(columns.inputs, data.codes, t, data.inputs, linear=linear, amounts=data.amounts)
+        task = self._task(reading, inputs, noise, data, t)
         self._refuse_too_few(task)
         u = starting_unknowns(task, reading)[0]
         at_start = {name: value[:1] for name, value in driver_at_start(inputs, task.layout.t0).items()}
         check_functions(reading.model, u, float(task.layout.t0[0]), at_start, values.shape[1])
-        settings = Search(self.n_restarts, self.max_iter, self.tol, _print if self.verbose else None)
-        optima = search(task, reading, settings, check_random_state(self.random_state))
+        task, optima = self._searched(task, reading)
         if not optima:
+            refuse_impossible(task, starting_unknowns(task, reading), self.noise)
             raise SolverError(
                 "The equations can't be solved from their start as far as the observations",
                 time=float(task.layout.t0[0]),
                 step_size=float("nan"),
-                advice="Choose other starts in params and initial, n_restarts, or method='kvaerno5' for stiff "
-                "equations.",
+                advice="Choose other starts in params and initial, or n_restarts.",
             )
-        self._rows_observed = np.flatnonzero(~np.isnan(values).all(axis=1))
-        self._clock, self._known, self._ids = clock, (codes, t, rows.covariates), pd.Index(ids)
+        self._clock, self._known, self._ids = clock, (data.codes, t, data.inputs, data.amounts), pd.Index(data.ids)
         self._keep(task, reading, optima)
-        self._note_residuals(rows, task)
+        self._note_residuals(data, task)
         self._warn(optima[0])
         return self
 
+    def _searched(self, task: Task, reading: Reading) -> tuple[Task, list[Optimum]]:
+        """The fits, the best first, and the problem as it was solved: with which method."""
+        report = _print if self.verbose else None
+        n_restarts = None if self.n_restarts == "auto" else int(self.n_restarts)
+        settings = Search(n_restarts, self.max_iter, self.tol, report, self._deadline())
+        rng = check_random_state(self.random_state)
+        if self.method != "auto":
+            self.method_ = self.method
+            return task, search(task, reading, settings, rng)
+        explicit, implicit = (_by(task, method) for method in AUTO)
+        optima: list[Optimum] = []
+        stiff = _is_stiff(explicit, starting_unknowns(task, reading))
+        if not stiff:
+            optima = search(explicit, reading, settings, rng)
+            best = optima[0] if optima else None
+            u = starting_unknowns(explicit, reading) if best is None else best.u
+            stuck = best is None or not (best.converged or best.interrupted or best.out_of_time)
+            stiff = stuck and time.monotonic() < settings.deadline and _is_stiff(explicit, u, thorough=True)
+        self.method_ = AUTO[stiff]
+        return (implicit, search(implicit, reading, settings, rng)) if stiff else (explicit, optima)
+
+    def _in_units_of_outputs(self, data: Observations) -> tuple[Observations, Gaussian]:
+        """Observations as the solution is compared with them, and the distribution about it."""
+        seen, noise = ~np.isnan(data.values), self._noise_at(data.rows.covariates, data.values.shape[1])
+        noise.of(seen).check(data.values[seen])
+        if not isinstance(noise, Binomial):
+            return data, noise
+        with np.errstate(all="ignore"):
+            shares = np.where(noise.trials > 0.0, data.values / noise.trials, np.nan)
+        if np.isnan(shares).all():
+            raise ValueError(f"The column {self.trials!r} (trials) holds 0 wherever y was observed.")
+        return replace(data, values=shares), noise
+
     def _task(
-        self, reading: Reading, inputs: Inputs | None, data: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+        self, reading: Reading, inputs: Inputs | None, noise: Gaussian, data: Observations, t: np.ndarray
     ) -> Task:
-        """Problem to solve, of rows with their series, times, values and weights."""
-        codes, t, values, weights = data
+        """Problem to solve."""
+        codes, seen = data.codes, data.seen
         t0 = t[np.searchsorted(codes, np.arange(codes.max() + 1))]
-        seen = ~np.isnan(values).all(axis=1)
         n_segments = MOST_SEGMENTS if self.n_segments == "auto" else int(self.n_segments)
-        layout = Layout.of(codes[seen], t[seen], values[seen], weights[seen], t0, n_segments)
-        noise = NOISES[self.noise]
-        size = np.sqrt(np.nanmean(values**2, axis=0))
-        least = np.full(values.shape[1], self.rtol) if self.noise == "lognormal" else self.rtol * size
-        return Task(reading.model, layout, inputs, noise, np.maximum(least, 1e-300))
+        events = None if inputs is None else inputs.events
+        layout = Layout.of(
+            codes[seen], t[seen], data.values[seen], data.weights[seen], t0, n_segments, events, data.rank[seen]
+        )
+        size = np.sqrt(np.nanmean(data.values**2, axis=0))
+        least = np.full(len(size), self.rtol) if self.noise == "lognormal" else self.rtol * size
+        return Task(reading.model, layout, inputs, noise.of(seen), np.maximum(least, 1e-300))
 
     def _refuse_too_few(self, task: Task) -> None:
-        """Refuse data that are fewer than what is unknown."""
+        """Raise ValueError where there are no more observed values than unknowns."""
         model, n_series = task.model, task.layout.n_series
         n_values = int((task.layout.weights > 0.0).sum())
         n_own = len(model.scales.names) - model.n_shared
@@ -349,6 +426,12 @@ class ODERegressor(FittedEquations):
     def _warn(self, best: Optimum) -> None:
         if best.interrupted:
             warn_caller("The fit was interrupted; what was best so far is kept.", ConvergenceWarning)
+        elif best.out_of_time:
+            warn_caller(
+                f"The fit was ended by max_time={self.max_time} after {best.n_iter} steps; what was best so far is "
+                "kept.",
+                ConvergenceWarning,
+            )
         elif not best.converged:
             warn_caller(
                 f"The fit ended before an optimum, after {best.n_iter} steps: raise max_iter, choose other starts in "
@@ -364,17 +447,13 @@ class ODERegressor(FittedEquations):
             )
 
 
-def _of_observed_series(
-    rows: LongRows, values: np.ndarray, weights: np.ndarray
-) -> tuple[LongRows, np.ndarray, np.ndarray]:
-    """The rows of the series of which anything was observed."""
-    codes, _ = series_codes(rows.series)
-    seen = np.zeros(codes.max() + 1, dtype=bool)
-    seen[codes[~np.isnan(values).all(axis=1)]] = True
-    if not seen.any():
-        raise ValueError("Input y contains NaN only in rows with weight: nothing was observed.")
-    kept = np.flatnonzero(seen[codes])
-    return rows.take(kept), values[kept], weights[kept]
+def _by(task: Task, method: str) -> Task:
+    """The problem, solved by a method."""
+    return replace(task, model=replace(task.model, settings=replace(task.model.settings, method=method)))
+
+
+def _is_stiff(task: Task, u: np.ndarray, *, thorough: bool = False) -> bool:
+    return is_stiff(task, u, observed_outputs(task), started_from(task), thorough=thorough)
 
 
 def _print(i: int, n_left: int, loss: float) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,30 +15,37 @@ import torch
 from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from skode.equations.dynamics import Driver
+from skode.equations.columns import Columns, with_zeros
+from skode.equations.dynamics import Driver, System
 from skode.equations.fitting import Optimum, Search, along_profile
 from skode.equations.inference import Information
-from skode.equations.inputs import Inputs
+from skode.equations.inputs import Inputs, joined
 from skode.equations.levenberg_marquardt import Task
+from skode.equations.noise import NOISES, Binomial, Gaussian
+from skode.equations.observations import Observations
 from skode.equations.predictive import Answers, answers
 from skode.equations.reading import Clock, Reading
-from skode.equations.sensitivities import SolverSettings, solve_states
+from skode.equations.sensitivities import AUTO, SolverSettings
 from skode.equations.shooting import Model
+from skode.equations.simulation import read_inputs, read_start, read_times, read_values, simulated
 from skode.frames import Column, LongRows, column_label, read_rows, read_targets
-from skode.training import array_api, as_python, check_weights, observed_r2, to_pandas
+from skode.training import array_api, as_python, check_weights, observed_r2, warn_caller
 
 #: Half width of a profile, in standard errors; where these are infinite, in units of the scaled unknown.
 WIDTH_OF_PROFILE = 3.0
 
 
 class FittedEquations(RegressorMixin, BaseEstimator):
-    """Base of the estimator: all that needs a fit and makes none but profiles."""
+    """Base of the estimator: inference, predictions and simulations after a fit."""
 
     series: Column | None
     time: Column
+    doses: dict[str, Any] | None
     noise: str
+    trials: int | str
     interpolation: str
     covariance: str
     method: str
@@ -44,17 +54,20 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     step_size: float | None
     max_iter: int
     tol: float
+    max_time: float | None
 
     params_: dict[str, Any]
+    states_: list[str]
+    method_: str
 
     _task_: Task
     _reading: Reading
     _best: Optimum
     _information: Information
     _clock: Clock
-    _known: tuple[np.ndarray, np.ndarray, np.ndarray]
+    _columns: Columns
+    _known: tuple[np.ndarray, ...]
     _ids: pd.Index
-    _rows_observed: np.ndarray
     _outputs: list[Any]
     _one_output: bool
 
@@ -68,8 +81,17 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     def _model(self) -> Model:
         return self._reading.model
 
-    def _settings(self) -> SolverSettings:
-        return SolverSettings(self.method, self.rtol, self.atol, self.step_size)
+    def _settings(self, method: str) -> SolverSettings:
+        return SolverSettings(method, self.rtol, self.atol, self.step_size)
+
+    def _settings_after_fit(self) -> SolverSettings:
+        """Those of the fit, but that equations may get stiff later, or for other parameters."""
+        explicit = self.method == "auto" and self.method_ == AUTO[0]
+        return self._settings("auto" if explicit else self.method_)
+
+    def _deadline(self) -> float:
+        """When the search has to end."""
+        return math.inf if self.max_time is None else time.monotonic() + self.max_time
 
     def _keep(self, task: Task, reading: Reading, optima: list[Optimum]) -> None:
         """Set the fitted attributes from the best of several fits."""
@@ -78,9 +100,9 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         self._information = best.information(task, sandwich=self.covariance == "sandwich")
         model, scaled = reading.model, task.noise.scaled
         values = model.scales.values(best.u)
-        self.params_ = self._parameters(values)
+        self.params_, self.states_ = self._parameters(values), list(model.system.states)
         initial = model.initial_states(best.u, task.inputs, task.layout.t0)
-        self.initial_states_ = pd.DataFrame(initial, index=self._series_index(), columns=list(model.system.states))
+        self.initial_states_ = pd.DataFrame(initial, index=self._series_index(), columns=self.states_)
         weights = task.layout.weights
         n_own = len(model.scales.names) - model.n_shared
         self._n_values = float(weights.sum())
@@ -111,19 +133,32 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     def _series_index(self) -> pd.Index:
         return self._ids.rename(column_label(self.series, "series"))
 
-    def _note_residuals(self, rows: LongRows, task: Task) -> None:
+    def _note_residuals(self, data: Observations, task: Task) -> None:
         layout, mean = task.layout, self._best.shots.mean
-        left = np.where(layout.weights > 0.0, layout.y - mean, np.nan)
-        index = rows.positions[self._rows_observed]
+        left = np.where(layout.weights > 0.0, (layout.y - mean) * task.noise.size(mean), np.nan)
+        index = data.rows.positions[data.seen]
         self.residuals_ = pd.DataFrame(left, index=index, columns=self._outputs).sort_index()
 
-    def _input_names(self) -> list[str]:
-        """Names of the input columns in ``p``."""
+    def _filled(self, X: Any) -> Any:
+        """X with 0 where there is neither a dose nor a trial."""
+        column = self._trials_column()
+        return with_zeros(X, [*(self.doses or {}), *([] if column is None else [column])])
+
+    def _trials_column(self) -> str | None:
+        return self.trials if self.noise == "binomial" and isinstance(self.trials, str) else None
+
+    def _read_columns(self) -> Columns:
         names = getattr(self, "feature_names_in_", None)
         labels = [f"x{i}" for i in range(self.n_features_in_)] if names is None else list(names)
         keys = [self.time] if self.series is None else [self.time, self.series]
-        taken = {key if isinstance(key, str) else int(key) % len(labels) for key in keys}
-        return [str(label) for i, label in enumerate(labels) if label not in taken and i not in taken]
+        return Columns.of(labels, keys, self.doses, self._trials_column())
+
+    def _noise_at(self, covariates: np.ndarray, n_outputs: int) -> Gaussian:
+        """Distribution of observations in rows with these covariates."""
+        if self.noise != "binomial":
+            return NOISES[self.noise]
+        trials = self._columns.trials_of(covariates, self.trials)
+        return Binomial(np.repeat(trials[:, None], n_outputs, axis=1))
 
     # Inference
 
@@ -236,9 +271,10 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         """Profile likelihood: the largest log-likelihood at each of several values of an unknown.
 
         An interval for it is where twice the log-likelihood lies within a quantile of the chi-squared distribution
-        with one degree of freedom (3.84 for 95 %) of its maximum; it tells more than a standard error where the
-        likelihood is no parabola. All values are fitted in one batch (D. J. Venzon, S. H. Moolgavkar, "A method for
-        computing profile-likelihood-based confidence intervals", Applied Statistics 37, 1988).
+        with one degree of freedom (3.84 for 95 %) of its maximum; it holds where the log-likelihood is not quadratic,
+        and an interval by the standard error does not. All values are fitted in one batch (D. J. Venzon, S. H.
+        Moolgavkar, "A method for computing profile-likelihood-based confidence intervals", Applied Statistics 37,
+        1988).
 
         Parameters
         ----------
@@ -258,6 +294,11 @@ class FittedEquations(RegressorMixin, BaseEstimator):
             Before ``fit``.
         ValueError
             Where there is no such unknown.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_time`` or Ctrl-C ended it before all have converged.
         """
         check_is_fitted(self)
         model, best = self._model, self._best
@@ -272,9 +313,15 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         scaled = np.linspace(
             max(u - reach, model.scales.low[column]), min(u + reach, model.scales.high[column]), n_points
         )
-        settings = Search(0, self.max_iter, self.tol)
+        settings = Search(0, self.max_iter, self.tol, deadline=self._deadline())
         with np.errstate(all="ignore"):
             optima = along_profile(self._task_, best, column, scaled, settings)
+        if optima[0].interrupted or optima[0].out_of_time:
+            ended = "interrupted" if optima[0].interrupted else f"ended by max_time={self.max_time}"
+            warn_caller(
+                f"The profile was {ended}; where it had not converged the log-likelihood may be higher.",
+                ConvergenceWarning,
+            )
         rows = []
         for optimum in optima:
             values = model.scales.values(optimum.u)[0]
@@ -291,7 +338,9 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : DataFrame or array-like of shape (n_rows, n_columns)
-            As in ``fit``. Inputs go on from those of ``fit``. A series that was not in ``fit`` can be predicted where
+            As in ``fit``. Inputs and doses go on from those of ``fit``; at a time at which both hold doses, those of X
+            replace the others. The answer at the time of a dose of ``fit`` that X does not hold is from after it. A
+            series that was not in ``fit`` can be predicted where
             neither parameters nor initial states are its own; it starts at its first row.
         return_std : bool, default=False
             Whether to return standard deviations as well: noise, and uncertainty of parameters and initial states
@@ -300,7 +349,8 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         Returns
         -------
         mean : ndarray of shape (n_rows,) or (n_rows, n_outputs)
-            Outputs of the solution, in the shape of the y of ``fit``; with ``noise="lognormal"`` medians.
+            Outputs of the solution, in the shape of the y of ``fit``; with ``noise="lognormal"`` medians, with
+            "binomial" expected numbers of successes.
         std : ndarray of the same shape
             Standard deviations; only with ``return_std``.
 
@@ -314,19 +364,22 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         SolverError
             If a solution can't be followed as far as the times of X.
         """
-        found, of_fit = self._answers(self._read(X), with_slopes=return_std)
+        rows = self._read(X)
+        found, of_fit = self._answers(rows, with_slopes=return_std)
+        noise = self._noise_at(rows.covariates, found.mean.shape[1])
+        size = noise.size(found.mean)
         if not return_std:
-            return self._in_shape_of_y(found.mean)
+            return self._in_shape_of_y(size * found.mean)
         assert found.slopes is not None
         covariance = self._correction * self._information.covariance[of_fit]
         variance = np.einsum("roi,rij,roj->ro", found.slopes, covariance, found.slopes)
         scale = np.where(np.isnan(self.noise_scale_), 1.0, self.noise_scale_)
-        std = np.sqrt(np.maximum(variance, 0.0) + self._task_.noise.spread(found.mean, scale) ** 2)
-        return self._in_shape_of_y(found.mean), self._in_shape_of_y(std)
+        std = np.sqrt(np.maximum(size**2 * variance, 0.0) + noise.spread(found.mean, scale) ** 2)
+        return self._in_shape_of_y(size * found.mean), self._in_shape_of_y(std)
 
     @array_api
     def predict_states(self, X: Any) -> pd.DataFrame:
-        """The states themselves at given rows.
+        """Predict the states, observed or not.
 
         Parameters
         ----------
@@ -336,7 +389,7 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         Returns
         -------
         DataFrame of shape (n_rows, n_states)
-            The states, by name.
+            States, in columns by name.
 
         Raises
         ------
@@ -376,7 +429,8 @@ class FittedEquations(RegressorMixin, BaseEstimator):
             raise ValueError(f"y has {true.shape[1]} outputs, but had {len(self._outputs)} in fit.")
         weights = check_weights(sample_weight, true)
         found, _ = self._answers(rows)
-        return observed_r2(true, found.mean, weights)
+        size = self._noise_at(rows.covariates, true.shape[1]).size(found.mean)
+        return observed_r2(true, size * found.mean, weights)
 
     def simulate(
         self, y0: Any, times: Any, params: Mapping[str, float] | None = None, inputs: Any = None
@@ -392,13 +446,14 @@ class FittedEquations(RegressorMixin, BaseEstimator):
             order.
         params : dict of str to float, default=None
             Parameters in place of the estimates; those of ``per_series`` have no estimate for all and must be given.
-        inputs : DataFrame or array-like of shape (n_times, n_inputs), default=None
-            The input columns at these times, where there are any.
+        inputs : DataFrame or array-like of shape (n_times, n_columns), default=None
+            The columns of inputs and doses at these times, by name or in their order in X. Without any dose it may be
+            left out where there are no inputs.
 
         Returns
         -------
         ndarray of shape (n_times, n_states) or (n, n_times, n_states)
-            The states; NaN from where a solution can't be followed.
+            The states, at the time of a dose those before it; NaN from where a solution can't be followed.
 
         Raises
         ------
@@ -408,67 +463,66 @@ class FittedEquations(RegressorMixin, BaseEstimator):
             Where arguments are not as described.
         """
         check_is_fitted(self)
-        model = self._model
+        start, t = read_start(y0, self._model.system.states), read_times(times)
+        values, changed = self._chosen(params)
+        driven = read_inputs(inputs, t, self._columns, linear=self.interpolation == "linear")
+        return simulated(changed, self._settings_after_fit(), values, driven, start, t)
+
+    def vector_field(
+        self, Y: Any, params: Mapping[str, float] | None = None, t: float = 0.0, inputs: Any = None
+    ) -> np.ndarray:
+        """Derivatives of the states by time: the right-hand side at the estimates.
+
+        Parameters
+        ----------
+        Y : array-like of shape (n, n_states)
+            States, in the order of ``states_``.
+        params : dict of str to float, default=None
+            As in :meth:`simulate`.
+        t : float, default=0.0
+            Time, as in :meth:`simulate`.
+        inputs : array-like of shape (1, n_inputs), default=None
+            The input columns at that time, where there are any.
+
+        Returns
+        -------
+        ndarray of shape (n, n_states)
+            Derivatives, in units of the states per unit of time.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where arguments are not as described.
+        """
+        check_is_fitted(self)
+        states = np.array(Y, dtype=np.float64)  # a copy, as torch wants memory that can be written
+        if states.ndim != 2 or states.shape[1] != len(self.states_):
+            raise ValueError(f"Y must be of shape (n, {len(self.states_)}), for {self.states_}; got {states.shape}.")
+        values, changed = self._chosen(params)
+        driven = read_inputs(inputs, np.array([t]), self._columns, linear=True)
+        driver = Driver(driven, torch.zeros(len(states), dtype=torch.int64))
+        of_all = torch.tensor([values], dtype=torch.float64).repeat(len(states), 1)
+        with torch.no_grad():
+            field = changed.vector_field(of_all, driver)
+            return field(torch.tensor(float(t), dtype=torch.float64), torch.from_numpy(states)).numpy()
+
+    def _chosen(self, params: Any) -> tuple[list[float], System]:
+        """Values of the estimated parameters, but for those given, and the system with the constants given."""
+        values, model = [], self._model
         system = model.system
-        start = np.asarray(y0, dtype=np.float64)
-        if start.ndim not in (1, 2) or start.shape[-1] != system.n_states:
-            raise ValueError(
-                f"y0 must be of shape ({system.n_states},) or (n, {system.n_states}), for {list(system.states)}; got "
-                f"{start.shape}."
-            )
-        t = np.asarray(times, dtype=np.float64)
-        if t.ndim != 1 or not len(t) or not (np.all(np.diff(t) > 0.0) or np.all(np.diff(t) < 0.0)):
-            raise ValueError(f"times must be of one dimension and in order, got {times!r}.")
-        batch = np.atleast_2d(start)
-        n = len(batch)
-        values, changed = self._chosen(dict(params or {}))
-        series = torch.zeros(n, dtype=torch.int64)
-        driver = Driver(self._inputs_at(t, inputs), series)
-        spans = torch.tensor([[t[0], t[-1]]], dtype=torch.float64).repeat(n, 1)
-        states = solve_states(
-            changed,
-            self._settings(),
-            torch.tensor([values], dtype=torch.float64).repeat(n, 1),
-            driver,
-            torch.from_numpy(np.ascontiguousarray(batch)),
-            spans,
-            torch.from_numpy(np.tile(t, (n, 1))),
-        ).numpy()
-        return states[0] if start.ndim == 1 else states
-
-    def _chosen(self, given: dict[str, float]) -> tuple[list[float], Any]:
-        """Values of the estimated parameters, and the system with the constants given."""
-        system = self._model.system
-        names = [*system.names, *system.constants]
-        if unknown := [name for name in given if name not in names]:
-            raise ValueError(f"params names {unknown[0]!r}, which is not a parameter; they are {names}.")
-        values = []
+        given = read_values(params, [*system.names, *system.constants])
         for i, name in enumerate(system.names):
-            if name not in given and i >= self._model.n_shared and len(self._ids) > 1:
+            if name not in given and i >= model.n_shared and len(self._ids) > 1:
                 raise ValueError(f"{name} is of each series its own: pass it in params.")
-            estimate = self._model.scales.values(self._best.u)[0, i]
-            values.append(float(given.get(name, estimate)))
-        constants = {name: float(given.get(name, value)) for name, value in system.constants.items()}
-        return values, type(system)(system.rhs, system.observe, system.states, system.names, constants)
-
-    def _inputs_at(self, t: np.ndarray, inputs: Any) -> Inputs | None:
-        names = self._input_names()
-        if not names:
-            if inputs is not None:
-                raise ValueError("inputs are given, but the model was fitted without any.")
-            return None
-        if inputs is None:
-            raise ValueError(f"inputs must hold {names} at the times.")
-        columns = np.asarray(to_pandas(inputs, "inputs"), dtype=np.float64).reshape(len(t), -1)
-        if columns.shape[1] != len(names):
-            raise ValueError(f"inputs must hold {names} at the times, got {columns.shape[1]} columns.")
-        order = np.argsort(t)
-        codes = np.zeros(len(t), dtype=np.int64)
-        return Inputs.of(names, codes, t[order], columns[order], linear=self.interpolation == "linear")
+            values.append(given.get(name, float(model.scales.values(self._best.u)[0, i])))
+        constants = {name: given.get(name, value) for name, value in system.constants.items()}
+        return values, replace(system, constants=constants)
 
     def _read(self, X: Any) -> LongRows:
         check_is_fitted(self)
-        return read_rows(self, X, series=self.series, time=self.time, reset=False)
+        return read_rows(self, self._filled(X), series=self.series, time=self.time, reset=False)
 
     def _answers(self, rows: LongRows, *, with_slopes: bool = False) -> tuple[Answers, np.ndarray]:
         """Answers at rows, and the series of ``fit`` whose covariance goes with each."""
@@ -487,27 +541,28 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         first = np.full(len(ids), np.inf)
         np.minimum.at(first, codes, t)
         t0 = np.where(places < 0, first, layout.t0[known])
-        settings = self._settings()
+        settings = self._settings_after_fit()
         now = Model(model.system, model.scales, model.n_shared, model.initial, settings)
-        inputs = self._inputs_of(codes, t, rows.covariates, places)
-        found = answers(now, inputs, self._best.u[known], t0, (codes, t), with_slopes=with_slopes)
+        inputs, before = self._inputs_of(codes, t, rows.covariates, places)
+        if (self._columns.amounts_of(rows.covariates)[t < t0[codes]] != 0.0).any():
+            raise ValueError("X holds a dose before the start of its series; it can't be told what follows it.")
+        found = answers(now, inputs, self._best.u[known], t0, (codes, t, before), with_slopes=with_slopes)
         return found, known[codes]
 
-    def _inputs_of(self, codes: np.ndarray, t: np.ndarray, covariates: np.ndarray, places: np.ndarray) -> Inputs | None:
-        """The inputs of queried series: as known from ``fit``, and as in the query."""
-        names = self._input_names()
-        if not names:
-            return None
-        known_codes, known_t, known_covariates = self._known
+    def _inputs_of(
+        self, codes: np.ndarray, t: np.ndarray, covariates: np.ndarray, places: np.ndarray
+    ) -> tuple[Inputs | None, np.ndarray]:
+        """Inputs and doses of queried series, as known from ``fit`` and as in the query; and events before its rows."""
+        columns = self._columns
+        if not columns.inputs and not columns.doses:
+            return None, np.zeros(len(t), dtype=np.int64)
         position = np.full(len(self._ids), -1)
         position[places[places >= 0]] = np.flatnonzero(places >= 0)
-        kept = position[known_codes] >= 0
-        all_codes = np.concatenate([position[known_codes][kept], codes])
-        all_t = np.concatenate([known_t[kept], t])
-        columns = np.concatenate([known_covariates[kept], covariates])
-        order = np.lexsort((all_t, all_codes))
+        known = position[self._known[0]] >= 0
+        known_codes, *of_fit = (part[known] for part in self._known)
+        asked = codes, t, columns.inputs_of(covariates), columns.amounts_of(covariates)
         linear = self.interpolation == "linear"
-        return Inputs.of(names, all_codes[order], all_t[order], columns[order], linear=linear)
+        return joined(columns.inputs, (position[known_codes], *of_fit), asked, linear=linear)
 
     def _in_shape_of_y(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if self._one_output else values

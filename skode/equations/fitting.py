@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skode.equations.inference import Information, information
-from skode.equations.layout import Cells
-from skode.equations.levenberg_marquardt import LAST_WEIGHT, Descent, Fits, Task, by_cell, least_squares
+from skode.equations.control import LAST_WEIGHT
+from skode.equations.inference import Estimate, Information, information
+from skode.equations.layout import Cells, Layout
+from skode.equations.levenberg_marquardt import Descent, Fits, Task, by_cell, least_squares
+from skode.equations.matching import Smoothed, matched_parameters, smoothed_states
 from skode.equations.reading import Reading
 from skode.equations.shooting import Shots
-from skode.equations.starts import drawn_starts, filled, observed_states, simulated_nodes
+from skode.equations.starts import drawn_starts, filled, observed_states, repaired, simulated_nodes
 
-#: First weights of the defects: where segments start from the data, and where they follow a simulation without any.
-WEIGHT_OF_DATA, WEIGHT_OF_SIMULATED = 1.0, 1e3
+#: First weights of the defects: where segments start from the data, where parameters match these, and where segments
+#: follow a simulation without any.
+WEIGHT_OF_DATA, WEIGHT_OF_MATCHED, WEIGHT_OF_SIMULATED = 1.0, 1.0, 1e3
+#: Further starts from which parameters are matched, and those of a fit that was poor.
+MATCHED_STARTS, MORE_STARTS = 7, 8
+#: Steps of further starts that were not asked for: good fits take ten or so.
+FEW_STEPS = 30
+#: Residuals whose Durbin-Watson statistic is below this follow each other. It is near 2 where they are independent,
+#: with a standard deviation of 2 over the root of their number.
+LEAST_DURBIN_WATSON, LEAST_PAIRS = 1.0, 10
 
 
 @dataclass(frozen=True)
@@ -25,15 +36,18 @@ class Search:
     Attributes
     ----------
     n_restarts, max_iter, tol
-        As the estimator's parameters.
+        As the estimator's parameters; None for "auto".
     report : callable or None
         Called after each iteration.
+    deadline : float
+        When no more steps begin, by :func:`time.monotonic`.
     """
 
-    n_restarts: int
+    n_restarts: int | None
     max_iter: int
     tol: float
     report: Callable[[int, int, float], None] | None = None
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -54,10 +68,12 @@ class Optimum:
         Negative log-likelihood.
     family : int
         The number of the start of the unknowns.
-    converged, interrupted : bool
-        Whether all series' fits have converged, and whether the search was interrupted.
+    converged, interrupted, out_of_time : bool
+        Whether all series' fits have converged, and whether Ctrl-C or the deadline ended the search.
     n_iter : int
         The largest number of steps tried.
+    precision : ndarray of shape (n_shared,) or None
+        Precisions of the prior.
     """
 
     u: np.ndarray
@@ -68,7 +84,9 @@ class Optimum:
     family: int
     converged: bool
     interrupted: bool
+    out_of_time: bool
     n_iter: int
+    precision: np.ndarray | None = None
 
     def held(self, task: Task) -> np.ndarray:
         """Which unknowns lie on a bound, of the shape of ``u``."""
@@ -77,7 +95,8 @@ class Optimum:
 
     def information(self, task: Task, *, sandwich: bool) -> Information:
         """Covariance and identifiability of the unknowns at this optimum."""
-        return information(task, self.shots, self.scale, ~self.held(task), sandwich=sandwich)
+        at = Estimate(self.shots, self.scale, ~self.held(task), self.precision)
+        return information(task, at, sandwich=sandwich)
 
 
 def observed_outputs(task: Task) -> dict[int, int]:
@@ -86,13 +105,18 @@ def observed_outputs(task: Task) -> dict[int, int]:
     return {state: output for output, state in enumerate(observe)} if isinstance(observe, tuple) else {}
 
 
+def started_from(task: Task) -> Layout:
+    """The observations with values that solutions may start from."""
+    return replace(task.layout, y=task.noise.interior(task.layout.y))
+
+
 def starting_unknowns(task: Task, reading: Reading) -> np.ndarray:
     """Scaled unknowns of each series at the user's starts, of shape (n_series, n_unknowns).
 
     An initial state without a start has the first value observed of it, or else the largest magnitude of what was
     observed of any.
     """
-    layout, scales = task.layout, task.model.scales
+    layout, scales = started_from(task), task.model.scales
     u = np.tile(scales.start, (layout.n_series, 1))
     first = observed_states(layout, observed_outputs(task), layout.t0[:, None], task.model.system.n_states)[:, 0]
     seen = layout.weights > 0.0
@@ -105,19 +129,56 @@ def starting_unknowns(task: Task, reading: Reading) -> np.ndarray:
 
 
 def search(task: Task, reading: Reading, settings: Search, rng: np.random.RandomState) -> list[Optimum]:
-    """Fits from all starts, the best first; those that can't be solved where they start are left out."""
-    model, layout = task.model, task.layout
+    """Fits from all starts, the best first; those that can't be solved where they start are left out.
+
+    Where all states are observed, the first start has parameters that match smoothed observations. Where it ends well,
+    the user's is not tried.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where Ctrl-C comes before the first solutions.
+    """
+    model, m = task.model, task.model.n_parameters
     n_states = model.system.n_states
-    observed, first = observed_outputs(task), starting_unknowns(task, reading)
-    starts = [first]
-    for drawn in drawn_starts(model.scales, model.n_parameters, settings.n_restarts, rng):
-        start = first.copy()
-        start[:, : model.n_parameters] = drawn
+    user, smoothed = starting_unknowns(task, reading), None
+    if m and not (task.layout.course.doses >= 0).any():  # curves through a dose would be smooth where states jump
+        smoothed = smoothed_states(task.layout, observed_outputs(task), n_states)
+    starts, n_more = [user], MORE_STARTS if settings.n_restarts is None else settings.n_restarts
+    for parameters in drawn_starts(model.scales, m, max(n_more, MATCHED_STARTS if smoothed else 0), rng):
+        start = user.copy()
+        start[:, :m] = parameters
         starts.append(start)
-    from_data = observed_states(layout, observed, layout.node_times(), n_states)
-    all_seen = len(observed) == n_states
+    further = starts[: 1 + n_more]
+    matched = None
+    if smoothed is not None:
+        matched = matched_parameters(task, smoothed, np.stack(starts[: 1 + MATCHED_STARTS])[..., :m])
+    if matched is None:
+        optima, further = _of_starts(task, reading, further[:1], settings), further[1:]
+    else:
+        optima = _of_starts(task, reading, [np.hstack([matched, user[:, m:]])], settings, smoothed)
+    interrupted = any(optimum.interrupted or optimum.out_of_time for optimum in optima)
+    if not interrupted and (settings.n_restarts or not optima or not any(_ended_well(task, each) for each in optima)):
+        if settings.n_restarts is None:
+            settings = replace(settings, max_iter=min(settings.max_iter, FEW_STEPS))
+        optima += _of_starts(task, reading, further, settings)
+    return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
+
+
+def _of_starts(
+    task: Task, reading: Reading, starts: list[np.ndarray], settings: Search, smoothed: Smoothed | None = None
+) -> list[Optimum]:
+    """Where fits from several starts of the unknowns end."""
+    model, layout = task.model, task.layout
+    observed = observed_outputs(task)
+    free = [k for k, state in enumerate(reading.free_states) if state not in reading.told]
+    from_data = observed_states(started_from(task), observed, layout.node_times(), model.system.n_states)
+    if smoothed is not None:
+        from_data[smoothed.series] = smoothed.at(layout.node_times()[smoothed.series])
+    all_seen = len(observed) == model.system.n_states
     u, nodes, family, weight = [], [], [], []
     for i, start in enumerate(starts):
+        start = start.copy()
         initial = model.initial_states(start, task.inputs, layout.t0)
         simulated = None if all_seen else simulated_nodes(model, layout, task.inputs, start)
         if simulated is not None:
@@ -126,17 +187,44 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
             weight.append(WEIGHT_OF_SIMULATED)
             nodes.append(filled(simulated.copy(), initial))
         if observed:
+            mixed = from_data if simulated is None else np.where(np.isnan(from_data), simulated, from_data)
+            mixed = repaired(model, layout, task.inputs, start, filled(mixed.copy(), initial))
+            for k in free:
+                start[:, model.n_parameters + k] = mixed[:, 0, reading.free_states[k]]
             u.append(start)
             family.append(i)
-            weight.append(WEIGHT_OF_DATA)
-            mixed = from_data if simulated is None else np.where(np.isnan(from_data), simulated, from_data)
-            nodes.append(filled(mixed.copy(), initial))
+            weight.append(WEIGHT_OF_DATA if smoothed is None else WEIGHT_OF_MATCHED)
+            nodes.append(mixed)
+    if not u:
+        return []
     fits = _descended(task, (np.stack(u), np.stack(nodes)), (np.array(family), np.array(weight)), settings)
-    optima = _optima(task, fits)
+    optima = ended(task, fits)
     if not model.n_shared and layout.n_series > 1 and len(optima) > 1:
         optima = [_best_of_each(task, fits, optima, settings), *optima]
     optima = [optimum for optimum in optima if np.isfinite(optimum.loss)]
-    return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
+    if fits.interrupted and not optima:  # nothing is worth keeping
+        raise KeyboardInterrupt
+    return optima
+
+
+def _ended_well(task: Task, optimum: Optimum) -> bool:
+    """Whether the residuals of a fit are independent, as far as can be told.
+
+    By the statistic of J. Durbin and G. S. Watson, "Testing for serial correlation in least squares regression",
+    Biometrika 37, 1950, of each output: where an optimum is a local one, residuals are a signal.
+    """
+    layout = task.layout
+    cells = Cells.of(layout, np.arange(layout.n_series))
+    scale = np.broadcast_to(optimum.scale, optimum.shots.mean.shape)
+    residuals = task.noise.residuals(layout.y, optimum.shots.mean, scale)[0]
+    for output, seen in enumerate((layout.weights > 0.0).T):
+        own = residuals[seen, output]
+        pairs = np.diff(cells.row_cell[seen]) == 0
+        if pairs.sum() >= LEAST_PAIRS:
+            ratio = np.mean(np.diff(own)[pairs] ** 2) / np.mean(own**2)
+            if not ratio >= LEAST_DURBIN_WATSON:
+                return False
+    return True
 
 
 def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Search) -> Optimum:
@@ -149,7 +237,14 @@ def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Searc
     u = np.stack([optimum.u for optimum in optima])[chosen, series]
     nodes = np.stack([optimum.nodes for optimum in optima])[chosen, series]
     again = _descended(task, (u[None], nodes[None]), (np.zeros(1, dtype=int), np.array([LAST_WEIGHT])), settings)
-    return replace(_optima(task, again)[0], family=-1, n_iter=int(fits.n_iter.max(initial=0)))
+    found = ended(task, again)[0]
+    return replace(
+        found,
+        family=-1,
+        n_iter=int(fits.n_iter.max(initial=0)),
+        interrupted=found.interrupted or fits.interrupted,
+        out_of_time=found.out_of_time or fits.out_of_time,
+    )
 
 
 def _one_of_each(optima: list[Optimum]) -> list[Optimum]:
@@ -191,7 +286,7 @@ def _descended(
         penalty=np.zeros(n_cells),
     )
     series = np.tile(np.arange(n_series), n_starts)
-    Descent(task, fits, series, settings.tol, settings.report).run(settings.max_iter)
+    Descent(task, fits, series, settings.tol, settings.report, settings.deadline).run(settings.max_iter)
     return fits
 
 
@@ -201,12 +296,12 @@ def _losses(task: Task, shots: Shots, series: np.ndarray, scale: np.ndarray) -> 
     return by_cell(cells, least_squares(task, cells, shots, scale)[0])
 
 
-def _optima(task: Task, fits: Fits) -> list[Optimum]:
+def ended(task: Task, fits: Fits) -> list[Optimum]:
     """Where the fits have ended, start by start."""
     n_starts = len(fits.scale)
     series = np.tile(np.arange(task.layout.n_series), n_starts)
     cells = Cells.of(task.layout, series)
-    shots = task.shoot(cells, fits.u, fits.nodes, fits.max_steps)
+    shots = fits.shots or task.shoot(cells, fits.u, fits.nodes, fits.max_steps)
     with np.errstate(all="ignore"):
         losses = _losses(task, shots, series, fits.scale[fits.start][cells.row_cell]) + fits.penalty
     optima = []
@@ -222,7 +317,9 @@ def _optima(task: Task, fits: Fits) -> list[Optimum]:
                 family=int(fits.family[k]),
                 converged=bool(fits.converged[own].all()),
                 interrupted=fits.interrupted,
+                out_of_time=fits.out_of_time,
                 n_iter=int(fits.n_iter[own].max(initial=0)),
+                precision=None if fits.precision is None else fits.precision[k],
             )
         )
     return optima
@@ -238,4 +335,4 @@ def along_profile(task: Task, best: Optimum, column: int, values: np.ndarray, se
     settings = replace(settings, report=None)
     kind = np.arange(len(values)), np.full(len(values), WEIGHT_OF_SIMULATED)
     fits = _descended(task, (u, nodes), kind, settings, free, best.scale)
-    return _optima(task, fits)
+    return ended(task, fits)

@@ -12,12 +12,13 @@ of different series meet only those that all share. With own blocks ``H_i``, bor
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from skode.equations.layout import Cells
-from skode.equations.levenberg_marquardt import Task, by_cell, least_squares
+from skode.equations.levenberg_marquardt import Task, least_squares
 from skode.equations.shooting import Shots, condense
 
 #: Eigenvalues of the scaled information below this are of directions that the data say nothing of.
@@ -39,13 +40,17 @@ class Information:
     directions : list of ndarray of shape (n_unknowns,)
         These combinations, in units in which each unknown has the same information.
     series : list of int
-        The series of each; -1 where they are of shared unknowns.
+        The series of each; -1 where shared unknowns are part of them. Of those the combination is that of the series
+        whose own unknowns move most.
+    log_det : float
+        Logarithm of the determinant of the information matrix of all unknowns.
     """
 
     covariance: np.ndarray
     unknown: np.ndarray
     directions: list[np.ndarray]
     series: list[int]
+    log_det: float = 0.0
 
     def errors(self) -> np.ndarray:
         """Standard errors of the scaled unknowns, of shape (n_series, n_unknowns); infinite where unknown."""
@@ -53,53 +58,85 @@ class Information:
         return np.where(self.unknown, np.inf, np.sqrt(variance))
 
 
-def information(task: Task, shots: Shots, scale: np.ndarray, free: np.ndarray, *, sandwich: bool) -> Information:
-    """The information at an optimum.
+@dataclass(frozen=True)
+class Estimate:
+    """An optimum, as its information needs it.
 
-    Parameters
+    Attributes
     ----------
-    task : Task
-        Problem that was solved.
     shots : Shots
         The solutions there, of all series.
     scale : ndarray of shape (n_outputs,)
         Standard deviations of the noise.
     free : ndarray of bool, of shape (n_series, n_unknowns)
         Which unknowns are not held by a bound.
+    precision : ndarray of shape (n_shared,) or None
+        Precisions of the prior of the shared unknowns; None where there is none.
+    """
+
+    shots: Shots
+    scale: np.ndarray
+    free: np.ndarray
+    precision: np.ndarray | None = None
+
+
+def information(task: Task, at: Estimate, *, sandwich: bool) -> Information:
+    """The information at an optimum.
+
+    Parameters
+    ----------
+    task : Task
+        Problem that was solved.
+    at : Estimate
+        The optimum.
     sandwich : bool
         Whether the covariance is that of Huber and White, which holds where the noise is not as it was taken to be:
         ``C (sum of g g^T) C`` with the gradients g of single observations.
     """
+    shots, scale, free = at.shots, at.scale, at.free
     cells = Cells.of(task.layout, np.arange(task.layout.n_series))
     condensed = condense(task.layout, cells, shots, np.zeros(len(cells.series)))
     _, residuals, slopes = least_squares(task, cells, shots, np.broadcast_to(scale, shots.mean.shape))
     if task.noise.efficiency != 1.0:  # expected, rather than at the residuals that there are
         slopes = np.sqrt(task.layout.weights[cells.rows] * task.noise.efficiency) / scale
     jacobian = slopes[..., None] * condensed.mean_slopes * free[cells.row_cell][:, None]
-    H = by_cell(cells, jacobian.swapaxes(1, 2) @ jacobian)
-    found = _inverse(H, task.model.n_shared, ~free)
+    H = _products(cells, jacobian)
+    found = _inverse(H, task.model.n_shared, ~free, at.precision)
     if not sandwich:
         return found
     gradients = jacobian * residuals[..., None]
-    return _sandwich(found, by_cell(cells, gradients.swapaxes(1, 2) @ gradients), H, (task.model.n_shared, ~free))
+    return _sandwich(found, _products(cells, gradients), H, (task.model.n_shared, ~free))
 
 
-def _inverse(H: np.ndarray, s: int, held: np.ndarray) -> Information:
+def _products(cells: Cells, rows: np.ndarray) -> np.ndarray:
+    """Sums of the outer products of rows (n_rows, n_outputs, q) over each cell."""
+    bounds = np.searchsorted(cells.row_cell, np.arange(len(cells.series) + 1))
+    parts = [rows[a:b].reshape(-1, rows.shape[2]) for a, b in itertools.pairwise(bounds)]
+    return np.stack([part.T @ part for part in parts])
+
+
+def _inverse(H: np.ndarray, s: int, held: np.ndarray, precision: np.ndarray | None = None) -> Information:
     """The inverse of a matrix of the shape of an arrow, series by series; 0 for unknowns that are held."""
     n_series, q, _ = H.shape
     unknown, directions, series = np.zeros((n_series, q), dtype=bool), [], []
     covariance = np.zeros_like(H)
     own, missed = _pseudo_inverse(H[:, s:, s:], held[:, s:])
+    log_det = float(np.linalg.slogdet(H[:, s:, s:] + _diagonal(held[:, s:]))[1].sum())
     for i, direction in missed:
         directions.append(np.concatenate([np.zeros(s), direction]))
         series.append(i)
     if s:
         X = own @ H[:, s:, :s]
-        reduced = (H[:, :s, :s] - H[:, :s, s:] @ X).sum(axis=0)
-        total = np.diagonal(H[:, :s, :s].sum(axis=0))
+        prior = np.zeros((s, s)) if precision is None else np.diag(precision)
+        reduced = (H[:, :s, :s] - H[:, :s, s:] @ X).sum(axis=0) + prior
+        total = np.diagonal(H[:, :s, :s].sum(axis=0) + prior)
+        log_det += float(np.linalg.slogdet(reduced + _diagonal(held[:1, :s])[0])[1])
         (shared,), missed = _pseudo_inverse(reduced[None], held[:1, :s], total[None])
         for _, direction in missed:
-            directions.append(np.concatenate([direction, np.zeros(q - s)]))
+            whole = _with_own(direction, X, total, H)
+            unknown[:, :s] |= direction**2 > LEAST_SHARE
+            unknown[:, s:] |= whole[:, s:] ** 2 > LEAST_SHARE
+            directions.append(whole[np.argmin(np.abs(whole[:, :s]).sum(axis=1))])
             series.append(-1)
         covariance[:, :s, :s] = shared
         covariance[:, s:, :s] = -X @ shared
@@ -107,8 +144,21 @@ def _inverse(H: np.ndarray, s: int, held: np.ndarray) -> Information:
         own = own + X @ shared @ X.swapaxes(1, 2)
     covariance[:, s:, s:] = own
     for i, direction in zip(series, directions, strict=True):
-        unknown[slice(None) if i < 0 else i] |= direction**2 > LEAST_SHARE
-    return Information(covariance, unknown, directions, series)
+        if i >= 0:
+            unknown[i] |= direction**2 > LEAST_SHARE
+    return Information(covariance, unknown, directions, series, log_det)
+
+
+def _with_own(direction: np.ndarray, X: np.ndarray, total: np.ndarray, H: np.ndarray) -> np.ndarray:
+    """A combination of shared unknowns with those of each series that move along with it, ``-X d``, at unit length.
+
+    ``direction`` is in units in which the shared unknowns have the same information, ``total``; so are the unit vectors
+    that are returned, of shape (n_series, n_unknowns).
+    """
+    shared = np.where(total > 0.0, direction / np.sqrt(np.where(total > 0.0, total, 1.0)), direction)
+    own = -(X @ shared) * np.sqrt(np.diagonal(H, axis1=1, axis2=2)[:, len(direction) :])
+    whole = np.concatenate([np.broadcast_to(direction, (len(H), len(direction))), own], axis=1)
+    return whole / np.linalg.norm(whole, axis=1, keepdims=True)
 
 
 def _pseudo_inverse(
@@ -155,7 +205,7 @@ def _sandwich(found: Information, meat: np.ndarray, H: np.ndarray, held: tuple[i
     covariance = lift @ on_shared @ lift.swapaxes(1, 2)
     cross = lift @ by_shared @ meat @ alone.swapaxes(1, 2)
     covariance = covariance + cross + cross.swapaxes(1, 2) + alone @ meat @ alone.swapaxes(1, 2)
-    return Information(covariance, found.unknown, found.directions, found.series)
+    return Information(covariance, found.unknown, found.directions, found.series, found.log_det)
 
 
 def combinations(found: Information, names: list[str]) -> list[str]:

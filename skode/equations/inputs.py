@@ -1,4 +1,4 @@
-"""Inputs that drive the dynamics: columns of the long frame as functions of time."""
+"""Inputs that drive the dynamics: columns of the long frame as functions of time, or as impulses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from skode.equations.columns import doses_before
+from skode.equations.events import Events
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,34 @@ class Inputs:
         Inputs at these times; the last ones again in empty slots.
     linear : bool
         Whether they change linearly between rows.
+    events : Events or None
+        Doses, and times at which the inputs jump; None where there are neither.
     """
 
     names: list[str]
     times: Tensor
     values: Tensor
     linear: bool
+    events: Events | None = None
 
     @classmethod
-    def of(cls, names: list[Any], codes: np.ndarray, t: np.ndarray, columns: np.ndarray, *, linear: bool) -> Inputs:
-        """The inputs of rows that are sorted by series, then time; of rows at one time the last one holds."""
+    def of(
+        cls,
+        names: list[Any],
+        codes: np.ndarray,
+        t: np.ndarray,
+        columns: np.ndarray,
+        *,
+        linear: bool,
+        amounts: np.ndarray | None = None,
+    ) -> Inputs:
+        """The inputs of rows that are sorted by series, then time; of rows at one time the last one holds.
+
+        Each row of ``amounts``, of shape (n_rows, n_columns), with a number that is not 0 is a dose.
+        """
+        n_series, amounts = int(codes.max()) + 1, np.zeros((len(t), 0)) if amounts is None else amounts
+        given = (amounts != 0.0).any(axis=1)
+        doses = codes[given], t[given], amounts[given]
         last = np.ones(len(t), dtype=bool)
         last[:-1] = (np.diff(codes) != 0) | (np.diff(t) != 0)
         codes, t, columns = codes[last], t[last], columns[last]
@@ -42,10 +63,18 @@ class Inputs:
         times = np.full((len(lengths), lengths.max()), np.inf)
         values = np.repeat(columns[np.cumsum(lengths) - 1][:, None], lengths.max(), axis=1)
         times[codes, places], values[codes, places] = t, columns
-        return cls([str(name) for name in names], torch.from_numpy(times), torch.from_numpy(values), linear)
+        jumps = np.full(times.shape, np.nan)
+        if not linear:
+            jumps[:, 1:] = np.where((np.diff(values, axis=1) != 0.0).any(axis=2), times[:, 1:], np.nan)
+        events = Events.of(n_series, doses, jumps)
+        names = [str(name) for name in names]
+        events_or_none = events if len(events.time) else None
+        return cls(names, torch.from_numpy(times), torch.from_numpy(values), linear, events_or_none)
 
     def at(self, series: Tensor, t: Tensor) -> dict[str, Tensor]:
         """Inputs of some series at one time each, by name; ``series`` of shape (n,), ``t`` and the inputs (n, 1)."""
+        if not self.names:
+            return {}
         times, values = self.times[series], self.values[series]
         after = torch.searchsorted(times, t.contiguous(), right=True)
         n_knots = times.shape[1]
@@ -63,3 +92,35 @@ class Inputs:
 def _at(values: Tensor, knots: Tensor) -> Tensor:
     """Inputs at a knot of each series, of shape (n, n_inputs)."""
     return values.gather(1, knots[..., None].expand(-1, 1, values.shape[2]))[:, 0]
+
+
+#: Series, times, inputs and amounts of rows.
+Records = tuple[np.ndarray, ...]
+
+
+def joined(names: list[str], known: Records, asked: Records, *, linear: bool) -> tuple[Inputs, np.ndarray]:
+    """Inputs and doses of rows that are known and of others that are asked for, in any order.
+
+    Rows that are known come first of those at one time, but for their doses where rows that are asked for hold some at
+    that time: these take their place.
+
+    Returns
+    -------
+    inputs : Inputs
+        Inputs and doses of all.
+    before : ndarray of int
+        The number of events before each row that is asked for.
+    """
+    codes, t, columns, amounts = (np.concatenate(parts) for parts in zip(known, asked, strict=True))
+    n_known = len(known[0])
+    given = (amounts != 0.0).any(axis=1)
+    told = {*zip(codes[n_known:][given[n_known:]].tolist(), t[n_known:][given[n_known:]].tolist(), strict=True)}
+    replaced = [i for i in np.flatnonzero(given[:n_known]) if (codes[i], t[i]) in told]
+    amounts[replaced] = 0.0
+    order = np.lexsort((t, codes))
+    inputs = Inputs.of(names, codes[order], t[order], columns[order], linear=linear, amounts=amounts[order])
+    before = np.empty(len(t), dtype=np.int64)
+    before[order] = doses_before(codes[order], t[order], amounts[order])
+    if inputs.events is not None:
+        before += inputs.events.until(codes, t, inclusive=False)
+    return inputs, before[n_known:]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skode.equations.events import Course, Events
+
 
 def ranges(pointer: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Items of several parts in a line, and the position in ``which`` of the part that each belongs to.
@@ -30,6 +32,23 @@ def _borders(t0: float, times: np.ndarray, n_segments: int) -> np.ndarray:
     return borders
 
 
+def _course(
+    outputs: list[list[tuple[float, int]]], spans: np.ndarray, segment_pointer: np.ndarray, events: Events | None
+) -> Course:
+    """The course of segments whose output times, with the number of events before each, are given."""
+    shape = len(outputs), max(map(len, outputs), default=1)
+    times, before = np.full(shape, np.nan), np.zeros((shape[0], 1 + shape[1]), dtype=np.int64)
+    for row, own in enumerate(outputs):
+        times[row, : len(own)], before[row, 1 : 1 + len(own)] = zip(*own, strict=True)
+    if events is None:
+        return Course.smooth(spans, times)
+    series = np.repeat(np.arange(len(segment_pointer) - 1), np.diff(segment_pointer))
+    first = np.zeros(len(spans), dtype=bool)
+    first[segment_pointer[:-1][np.diff(segment_pointer) > 0]] = True
+    before[:, 0] = np.where(first, 0, events.until(series, spans[:, 0]))
+    return events.course(series, spans, times, before)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Observations of several series, and the segments that each is cut into.
@@ -47,10 +66,9 @@ class Layout:
     node, slot : ndarray of int, of shape (n_rows,)
         The segment of each row, counted from its series' first, and its position among the segment's output times;
         -1 where the row stands at the start of its series.
-    spans : ndarray of shape (n_segments, 2)
-        From when to when each segment goes.
-    times : ndarray of shape (n_segments, n_slots)
-        Output times of each segment, of which the last is its end; padded with NaN.
+    course : Course
+        From when to when each segment goes, its output times, of which the last is its end, and the events on its way.
+        Those at its end belong to it, those at its start only where its series starts there.
     last : ndarray of int, of shape (n_segments,)
         Position of that last one.
     """
@@ -63,15 +81,24 @@ class Layout:
     weights: np.ndarray
     node: np.ndarray
     slot: np.ndarray
-    spans: np.ndarray
-    times: np.ndarray
+    course: Course
     last: np.ndarray
 
     @classmethod
     def of(
-        cls, codes: np.ndarray, time: np.ndarray, y: np.ndarray, weights: np.ndarray, t0: np.ndarray, n_segments: int
+        cls,
+        codes: np.ndarray,
+        time: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+        t0: np.ndarray,
+        n_segments: int,
+        events: Events | None = None,
+        rank: np.ndarray | None = None,
     ) -> Layout:
         """Series cut into at most ``n_segments`` segments each, and no more than it has times of observations.
+
+        They end at events as well, as long as that makes no more than ``n_segments`` of them.
 
         Parameters
         ----------
@@ -83,49 +110,71 @@ class Layout:
             When each series starts, not after its first row.
         n_segments : int
             The largest number of segments of a series.
+        events : Events or None
+            Doses of the series, and times at which their inputs jump.
+        rank : ndarray of int, of shape (n_rows,), or None
+            How many of the doses at a row's time come before it; None: none of them.
         """
         n_series = len(t0)
         row_pointer = np.searchsorted(codes, np.arange(n_series + 1))
+        before = np.zeros(len(time), dtype=np.int64) if rank is None else rank
+        if events is not None:
+            before = before + events.until(codes, time, inclusive=False)
         node, slot = np.zeros(len(time), dtype=np.int64), np.full(len(time), -1)
-        ends: list[np.ndarray] = []
-        spans: list[tuple[float, float]] = []
         counts = np.zeros(n_series, dtype=np.int64)
+        ends: list[list[tuple[float, int]]] = []
+        spans: list[tuple[float, float]] = []
         for i in range(n_series):
-            rows = slice(row_pointer[i], row_pointer[i + 1])
-            distinct = np.unique(time[rows])
-            distinct = distinct[distinct > t0[i]]
-            counts[i] = n = min(n_segments, len(distinct))
-            if not n:
+            own = slice(row_pointer[i], row_pointer[i + 1])
+            inside = (time[own] > t0[i]) | (before[own] > 0)
+            if not inside.any():
                 continue
-            borders = _borders(t0[i], distinct, n)
-            cuts = np.searchsorted(distinct, borders, side="right")
-            cuts[-1] = len(distinct)
-            for k in range(n):
-                own = distinct[cuts[k] : cuts[k + 1]]
-                ends.append(own if len(own) and own[-1] == borders[k + 1] else np.append(own, borders[k + 1]))
+            distinct = np.unique(time[own])
+            distinct = distinct[distinct > t0[i]]
+            borders = np.array([t0[i], t0[i]])  # where all were seen at the start, after a dose
+            if len(distinct):
+                borders = _borders(t0[i], distinct, min(n_segments, len(distinct)))
+            if events is not None:
+                at = events.time[events.pointer[i] : events.pointer[i + 1]]
+                every = np.union1d(borders, at[(at > t0[i]) & (at < borders[-1])])
+                borders = every if n_segments >= len(every) - 1 >= 1 else borders
+            counts[i] = len(borders) - 1
+            at_end = np.zeros(counts[i], dtype=np.int64)
+            if events is not None:
+                at_end = events.until(np.full(counts[i], i), borders[1:])
+            holder = np.minimum(np.searchsorted(borders[1:], time[own], side="left"), counts[i] - 1)
+            node[own] = np.where(inside, holder, 0)
+            for k in range(counts[i]):
+                here = np.flatnonzero(inside & (holder == k))
+                read = [*zip(time[own][here].tolist(), before[own][here].tolist(), strict=True)]
+                slots = {pair: j for j, pair in enumerate(dict.fromkeys([*read, (borders[k + 1], at_end[k])]))}
+                slot[row_pointer[i] + here] = [slots[pair] for pair in read]
+                ends.append([*slots])
                 spans.append((borders[k], borders[k + 1]))
-            place = np.searchsorted(distinct, time[rows])
-            at_start = time[rows] <= t0[i]
-            holder = np.searchsorted(cuts, place, side="right") - 1
-            node[rows] = np.where(at_start, 0, holder)
-            slot[rows] = np.where(at_start, -1, place - cuts[holder])
-        times = np.full((len(ends), max(map(len, ends), default=1)), np.nan)
-        for row, own_times in zip(times, ends, strict=True):
-            row[: len(own_times)] = own_times
+        segment_pointer = np.concatenate([[0], np.cumsum(counts)])
         observed = ~np.isnan(y)
         return cls(
             t0=t0,
             row_pointer=row_pointer,
-            segment_pointer=np.concatenate([[0], np.cumsum(counts)]),
+            segment_pointer=segment_pointer,
             time=time,
             y=np.where(observed, y, 1.0),
             weights=np.where(observed, weights[:, None], 0.0),
             node=node,
             slot=slot,
-            spans=np.array(spans).reshape(-1, 2),
-            times=times,
+            course=_course(ends, np.array(spans).reshape(-1, 2), segment_pointer, events),
             last=np.array([len(own) - 1 for own in ends], dtype=np.int64),
         )
+
+    @property
+    def spans(self) -> np.ndarray:
+        """From when to when each segment goes, of shape (n_segments, 2)."""
+        return self.course.spans
+
+    @property
+    def times(self) -> np.ndarray:
+        """Output times of each segment, of shape (n_segments, n_slots)."""
+        return self.course.times
 
     @property
     def n_series(self) -> int:

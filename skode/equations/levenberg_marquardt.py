@@ -14,34 +14,37 @@ units play no part (D. W. Marquardt, "An algorithm for least-squares estimation 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from skode.equations.elimination import Linearised
+from skode.equations.control import ERRORS_OF_MERIT, LAST_WEIGHT, MOST_DAMPING, UNDAMPED, Control
+from skode.equations.elimination import Linearised, Reduced
+from skode.equations.groups import Groups, Normal, step_of
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
 from skode.equations.noise import Gaussian
+from skode.equations.prior import Prior, inverse
 from skode.equations.sensitivities import MAX_STEPS
 from skode.equations.shooting import Model, Shots, cells_without_next, shoot
 
 #: Logarithms change by no more than this in a step.
 LONGEST_LOG_STEP = 1.5
-FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-1, 1e-10, 1e10
 #: After so many steps a fit is given up whose loss is one nat an observation above that of one of its family, if the
 #: defects of that have this weight.
 PATIENCE, CONSISTENT = 8, 1e3
 #: Trial solves may take this many times the steps of the first one, and some in any case.
 MORE_STEPS, LEAST_STEPS = 4, 60
-#: The least and the largest error of the merit, in nats, that the solver's tolerance may account for.
-ERRORS_OF_MERIT = 1e-3, 5e-2
-#: Weights of the defects, in units of an observation's: the least, the last, and how they grow and fall.
-LEAST_WEIGHT, LAST_WEIGHT, GROWTH_OF_WEIGHT, FALL_OF_WEIGHT = 1.0, 1e6, 30.0, 10.0
+#: Where there is a prior, multipliers, in units of the slope of an observation's loss one standard deviation off, are
+#: no larger than this: with hundreds of unknowns larger ones would pull ends away without limit (R. Andreani, E. G.
+#: Birgin, J. M. Martinez, M. L. Schuverdt, "On augmented Lagrangian methods with general lower-level constraints", SIAM
+#: J. Optim. 18, 2007).
+MOST_MULTIPLIER = 1e3
 #: Steps of the EM algorithm for the scale of the noise, where it takes any, after each step of the unknowns.
 SCALE_UPDATES = 20
-#: Below this damping a step tells how much is left to gain.
-UNDAMPED = 0.1
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Task:
         The distribution of the observations.
     least_scale : ndarray of shape (n_outputs,)
         The least standard deviation of the noise: what the solver's own errors are.
+    prior : Prior or None
+        Prior of the unknowns that all series share; None for none.
     """
 
     model: Model
@@ -67,6 +72,7 @@ class Task:
     inputs: Inputs | None
     noise: Gaussian
     least_scale: np.ndarray
+    prior: Prior | None = None
 
     def shoot(self, cells: Cells, u: np.ndarray, nodes: np.ndarray, max_steps: int = MAX_STEPS) -> Shots:
         """Solve the segments of some cells."""
@@ -101,6 +107,19 @@ class Fits:
         Whether no step promises more than the tolerance.
     penalty : ndarray of shape (n_cells,)
         The penalty of the defects that are left.
+    interrupted, out_of_time : bool
+        Whether Ctrl-C ended the iteration, or its deadline.
+    max_steps : int
+        Attempted steps of the solver after which a trial is given up.
+    shots : Shots or None
+        The solutions of all cells where they ended; None where the search was interrupted.
+    precision : ndarray of shape (n_starts, n_shared) or None
+        Precisions of the prior, where there is one.
+    last_weight : float
+        Largest weight of the defects.
+    lighter : bool
+        Whether weights fall where a step would gain but for defects that its linearisation does not see. If not, steps
+        are damped instead.
     """
 
     start: np.ndarray
@@ -113,8 +132,13 @@ class Fits:
     n_iter: np.ndarray
     converged: np.ndarray
     penalty: np.ndarray
+    precision: np.ndarray | None = None
+    last_weight: float = LAST_WEIGHT
+    lighter: bool = True
     interrupted: bool = False
+    out_of_time: bool = False
     max_steps: int = MAX_STEPS
+    shots: Shots | None = None
 
 
 def least_squares(
@@ -124,8 +148,9 @@ def least_squares(
     rows, weights = cells.rows, task.layout.weights[cells.rows]
     y = task.layout.y[rows]
     with np.errstate(all="ignore"):
-        loss = np.where(weights > 0.0, weights * task.noise.loss(y, shots.mean, scale), 0.0).sum(axis=1)
-        residuals, slopes = task.noise.residuals(y, shots.mean, scale)
+        noise = task.noise.of(rows)
+        loss = np.where(weights > 0.0, weights * noise.loss(y, shots.mean, scale), 0.0).sum(axis=1)
+        residuals, slopes = noise.residuals(y, shots.mean, scale)
         root = np.sqrt(weights)
         return loss, np.where(weights > 0.0, root * residuals, 0.0), np.where(weights > 0.0, root * slopes, 0.0)
 
@@ -141,98 +166,8 @@ def squares_by_cell(task: Task, cells: Cells, shots: Shots, scale: np.ndarray) -
     rows = cells.rows
     weights = task.layout.weights[rows]
     with np.errstate(all="ignore"):
-        squares = task.noise.squares(task.layout.y[rows], shots.mean, scale)
+        squares = task.noise.of(rows).squares(task.layout.y[rows], shots.mean, scale)
     return by_cell(cells, np.where(weights > 0.0, weights * squares, 0.0))
-
-
-class _Groups:
-    """Which cells belong to one fit."""
-
-    def __init__(self, cells: Cells, fits: Fits, n_shared: int) -> None:
-        numbers = fits.start if n_shared else np.arange(len(cells.series))
-        self.of_cell = np.unique(numbers, return_inverse=True)[1]
-        self.n = int(self.of_cell.max()) + 1
-        self.alone = self.n == len(self.of_cell)
-
-    def sum(self, values: np.ndarray) -> np.ndarray:
-        """Sums of cells' values over each group."""
-        if self.alone:
-            return values
-        total = np.zeros((self.n, *values.shape[1:]))
-        np.add.at(total, self.of_cell, values)
-        return total
-
-
-@dataclass
-class _Control:
-    """Damping and step acceptance of each group."""
-
-    damping: np.ndarray
-    growth: np.ndarray
-    weight: np.ndarray
-    least_weight: np.ndarray
-
-    @classmethod
-    def start(cls, weight: np.ndarray) -> _Control:
-        return cls(
-            np.full(len(weight), FIRST_DAMPING), np.full(len(weight), 2.0), weight, np.minimum(weight, LEAST_WEIGHT)
-        )
-
-    def take(self, kept: np.ndarray) -> _Control:
-        return _Control(self.damping[kept], self.growth[kept], self.weight[kept], self.least_weight[kept])
-
-    def judge(self, ratio: np.ndarray, accepted: np.ndarray, curved: np.ndarray) -> None:
-        """Adapt to the ratios of actual to predicted gains.
-
-        Weights grow after steps that went as predicted. They fall where a step would gain but for defects that its
-        linearisation does not see (``curved``): heavy ones bind the steps closely to a curved manifold.
-
-        H. B. Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05; good steps let damping fall faster,
-        to the end that convergence is quadratic.
-        """
-        with np.errstate(all="ignore"):
-            factor = np.clip(1.0 - (2.0 * ratio - 1.0) ** 3, 1.0 / 3.0, 2.0)
-        factor = np.where(ratio > 0.75, 0.1, np.nan_to_num(factor, nan=2.0))
-        curved = curved & (self.weight > self.least_weight)
-        raised = np.where(curved, self.damping, self.damping * self.growth)
-        self.damping = np.maximum(np.where(accepted, self.damping * factor, raised), LEAST_DAMPING)
-        self.growth = np.where(accepted, 2.0, np.where(curved, self.growth, 2.0 * self.growth))
-        grown = np.minimum(self.weight * GROWTH_OF_WEIGHT, LAST_WEIGHT)
-        fallen = np.maximum(self.weight / FALL_OF_WEIGHT, self.least_weight)
-        self.weight = np.where(accepted & (ratio > 0.75), grown, np.where(curved, fallen, self.weight))
-
-
-@dataclass
-class _Normal:
-    """Normal equations of some cells, and the scaling of their damping."""
-
-    matrix: np.ndarray
-    gradient: np.ndarray
-    damping: np.ndarray
-
-
-def step_of(normal: _Normal, groups: _Groups, n_shared: int, fixed: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """The damped Gauss-Newton step of all cells; unknowns that are fixed move as given.
-
-    Own unknowns of each series are eliminated first (the matrix has the shape of an arrow), then the shared ones are
-    solved for.
-    """
-    H = normal.matrix + normal.damping[:, :, None] * np.eye(normal.matrix.shape[1])
-    gradient = normal.gradient + (normal.matrix @ given[..., None])[..., 0]
-    free = ~fixed
-    gradient = np.where(free, gradient, 0.0)
-    H = np.where(free[:, :, None] & free[:, None, :], H, 0.0)
-    places = np.arange(H.shape[1])
-    H[:, places, places] += fixed
-    s = n_shared
-    if not s:
-        return given - np.linalg.solve(H, gradient[..., None])[..., 0] * free
-    own = np.linalg.solve(H[:, s:, s:], np.concatenate([H[:, s:, :s], gradient[:, s:, None]], axis=2))
-    arrow = H[:, :s, s:] @ own
-    reduced = groups.sum(np.concatenate([H[:, :s, :s], gradient[:, :s, None]], axis=2) - arrow)
-    shared = -np.linalg.solve(reduced[..., :s], reduced[..., s:])[..., 0][groups.of_cell]
-    rest = -(own[..., s] + (own[..., :s] @ shared[..., None])[..., 0])
-    return given + np.concatenate([shared, rest], axis=1) * free
 
 
 class Descent:
@@ -250,6 +185,8 @@ class Descent:
         Gain in the log-likelihood below which a fit has converged.
     report : callable or None
         Called after each iteration with its number, the number of fits left and their least loss.
+    deadline : float
+        When no more steps begin, by :func:`time.monotonic`.
     """
 
     def __init__(
@@ -259,8 +196,9 @@ class Descent:
         series: np.ndarray,
         tol: float,
         report: Callable[[int, int, float], None] | None = None,
+        deadline: float = math.inf,
     ) -> None:
-        self.task, self.fits, self.tol, self.report = task, fits, tol, report
+        self.task, self.fits, self.tol, self.report, self.deadline = task, fits, tol, report, deadline
         self.series = series
         self.n_shared = task.model.n_shared
         scales = task.model.scales
@@ -272,29 +210,36 @@ class Descent:
         totals = by_cell(Cells.of(task.layout, np.arange(task.layout.n_series)), task.layout.weights)
         np.add.at(self.totals, fits.start, totals[series])
         self.squares = np.zeros((len(series), task.layout.y.shape[1]))
+        #: How many unknowns the data determine, which the variance of the noise is free of; 0 without a prior.
+        self.determined = np.zeros(len(fits.scale))
 
     def run(self, max_iter: int) -> None:
-        """Iterate until all fits have converged or the number of iterations is reached; Ctrl-C ends it."""
+        """Iterate until all fits have converged or the number of iterations is reached; time or Ctrl-C end it."""
         try:
             self._begin()
             for i in range(max_iter):
                 if not len(self.active):
                     break
+                if time.monotonic() >= self.deadline:
+                    self.fits.out_of_time = True
+                    break
                 self._iterate()
                 if self.report is not None:
                     self.report(i + 1, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+            self._note_shots(np.ones(len(self.active), dtype=bool))
         except KeyboardInterrupt:
-            self.fits.interrupted = True
+            self.fits.interrupted, self.fits.shots = True, None
 
     def _begin(self) -> None:
         fits, task = self.fits, self.task
         self.cells = Cells.of(task.layout, self.series)
-        self.groups = _Groups(self.cells, fits, self.n_shared)
+        self.groups = Groups(fits.start, self.n_shared)
         self.start = fits.start
         self.u, self.nodes, self.free = fits.u.copy(), fits.nodes.copy(), fits.free
         self.shots = task.shoot(self.cells, self.u, self.nodes)
+        fits.shots, self.all_cells = self.shots.copy(), self.cells
         cells = np.unique(self.groups.of_cell, return_index=True)[1]
-        self.control = _Control.start(fits.weight[self.start[cells]])
+        self.control = Control.start(fits.weight[self.start[cells]], fits.last_weight)
         self.multipliers = np.zeros(self.nodes.shape)
         if np.isnan(fits.scale).any():
             fits.scale[:] = self._first_scale()
@@ -313,7 +258,8 @@ class Descent:
         task, cells = self.task, self.cells
         ones = np.ones_like(self.shots.mean)
         with np.errstate(all="ignore"):
-            squares = task.noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
+            noise = task.noise.of(cells.rows)
+            squares = noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
         scale = np.empty_like(self.fits.scale)
         for k in range(len(scale)):
             rows = (self.start == k)[cells.row_cell]
@@ -340,7 +286,8 @@ class Descent:
             total = np.zeros_like(self.fits.scale)
             np.add.at(total, self.fits.start, self.squares)
             with np.errstate(all="ignore"):
-                scale = np.sqrt(total / np.maximum(self.totals, 1e-300))
+                left = self.totals * (1.0 - self.determined / self.totals.sum(axis=1))[:, None]
+                scale = np.sqrt(total / np.maximum(left, 1e-300))
             self.fits.scale = np.where(np.isfinite(scale), self._at_least(scale), self.fits.scale)
 
     def _loss(self, shots: Shots) -> np.ndarray:
@@ -377,9 +324,11 @@ class Descent:
         shift = np.where(weights > 0.0, self.multipliers / np.where(weights > 0.0, weights, 1.0), 0.0)
         by_known = slopes[..., None] * self.shots.mean_slopes
         system = Linearised(task.layout, cells, self.shots, residuals, by_known, self.shots.defects + shift, weights)
-        step, moves = self._step(system, unit)
+        reduced = self._reduced(system, unit)
+        step, moves = self._step(reduced)
         gains = system.gain(system.moved(step, moves))
-        predicted = groups.sum(by_cell(cells, gains[0]) + gains[1])
+        prior, new_prior = self._prior(self.u), self._prior(self.u + step)
+        predicted = groups.sum(by_cell(cells, gains[0]) + gains[1]) + prior - new_prior
         new_u, new_nodes = self.u + step, self.nodes + moves
         shots = task.shoot(cells, new_u, new_nodes, self.fits.max_steps)
         before, after = (
@@ -387,7 +336,7 @@ class Descent:
         )
         merit = self._loss(shots) + after
         with np.errstate(all="ignore"):
-            gain = self.loss + before - merit
+            gain = self.loss + before + prior - merit - new_prior
             ratio = np.where(np.isfinite(merit), gain / np.maximum(predicted, 1e-300), -np.inf)
         undamped = control.damping <= UNDAMPED
         # Where solves are less exact than that, a step is lost among their errors.
@@ -396,6 +345,7 @@ class Descent:
         settled = ((predicted <= self.tol) | lost) & undamped
         # Within rounding of the merit a step that promises nothing is as good as none.
         accepted = (ratio > 1e-4) | (settled & (gain >= -self.tol))
+        settled |= control.stalled(predicted, accepted)
         chosen = accepted[groups.of_cell]
         self.u = np.where(chosen[:, None], new_u, self.u)
         self.nodes = np.where(chosen[:, None, None], new_nodes, self.nodes)
@@ -403,15 +353,18 @@ class Descent:
         left = (np.abs(self.multipliers) + weights * np.abs(self.shots.defects)) * np.abs(self.shots.defects)
         settled &= groups.sum(left.sum(axis=(1, 2))) <= np.where(lost, 10.0 * errors, self.tol)
         good = (accepted & (ratio > 0.5))[groups.of_cell, None, None]
-        self.multipliers = np.where(good, weights * (self.shots.defects + shift), self.multipliers)
-        curved = ~accepted & (self._loss(shots) < self.loss) & (after > before)
+        largest = (np.inf if task.prior is None else MOST_MULTIPLIER) * np.sqrt(unit)[:, None]
+        multipliers = np.clip(weights * (self.shots.defects + shift), -largest, largest)
+        self.multipliers = np.where(good, multipliers, self.multipliers)
+        curved = self.fits.lighter & ~accepted & (self._loss(shots) < self.loss) & (after > before)
         control.judge(ratio, accepted, curved)
+        self._update_precision(reduced, accepted)
         self._update_scale()
         self.fits.n_iter[self.active] += 1
         self.fits.u[self.active], self.fits.nodes[self.active] = self.u, self.nodes
         self.fits.converged[self.active] = settled[groups.of_cell]
         self.fits.penalty[self.active] = left.sum(axis=(1, 2))
-        reached = np.where(accepted, merit, self.loss + before)
+        reached = np.where(accepted, merit + new_prior, self.loss + before + prior)
         done = settled | (control.damping > MOST_DAMPING) | self._outrun(settled, reached)
         if done.any():
             self._keep(~done)
@@ -431,21 +384,62 @@ class Descent:
         np.minimum.at(ahead, keys[consistent], self.loss[consistent])
         return outrun | (self.loss > ahead[keys] + n_values)
 
-    def _step(self, system: Linearised, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _prior(self, u: np.ndarray) -> np.ndarray:
+        """Minus the logarithm of the prior of each group."""
+        prior, precision = self.task.prior, self.fits.precision
+        if prior is None or precision is None:
+            return np.zeros(self.groups.n)
+        cells = np.unique(self.groups.of_cell, return_index=True)[1]
+        return prior.value(u[cells, : self.n_shared], precision[self.start[cells]])
+
+    def _reduced(self, system: Linearised, unit: np.ndarray) -> Reduced:
+        """The form of the unknowns, prior included, which is shared out among a group's cells."""
+        reduced = system.reduced(self.control.damping[self.groups.of_cell][:, None] * unit)
+        prior, precision, s = self.task.prior, self.fits.precision, self.n_shared
+        if prior is not None and precision is not None:
+            share = precision[self.start] / self.groups.sum(np.ones(len(self.u)))[self.groups.of_cell][:, None]
+            places = np.arange(s)
+            reduced.matrix[:, places, places] += share
+            reduced.gradient[:, :s] += share * (self.u[:, :s] - prior.mean)
+        return reduced
+
+    def _update_precision(self, reduced: Reduced, accepted: np.ndarray) -> None:
+        """Precisions of the prior that have a larger evidence, of fits that have taken a step."""
+        prior, precision, s = self.task.prior, self.fits.precision, self.n_shared
+        if prior is None or precision is None:
+            return
+        H = reduced.matrix
+        own = np.linalg.solve(H[:, s:, s:], H[:, s:, :s])
+        total = self.groups.sum(H[:, :s, :s] - H[:, :s, s:] @ own)
+        cells = np.unique(self.groups.of_cell, return_index=True)[1]
+        sizes = self.groups.sum(np.ones(len(self.u)))
+        for group, cell in enumerate(cells):
+            if not accepted[group]:
+                continue
+            start = self.start[cell]
+            variance = np.diagonal(inverse(total[group]))
+            self.determined[start] = prior.determined(precision[start], variance).sum()
+            self.determined[start] += sizes[group] * (H.shape[1] - s)
+            precision[start] = prior.adapted(self.u[cell, :s], precision[start], variance)
+
+    def _step(self, reduced: Reduced) -> tuple[np.ndarray, np.ndarray]:
         """The damped steps, of the unknowns within their bounds and of the segments' starts."""
         groups, s = self.groups, self.n_shared
         damping = self.control.damping[groups.of_cell][:, None]
-        reduced = system.reduced(damping * unit)
         matrix, gradient = reduced.matrix, reduced.gradient
         diagonal, joint = np.diagonal(matrix, axis1=1, axis2=2).copy(), gradient.copy()
         if s:
             diagonal[:, :s] = groups.sum(diagonal[:, :s])[groups.of_cell]
             joint[:, :s] = groups.sum(gradient[:, :s])[groups.of_cell]
+        if self.task.prior is not None:  # all of one scale: those that the data hardly tell are not to wander
+            own = self.task.prior.groups >= 0
+            mean = diagonal[:, :s][:, own].mean(axis=1, keepdims=True)
+            diagonal[:, :s] = np.where(own, np.maximum(diagonal[:, :s], mean), diagonal[:, :s])
         damping = damping * np.where(diagonal > 0.0, diagonal, 1.0)
         if s:  # the sum over the group's cells is to be the damping
             sizes = groups.sum(np.ones(len(damping)))[groups.of_cell]
             damping[:, :s] /= sizes[:, None]
-        normal = _Normal(matrix, gradient, damping)
+        normal = Normal(matrix, gradient, damping)
         low, high = np.maximum(self.low, self.u - self.longest), np.minimum(self.high, self.u + self.longest)
         at_bound = ((self.u <= self.low) & (joint > 0.0)) | ((self.u >= self.high) & (joint < 0.0))
         fixed, given = ~self.free | at_bound, np.zeros(self.u.shape)
@@ -459,9 +453,18 @@ class Descent:
         step = np.clip(self.u + step, low, high) - self.u
         return step, reduced.nodes(step)
 
+    def _note_shots(self, leaving: np.ndarray) -> None:
+        """Keep the solutions of cells that the iteration leaves."""
+        if leaving.any():
+            chosen = np.zeros(len(self.series), dtype=bool)
+            chosen[self.active[leaving]] = True
+            assert self.fits.shots is not None
+            self.fits.shots.put(self.all_cells, chosen, self.shots.take(self.cells, leaving))
+
     def _keep(self, groups: np.ndarray) -> None:
         """Go on with some of the groups."""
         kept = groups[self.groups.of_cell]
+        self._note_shots(~kept)
         self.control = self.control.take(groups)
         self.loss = self.loss[groups]
         self.shots = self.shots.take(self.cells, kept)
@@ -470,4 +473,4 @@ class Descent:
         self.multipliers = self.multipliers[kept]
         if len(self.active):
             self.cells = Cells.of(self.task.layout, self.series[self.active])
-            self.groups = _Groups(self.cells, replace(self.fits, start=self.start), self.n_shared)
+            self.groups = Groups(self.start, self.n_shared)

@@ -9,7 +9,7 @@ least squares for maximum likelihood estimation", J. R. Stat. Soc. B 46, 1984).
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import gammaln
+from scipy.special import betaln, gammaln, xlog1py, xlogy
 
 
 class Gaussian:
@@ -22,8 +22,20 @@ class Gaussian:
     #: Ratio of the expected information to that of normal noise of the same scale.
     efficiency = 1.0
 
+    def of(self, rows: np.ndarray) -> Gaussian:
+        """Distribution of some of the rows, where rows differ in it."""
+        return self
+
     def check(self, y: np.ndarray) -> None:
         """Refuse observed values that can't come from the distribution."""
+
+    def size(self, mean: np.ndarray) -> np.ndarray:
+        """Observations' expectations in units of the outputs, as ``y`` holds them."""
+        return np.ones_like(mean)
+
+    def interior(self, y: np.ndarray) -> np.ndarray:
+        """Means near observed values, from which a fit may start: where the loss of no observation is infinite."""
+        return y
 
     def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Residuals and their slopes by the mean."""
@@ -105,6 +117,9 @@ class Poisson(Gaussian):
             wrong = y[(y < 0.0) | (y != np.round(y))][0]
             raise ValueError(f"y holds {wrong:g}; with noise='poisson' it must hold counts.")
 
+    def interior(self, y: np.ndarray) -> np.ndarray:
+        return np.maximum(y, 0.5)
+
     def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(invalid="ignore", divide="ignore"):
             return (mean - y) / np.sqrt(mean), 1.0 / np.sqrt(mean)
@@ -117,9 +132,70 @@ class Poisson(Gaussian):
         return np.sqrt(np.maximum(mean, 0.0))
 
 
+#: Probabilities of the solution may be this far outside of 0 and 1, and count as this far inside.
+LEAST_PROBABILITY = 1e-9
+
+
+class Binomial(Gaussian):
+    """Counts of successes among numbers of trials; the solution is the probability of one.
+
+    Rows hold shares of successes, so that they are in units of the solution.
+
+    Parameters
+    ----------
+    trials : ndarray of shape (n_rows, n_outputs)
+        Numbers of trials.
+    """
+
+    scaled = False
+
+    def __init__(self, trials: np.ndarray) -> None:
+        self.trials = trials
+
+    def of(self, rows: np.ndarray) -> Binomial:
+        return Binomial(self.trials[rows])
+
+    def check(self, y: np.ndarray) -> None:
+        """Refuse counts (rather than shares) that are none."""
+        wrong = (y < 0.0) | (y != np.round(y)) | (y > self.trials)
+        if wrong.any():
+            i = np.flatnonzero(wrong)[0]
+            raise ValueError(
+                f"y holds {y[i]:g}; with noise='binomial' it must hold counts, from 0 to the number of trials, here "
+                f"{self.trials[i]:g}."
+            )
+
+    def size(self, mean: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.trials, mean.shape)
+
+    def interior(self, y: np.ndarray) -> np.ndarray:
+        return (self.trials * y + 0.5) / (self.trials + 1.0)
+
+    @staticmethod
+    def _inside(mean: np.ndarray) -> np.ndarray:
+        probability = np.clip(mean, LEAST_PROBABILITY, 1.0 - LEAST_PROBABILITY)
+        return np.where(np.abs(mean - probability) <= 2.0 * LEAST_PROBABILITY, probability, np.nan)
+
+    def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q = self._inside(mean)
+        root = np.sqrt(self.trials / (q * (1.0 - q)))
+        return root * (q - y), root
+
+    def loss(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        q, n = self._inside(mean), self.trials
+        ways = -betaln(n * y + 1.0, n * (1.0 - y) + 1.0) - np.log1p(n)  # logarithm of the binomial coefficient
+        return -n * (xlogy(y, q) + xlog1py(1.0 - y, -q)) - ways
+
+    def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return np.sqrt(self.trials * np.clip(mean * (1.0 - mean), 0.0, None))
+
+
 NOISES: dict[str, Gaussian] = {
     "gaussian": Gaussian(),
     "student": Student(),
     "lognormal": LogNormal(),
     "poisson": Poisson(),
 }
+
+#: Names of all distributions.
+NOISE_NAMES = (*NOISES, "binomial")

@@ -9,8 +9,7 @@ import torch
 
 from skode.equations.dynamics import Driver
 from skode.equations.inputs import Inputs
-from skode.equations.sensitivities import solve_sensitivities
-from skode.equations.shooting import Model, observed_along
+from skode.equations.shooting import Model, course_from_start, observed_along
 from skode.solvers import SolverError
 
 
@@ -38,7 +37,7 @@ def answers(
     inputs: Inputs | None,
     u: np.ndarray,
     t0: np.ndarray,
-    rows: tuple[np.ndarray, np.ndarray],
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
     with_slopes: bool = False,
 ) -> Answers:
@@ -55,7 +54,8 @@ def answers(
     t0 : ndarray of shape (n_series,)
         When each starts.
     rows : tuple of ndarray of shape (n_rows,)
-        The series of each row, and its time; before the start the equations are solved backward.
+        The series of each row, its time, and the number of events before it; before the start the equations are
+        solved backward.
     with_slopes : bool
         Whether derivatives are wanted.
 
@@ -64,13 +64,13 @@ def answers(
     SolverError
         Where a solution can't be followed as far as a row.
     """
-    codes, t = rows
+    codes, t, before = rows
     system, m = model.system, model.n_parameters
     n_known = 1 + (system.n_states + m if with_slopes else 0)
     states = np.empty((len(t), n_known, system.n_states))
     for side in (t >= t0[codes], t < t0[codes]):
         if side.any():
-            states[side] = _one_way(model, inputs, u, t0, (codes[side], t[side]), with_slopes=with_slopes)
+            states[side] = _one_way(model, inputs, u, t0, (codes[side], t[side], before[side]), with_slopes=with_slopes)
     if not np.isfinite(states[:, 0]).all():
         wrong = np.flatnonzero(~np.isfinite(states[:, 0]).all(axis=1))[0]
         raise SolverError(
@@ -85,7 +85,7 @@ def answers(
     own = torch.from_numpy(values[codes, :m]), torch.from_numpy(slopes[codes, :m])
     if not with_slopes:
         with torch.no_grad():
-            p = system.p([value[:, 0] for value in own[0].split(1, dim=1)], _flat(driver.at(when)))
+            p = system.p(own[0].unbind(1), _flat(driver.at(when)))
             mean = system.outputs(when[:, 0], torch.from_numpy(states[:, 0]), p).numpy()
         return Answers(states[:, 0], mean, None)
     if isinstance(system.observe, tuple):
@@ -114,28 +114,19 @@ def _one_way(
     inputs: Inputs | None,
     u: np.ndarray,
     t0: np.ndarray,
-    rows: tuple[np.ndarray, np.ndarray],
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
     with_slopes: bool,
 ) -> np.ndarray:
     """States at rows on one side of the starts, with sensitivities where wanted: (n_rows, 1 or 1 + k, n_states)."""
-    codes, t = rows
+    codes, t, before = rows
     series, places = np.unique(codes, return_inverse=True)
     order = np.lexsort((t, places))
     lengths = np.bincount(places)
     slots = np.empty(len(t), dtype=np.int64)
     slots[order] = np.arange(len(t)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     times = np.full((len(series), lengths.max()), np.nan)
-    times[places, slots] = t
-    if not with_slopes:
-        return model.states(u[series], inputs, series, t0[series], times).numpy()[places, slots][:, None]
-    m = model.n_parameters
-    values, slopes = model.scales.values(u[series]), model.scales.slopes(u[series])
-    driver = Driver(inputs, torch.from_numpy(series))
-    y0 = model.initial(model.system, torch.from_numpy(values), driver.at(torch.from_numpy(t0[series])[:, None]))
-    parameters = torch.from_numpy(values[:, :m]), torch.from_numpy(slopes[:, :m])
-    spans = torch.from_numpy(model.spans(t0[series], times))
-    solved, _ = solve_sensitivities(
-        model.system, model.settings, parameters, driver, y0, spans, torch.from_numpy(times)
-    )
-    return solved.numpy()[places, slots]
+    passed = np.zeros(times.shape, dtype=np.int64)
+    times[places, slots], passed[places, slots] = t, before
+    course = course_from_start(inputs, series, t0[series], times, passed)
+    return model.along(u[series], inputs, series, course, with_slopes=with_slopes).numpy()[places, slots]

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from skode.equations.columns import read_impulses
 from skode.equations.dynamics import System, along
 from skode.equations.initial import InitialStates
 from skode.equations.parameters import Parameter, Scales, known_names, read_parameters
@@ -72,6 +73,7 @@ class Arguments:
     initial: Any
     per_series: Any
     fixed: Any
+    doses: Any = None
 
 
 def state_names(given: Any, outputs: Sequence[Any]) -> tuple[str, ...]:
@@ -161,6 +163,7 @@ def read_model(
         states=states,
         names=tuple(p.name for p in estimated),
         constants={p.name: p.start for p in parameters if p.name in fixed},
+        impulses=read_impulses(arguments.doses, states, names),
     )
     initial, free, told = _initial(arguments.initial, states, [*names, *inputs], len(estimated))
     model = Model(system, Scales(estimated + free), len(shared), initial, settings)
@@ -258,6 +261,17 @@ def check_functions(model: Model, u: np.ndarray, t: float, inputs: Mapping[str, 
     if callable(system.observe):
         with _noted("observe(t, y, p)", called):
             _check_derivatives("observe(t, y, p)", outputs, known, size)
+    if any(map(callable, system.impulses)):
+        amounts = torch.ones(1, 1, len(system.impulses), dtype=torch.float64)
+        with _noted("a function in doses, jump(amount, p)", "amounts and a dict p of tensors that broadcast"):
+            _check_derivatives(
+                "A function in doses, jump(amount, p)",
+                lambda known: system.jump(
+                    amounts.expand(*known.shape[:2], -1), system.p(known[..., n:].unbind(-1), inputs)
+                ),
+                known,
+                size,
+            )
 
 
 class _noted:  # noqa: N801

@@ -1,12 +1,11 @@
 r"""Solutions with their derivatives by initial states and parameters, of a whole batch in one solve.
 
-With an explicit method the sensitivity equation is solved beside the states, by the same steps: the error test looks
-at the states alone. A Runge-Kutta step of both is the step of the states and its derivative (differentiation and
-discretisation commute), so that what comes out is the derivative of the computed solution, its step sizes taken as
-given: H. G. Bock, "Numerical treatment of inverse problems in chemical reaction kinetics", 1981, calls it internal
-differentiation. An implicit method would solve for (1 + k) n unknowns in each stage; there the samples are repeated
-for each of the k directions instead, and forward-mode AD goes through the solver. Both give the same numbers; where
-both are possible the former takes half the time, for autograd sees the right-hand side only and not the solver.
+The sensitivity equation is solved beside the states, by the same steps: the error test looks at the states alone. A
+Runge-Kutta step of both is the step of the states and its derivative (differentiation and discretisation commute), so
+that what comes out is the derivative of the computed solution, its step sizes taken as given: H. G. Bock, "Numerical
+treatment of inverse problems in chemical reaction kinetics", 1981, calls it internal differentiation. An implicit
+method solves for all of it in each stage, but as the states and each of their derivatives have the same Jacobian,
+Newton's matrix is that of the states (:class:`skode.solvers.stepping.jacobians.SharedJacobian`).
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from skode.equations.dynamics import Driver, PlainField, SensitivityField, System, load_forward_ad
-from skode.solvers import METHODS, Solution, solve_ivp
+from skode.equations.dynamics import BatchField, Driver, System
+from skode.solvers import Solution, solve_ivp
 
 #: Attempted steps of a sample after which it counts as failed.
 MAX_STEPS = 2000
+#: The methods between which ``method="auto"`` chooses: the explicit, and the one for stiff equations.
+AUTO = "dopri5", "kvaerno5"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class SolverSettings:
 
     Attributes
     ----------
-    method, rtol, atol, step_size, max_steps
-        As :func:`skode.solvers.solve_ivp` takes them.
+    method, rtol, atol, step_size, max_steps, first_step
+        As :func:`skode.solvers.solve_ivp` takes them; in a course (:mod:`skode.equations.legs`) the method may be
+        "auto" as well.
     """
 
     method: str
@@ -41,10 +42,9 @@ class SolverSettings:
     atol: float
     step_size: float | None = None
     max_steps: int = MAX_STEPS
+    first_step: float | None = None
 
-    def solve(
-        self, field: PlainField | SensitivityField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any
-    ) -> Solution:
+    def solve(self, field: BatchField, spans: Tensor, y0: Tensor, times: Tensor, **kwargs: Any) -> Solution:
         """States of a batch at times of each sample, padded with NaN; NaN where a sample can't be solved."""
         return solve_ivp(
             field,
@@ -57,6 +57,7 @@ class SolverSettings:
             step_size=self.step_size,
             step_control="per_sample",
             max_steps=self.max_steps,
+            first_step=self.first_step,
             on_failure="nan",
             **kwargs,
         )
@@ -81,7 +82,7 @@ def solve_states(
     system: System, settings: SolverSettings, values: Tensor, driver: Driver, y0: Tensor, spans: Tensor, times: Tensor
 ) -> Tensor:
     """States of shape (n, n_times, n_states) from initial ones of shape (n, n_states); see below."""
-    return settings.solve(PlainField(system, values, driver), spans, y0, times).y
+    return settings.solve(system.vector_field(values, driver), spans, y0, times).y
 
 
 @torch.no_grad()
@@ -121,13 +122,11 @@ def solve_sensitivities(
     n_steps : Tensor of int, of shape (n,)
         The number of steps that each sample tried.
     """
-    if METHODS[settings.method].implicit:
-        return _by_repetition(system, settings, parameters, driver, y0, spans, times)
     n_samples, n = y0.shape
     Y0 = y0.new_zeros(n_samples, 1 + n + parameters[0].shape[1], n)
     Y0[:, 0] = y0
     Y0[:, 1 : 1 + n] = torch.eye(n, dtype=y0.dtype)
-    field = SensitivityField(system, *parameters, driver)
+    field = system.sensitivity_field(*parameters, driver)
     solution = settings.solve(field, spans, Y0, times, norm=STATES_NORM)
     return solution.y, _steps(solution, n_samples)
 
@@ -135,32 +134,3 @@ def solve_sensitivities(
 def _steps(solution: Solution, n_samples: int) -> Tensor:
     """Steps tried by each sample of a solution, or by the batch where all take the same."""
     return torch.as_tensor(solution.n_accepted + solution.n_rejected).expand(n_samples)
-
-
-def _by_repetition(
-    system: System,
-    settings: SolverSettings,
-    parameters: tuple[Tensor, Tensor],
-    driver: Driver,
-    y0: Tensor,
-    spans: Tensor,
-    times: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The same by forward-mode AD through the solver, on samples that are repeated for each direction."""
-    (n_samples, n), (values, slopes) = y0.shape, parameters
-    k = n + values.shape[1]
-    directions = torch.eye(k, dtype=y0.dtype).repeat(n_samples, 1)
-    load_forward_ad()
-
-    def repeated(x: Tensor) -> Tensor:
-        return x.repeat_interleave(k, dim=0)
-
-    with forward_ad.dual_level():
-        start = forward_ad.make_dual(repeated(y0), directions[:, :n].contiguous())
-        own = forward_ad.make_dual(repeated(values), directions[:, n:] * repeated(slopes))
-        field = PlainField(system, own, driver.take(repeated(torch.arange(n_samples))))
-        solution = settings.solve(field, repeated(spans), start, repeated(times), adjoint="backprop")
-        states, tangents = forward_ad.unpack_dual(solution.y)
-    shape = (n_samples, k, times.shape[1], n)
-    both = torch.cat([states.reshape(shape)[:, :1], tangents.reshape(shape)], dim=1)
-    return both.transpose(1, 2), _steps(solution, n_samples * k)[::k]

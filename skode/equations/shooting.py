@@ -22,11 +22,18 @@ import torch
 from torch import Tensor
 
 from skode.equations.dynamics import Driver, System, along
+from skode.equations.events import Course
 from skode.equations.initial import InitialStates
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Cells, Layout
+from skode.equations.legs import solve_course
 from skode.equations.parameters import Scales
-from skode.equations.sensitivities import SolverSettings, solve_sensitivities, solve_states
+from skode.equations.sensitivities import SolverSettings
+from skode.solvers import METHODS
+
+#: Where series have this many segments, the first step of each is this share of the longest: about right for most of
+#: them, and where it is too long the rejected step says by how much.
+MANY_SEGMENTS, FIRST_STEP = 10, 0.5
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,18 @@ class Model:
 
     def states(self, u: np.ndarray, inputs: Inputs | None, series: np.ndarray, t0: np.ndarray, times: Any) -> Tensor:
         """States of some series at times of each, (n, n_times) and padded with NaN, by single shooting from ``t0``."""
-        values = self.scales.values(u)
-        driver = Driver(inputs, torch.from_numpy(series))
-        y0 = self.initial(self.system, torch.from_numpy(values), driver.at(torch.from_numpy(t0)[:, None]))
-        parameters = torch.from_numpy(values[:, : self.n_parameters])
-        spans, times = torch.from_numpy(self.spans(t0, times)), torch.from_numpy(np.ascontiguousarray(times))
-        return solve_states(self.system, self.settings, parameters, driver, y0, spans, times)
+        return self.along(u, inputs, series, course_from_start(inputs, series, t0, times))[:, :, 0]
+
+    def along(
+        self, u: np.ndarray, inputs: Inputs | None, series: np.ndarray, course: Course, *, with_slopes: bool = False
+    ) -> Tensor:
+        """States of some series along a course, (n, n_times, 1, n_states); 1 + k of them with their sensitivities."""
+        values, m = self.scales.values(u), self.n_parameters
+        driver, t0 = Driver(inputs, torch.from_numpy(series)), course.spans[:, :1]
+        y0 = self.initial(self.system, torch.from_numpy(values), driver.at(torch.from_numpy(t0)))
+        slopes = torch.from_numpy(self.scales.slopes(u)[:, :m]) if with_slopes else None
+        parameters = torch.from_numpy(values[:, :m]), slopes
+        return solve_course(self.system, self.settings, parameters, driver, y0, course)[0]
 
     def initial_states(self, u: np.ndarray, inputs: Inputs | None, t0: np.ndarray) -> np.ndarray:
         """Initial states of all series, of shape (n_series, n_states)."""
@@ -73,11 +86,31 @@ class Model:
         values = self.scales.values(u)
         return self.initial.with_slopes(self.system, values, self.scales.slopes(u), at_start)[0]
 
-    @staticmethod
-    def spans(t0: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """From the start of each series to the furthest of its times, on whichever side of it they lie."""
-        least, most = np.nanmin(times, axis=1), np.nanmax(times, axis=1)
-        return np.stack([t0, np.where(most > t0, most, least)], axis=1)
+
+def course_from_start(
+    inputs: Inputs | None, series: np.ndarray, t0: np.ndarray, times: np.ndarray, before: np.ndarray | None = None
+) -> Course:
+    """The course from the start of each series to the furthest of its times, on whichever side of it they lie.
+
+    Parameters
+    ----------
+    inputs : Inputs or None
+        The inputs of all series.
+    series : ndarray of int, of shape (n,)
+        The series of each sample.
+    t0 : ndarray of shape (n,)
+        When each starts, before what happens then.
+    times, before : ndarray of shape (n, n_times)
+        Output times, padded with NaN, and the number of events before each; None: behind those at its time.
+    """
+    least, most = np.nanmin(times, axis=1), np.nanmax(times, axis=1)
+    spans = np.stack([t0, np.where(most > t0, most, least)], axis=1)
+    if inputs is None or inputs.events is None:
+        return Course.smooth(spans, times)
+    if before is None:
+        before = inputs.events.until(np.broadcast_to(series[:, None], times.shape), times)
+    at_start = inputs.events.until(series, t0, inclusive=False)
+    return inputs.events.course(series, spans, times, np.column_stack([at_start, before]))
 
 
 @dataclass(frozen=True)
@@ -124,6 +157,16 @@ class Shots:
             values.append(np.where(mask.reshape(-1, *[1] * (old.ndim - 1)), getattr(new, field.name), old))
         return Shots(*values)
 
+    def copy(self) -> Shots:
+        """The same in arrays of its own."""
+        return Shots(*[getattr(self, field.name).copy() for field in fields(self)])
+
+    def put(self, cells: Cells, chosen: np.ndarray, new: Shots) -> None:
+        """Write solutions of the cells marked, in their order, in place."""
+        rows = chosen[cells.row_cell]
+        for field, of_rows in self._pairs():
+            getattr(self, field.name)[rows if of_rows else chosen] = getattr(new, field.name)
+
     def _pairs(self) -> Any:
         return zip(fields(self), self._of_rows(), strict=True)
 
@@ -169,11 +212,13 @@ def shoot(
     states[:, 0] = nodes[cells.row_cell, 0]
     states[:, 1:] = np.eye(k, n)
     if len(owner):
-        y0 = torch.from_numpy(nodes[owner, cells.segment_node])
-        spans, times = (torch.from_numpy(x[cells.segments]) for x in (layout.spans, layout.times))
-        settings = replace(model.settings, max_steps=max_steps)
-        found, tried = solve_sensitivities(system, settings, own, driver, y0, spans, times)
+        from_states = nodes[owner, cells.segment_node]
+        lost = ~np.isfinite(from_states).all(axis=1)  # a step has led beyond all numbers
+        y0 = torch.from_numpy(np.where(lost[:, None], 0.0, from_states))
+        settings = replace(model.settings, max_steps=max_steps, first_step=_first_step(model.settings, layout))
+        found, tried = solve_course(system, settings, own, driver, y0, layout.course.take(cells.segments))
         solved = found.numpy()
+        solved[lost] = np.nan
         np.maximum.at(n_steps, owner, tried.numpy())
         at_end = solved[np.arange(len(owner)), layout.last[cells.segments]]
         ends[owner, cells.segment_node] = at_end[:, 0]
@@ -185,6 +230,14 @@ def shoot(
     defects[cells_without_next(layout, cells)] = 0.0
     mean, mean_slopes = _observed(model, layout, inputs, cells, states, values, slopes)
     return Shots(mean, mean_slopes, defects, end_slopes, start_slopes, n_steps)
+
+
+def _first_step(settings: SolverSettings, layout: Layout) -> float | None:
+    """First step of the solver where segments are short, None where it finds one itself."""
+    method = METHODS.get(settings.method)
+    if method is None or not method.adaptive or method.implicit or layout.n_nodes < MANY_SEGMENTS:
+        return None
+    return FIRST_STEP * float(np.diff(layout.spans, axis=1).max())
 
 
 def cells_without_next(layout: Layout, cells: Cells) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
 from scipy.stats import qmc
 
+from skode.equations.dynamics import Driver
 from skode.equations.inputs import Inputs
 from skode.equations.layout import Layout
 from skode.equations.parameters import Scales
@@ -68,12 +70,17 @@ def observed_states(layout: Layout, observed: dict[int, int], times: np.ndarray,
 
 def simulated_nodes(model: Model, layout: Layout, inputs: Inputs | None, u: np.ndarray) -> np.ndarray:
     """States at the starts of all segments by single shooting, of shape (n_series, n_nodes, n_states)."""
+    return simulated_at(model, layout, inputs, u, layout.node_times())
+
+
+def simulated_at(model: Model, layout: Layout, inputs: Inputs | None, u: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """States at times of each series (n_series, n_times), NaN for none, by single shooting at a loose tolerance."""
     series = np.arange(layout.n_series)
     settings = model.settings
     looser = max(LOOSE / max(settings.rtol, 1e-15), 1.0)
     model = replace(model, settings=replace(settings, rtol=looser * settings.rtol, atol=looser * settings.atol))
     with np.errstate(all="ignore"):
-        return model.states(u, inputs, series, layout.t0, layout.node_times()).numpy().copy()
+        return model.states(u, inputs, series, layout.t0, times).numpy().copy()
 
 
 def filled(nodes: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -81,4 +88,25 @@ def filled(nodes: np.ndarray, start: np.ndarray) -> np.ndarray:
     nodes[:, 0] = np.where(np.isfinite(nodes[:, 0]), nodes[:, 0], start)
     for j in range(1, nodes.shape[1]):
         nodes[:, j] = np.where(np.isfinite(nodes[:, j]), nodes[:, j], nodes[:, j - 1])
+    return nodes
+
+
+@torch.no_grad()
+def repaired(model: Model, layout: Layout, inputs: Inputs | None, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Nodes at which the right-hand side is not finite have the state of the next one in time at which it is.
+
+    Noise leads observed states to where the equations have no value, as to negative ones under a root.
+    """
+    times = layout.node_times()
+    n_series, n_nodes = times.shape
+    values = torch.from_numpy(np.repeat(model.scales.values(u)[:, : model.n_parameters], n_nodes, axis=0))
+    series, t = torch.arange(n_series).repeat_interleave(n_nodes), torch.from_numpy(times.ravel())
+    field = model.system.vector_field(values, Driver(inputs, series))
+    with np.errstate(all="ignore"):
+        rates = field(torch.nan_to_num(t), torch.from_numpy(nodes.reshape(n_series * n_nodes, -1)))
+    sound = torch.isfinite(rates).all(dim=1).numpy().reshape(n_series, n_nodes) & np.isfinite(times)
+    for i in np.flatnonzero((~sound & np.isfinite(times)).any(axis=1) & sound.any(axis=1)):
+        places = np.flatnonzero(sound[i])
+        nearest = np.abs(times[i][:, None] - times[i][places]).argmin(axis=1)
+        nodes[i] = np.where(sound[i][:, None] | np.isnan(times[i])[:, None], nodes[i], nodes[i][places[nearest]])
     return nodes

@@ -1,14 +1,14 @@
-"""Rows to ask a latent ODE at: series of a frame, at other times than its own."""
+"""Rows to ask an estimator of series at: series of a frame, at other times than its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from skode.frames import Column, LongRows, column_position, read_times
+from skode.frames import Column, LongRows, column_position, read_rows, read_times
 from skode.training import to_pandas
 
 #: Times on the grid of a series, and how much of its span the grid goes on beyond its last row.
@@ -73,17 +73,20 @@ class Grid:
             return differences
         return pd.Timestamp(0, tz=self._zone).as_unit("us") + differences
 
-    def at(self, own: np.ndarray, seconds: np.ndarray) -> pd.DataFrame:
+    def at(self, own: np.ndarray, seconds: np.ndarray, *, stepwise: Container[int] | None = None) -> pd.DataFrame:
         """The rows of a series, which a mask names, at other times.
 
-        Its covariates follow these rows as the model has it: linearly from one to the next, and constant before the
-        first and after the last.
+        Its covariates follow these rows as the model has it: linearly from one to the next, those at the positions of
+        ``stepwise`` as in the last row before; and constant before the first row and after the last.
         """
         places = np.flatnonzero(own)
         places = places[np.argsort(self.rows.time[places], kind="stable")]
+        times, columns = self.rows.time[places], self.rows.covariates[places]
         query = self.frame.iloc[np.repeat(places[0], len(seconds))].copy()
+        before = np.maximum(np.searchsorted(times, seconds, side="right") - 1, 0)
         for k, position in enumerate(self.covariates):
-            query.isetitem(position, np.interp(seconds, self.rows.time[places], self.rows.covariates[places, k]))
+            steps = stepwise is not None and position in stepwise
+            query.isetitem(position, columns[before, k] if steps else np.interp(seconds, times, columns[:, k]))
         if isinstance(self.time, str):
             levels = query.index.to_frame(index=False)
             levels[self.time] = self.written(seconds)
@@ -93,6 +96,51 @@ class Grid:
         return query
 
 
+class EquationsGrid(Grid):
+    """The rows of a long frame at other times, as an estimator of equations is asked at them.
+
+    Inputs go from row to row as its ``interpolation`` says. Columns of its ``doses`` hold amounts of their
+    rows' times: these rows are asked as well, and others hold none.
+
+    Parameters
+    ----------
+    estimator : estimator
+        It has ``series`` and ``time``; ``interpolation``, ``doses`` (by name) and ``trials`` are read where they are.
+    X : DataFrame or array-like of shape (n_rows, n_columns)
+        The long frame.
+    """
+
+    def __init__(self, estimator: Any, X: Any) -> None:
+        named = isinstance(X, pd.DataFrame)
+        frame = X if named else pd.DataFrame(X).infer_objects()
+        labels = [str(column) if named else f"x{i}" for i, column in enumerate(frame.columns)]
+        doses = [i for i, label in enumerate(labels) if label in (getattr(estimator, "doses", None) or ())]
+        if doses:  # a missing amount is none
+            frame = frame.copy()
+            for position in doses:
+                frame.isetitem(position, frame.iloc[:, position].fillna(0.0).to_numpy())
+        given = frame if named else frame.to_numpy()
+        rows = read_rows(estimator, given, series=estimator.series, time=estimator.time, reset=False)
+        super().__init__(frame, rows, series=estimator.series, time=estimator.time)
+        self.named, self.doses = named, doses
+        if getattr(estimator, "interpolation", "linear") == "linear":
+            self.stepwise = {i for i, label in enumerate(labels) if label == getattr(estimator, "trials", None)}
+        else:
+            self.stepwise = set(self.covariates)
+
+    def answers(self, answer: Callable[[Any], Any], own: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What a method of the estimator answers for a series at these times, of shape (n_times, n), one or several."""
+        query = self.at(own, seconds, stepwise=self.stepwise)
+        for position in self.doses:
+            query.isetitem(position, 0.0)
+        if self.doses:
+            given = self.frame.iloc[:, self.doses].to_numpy(np.float64) != 0.0
+            query = pd.concat([query, self.frame[own & given.any(axis=1)]])
+        found = answer(query if self.named else query.to_numpy())
+        found = found if isinstance(found, tuple) else (found,)
+        return tuple(np.asarray(part, dtype=np.float64)[: len(seconds)].reshape(len(seconds), -1) for part in found)
+
+
 def _place(frame: pd.DataFrame, column: Column, parameter: str) -> Column:
     """The position of a column, or the name of a level of the index; a column goes before a level."""
     if isinstance(column, str) and column not in frame.columns and column in frame.index.names:
@@ -100,10 +148,10 @@ def _place(frame: pd.DataFrame, column: Column, parameter: str) -> Column:
     return column_position(frame, column, parameter)
 
 
-def grid_over(times: np.ndarray, typical: float) -> np.ndarray:
-    """A grid over the times of a series' rows, and somewhat beyond; over a typical span where it has but one."""
+def grid_over(times: np.ndarray, typical: float, beyond: float = BEYOND) -> np.ndarray:
+    """A grid over the times of a series' rows, and a share beyond; over a typical span where it has but one."""
     first, last = times.min(), times.max()
-    return np.linspace(first, last + (BEYOND * (last - first) if last > first else typical), N_TIMES)
+    return np.linspace(first, last + (beyond * (last - first) if last > first else typical), N_TIMES)
 
 
 def unit_of(grids: Sequence[Any]) -> tuple[str, pd.Timedelta | None]:

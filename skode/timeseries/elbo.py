@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skode.timeseries.latent_ode import LEAD, LatentODE
+from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
@@ -57,7 +57,7 @@ class NegativeELBO:
 
     Parameters
     ----------
-    module : LatentODE
+    module : LatentModel
         The model.
     panel : Panel
         The series.
@@ -73,7 +73,7 @@ class NegativeELBO:
 
     def __init__(
         self,
-        module: LatentODE,
+        module: LatentModel,
         panel: Panel,
         tensors: Callable[[Panel], PanelTensors],
         solver: Solver,
@@ -103,7 +103,7 @@ class NegativeELBO:
             read = series.beginning(self._shares(len(rows)).to(series.time))
         elif self._happens(settings.hindcasting):
             read = series.ending(self._shares(len(rows)).to(series.time))
-            shift = read.time[:, 0] - LEAD
+            shift = read.time[:, 0] - module.lead
             read, series = read.later(shift), series.later(shift)
         mean, std = module.posterior(read, self.solver)
         shape = (settings.n_samples, *mean.shape)
@@ -122,6 +122,9 @@ class NegativeELBO:
         else:
             divergence = 0.5 * (mean**2 + std**2 - 1.0 - 2.0 * torch.log(std)).sum(-1)
             elbo = log_likelihood.mean(0) - weight * divergence
+        hyperprior = module.log_hyperprior()
+        if hyperprior is not None:
+            elbo = elbo + hyperprior / self.panel.n_series
         n_values = observed.n_values
         return -elbo.sum() / torch.where(n_values > 0, n_values, 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any
@@ -16,12 +17,16 @@ from sklearn.callback import with_callbacks
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skode.equations.reading import Clock
 from skode.frames import Column, distinct_rows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
+from skode.timeseries.empirical_bayes import fit_population
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.fitted import FittedLatentODE
-from skode.timeseries.latent_ode import HORIZON, LatentODE
+from skode.timeseries.known_dynamics import KnownDynamics, KnownEquations, OutputStatistics
+from skode.timeseries.known_ode import MOST_SERIES, Conversion, KnownODE
+from skode.timeseries.latent_ode import HORIZON, LatentModel, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, infer, linearised_rows, normal_draws
@@ -89,6 +94,10 @@ class LatentODERegressor(FittedLatentODE):
         Whether times are data themselves: "poisson" makes them a Poisson process from a series' first row to its
         last, whose intensity depends on the latent state [1]_; see ``predict_intensity``. Where watching began before
         the first observation, or ended after the last, rows with y NaN say so.
+    dynamics : KnownDynamics or None, default=None
+        Equations that latent states follow where they are known but for parameters [5]_, see :class:`KnownDynamics`;
+        None: a vector field that is learnt. With equations ``latent_size``, ``hidden_layer_sizes`` (but for read-outs
+        that are learnt), ``activation`` and ``hindcasting`` are not read.
     latent_size : int, default=4
         Size of the latent state.
     hidden_layer_sizes : int or array-like of int, default=(32, 32)
@@ -187,6 +196,10 @@ class LatentODERegressor(FittedLatentODE):
     noise_memory_ : ndarray of shape (n_outputs,)
         Time in which the correlation of that part falls by a factor of e, in the units of X (dates: seconds); NaN
         where all noise is white.
+    params_ : dict of str to float
+        Parameters that all series share, in the equations of ``dynamics``.
+    priors_ : DataFrame of shape (n_unknowns, 3)
+        Median and middle 95 % of the distributions that each series' parameters and initial states are drawn from.
     n_features_in_ : int
         Number of columns seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -212,6 +225,7 @@ class LatentODERegressor(FittedLatentODE):
     .. [3] Y. Burda, R. Grosse, R. Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
     .. [4] R. H. Jones, F. Boadi-Boateng, "Unequally spaced longitudinal data with AR(1) serial correlation",
        Biometrics 47, 1991.
+    .. [5] O. Linial, N. Ravid, D. Eytan, U. Shalit, "Generative ODE Modeling with Known Unknowns", CHIL 2021.
 
     Examples
     --------
@@ -234,6 +248,7 @@ class LatentODERegressor(FittedLatentODE):
         "likelihood": [StrOptions(set(LIKELIHOODS))],
         "noise": [StrOptions({"coloured", "white"})],
         "observation_times": [StrOptions({"given", "poisson"})],
+        "dynamics": [KnownDynamics, None],
         "latent_size": [Interval(Integral, 1, None, closed="left")],
         "encoder": [StrOptions(set(ENCODERS))],
         "encoder_size": [Interval(Integral, 1, None, closed="left")],
@@ -254,6 +269,7 @@ class LatentODERegressor(FittedLatentODE):
         likelihood: str = "gaussian",
         noise: str = "coloured",
         observation_times: str = "given",
+        dynamics: KnownDynamics | None = None,
         latent_size: int = 4,
         hidden_layer_sizes: Any = (32, 32),
         activation: str = "silu",
@@ -292,6 +308,7 @@ class LatentODERegressor(FittedLatentODE):
         self.likelihood = likelihood
         self.noise = noise
         self.observation_times = observation_times
+        self.dynamics = dynamics
         self.latent_size = latent_size
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -380,11 +397,15 @@ class LatentODERegressor(FittedLatentODE):
         device, dtype = self._device_and_dtype(X, first=first)
         if first:
             standardise = LIKELIHOODS[self.likelihood].standardised
-            self._use_units(Units.learned(rows, values, weights, y, standardise=standardise))
+            units = Units.learned(rows, values, weights, y, standardise=standardise)
+            if self.dynamics is not None:
+                units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
+            self._use_units(units)
             panel = self._units.panel(rows, values, weights)
-            self.module_ = self._new_module(panel, new_generator(rng))
+            new_module = self._new_module if self.dynamics is None else self._known_module
+            self.module_ = new_module(panel, new_generator(rng))
             self._built_from = wanted
-            self._n_features_out = self.latent_size
+            self._n_features_out = self.module_.n_features
         else:
             panel = self._units.panel(rows, values, weights)
             # condition() shares weights between estimators: the others keep theirs.
@@ -392,7 +413,8 @@ class LatentODERegressor(FittedLatentODE):
             if isinstance(self.module_.likelihood, Gaussian):
                 self.module_.likelihood.whiten()
         check_absurd_times(rows)
-        self.module_.to(device=device, dtype=self._training_dtype(dtype))
+        # Equations may be written in any way: they are trained with in the dtype of predictions.
+        self.module_.to(device=device, dtype=dtype if self.dynamics is not None else self._training_dtype(dtype))
         self.context_ = panel
         self._train(panel, rng, dtype, self._task(X, y, sample_weight))
         self.posterior_ = self._inferred(panel, self.n_draws)
@@ -427,7 +449,7 @@ class LatentODERegressor(FittedLatentODE):
             n_samples=self.n_samples,
             annealing_updates=round(self.kl_annealing * self.max_iter * passes * n_batches),
             forecasting=self.forecasting,
-            hindcasting=self.hindcasting,
+            hindcasting=self.hindcasting if self.dynamics is None else 0.0,
         )
         objective = NegativeELBO(self.module_, training, tensors, self._solver(), elbo, new_generator(rng, device))
         with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
@@ -435,6 +457,10 @@ class LatentODERegressor(FittedLatentODE):
                 panel.n_series, auto_batch_size, max_grad_norm=MAX_GRAD_NORM, passes=passes, averaging=AVERAGING
             )
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
+        if isinstance(self.module_, KnownODE) and self._refined:
+            known: Any = _in_double(self.module_)
+            fit_population(known, panel, self._tensors_for(known), self._solver())
+            self.module_.load_state_dict(known.state_dict())
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
@@ -508,9 +534,10 @@ class LatentODERegressor(FittedLatentODE):
             "encoder_size": self.encoder_size,
             "likelihood": self.likelihood,
             "observation_times": self.observation_times,
+            "dynamics": None if self.dynamics is None else self.dynamics.get_params(),
         }
 
-    def _new_module(self, panel: Panel, generator: torch.Generator) -> LatentODE:
+    def _new_module(self, panel: Panel, generator: torch.Generator) -> LatentModel:
         n_outputs, n_covariates = panel.y.shape[1], panel.covariates.shape[1]
         likelihood = LIKELIHOODS[self.likelihood]
         encoder = ENCODERS[self.encoder](n_outputs, n_covariates, self.encoder_size, self.latent_size, generator)
@@ -524,27 +551,45 @@ class LatentODERegressor(FittedLatentODE):
             process=self.observation_times == "poisson",
             generator=generator,
         )
-        with torch.no_grad():
-            module.decoder.linear.bias.copy_(torch.from_numpy(likelihood.start(panel.y, panel.row_weights())))
-            if module.log_intensity is not None:
-                total = np.ptp(panel.windows(), axis=1).sum() / self.time_scale_
-                events = max(panel.observed().row_weights().sum() - panel.n_series, 1)
-                module.log_intensity.linear.bias.fill_(float(np.log(events / total)) if total > 0 else 0.0)
+        module.start_read_outs(panel, self.time_scale_)
         return module
 
-    def _tensors_for(self, module: LatentODE) -> Callable[[Panel], PanelTensors]:
+    def _known_module(self, panel: Panel, generator: torch.Generator) -> KnownODE:
+        """The model with equations of the user's, in float64."""
+        assert self.dynamics is not None
+        n_outputs, units, likelihood = panel.y.shape[1], self._units, LIKELIHOODS[self.likelihood]
+        inputs = self._input_names()
+        equations = KnownEquations.read(self.dynamics, OutputStatistics.of(panel, units), inputs, likelihood)
+        size = len(equations.own)
+        module = KnownODE(
+            equations,
+            Conversion.of(units, n_outputs),
+            encoder=ENCODERS[self.encoder](n_outputs, len(inputs), self.encoder_size, size, generator),
+            likelihood=likelihood(n_outputs),
+            process=self.observation_times == "poisson",
+            width=max(self._hidden_layers(), default=self.encoder_size),
+            n_series=panel.n_series,
+            generator=generator,
+        ).double()
+        series = self._tensors_for(module)(panel.take(np.arange(min(panel.n_series, MOST_SERIES))))
+        module.check(series)
+        module.measure(series, self._solver())
+        module.start_read_outs(panel, self.time_scale_)
+        return module
+
+    def _tensors_for(self, module: LatentModel) -> Callable[[Panel], PanelTensors]:
         """A function that makes tensors of the observed rows of panels, of the dtype and on the device of a module."""
         return partial(self._units.observed_tensors, like=next(module.parameters()))
 
     def _reconstruction(self, module: Any) -> dict[str, Any]:
         return {"module_": module, "posterior_": self._inferred(self.context_, self.n_draws, module)}
 
-    def _inferred(self, panel: Panel, n_draws: int, module: LatentODE | None = None) -> Posterior:
+    def _inferred(self, panel: Panel, n_draws: int, module: LatentModel | None = None) -> Posterior:
         """The posteriors of a panel's series, in float64 whatever the model was trained in."""
         module = _in_double(module or self.module_)
         return infer(module, panel, self._tensors_for(module), self._solver(), n_draws, refined=self._refined)
 
 
-def _in_double(module: LatentODE) -> LatentODE:
+def _in_double(module: LatentModel) -> LatentModel:
     """A module in float64: itself, or a copy."""
     return module if next(module.parameters()).dtype == torch.float64 else copy.deepcopy(module).double()

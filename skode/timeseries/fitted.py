@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skode.frames import Column, LongRows, column_label, read_rows, read_times, times_of_kind
-from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
+from skode.timeseries.known_ode import KnownODE
+from skode.timeseries.latent_ode import HORIZON, LatentModel
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior
@@ -40,11 +41,12 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
     time: Column
     likelihood: str
 
-    module_: LatentODE
+    module_: LatentModel
     context_: Panel
     posterior_: Posterior
     time_scale_: float
     time_kind_: str
+    n_features_in_: int
 
     _units: Units
 
@@ -80,6 +82,25 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         parts = torch.exp(likelihood.log_noise.detach()), likelihood.coloured, likelihood.memory
         white, coloured, memory = (to_numpy(part).astype(np.float64) for part in parts)
         return white, coloured, memory
+
+    @property
+    def params_(self) -> dict[str, float]:
+        """Values of the parameters that all series share, with ``dynamics``."""
+        return self._known_model("params_").shared_values()
+
+    @property
+    def priors_(self) -> pd.DataFrame:
+        """Distributions that initial states and parameters of series are drawn from, with ``dynamics``."""
+        module = self._known_model("priors_")
+        names = [name.removeprefix("initial ") for name in module.population.own.names]
+        columns = {"median": 0.0, "low": -1.96, "high": 1.96}
+        return pd.DataFrame({name: module.population.quantiles(z) for name, z in columns.items()}, index=names)
+
+    def _known_model(self, attribute: str) -> KnownODE:
+        check_is_fitted(self)
+        if not isinstance(self.module_, KnownODE):
+            raise AttributeError(f"{attribute} needs a model fitted with dynamics.")
+        return self.module_
 
     @array_api
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -222,7 +243,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
         if times is None:
             offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
-            start = float(np.median(self.context_.origins)) + LEAD * self.time_scale_
+            start = float(np.median(self.context_.origins)) + self._units.lead * self.time_scale_
             column = times_of_kind(start + offsets, self.time_kind_)
         else:
             column = pd.Series(times)
@@ -272,25 +293,70 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         self._units.check_time_kind(rows, self.time)
         codes, ids = pd.factorize(rows.series)
         posterior = self.posterior_.take(self.context_.ids.get_indexer(pd.Index(ids)))
+        if isinstance(self.module_, KnownODE):
+            query = self._query(rows)
+            known = query.known.joined(query.panel)
+            return self._own_values(posterior, known.take(known.ids.get_indexer(pd.Index(ids))))[0][codes]
         return to_numpy(posterior.mean)[codes]
 
-    def latent_states(self) -> pd.DataFrame:
+    def latent_states(self, return_std: bool = False) -> Any:
         """Latent initial states of all series that the model is conditioned on, for clustering or classification.
+
+        Parameters
+        ----------
+        return_std : bool, default=False
+            Whether to return the posterior's standard deviations as well.
 
         Returns
         -------
-        DataFrame of shape (n_series, latent_size)
-            Posterior means (with ``posterior="laplace"`` modes), indexed by series.
+        values : DataFrame of shape (n_series, latent_size)
+            Posterior means (with ``posterior="laplace"`` modes), indexed by series. With ``dynamics`` states at each
+            series' first row and its parameters, in columns of their names.
+        std : DataFrame of the same shape
+            Standard deviations, to first order; only with ``return_std``.
 
         Raises
         ------
         NotFittedError
             Before ``fit``.
         """
-        self._fitted_module()
+        module, posterior = self._fitted_module(), self.posterior_
+        values, std = to_numpy(posterior.mean), to_numpy(posterior.factor.square().sum(-1).sqrt())
+        if isinstance(module, KnownODE):
+            values, std = self._own_values(posterior, self.context_)
         columns = list(self.get_feature_names_out())
         index = self.context_.ids.rename(column_label(self.series, "series"))
-        return pd.DataFrame(to_numpy(self.posterior_.mean), index=index, columns=columns)
+        frame = pd.DataFrame(values, index=index, columns=columns)
+        return (frame, pd.DataFrame(std, index=index, columns=columns)) if return_std else frame
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the columns of :meth:`transform`.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Not used.
+
+        Returns
+        -------
+        ndarray of str
+            With ``dynamics`` the names of states and of the parameters of each series; else made of the class's name.
+        """
+        names = super().get_feature_names_out(input_features)
+        if isinstance(self.module_, KnownODE):
+            return np.asarray(self.module_.equations.columns, dtype=object)
+        return names
+
+    def _own_values(self, posterior: Posterior, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+        """Initial states and parameters of series with equations, and their standard deviations (delta method)."""
+        module = self.module_
+        assert isinstance(module, KnownODE)
+        series = self._units.tensors(panel, next(module.parameters()))
+        z0, factor = posterior.mean[None].to(module.y_scale), posterior.factor.to(module.y_scale)
+        # Along each column of the factor of the covariance.
+        slopes = [torch.func.jvp(lambda z: module.own(z, series), (z0,), (f[None],))[1][0] for f in factor.unbind(2)]
+        std = torch.stack(slopes).square().sum(0).sqrt()
+        return to_numpy(module.own(z0, series)[0]), to_numpy(std)
 
     @array_api
     def latent_trajectory(self, X: Any) -> np.ndarray:
@@ -317,7 +383,8 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         """
         query = self._query(self._read(X))
         predictive, posterior = self._predictive(), self._posterior_of(query)
-        return predictive.gather(lambda prediction: prediction.mean(prediction.states)[None], query, posterior)[0]
+        states = predictive.gather(lambda prediction: prediction.mean(prediction.states)[None], query, posterior)[0]
+        return self.module_.own_states(states) if isinstance(self.module_, KnownODE) else states
 
     @array_api
     def predict_intensity(self, X: Any) -> np.ndarray:
@@ -344,7 +411,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         SolverError
             If no draw of a latent state can be solved as far as the times of X.
         """
-        if self._fitted_module().log_intensity is None:
+        if not self._fitted_module().process:
             raise AttributeError('predict_intensity needs a model fitted with observation_times="poisson".')
 
         def rate(prediction: Prediction) -> Tensor:
@@ -389,7 +456,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         weights = check_weights(sample_weight, true)
         return observed_r2(true, predicted, weights)
 
-    def _fitted_module(self) -> LatentODE:
+    def _fitted_module(self) -> LatentModel:
         check_is_fitted(self)
         return self.module_
 
@@ -414,6 +481,14 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
     def _predictive(self) -> Predictive:
         like = next(self.module_.parameters())
         return Predictive(self.module_, lambda panel, known: self._units.tensors(panel, like, known), self._solver())
+
+    def _input_names(self) -> list[str]:
+        """Names of the covariates in equations; by position, as ``ODERegressor`` has them, where X has none."""
+        if hasattr(self, "feature_names_in_"):
+            return [str(name) for name in self._covariate_names()]
+        n = self.n_features_in_
+        keys = {int(column) % n for column in (self.series, self.time) if column is not None}
+        return [f"x{i}" for i in range(n) if i not in keys]
 
     def _covariate_names(self) -> list[Any]:
         n_covariates = self._units.n_covariates

@@ -10,8 +10,7 @@ import numpy as np
 
 from skode.solvers import get_method
 from skode.solvers.devices import is_asynchronous
-from skode.timeseries.driven import DrivenField
-from skode.timeseries.latent_ode import LatentODE
+from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.rows import N_NODES
 
 #: Numbers that the work on a block holds at once, about; more take as long, and more memory.
@@ -46,26 +45,23 @@ class Footprint:
     most: int
 
     @classmethod
-    def of(cls, module: LatentODE, method: str) -> Footprint:
+    def of(cls, module: LatentModel, method: str) -> Footprint:
         """That of a model, solved by a method of :data:`skode.solvers.METHODS`."""
         tableau: Any = get_method(method)
         stages = getattr(tableau, "n_stages", tableau.order)  # Adams' methods keep as many past derivatives
-        size, n_outputs = module.latent_size, module.likelihood.n_outputs
-        layers: list[Any] = list(module.field.layers)
-        widths = [layer.out_features for layer in layers]
-        driven = isinstance(module.field, DrivenField)
-        evaluations = 1 if driven else TAPES * stages  # driven dynamics keep none of a step's
+        work, n_outputs = module.size_of_work(), module.likelihood.n_outputs
+        size, n_covariates = work.state, work.n_covariates
+        evaluations = TAPES * stages if work.keeps_steps else 1
         # Activations may keep what they are computed from beside their value.
-        copy = evaluations * (size + 2 * sum(widths)) + 2 * stages * size
+        copy = evaluations * (size + 2 * work.field) + 2 * stages * size
         if tableau.implicit:
             copy += 2 * (stages * size) ** 2  # the matrix of Newton's method, and its factors
-        n_covariates = layers[0].in_features - size if driven else 0
-        copy_row = 2 * int(module.decoder.hidden.out_features) + 4 * size + 8 * n_outputs + 2 * n_covariates + 8
+        copy_row = 2 * work.read_out + 4 * size + 8 * n_outputs + 2 * n_covariates + 8
         hidden = module.encoder.hidden_size
         on_gpu = is_asynchronous(next(module.parameters()).device)
         return cls(
             series=TAPES * stages * 3 * hidden,  # of encoders that solve an ODE
-            row=8 * hidden + size**2,
+            row=8 * hidden + module.latent_size**2,
             knot=4 + 5 * n_covariates if n_covariates else 0,
             copy=copy + (N_NODES * copy_row if module.process else 0),
             copy_row=copy_row,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +14,11 @@ from skode.dynamics import MLPField
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.decoder import Decoder
-from skode.timeseries.driven import CovariatePaths, DrivenBy, DrivenField
+from skode.timeseries.driven import DrivenField
 from skode.timeseries.encoders import Encoder
 from skode.timeseries.likelihoods import LARGEST_LOG, Likelihood
 from skode.timeseries.noise.ornstein_uhlenbeck import ColouredNoise
+from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 
@@ -47,7 +51,149 @@ class DecoderOutput:
         return DecoderOutput(self.eta[:1], *rates)
 
 
-class LatentODE(nn.Module):
+@dataclass(frozen=True)
+class SizeOfWork:
+    """Numbers that solves and read-outs hold, for :class:`skode.timeseries.footprint.Footprint`.
+
+    Attributes
+    ----------
+    state : int
+        Size of the state that is solved for.
+    field : int
+        Intermediate values of an evaluation of the dynamics.
+    read_out : int
+        Intermediate values of a read-out.
+    n_covariates : int
+        Number of covariates.
+    keeps_steps : bool
+        Whether the solver holds all evaluations of a step.
+    """
+
+    state: int
+    field: int
+    read_out: int
+    n_covariates: int
+    keeps_steps: bool
+
+
+class LatentModel(nn.Module):
+    """Base of the models: a standard normal vector for each series, latent states over time, and a read-out of them.
+
+    Attributes
+    ----------
+    latent_size : int
+        Size of the vector, which has the prior ``N(0, I)``.
+    process : bool
+        Whether times are data.
+    encoder : Encoder
+        Gives the approximate posterior.
+    likelihood : Likelihood
+        The distribution of the outputs.
+    lead : float
+        Scaled time from a series' start to its first row.
+    decoder, log_intensity : Decoder or None
+        Read-outs that are learnt, of outputs and of the intensity of times; None where there is none.
+    learnt : index
+        The outputs whose read-out is learnt.
+    n_starts : int
+        Draws of the prior among which a start of the search for the posterior's mode is chosen.
+    """
+
+    decoder: Decoder | None
+    log_intensity: Decoder | None
+    learnt: Any = slice(None)
+    latent_size: int
+    process: bool
+    encoder: Encoder
+    likelihood: Likelihood
+    lead: float
+    n_starts = 0
+
+    def posterior(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
+        """The encoder's mean and standard deviation of each series' vector given its observations."""
+        return self.encoder(series, solver)
+
+    def path(self, z0: Tensor, times: Tensor, reach: Tensor, series: PanelTensors, solver: Solve) -> Tensor:
+        """Latent states of each series at its own times, before and after its start.
+
+        Parameters
+        ----------
+        z0 : Tensor of shape (n_copies, n_series, latent_size)
+            Vectors of the series.
+        times : Tensor of shape (n_series, n_times), float64
+            Times; NaN: none.
+        reach : Tensor of shape (n_series, 2), float64
+            How far to solve each series, backward and forward.
+        series : PanelTensors
+            The series, for their covariates.
+        solver : callable
+            The solver, a :class:`skode.training.Solver`.
+
+        Returns
+        -------
+        Tensor of shape (n_copies, n_series, n_times, state_size)
+            States; NaN where there is no time.
+        """
+        raise NotImplementedError
+
+    def read_out(self, states: Tensor, covariates: Tensor) -> Tensor:
+        """Parameters of the outputs' distributions, of shape (..., n_outputs)."""
+        raise NotImplementedError
+
+    def log_rate(self, states: Tensor, covariates: Tensor) -> Tensor:
+        """Logarithm of the intensity of times, per unit of scaled time, where they are a process."""
+        raise NotImplementedError
+
+    @property
+    def n_features(self) -> int:
+        """Number of values that tell a series from others."""
+        return self.latent_size
+
+    def log_hyperprior(self) -> Tensor | None:
+        """Log-density of what all series share, up to a constant; None where nothing is known of it."""
+        return None
+
+    def size_of_work(self) -> SizeOfWork:
+        """What a solve and a read-out hold."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def start_read_outs(self, panel: Panel, time_scale: float) -> None:
+        """Let read-outs that are learnt start at the means of the outputs and of the intensity."""
+        if self.decoder is not None:
+            start = self.likelihood.start(panel.y, panel.row_weights())
+            self.decoder.linear.bias.copy_(torch.from_numpy(start[self.learnt]))
+        if self.log_intensity is not None:
+            total = np.ptp(panel.windows(), axis=1).sum() / time_scale
+            events = max(panel.observed().row_weights().sum() - panel.n_series, 1)
+            self.log_intensity.linear.bias.fill_(float(np.log(events / total)) if total > 0 else 0.0)
+
+    def decode(self, z0: Tensor, rows: Rows, solver: Solve) -> DecoderOutput:
+        """Parameters of the distributions of rows, from vectors of shape (n_copies, n_series, latent_size)."""
+        states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, rows.series, solver))
+        eta = self.read_out(states, rows.covariates)
+        if at_nodes is None:
+            return DecoderOutput(eta)
+        at_nodes = self.log_rate(at_nodes, rows.node_covariates)
+        return DecoderOutput(eta, self.log_rate(states, rows.covariates), at_nodes)
+
+    def log_likelihood(self, output: DecoderOutput, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
+        """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series); with white noise by default.
+
+        A row of weight w counts as w observations of the same values, independent given ``z(0)``.
+        """
+        if noise is None:
+            by_series = rows.summed(rows.weighted(self.likelihood.log_prob(output.eta, rows.y).sum(-1)))
+        else:
+            by_series = noise.log_prob(rows.slotted(rows.y - output.eta))
+        if output.log_rate is None:
+            return by_series
+        assert output.node_log_rate is not None
+        integral = (rows.node_weights * torch.exp(output.node_log_rate)).sum(-1)
+        return by_series + rows.summed(rows.timed * output.log_rate) - integral
+
+
+class LatentODE(LatentModel):
     """``z(0) ~ N(0, I)``, ``dz/dt = f(z, u(t))``, ``y(t) ~ p(. | g(z(t), u(t)))`` with covariates u.
 
     Where times are data too, they are a Poisson process of intensity ``exp(h(z(t), u(t)))`` from a series' first row
@@ -70,6 +216,9 @@ class LatentODE(nn.Module):
     generator : torch.Generator
         Source of the initial weights.
     """
+
+    lead = LEAD
+    decoder: Decoder
 
     def __init__(
         self,
@@ -96,87 +245,65 @@ class LatentODE(nn.Module):
         self.decoder = Decoder(n_inputs, likelihood.n_outputs, width, generator)
         self.log_intensity = Decoder(n_inputs, 1, width, generator) if process else None
 
-    def posterior(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
-        """The encoder's mean and standard deviation of each series' ``z(0)`` given its observations."""
-        return self.encoder(series, solver)
-
-    def path(
-        self,
-        z0: Tensor,
-        times: Tensor,
-        reach: Tensor,
-        paths: CovariatePaths | None,
-        solver: Solve,
-    ) -> Tensor:
-        """Latent states of each series at its own times, before and after its start.
-
-        Parameters
-        ----------
-        z0 : Tensor of shape (n_copies, n_series, latent_size)
-            Initial states.
-        times : Tensor of shape (n_series, n_times), float64
-            Times; NaN: none.
-        reach : Tensor of shape (n_series, 2), float64
-            How far to solve each series, backward and forward.
-        paths : CovariatePaths or None
-            Their covariates.
-        solver : callable
-            The solver, a :class:`skode.training.Solver`.
-
-        Returns
-        -------
-        Tensor of shape (n_copies, n_series, n_times, latent_size)
-            States; NaN where there is no time.
-        """
-        n_copies = len(z0)
-        field: MLPField | DrivenBy
+    def path(self, z0: Tensor, times: Tensor, reach: Tensor, series: PanelTensors, solver: Solve) -> Tensor:
         if isinstance(self.field, DrivenField):
-            assert paths is not None
-            field = self.field.along(paths, n_copies)
-        else:
-            field = self.field
-        start = z0.flatten(0, 1)
-        times = times.repeat(n_copies, 1)
-        answer: Tensor | None = None
-        reach_back, reach_ahead = reach.unbind(1)
-        for side, furthest in ((times >= 0.0, reach_ahead), (times < 0.0, reach_back)):
-            # Whether anything lies ahead is not worth waiting for: something mostly does.
-            ahead = furthest is reach_ahead and is_asynchronous(times.device)
-            if not ahead and not bool(side.any()):
-                continue
-            span = torch.stack([torch.zeros_like(furthest), furthest], dim=1).repeat(n_copies, 1)
-            found = solver(field, span, start, t_eval=torch.where(side, times, torch.nan)).y
-            answer = found if answer is None else torch.where(side[..., None], found, answer)
-        if answer is None:
-            answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
-        return answer.unflatten(0, (n_copies, -1))
+            assert series.paths is not None
+            return solved(self.field.along(series.paths, len(z0)), z0, times, reach, solver)
+        return solved(self.field, z0, times, reach, solver)
 
-    def decode(self, z0: Tensor, rows: Rows, solver: Solve) -> DecoderOutput:
-        """Parameters of the distributions of rows, from initial states of shape (n_copies, n_series, latent_size)."""
-        series = rows.series
-        states, at_nodes = rows.taken(self.path(z0, rows.times, rows.reach, series.paths, solver))
-        eta = self.decoder(states, rows.covariates)
-        if self.log_intensity is None or at_nodes is None:
-            return DecoderOutput(eta)
-        at_nodes = self.log_rate(at_nodes, rows.node_covariates)
-        return DecoderOutput(eta, self.log_rate(states, rows.covariates), at_nodes)
+    def read_out(self, states: Tensor, covariates: Tensor) -> Tensor:
+        return self.decoder(states, covariates)
 
     def log_rate(self, states: Tensor, covariates: Tensor) -> Tensor:
-        """Logarithm of the intensity of times, per unit of scaled time, where they are a process."""
         assert self.log_intensity is not None
-        return self.log_intensity(states, covariates)[..., 0].clamp(-LARGEST_LOG, LARGEST_LOG)
+        return bounded_log(self.log_intensity(states, covariates))
 
-    def log_likelihood(self, output: DecoderOutput, rows: Rows, noise: ColouredNoise | None = None) -> Tensor:
-        """``log p(observations | z(0))`` of each series, of shape (n_copies, n_series); with white noise by default.
+    def size_of_work(self) -> SizeOfWork:
+        layers: list[nn.Linear] = list(self.field.layers)  # type: ignore[arg-type]
+        driven = isinstance(self.field, DrivenField)
+        return SizeOfWork(
+            state=self.latent_size,
+            field=sum(layer.out_features for layer in layers),
+            read_out=int(self.decoder.hidden.out_features),
+            n_covariates=layers[0].in_features - self.latent_size if driven else 0,
+            keeps_steps=not driven,
+        )
 
-        A row of weight w counts as w observations of the same values, independent given ``z(0)``.
-        """
-        if noise is None:
-            by_series = rows.summed(rows.weighted(self.likelihood.log_prob(output.eta, rows.y).sum(-1)))
-        else:
-            by_series = noise.log_prob(rows.slotted(rows.y - output.eta))
-        if output.log_rate is None:
-            return by_series
-        assert output.node_log_rate is not None
-        integral = (rows.node_weights * torch.exp(output.node_log_rate)).sum(-1)
-        return by_series + rows.summed(rows.timed * output.log_rate) - integral
+
+def bounded_log(rate: Tensor) -> Tensor:
+    """The only output of a read-out, as the logarithm of a rate."""
+    return rate[..., 0].clamp(-LARGEST_LOG, LARGEST_LOG)
+
+
+def solved(field: Callable[..., Tensor], z0: Tensor, times: Tensor, reach: Tensor, solver: Solve) -> Tensor:
+    """States of series at their own times, before and after their starts; see :meth:`LatentModel.path`.
+
+    Parameters
+    ----------
+    field : callable
+        The dynamics, of all copies of all series one after another.
+    z0 : Tensor of shape (n_copies, n_series, state_size)
+        States at the starts.
+    times, reach, solver
+        As there.
+
+    Returns
+    -------
+    Tensor of shape (n_copies, n_series, n_times, state_size)
+    """
+    n_copies = len(z0)
+    start = z0.flatten(0, 1)
+    times = times.repeat(n_copies, 1)
+    answer: Tensor | None = None
+    reach_back, reach_ahead = reach.unbind(1)
+    for side, furthest in ((times >= 0.0, reach_ahead), (times < 0.0, reach_back)):
+        # Whether anything lies ahead is not worth waiting for: something mostly does.
+        ahead = furthest is reach_ahead and is_asynchronous(times.device)
+        if not ahead and not bool(side.any()):
+            continue
+        span = torch.stack([torch.zeros_like(furthest), furthest], dim=1).repeat(n_copies, 1)
+        found = solver(field, span, start, t_eval=torch.where(side, times, torch.nan)).y
+        answer = found if answer is None else torch.where(side[..., None], found, answer)
+    if answer is None:
+        answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
+    return answer.unflatten(0, (n_copies, -1))

@@ -17,6 +17,9 @@ from skode.timeseries.noise.ornstein_uhlenbeck import ColouredNoise
 #: Logarithms of rates are kept below this, lest one step of training that is too long leads to infinity.
 LARGEST_LOG = 30.0
 
+#: Given means of probabilities and counts are kept this far from 0, and probabilities from 1.
+LEAST_MEAN = 1e-6
+
 #: Largest count; rates reach to ``exp(LARGEST_LOG)``, ten times as far.
 LARGEST_COUNT = 1e12
 
@@ -61,6 +64,10 @@ class Likelihood(nn.Module):
 
     def mean(self, eta: Tensor) -> Tensor:
         """Mean of each output."""
+        raise NotImplementedError
+
+    def link(self, mean: Tensor) -> Tensor:
+        """The ``eta`` of which outputs have a mean; one that no output can have counts as the nearest that can."""
         raise NotImplementedError
 
     def variance(self, eta: Tensor) -> Tensor:
@@ -140,6 +147,9 @@ class Gaussian(Likelihood):
     def mean(self, eta: Tensor) -> Tensor:
         return eta
 
+    def link(self, mean: Tensor) -> Tensor:
+        return mean
+
     def variance(self, eta: Tensor) -> Tensor:
         return torch.exp(2.0 * self.log_noise).expand_as(eta)
 
@@ -183,6 +193,9 @@ class Bernoulli(Likelihood):
     def mean(self, eta: Tensor) -> Tensor:
         return torch.sigmoid(eta)
 
+    def link(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean, eps=LEAST_MEAN)
+
     def variance(self, eta: Tensor) -> Tensor:
         p = torch.sigmoid(eta)
         return p * (1.0 - p)
@@ -216,6 +229,9 @@ class Poisson(Likelihood):
 
     def mean(self, eta: Tensor) -> Tensor:
         return torch.exp(eta.clamp_max(LARGEST_LOG))
+
+    def link(self, mean: Tensor) -> Tensor:
+        return torch.log(mean.clamp_min(LEAST_MEAN))
 
     def variance(self, eta: Tensor) -> Tensor:
         return self.mean(eta)

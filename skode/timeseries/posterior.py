@@ -24,7 +24,7 @@ from skode.solvers import Solution
 from skode.solvers.fields.samples import take_samples
 from skode.solvers.solution import Solve
 from skode.timeseries.footprint import Footprint
-from skode.timeseries.latent_ode import DecoderOutput, LatentODE
+from skode.timeseries.latent_ode import DecoderOutput, LatentModel
 from skode.timeseries.noise.selection import LinearisedRows
 from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
@@ -121,7 +121,7 @@ def normal_draws(n_draws: int, latent_size: int) -> Tensor:
 
 
 def infer(
-    module: LatentODE,
+    module: LatentModel,
     panel: Panel,
     tensors: Callable[[Panel], PanelTensors],
     solver: Solver,
@@ -133,7 +133,7 @@ def infer(
 
     Parameters
     ----------
-    module : LatentODE
+    module : LatentModel
         The model, in float64.
     panel : Panel
         The observations.
@@ -153,13 +153,13 @@ def infer(
     """
     noise = normal_draws(n_draws, module.latent_size)
     found = Posterior.prior(panel.n_series, module.latent_size, n_draws)
-    n_copies = max(n_draws, module.latent_size + 1)
+    n_copies = max(n_draws, module.latent_size + 1, module.n_starts + 2)
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
     some = np.flatnonzero(lengths > 0)
     for places in Footprint.of(module, solver.method).blocks(n_copies, lengths[some]):
         block = some[places]
         series = tensors(panel.take(block))
-        part = _Inference(module, series, solver).posterior(noise, refined=refined)
+        part = Inference(module, series, solver).posterior(noise, refined=refined)
         rows = torch.from_numpy(block)
         found.mean[rows], found.factor[rows] = part.mean.cpu(), part.factor.cpu()
         found.log_weights[:, rows] = part.log_weights.cpu()
@@ -168,7 +168,7 @@ def infer(
 
 
 def linearised_rows(
-    module: LatentODE,
+    module: LatentModel,
     panel: Panel,
     tensors: Callable[[Panel], PanelTensors],
     solver: Solver,
@@ -183,14 +183,14 @@ def linearised_rows(
     parts = []
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
     for block in Footprint.of(module, solver.method).blocks(module.latent_size + 1, lengths):
-        parts.append(_Inference(module, tensors(panel.take(block)), solver).linearised().shortened())
+        parts.append(Inference(module, tensors(panel.take(block)), solver).linearised().shortened())
     return LinearisedRows.joined(parts)
 
 
-class _Inference:
+class Inference:
     """The posteriors of a block of series."""
 
-    def __init__(self, module: LatentODE, series: PanelTensors, solver: Solver) -> None:
+    def __init__(self, module: LatentModel, series: PanelTensors, solver: Solver) -> None:
         self.module, self.series, self.solver = module, series, solver
         self.rows = Rows(series, process=module.process)
         self.noise = module.likelihood.coloured_noise(series.time, ~torch.isnan(series.y), series.weights)
@@ -203,7 +203,7 @@ class _Inference:
         uniform = mean.new_full((n_draws, n), -np.log(n_draws))
         if not refined:
             return Posterior(mean, factor, uniform)
-        mode, information, value = self._mode(mean)
+        mode, information, value = self.mode(self.start(mean))
         found = torch.isfinite(value)
         mean = torch.where(found[:, None], mode, mean)
         # C = L^-T of the information's Cholesky factor L, so that C C^T is its inverse.
@@ -223,7 +223,16 @@ class _Inference:
         log_weights = self._log_joint(z0, self._decoded(z0)) - log_q
         return Posterior(mean, factor, _truncated(log_weights), n_of_prior)
 
-    def _mode(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def start(self, mean: Tensor) -> Tensor:
+        """Where the mode is looked for: the encoder's mean, or the likeliest of it and of some draws of the prior."""
+        if not self.module.n_starts:
+            return mean
+        draws = normal_draws(self.module.n_starts, mean.shape[1]).to(mean)[:, None].expand(-1, len(mean), -1)
+        tried = torch.cat([mean[None], torch.zeros_like(mean)[None], draws])
+        value = torch.nan_to_num(self._log_joint(tried, self._decoded(tried)), nan=-torch.inf)
+        return tried[value.argmax(0), torch.arange(len(mean), device=mean.device)]
+
+    def mode(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Modes, the information there, and the log-density there; damped Fisher scoring (Levenberg, Marquardt)."""
         z = z.clone()
         value, gradient, information = self._local(z)
@@ -245,7 +254,7 @@ class _Inference:
                 break
             if int(going.sum()) <= len(places) // 2:
                 places = torch.nonzero(going)[:, 0]
-                part = _Inference(self.module, self.series.take(places), self.solver)
+                part = Inference(self.module, self.series.take(places), self.solver)
             step = torch.where(ending[:, None], _steps(information, gradient, torch.zeros_like(damping)), step)
             tried = torch.where(going[:, None], z + step, z)[places]
             new_value, new_gradient, new_information = part._local(tried)
@@ -259,7 +268,7 @@ class _Inference:
 
     def _local(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-density, its gradient and information at ``z``, by difference quotients of the decoder's output."""
-        output, slopes = self._slopes(z)
+        output, slopes = self.slopes(z)
         rows, likelihood, eta = self.rows, self.module.likelihood, output.eta
         value = self._log_joint(z[None], output.of_first())[0]
         if self.noise is None:
@@ -287,7 +296,7 @@ class _Inference:
             torch.where(sound[:, None, None], total, 0.0),
         )
 
-    def _slopes(self, z: Tensor) -> tuple[DecoderOutput, Tensor]:
+    def slopes(self, z: Tensor) -> tuple[DecoderOutput, Tensor]:
         """The decoder's output for ``z`` and its neighbours, and its slopes of shape (latent_size, n_rows, n_outputs).
 
         A series' state and its neighbours, one for each latent dimension, are one sample to the solver: they take
@@ -300,8 +309,8 @@ class _Inference:
     @torch.no_grad()
     def linearised(self) -> LinearisedRows:
         """The rows, on the CPU, about the modes of the initial states; those that can't be solved have none."""
-        mode, _, value = self._mode(self.module.posterior(self.series, self.solver)[0])
-        output, slopes = self._slopes(mode)
+        mode, _, value = self.mode(self.start(self.module.posterior(self.series, self.solver)[0]))
+        output, slopes = self.slopes(mode)
         rows = self.rows
         slopes = rows.slotted(slopes)
         residual = rows.slotted(rows.y - output.eta[:1])[0] + torch.einsum("insd,ni->nsd", slopes, mode)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skode.solvers import SolverError
 from skode.timeseries.footprint import Footprint
-from skode.timeseries.latent_ode import HORIZON, LEAD, LatentODE
+from skode.timeseries.latent_ode import HORIZON, LatentModel
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, normal_draws
 from skode.timeseries.query import Query
@@ -61,7 +61,7 @@ class Predictive:
 
     Parameters
     ----------
-    module : LatentODE
+    module : LatentModel
         The model.
     tensors : callable
         Turns a panel, and the panel from which covariates are known, into tensors in the model's units.
@@ -71,7 +71,7 @@ class Predictive:
 
     def __init__(
         self,
-        module: LatentODE,
+        module: LatentModel,
         tensors: Callable[[Panel, Panel], PanelTensors],
         solver: Solver,
     ) -> None:
@@ -269,12 +269,12 @@ class Predictive:
         states = self._states(z0, series, on_failure="nan")
         codes, places = (torch.from_numpy(x).to(states.device) for x in (panel.codes, panel.slots()[1]))
         states, covariates = states[:, codes, places], series.covariates[codes, places]
-        eta, coloured = self.module.decoder(states, covariates), None
+        eta, coloured = self.module.read_out(states, covariates), None
         if likelihood.has_memory:
             rest, coloured = self._coloured(series, codes, places, eta, generator)
             eta = eta + rest
         log_rate = None
-        if self.module.log_intensity is not None:
+        if self.module.process:
             log_rate = self.module.log_rate(states, covariates)
         log_weights = posterior.log_weights.to(states.device)[:, codes]
         sound = torch.isfinite(states).all(-1)
@@ -323,11 +323,12 @@ class Predictive:
         Each series is solved to a whole number of horizons, so that a prediction does not depend on which other times
         within them are wanted, and beyond them only as much as the solver's accuracy.
         """
+        lead = self.module.lead
         # Forward, whole horizons from the first row on, and at least one; the margin is for rounding at a last row.
-        forward = ((series.reach[:, 1] - LEAD) / HORIZON - 1e-9).ceil().clamp_min(1.0) * HORIZON + LEAD
+        forward = ((series.reach[:, 1] - lead) / HORIZON - 1e-9).ceil().clamp_min(1.0) * HORIZON + lead
         backward = (series.reach[:, 0] / HORIZON).floor() * HORIZON
         reach = torch.stack([backward, torch.maximum(forward, series.reach[:, 1])], dim=1)
-        return self.module.path(z0, series.time, reach, series.paths, self.solver.replace(on_failure=on_failure))
+        return self.module.path(z0, series.time, reach, series, self.solver.replace(on_failure=on_failure))
 
 
 def _in_order(quantity: Callable[[Prediction], Tensor], query: Query, predictions: Iterable[Prediction]) -> np.ndarray:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from skode.frames import LongRows
-from skode.timeseries.latent_ode import LEAD
 from skode.timeseries.panel import Panel
 from skode.timeseries.units import Units
 from skode.training import as_python, warn_caller
@@ -52,7 +51,7 @@ class Query:
             _warn_of_other_ids(pd.Index(ids), known.ids)
         origins = np.where(positions >= 0, known.origins[positions], np.median(known.origins))
         # A scale of time before the first row, for those not known.
-        too_early = np.where(positions < 0, origins + (LEAD - 1.0) * units.time_scale, -np.inf)
+        too_early = np.where(positions < 0, origins + (units.lead - 1.0) * units.time_scale, -np.inf)
         if (strange := rows.time < too_early[codes]).any():
             _warn_of_early_times(as_python(rows.series[strange][0]))
         nothing = np.full((len(rows), known.y.shape[1]), np.nan)

@@ -33,6 +33,8 @@ class PanelTensors:
         The series' covariates over time; None without any.
     weights : Tensor of shape (n_series, n_slots) or None
         How often each row was observed, 0 in empty slots; None: all of them once.
+    start : Tensor of shape (n_series,), float64, or None
+        Scaled times of the series' starts on the common clock that equations of the user's have; None: there is none.
     """
 
     time: Tensor
@@ -42,6 +44,7 @@ class PanelTensors:
     window: Tensor
     paths: CovariatePaths | None
     weights: Tensor | None = None
+    start: Tensor | None = None
 
     @classmethod
     def of(
@@ -104,6 +107,7 @@ class PanelTensors:
             self.window[series],
             paths,
             None if self.weights is None else self.weights[series],
+            None if self.start is None else self.start[series],
         )
 
     def trimmed(self) -> PanelTensors:
@@ -149,4 +153,5 @@ class PanelTensors:
         """The same with each series' start so much later; rows before it are at negative times."""
         shift = torch.nan_to_num(shift)[:, None]
         paths = self.paths and replace(self.paths, times=self.paths.times - shift)
-        return replace(self, time=self.time - shift, window=self.window - shift, paths=paths)
+        start = None if self.start is None else self.start + shift[:, 0]
+        return replace(self, time=self.time - shift, window=self.window - shift, paths=paths, start=start)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from torch import Tensor
 
+from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, output_names, read_targets
 from skode.timeseries.latent_ode import HORIZON, LEAD
 from skode.timeseries.panel import Panel
@@ -36,6 +38,10 @@ class Units:
         Whether y was a frame, whose columns later ones must have.
     single_output : bool
         Whether y had one dimension, as predictions then have.
+    lead : float
+        Scaled time from a series' start to its first row.
+    clock : Clock or None
+        Times as equations of the user's have them; None: there are none.
     """
 
     time_kind: str
@@ -45,6 +51,8 @@ class Units:
     output_names: list[Any]
     outputs_are_named: bool
     single_output: bool
+    lead: float = LEAD
+    clock: Clock | None = None
 
     @classmethod
     def learned(
@@ -115,14 +123,18 @@ class Units:
         return covariates if self.covariate_scaler is None else self.covariate_scaler.transform(covariates)
 
     def panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
-        """Rows as a panel in the units of the model, each series starting :data:`LEAD` before its first row."""
+        """Rows as a panel in the units of the model, each series starting :attr:`lead` before its first row."""
         covariates = self.scaled_covariates(rows.covariates)
         panel = Panel.of(rows.series, rows.time, covariates, self.standardised(values), weights)
-        return panel.starting(LEAD * self.time_scale)
+        return panel.starting(self.lead * self.time_scale)
 
     def tensors(self, panel: Panel, like: Tensor, known: Panel | None = None) -> PanelTensors:
         """A panel as tensors, of the dtype and on the device of another, with covariates from what is known."""
-        return PanelTensors.of(panel, self.time_scale, like.dtype, like.device, known)
+        tensors = PanelTensors.of(panel, self.time_scale, like.dtype, like.device, known)
+        if self.clock is None:
+            return tensors
+        start = torch.from_numpy((panel.origins - self.clock.origin) / self.time_scale)
+        return replace(tensors, start=start.to(like.device))
 
     def observed_tensors(self, panel: Panel, like: Tensor) -> PanelTensors:
         """The rows at which anything was observed, as tensors; the other rows tell covariates only."""
@@ -205,14 +217,14 @@ class Units:
         n_series : int
             Number of series.
         time : ndarray of shape (n_times,)
-            Times in the units of the user; series start :data:`LEAD` before the first.
+            Times in the units of the user; series start :attr:`lead` before the first.
         covariates : ndarray of shape (n_series, n_times, n_covariates)
             Covariates in the units of the model.
         """
         n_rows = n_series * len(time)
         return Panel(
             pd.RangeIndex(n_series),
-            np.full(n_series, time[0] - LEAD * self.time_scale),
+            np.full(n_series, time[0] - self.lead * self.time_scale),
             np.repeat(np.arange(n_series), len(time)),
             np.tile(time, n_series),
             covariates.reshape(n_rows, self.n_covariates),

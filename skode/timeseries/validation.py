@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from skode.timeseries.footprint import Footprint
-from skode.timeseries.latent_ode import LatentODE
+from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.predictive import Prediction, log_mean_density
@@ -50,7 +50,7 @@ def last_rows(panel: Panel, fraction: float, rng: np.random.RandomState) -> np.n
 
 
 def forecast_density(
-    module: LatentODE,
+    module: LatentModel,
     known: Panel,
     aside: Panel,
     tensors: Callable[[Panel], PanelTensors],
@@ -62,7 +62,7 @@ def forecast_density(
 
     Parameters
     ----------
-    module : LatentODE
+    module : LatentModel
         The model, as it is at the time of the call.
     known, aside : Panel
         The rows trained on and those set aside, of the same series.
@@ -85,8 +85,8 @@ def forecast_density(
         for context, rows in parts:
             query = rows.series
             mean, _ = module.posterior(context, solver)
-            states = module.path(mean[None], query.time, query.reach, query.paths, solver)
-            eta = module.decoder(rows.taken(states)[0], rows.covariates)
+            states = module.path(mean[None], query.time, query.reach, query, solver)
+            eta = module.read_out(rows.taken(states)[0], rows.covariates)
             total += float(rows.weighted(module.likelihood.log_prob(eta, rows.y).sum(-1)).sum())
         return total / n_values
 

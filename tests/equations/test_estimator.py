@@ -1,6 +1,8 @@
 """Against truth: SciPy's least squares on solutions to ten digits, closed forms, coverage by simulation."""
 
 import inspect
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from skode import ODERegressor
-from skode.equations import levenberg_marquardt
+from skode.equations import fitted, levenberg_marquardt, shooting
 from tests.equations.systems import (
     compartments,
     decay,
@@ -327,6 +329,67 @@ def test_an_interrupted_fit_keeps_the_best_so_far(monkeypatch):
     assert not model.converged_
 
 
+def test_ctrl_c_before_anything_is_solved_is_one(monkeypatch):
+    X, y = logistic_data()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shooting, "solve_course", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ODERegressor(growth, GROWTH, time="t").fit(X, y)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that shows one second more each time that it is read, the last of which are the step's."""
+    ticks = itertools.count()
+    for module in (levenberg_marquardt, fitted):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+
+
+def test_a_time_limit_keeps_the_best_so_far(clock):
+    X, y = logistic_data()
+    with pytest.warns(ConvergenceWarning, match=r"ended by max_time=4.5 after 4 steps; what was best so far is kept"):
+        model = ODERegressor(growth, GROWTH, time="t", max_time=4.5).fit(X, y)
+    assert model.n_iter_ == 4
+    assert not model.converged_
+    with pytest.warns(ConvergenceWarning, match="after 4 steps"):
+        same = ODERegressor(growth, GROWTH, time="t", max_iter=4).fit(X, y)
+    assert model.params_ == same.params_
+    assert np.isfinite(model.predict(X)).all()
+    whole = ODERegressor(growth, GROWTH, time="t", max_time=1e3).fit(X, y)
+    assert whole.converged_
+    assert whole.loglik_ > model.loglik_
+
+
+def test_a_profile_has_a_time_limit(clock):
+    X, y = logistic_data()
+    model = ODERegressor(growth, GROWTH, time="t", max_time=1e3).fit(X, y)
+    complete = model.profile("rate", 5)["loglik"]
+    with pytest.warns(ConvergenceWarning, match=r"The profile was ended by max_time=1\.5"):
+        profile = model.set_params(max_time=1.5).profile("rate", 5)
+    assert np.isfinite(profile["loglik"]).all()
+    assert (profile["loglik"] <= complete + 1e-3).all()
+    assert (profile["loglik"] < complete - 1e-3).any()
+
+
+def test_ctrl_c_ends_a_profile(monkeypatch):
+    X, y = logistic_data()
+    model = ODERegressor(growth, GROWTH, time="t").fit(X, y)
+    shoot, calls = levenberg_marquardt.shoot, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return shoot(*args)
+
+    monkeypatch.setattr(levenberg_marquardt, "shoot", interrupted)
+    with pytest.warns(ConvergenceWarning, match="The profile was interrupted"):
+        assert np.isfinite(model.profile("rate", 5)["loglik"]).all()
+
+
 def test_too_few_steps_are_warned_of():
     X, y = logistic_data()
     with pytest.warns(ConvergenceWarning, match="ended before an optimum, after 1 steps"):
@@ -444,3 +507,30 @@ def test_scikit_learns_checks(estimator, check):
 
 def test_numpy_helper_is_the_right_hand_side():
     np.testing.assert_allclose(in_numpy(decay)(0.0, np.array([2.0]), {"rate": 3.0}), [-6.0])
+
+
+def test_inputs_that_jump_are_followed_exactly():
+    """Against the closed form of a leaky integrator between jumps, one of them short."""
+
+    def leaky(t, y, p):
+        return (p["u"] - p["rate"] * y[..., 0])[..., None]
+
+    knots, u = np.array([0.0, 1.0, 1.003, 4.0, 9.0]), np.array([1.0, 1e4, -20.0, 3.0, 0.0])
+    t = np.sort(np.append(np.random.default_rng(0).uniform(0.0, 10.0, 12), knots))
+    exact, state = np.empty_like(t), 0.0
+    for k, start in enumerate(knots):
+        end = knots[k + 1] if k + 1 < len(knots) else 10.0
+        here, level = (t >= start) & (t <= end), u[k] / 0.7
+        exact[here] = level + (state - level) * np.exp(-0.7 * (t[here] - start))
+        state = level + (state - level) * np.exp(-0.7 * (end - start))
+    X = pd.DataFrame({"t": t, "u": u[np.searchsorted(knots, t, side="right") - 1]})
+    for n_segments in (1, "auto"):
+        model = ODERegressor(
+            leaky, {"rate": (0.69, 0, None)}, initial=[0.0], time="t", interpolation="previous", n_segments=n_segments,
+        ).fit(X, exact)  # fmt: skip
+        assert model.params_["rate"] == pytest.approx(0.7, rel=1e-5)
+        np.testing.assert_allclose(model.predict(X), exact, atol=1e-3)
+        at_knots = pd.DataFrame({"t": knots, "u": u})
+        np.testing.assert_allclose(
+            model.simulate([0.0], knots, inputs=at_knots)[:, 0], np.interp(knots, t, exact), atol=1e-3
+        )

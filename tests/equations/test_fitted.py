@@ -102,6 +102,7 @@ def test_simulations_start_anywhere_with_any_parameters(model):
     batch = model.simulate([[1.0], [2.0]], t)
     assert batch.shape == (2, 5, 1)
     np.testing.assert_allclose(batch[1, :, 0], logistic(t - 2.0, *model.summary()["estimate"][:2], 2.0), rtol=1e-6)
+    np.testing.assert_array_equal(model.simulate(pd.DataFrame({"size": [1.0, 2.0]}), t), batch)
     back = model.simulate(batch[0, -1], t[::-1])
     np.testing.assert_allclose(back[-1], [1.0], rtol=1e-4)
 
@@ -118,6 +119,32 @@ def test_simulations_start_anywhere_with_any_parameters(model):
 def test_wrong_simulations_are_refused(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         model.simulate(*arguments)
+
+
+def test_the_vector_field_is_the_right_hand_side_at_the_estimates(model):
+    size = np.linspace(0.5, 9.0, 7)
+    rate, capacity = model.params_["rate"], model.params_["capacity"]
+    assert model.states_ == ["size"]
+    np.testing.assert_allclose(model.vector_field(size[:, None])[:, 0], rate * size * (1.0 - size / capacity))
+    slower = model.vector_field(pd.DataFrame({"size": size}), {"rate": 0.1})
+    np.testing.assert_allclose(slower[:, 0], 0.1 * size * (1.0 - size / capacity))
+    with pytest.raises(ValueError, match=r"Y must be of shape \(n, 1\), for \['size'\]; got \(7,\)"):
+        model.vector_field(size)
+
+
+def test_the_vector_field_depends_on_time_and_inputs():
+    def driven(t, y, p):
+        return (p["gain"] * p["heat"] - t * y[..., 0])[..., None]
+
+    t = np.linspace(0.0, 3.0, 20)
+    y = 1.0 + np.exp(-(t**2) / 2.0)  # solves dy/dt = t - t y
+    model = ODERegressor(driven, {"gain": 0.5}, time="t").fit(pd.DataFrame({"t": t, "heat": t}), y)
+    assert model.params_["gain"] == pytest.approx(1.0, abs=1e-4)
+    states = np.array([[1.0], [4.0]])
+    expected = model.params_["gain"] * 5.0 - 2.0 * states
+    np.testing.assert_allclose(model.vector_field(states, t=2.0, inputs=[[5.0]]), expected)
+    with pytest.raises(ValueError, match="inputs must hold"):
+        model.vector_field(states)
 
 
 def test_score_is_the_share_of_variance(model):
@@ -197,3 +224,13 @@ def test_unknown_initial_states_of_hidden_states():
     assert model.params_["beta"] == pytest.approx(0.4, rel=0.1)
     assert model.initial_states_["S"].iloc[0] == pytest.approx(0.99, rel=0.1)
     assert model.unidentified_ == ["initial R"]
+
+
+def test_equations_without_unknown_parameters_have_initial_states_to_fit():
+    t = np.linspace(0.0, 4.0, 30)
+    y = 3.0 * np.exp(-0.7 * t)
+    noisy = y + 0.02 * np.random.default_rng(0).normal(size=30)
+    model = ODERegressor(decay, {"rate": 0.7}, fixed="rate", states=["y"]).fit(t[:, None], noisy)
+    estimate, error = model.summary().loc["initial y", ["estimate", "std_error"]]
+    assert abs(estimate - 3.0) < 3.0 * error
+    np.testing.assert_allclose(model.predict(t[:, None]), y * estimate / 3.0, rtol=1e-4)

@@ -66,3 +66,14 @@ def test_combinations_without_information_are_named():
     assert sorted(combinations(found, ["a", "b", "c", "d"])) == ["a with b", "d"]
     assert found.unknown.tolist() == [[True, True, False, True]]
     assert np.isfinite(found.errors()[0, 2])
+
+
+def test_own_unknowns_that_move_along_with_shared_ones_are_part_of_the_combination():
+    """Of a, which is shared, and b, which is each series' own, the sum alone is seen; c is seen."""
+    jacobians = RNG.normal(size=(2, 7, 3))
+    jacobians[0, :, 1] = 2.0 * jacobians[0, :, 0]
+    jacobians[1, :, 1] = 1e3 * jacobians[1, :, 0]
+    found = _inverse(jacobians.swapaxes(1, 2) @ jacobians, 1, np.zeros((2, 3), dtype=bool))
+    assert combinations(found, ["a", "b", "c"]) == ["a with b"]
+    assert found.unknown.tolist() == [[True, True, False]] * 2
+    assert np.isinf(found.errors()).tolist() == [[True, True, False]] * 2

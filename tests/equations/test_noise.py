@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from skode.equations.noise import NOISES
+from skode.equations.noise import NOISES, Binomial
 
 RNG = np.random.default_rng(0)
 MEAN = RNG.uniform(1.0, 5.0, (6, 2))
@@ -59,3 +59,47 @@ def test_spread_is_the_standard_deviation(name, distribution):
 def test_impossible_values_are_refused(name, y):
     with pytest.raises(ValueError, match=f"y holds {y:g}.* with noise='{name}'"):
         NOISES[name].check(np.array([1.0, y]))
+
+
+TRIALS = RNG.integers(1, 9, MEAN.shape).astype(float)
+PROBABILITY = RNG.uniform(0.05, 0.95, MEAN.shape)
+SUCCESSES = RNG.binomial(TRIALS.astype(int), PROBABILITY).astype(float)
+
+
+def test_binomial_loss_is_scipys_and_residuals_have_its_gradient():
+    noise, shares, step = Binomial(TRIALS), SUCCESSES / TRIALS, 1e-6
+    expected = -stats.binom.logpmf(SUCCESSES, TRIALS, PROBABILITY)
+    np.testing.assert_allclose(noise.loss(shares, PROBABILITY, SCALE), expected, rtol=1e-9, atol=1e-12)
+    residuals, slopes = noise.residuals(shares, PROBABILITY, SCALE)
+    ahead, behind = (noise.loss(shares, PROBABILITY + s, SCALE) for s in (step, -step))
+    np.testing.assert_allclose(residuals * slopes, (ahead - behind) / (2 * step), atol=1e-6)
+    np.testing.assert_allclose(slopes**2, TRIALS / (PROBABILITY * (1.0 - PROBABILITY)))  # Fisher's information
+    np.testing.assert_allclose(noise.spread(PROBABILITY, SCALE), stats.binom.std(TRIALS, PROBABILITY))
+    np.testing.assert_allclose(noise.size(PROBABILITY) * PROBABILITY, stats.binom.mean(TRIALS, PROBABILITY))
+
+
+def test_binomial_rows_have_their_own_trials():
+    some = Binomial(TRIALS).of(np.array([3, 1]))
+    np.testing.assert_array_equal(some.trials, TRIALS[[3, 1]])
+    with pytest.raises(ValueError, match=r"y holds 3; with noise='binomial'.*, here 2"):
+        Binomial(np.array([9.0, 2.0])).check(np.array([3.0, 3.0]))
+    with pytest.raises(ValueError, match=r"y holds 0\.5"):
+        Binomial(np.array([9.0])).check(np.array([0.5]))
+
+
+def test_certain_outcomes_have_no_loss_and_what_is_no_probability_has_none():
+    noise, outcome = Binomial(np.full(4, 3.0)), np.array([0.0, 1.0, 0.0, 1.0])
+    mean = np.array([0.0, 1.0, -0.1, 1.1])
+    np.testing.assert_allclose(noise.loss(outcome, mean, SCALE), [0.0, 0.0, np.nan, np.nan], atol=1e-7)
+    assert np.isfinite(noise.residuals(outcome, mean, SCALE)[0][:2]).all()
+
+
+@pytest.mark.parametrize(
+    ("noise", "y"), [(NOISES["poisson"], 0.0), (Binomial(np.full(1, 5.0)), 0.0), (Binomial(np.full(1, 5.0)), 1.0)]
+)
+def test_starts_near_extreme_observations_have_a_finite_loss_for_all_others(noise, y):
+    mean = noise.interior(np.array([y]))
+    assert 0.0 < abs(mean[0] - y) < 0.6
+    for other in (0.0, 1.0):
+        assert np.isfinite(noise.loss(np.array([other]), mean, SCALE[:1])).all()
+        assert np.abs(noise.residuals(np.array([other]), mean, SCALE[:1])[1]).max() < 10.0

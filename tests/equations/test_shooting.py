@@ -116,3 +116,14 @@ def test_the_gain_is_that_of_the_quadratic_model():
         expected = 0.5 * gradient @ np.linalg.solve(matrix, gradient)
         found = loss[CELLS.row_cell == cell].sum() + penalty[cell]
         assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_segments_that_start_beyond_all_numbers_have_no_solution():
+    nodes = consistent_nodes(LAYOUT, U)
+    sound = shoot(MODEL, LAYOUT, None, CELLS, U, nodes.copy(), 1000)
+    nodes[1, 2] = [np.inf, np.nan]
+    shots = shoot(MODEL, LAYOUT, None, CELLS, U, nodes, 1000)
+    assert np.isnan(shots.defects[1, 2]).all()
+    np.testing.assert_array_equal(shots.defects[0], sound.defects[0])
+    rows = CELLS.row_cell == 0
+    np.testing.assert_array_equal(shots.mean[rows], sound.mean[rows])

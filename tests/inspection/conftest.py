@@ -1,4 +1,4 @@
-"""Pictures are drawn without a screen, and closed after each test; a flow to draw."""
+"""Pictures are drawn without a screen, and closed after each test; a flow and equations to draw."""
 
 import matplotlib as mpl
 import pytest
@@ -7,8 +7,9 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from skode import CNFDensityEstimator
+from skode import CNFDensityEstimator, ODERegressor
 from tests.inspection.moons import MOONS
+from tests.inspection.spirals import spring, springs
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +22,10 @@ def _closed_figures():
 def flow():
     """A flow fitted to MOONS; tests must not change it."""
     return CNFDensityEstimator((8,), max_iter=2, random_state=0).fit(MOONS)
+
+
+@pytest.fixture(scope="session")
+def spring_model():
+    """Equations fitted to the springs of ``spirals.springs``; tests must not change it."""
+    params = {"stiffness": (1.0, 0, None), "damping": (0.2, 0, None)}
+    return ODERegressor(spring, params, series="who", time="when").fit(*springs())

@@ -9,9 +9,12 @@ from sklearn.preprocessing import StandardScaler
 
 from skode.inspection import (
     DensityEvolutionDisplay,
+    ODEFitDisplay,
+    ProfileDisplay,
     SeriesForecastDisplay,
     TrainingCurveDisplay,
     TrajectoryDisplay,
+    VectorFieldDisplay,
     tolerance_curve,
 )
 
@@ -23,6 +26,9 @@ LOOKS = {
     "tolerance": lambda estimator: tolerance_curve(estimator, X, Y),
     "evolution": lambda estimator: DensityEvolutionDisplay.from_estimator(estimator, X),
     "series": lambda estimator: SeriesForecastDisplay.from_estimator(estimator, X, Y),
+    "equations": lambda estimator: ODEFitDisplay.from_estimator(estimator, X, Y),
+    "profile": ProfileDisplay.from_estimator,
+    "field": lambda estimator: VectorFieldDisplay.from_estimator(estimator, X),
 }
 
 
@@ -36,7 +42,7 @@ def test_of_a_search_the_best_estimator_is_to_be_passed(look):
 @pytest.mark.parametrize("look", LOOKS)
 def test_of_a_pipeline_the_last_step_is_to_be_passed(look):
     pipeline = make_pipeline(StandardScaler(), LinearRegression()).fit(X, Y)
-    rows = "" if look == "training" else r", with X as that step sees it: pipeline\[:-1\]\.transform\(X\)"
+    rows = "" if look in ("training", "profile") else r", with X as that step sees it: pipeline\[:-1\]\.transform\(X\)"
     message = rf"estimator must .*; got a Pipeline: pass its last step, pipeline\[-1\]{rows}\.$"
     with pytest.raises(TypeError, match=message):
         LOOKS[look](pipeline)

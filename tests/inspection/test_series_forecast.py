@@ -13,7 +13,16 @@ from sklearn.linear_model import LinearRegression
 from skode import LatentODERegressor
 from skode.inspection import SeriesForecastDisplay
 
-SIZES = {"latent_size": 2, "hidden_layer_sizes": (4,), "encoder_size": 4, "n_draws": 4, "max_iter": 2}
+SIZES = {
+    "latent_size": 2,
+    "hidden_layer_sizes": (4,),
+    "encoder_size": 4,
+    "n_draws": 4,
+    "max_iter": 2,
+    "noise": "white",  # which spares a search
+    "rtol": 1e-2,
+    "atol": 1e-2,
+}
 RNG = np.random.default_rng(0)
 NAMES = ["ann", "bob", "eve", "joe", "tim"]
 X = pd.DataFrame(
@@ -29,7 +38,7 @@ DAY = pd.Timedelta(1, "D")
 
 
 def latent(X, y, **given):
-    return LatentODERegressor("who", "when", random_state=0, **SIZES, **given).fit(X, y)
+    return LatentODERegressor("who", "when", random_state=0, **{**SIZES, **given}).fit(X, y)
 
 
 def dated(zone=None):
@@ -38,7 +47,7 @@ def dated(zone=None):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return latent(X, Y)
+    return latent(X, Y, noise="coloured")
 
 
 @pytest.fixture(scope="module")

@@ -262,3 +262,14 @@ def test_values_of_a_row_hardly_weighed_do_not_matter(encoder, tight_solver):
     torch.testing.assert_close(first, second, rtol=0.0, atol=1e-9)
     heavier = replace(given, weights=torch.tensor([[1.0, 1.0, 1.0, 5.0]], dtype=torch.float64))
     assert not torch.allclose(encoder(heavier, tight_solver)[0], encoder(given, tight_solver)[0])
+
+
+def test_an_encoder_may_answer_in_other_coordinates(encoder):
+    shift, factor = torch.tensor([0.3, -1.0, 0.0]).double(), torch.tensor([0.5, 1.2, 1.0]).double()
+    read = batch(series(4), series(2, seed=1))
+    with torch.no_grad():
+        mean, std = encoder(read, solve_ivp)
+        encoder.rescale(shift, factor)
+        other_mean, other_std = encoder(read, solve_ivp)
+    torch.testing.assert_close(other_mean, factor * mean + shift)
+    torch.testing.assert_close(other_std, factor * std)

@@ -82,7 +82,7 @@ def test_paths_are_those_of_scipy_at_each_series_own_times(n_covariates, activat
     series, z0 = tensors_of(panel), initial()
     with torch.no_grad():
         solver = tight_solver.counting()
-        states = model.path(z0, series.time, series.reach, series.paths, solver)
+        states = model.path(z0, series.time, series.reach, series, solver)
     assert states.shape == (2, 3, series.time.shape[1], LATENT)
     assert len(solver.solves) == 1
     for i in range(3):

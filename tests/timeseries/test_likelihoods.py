@@ -177,3 +177,13 @@ def test_training_starts_at_the_mean_of_each_output(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_starts_finite_where_all_is_zero(kind):
     assert np.isfinite(LIKELIHOODS[kind].start(np.zeros((5, 2)), np.ones(5))).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_link_is_the_inverse_of_the_mean(kind, eta):
+    likelihood = likelihood_of(kind)
+    torch.testing.assert_close(likelihood.link(likelihood.mean(eta)), eta, rtol=1e-4, atol=1e-4)
+    impossible = likelihood.link(torch.tensor([-3.0, 0.0], dtype=torch.float64))
+    assert torch.isfinite(impossible).all()
+    if kind != "gaussian":
+        torch.testing.assert_close(likelihood.mean(impossible), torch.full((2,), 1e-6, dtype=torch.float64))

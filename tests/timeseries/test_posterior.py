@@ -11,7 +11,7 @@ from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, _Inference, _jointly, _truncated, infer, linearised_rows, normal_draws
+from skode.timeseries.posterior import Inference, Posterior, _jointly, _truncated, infer, linearised_rows, normal_draws
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
@@ -437,7 +437,7 @@ def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tigh
     z = torch.tensor([[0.3, -0.5], [0.1, 0.8]], dtype=torch.float64)
     # Log-density, gradient and information, by which the mode and the shape there are found.
     found, expected, once = (
-        _Inference(module, tensors(given), tight_solver)._local(z)
+        Inference(module, tensors(given), tight_solver)._local(z)
         for given in (replace(panel, weights=counts.astype(float)), repeated, panel)
     )
     for part, other, unweighted in zip(found, expected, once, strict=True):
@@ -458,8 +458,8 @@ def test_copies_solved_as_one_sample_are_those_solved_alone(settings, n_covariat
     z0 = torch.randn(3, len(lengths), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     solver = Solver(rtol=1e-8, atol=1e-8, **settings)
     with torch.no_grad():
-        alone = module.path(z0, series.time, series.reach, series.paths, solver)
-        together = module.path(z0, series.time, series.reach, series.paths, _jointly(solver, len(z0)))
+        alone = module.path(z0, series.time, series.reach, series, solver)
+        together = module.path(z0, series.time, series.reach, series, _jointly(solver, len(z0)))
     kinks = 2e-5 if n_covariates else 1e-6  # paths have them between rows, where steps differ
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=kinks, equal_nan=True)
     assert torch.isfinite(alone).any()

@@ -17,7 +17,7 @@ from torch import Tensor
 from skode.solvers.errors import newton_failed
 from skode.solvers.fields.protocols import Session, Tape
 from skode.solvers.stepping.explicit import ExplicitStepper
-from skode.solvers.stepping.jacobians import Blocks, blocks_of
+from skode.solvers.stepping.jacobians import Blocks, SharedJacobian, blocks_of
 from skode.solvers.stepping.step import NO_EDGES, Edges, PulledStep, StepSize, TakenStep, changed_field, stage_time
 
 MAX_ITERATIONS = 10  # of an adaptive method, which can take a smaller step instead
@@ -44,6 +44,7 @@ class ImplicitStepper(ExplicitStepper):
         self.keep = False  # the iterations' evaluations are not those that are pulled back
         self.groups = [[i] for i in self.own] if self.tableau.diagonal else [list(self.own)]
         self.blocks = blocks_of(self.field, self.like)
+        self.shared = SharedJacobian.offered(self.field, self.like)
         self.linearization: _Linearization | None = None
         # Blocks whose equations the last attempt did not solve.
         self.failed = torch.zeros(self.blocks.n, dtype=torch.bool, device=self.like.device)
@@ -116,6 +117,10 @@ class ImplicitStepper(ExplicitStepper):
 
     def _linearize(self, t: Any, y: Tensor) -> None:
         """Jacobians at the start of a step."""
+        if self.shared is not None:
+            self.statistics.nfev += 1
+            self.linearization = _Linearization(self.shared.jacobians(t, y), {})
+            return
         tape = self.field.tape(y, 1, pullable=True)
         tape.place(0).copy_(y.reshape(-1))
         self.statistics.nfev += 1
@@ -157,6 +162,7 @@ class ImplicitStepper(ExplicitStepper):
         a = self.coefficients.full[rows, rows]
         factors = self._factors(group, h)
         done = self.failed.clone()
+        patience = self.blocks.patience if self.shared is None else self.shared.patience
         before = None
         states, largest = known, torch.maximum(known.abs(), y.reshape(n, 1, size).abs())
         for iteration in range(MAX_ITERATIONS if adaptive else MAX_ITERATIONS_FIXED):
@@ -171,7 +177,10 @@ class ImplicitStepper(ExplicitStepper):
             states = known + h_block * (a @ k)
             rates = self._rates(group, t, h, states, edges)
             residual = (h_block * (rates - k)).reshape(n, -1, 1)
-            step = torch.linalg.lu_solve(*factors, residual).view_as(k)
+            if self.shared is None:
+                step = torch.linalg.lu_solve(*factors, residual).view_as(k)
+            else:
+                step = self.shared.solve(factors, residual).view_as(k)
             step = torch.where(done.view(-1, 1, 1), 0.0, step)
             self.stages[rows] = (k + step / h_block).transpose(0, 1).reshape(len(group), -1)
             moved = a @ step
@@ -183,7 +192,7 @@ class ImplicitStepper(ExplicitStepper):
             sizes = torch.linalg.vector_norm((moved / allowed).flatten(1), dim=1) / (moved[0].numel() ** 0.5)
             converged = sizes <= 1.0
             if before is not None:
-                grows = (sizes >= before) & (iteration > self.blocks.patience)
+                grows = (sizes >= before) & (iteration > patience)
                 if adaptive:
                     diverges = grows & ~converged & ~done
                     self.failed |= diverges

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from skode.solvers.fields.protocols import Field, Tape
+from skode.solvers.fields.times import time_tensor
 
 
 class Blocks:
@@ -67,6 +70,49 @@ class Blocks:
         scale = expected.abs().max() + pulled.abs().max()
         # Where the field is not finite, nothing can be said against it.
         return not bool((pulled.view_as(expected) - expected).abs().max() > 1e-3 * scale)
+
+
+class SharedJacobian:
+    """Newton's method where several parts of a sample have one Jacobian, as a state and its sensitivities.
+
+    A function of states of shape (n, n_parts, size) offers it by a method ``part_jacobians(t, y)``, of shape (n, size,
+    size). What parts have to do with one another is left out of Newton's matrix: its iterations converge all the same
+    where that is triangular (the simultaneous corrector of sensitivities: T. Maly, L. R. Petzold, "Numerical methods
+    and software for sensitivity analysis of differential-algebraic systems", Applied Numerical Mathematics 20, 1996).
+
+    Parameters
+    ----------
+    func : object
+        The function that offers it.
+    field : Field
+        The field around it.
+    like : Tensor of shape (n, n_parts, size)
+        A state.
+    """
+
+    #: From which iteration on a growing increment means divergence: one part follows another.
+    patience = 3
+
+    def __init__(self, func: Any, field: Field, like: Tensor) -> None:
+        self.func, self.field = func, field
+        _, self.n_parts, self.size = like.shape
+
+    @classmethod
+    def offered(cls, field: Field, like: Tensor) -> SharedJacobian | None:
+        """That of the user's function behind a field, or None."""
+        func = getattr(field, "func", None)
+        return cls(func, field, like) if hasattr(func, "part_jacobians") and like.ndim == 3 else None
+
+    def jacobians(self, t: Any, y: Tensor) -> Tensor:
+        """The parts' Jacobian of each sample, of shape (n, size, size)."""
+        return self.func.part_jacobians(time_tensor(t, y, self.field), y)
+
+    def solve(self, factors: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
+        """Solutions for residuals of the stages of a group, of shape (n, n_stages * n_parts * size, 1)."""
+        n = len(residual)
+        stages = residual.view(n, -1, self.n_parts, self.size).transpose(2, 3)
+        solved = torch.linalg.lu_solve(*factors, stages.reshape(n, -1, self.n_parts))
+        return solved.view(stages.shape).transpose(2, 3).reshape(residual.shape)
 
 
 def blocks_of(field: Field, like: Tensor) -> Blocks:

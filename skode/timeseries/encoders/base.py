@@ -90,6 +90,20 @@ class Encoder(nn.Module):
         some = series.lengths[:, None] > 0
         return torch.where(some, mean, 0.0), torch.where(some, std, 1.0)
 
+    @torch.no_grad()
+    def rescale(self, shift: Tensor, factor: Tensor) -> None:
+        """Answer in other coordinates of the latent state: ``factor * z + shift``.
+
+        Parameters
+        ----------
+        shift, factor : Tensor of shape (latent_size,)
+            The change, with positive factors.
+        """
+        mean, log_std = self.head.weight[: self.latent_size], self.head.bias[self.latent_size :]
+        mean *= factor[:, None]
+        self.head.bias[: self.latent_size].mul_(factor).add_(shift)
+        log_std += torch.log(factor)
+
     def _new_cell(self, n_inputs: int) -> nn.Module:
         raise NotImplementedError
 

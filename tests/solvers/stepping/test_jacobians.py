@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from skode.dynamics import MLPField
+from skode.solvers import solve_ivp
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.pullback import PullbackField
-from skode.solvers.stepping.jacobians import Blocks
+from skode.solvers.stepping.jacobians import Blocks, SharedJacobian
 
 
 def rows(t, y):
@@ -87,3 +88,45 @@ def test_a_step_size_multiplies_its_own_block(draw):
     blocks, h = Blocks(draw(3, 2)), torch.tensor([[1.0], [2.0], [3.0]])
     assert blocks.column(0.5) == 0.5
     assert (torch.ones(3, 2, 2) * blocks.column(h)).sum((1, 2)).tolist() == [4.0, 8.0, 12.0]
+
+
+class Parts:
+    """A state and two others that follow it linearly, all with one Jacobian."""
+
+    matrix = torch.tensor([[-2.0, 1.0], [0.5, -300.0]], dtype=torch.float64)
+
+    def __call__(self, t, y):
+        return y @ self.matrix.T
+
+    def part_jacobians(self, t, y):
+        return self.matrix.expand(len(y), 2, 2)
+
+
+@pytest.mark.parametrize("n_stages", [1, 3])
+def test_parts_with_one_jacobian_are_solved_for_with_its_matrix(n_stages):
+    y = torch.zeros(4, 3, 2, dtype=torch.float64)
+    shared = SharedJacobian.offered(AutogradField(Parts(), ()), y)
+    assert torch.equal(shared.jacobians(torch.zeros(()), y), Parts.matrix.expand(4, 2, 2))
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randn(4, 2 * n_stages, 2 * n_stages, generator=generator, dtype=torch.float64)
+    residual = torch.randn(4, n_stages, 3, 2, generator=generator, dtype=torch.float64)
+    found = shared.solve(torch.linalg.lu_factor(small), residual.reshape(4, -1, 1)).view(residual.shape)
+    for part in range(3):
+        expected = torch.linalg.solve(small, residual[:, :, part].reshape(4, -1, 1)).view(4, n_stages, 2)
+        torch.testing.assert_close(found[:, :, part], expected)
+    assert SharedJacobian.offered(AutogradField(rows, ()), y) is None
+    assert SharedJacobian.offered(AutogradField(Parts(), ()), y[:, 0]) is None
+
+
+@pytest.mark.parametrize("method", ["kvaerno5", "radauIIA5"])
+def test_solutions_do_not_depend_on_whose_jacobian_newtons_method_takes(method, draw):
+    class Plain(Parts):
+        part_jacobians = property()  # there is none
+
+    settings = {"step_size": 0.01} if method == "radauIIA5" else {"rtol": 1e-8, "atol": 1e-10}
+    y0 = draw(4, 3, 2).to(torch.float64)
+    with torch.no_grad():
+        found, expected = (
+            solve_ivp(func(), (0.0, 0.1), y0, t_eval=[0.1], method=method, **settings).y for func in (Parts, Plain)
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)

@@ -1,0 +1,410 @@
+"""Regression on time series whose dynamics are unknown."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from skode.equations.fitting import Optimum
+from skode.equations.layout import Cells, Layout
+from skode.equations.levenberg_marquardt import Task
+from skode.equations.observations import of_observed_series
+from skode.equations.reading import Clock
+from skode.equations.sensitivities import SolverSettings
+from skode.equations.shooting import condense
+from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
+from skode.identification.fitted import FittedField, Uncertainty
+from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence_in_units, fitted
+from skode.identification.observations import Observations
+from skode.identification.predictive import Paths
+from skode.identification.problem import FieldArguments, Problem, pose, state_names
+from skode.identification.states import SmoothedStates
+from skode.solvers import METHODS, SolverError
+from skode.training import array_api, check_weights, to_pandas, warn_caller
+
+#: Distributions of noise about states, which may have either sign.
+NOISES = {"gaussian", "student"}
+#: Solver tolerances: absolute to relative one, where states are about 1.
+ATOL = 0.1
+
+
+class NeuralODERegressor(FittedField):
+    r"""Regressor that recovers an unknown vector field from noisy time series of its states.
+
+    One row is one observation. ``X`` holds a time column, optionally a column of series ids, and inputs that drive the
+    dynamics; ``y`` holds the states, NaN where one was not observed. They follow
+
+    .. math:: dy/dt = g(y, u; w) + f(t, y, p)
+
+    with a field ``g`` that is learnt and, where given, a known right-hand side ``f`` with parameters that are learnt
+    beside it (a universal differential equation [1]_). Observations have independent noise.
+
+    States are first smoothed, and the field is fitted to their derivatives (gradient matching). From there multiple
+    shooting descends to the field with the largest posterior density: series are cut into segments that are made to
+    meet, all solved in one batch with exact sensitivities, by Levenberg-Marquardt steps. Weights have a normal prior,
+    whose precisions have the largest evidence [2]_; no data need be held out for that.
+
+    Parameters
+    ----------
+    field : {"auto", "polynomial", "linear", "mlp"} or Module, default="auto"
+        The field: a polynomial, each of whose terms has a prior of its own, so that those without need vanish [3]_
+        (see :meth:`equations`); an affine map; a multilayer perceptron with tanh beside an affine map; or a torch
+        module from standardised states and inputs to standardised derivatives, whose weights are fitted in a copy.
+        "auto": a polynomial or a perceptron, whichever has the larger evidence.
+    known : callable or None, default=None
+        ``known(t, y, p)``, a right-hand side that the field is added to, as :class:`ODERegressor` takes it, in the
+        user's units; with ``order=2`` of shape ``(..., n_outputs)``.
+    params : dict or None, default=None
+        Parameters of ``known``, as :class:`ODERegressor` takes them.
+    order : {1, 2}, default=1
+        Order of the equations. With 2 the observed quantities are positions, whose velocities are states as well, and
+        the field gives accelerations.
+    series : str, int or None, default=None
+        The column of X that holds series ids, by name or position, or a level of its index by name; None: all rows
+        are one series.
+    time : str or int, default=0
+        The column of X that holds times (or a level of its index): numbers, dates, periods or time differences. All
+        other columns are inputs.
+    fixed : list of str, default=()
+        Parameters of ``known`` that stay at their starts.
+    degree : int, default=3
+        Largest degree of the polynomial.
+    hidden_layer_sizes : int or array-like of int, default=(20,)
+        Widths of the perceptron's hidden layers.
+    noise : {"gaussian", "student"}, default="gaussian"
+        Distribution of the observations: normal, or for outliers Student's t with 4 degrees of freedom; of one scale
+        for each output, which is estimated.
+    interpolation : {"linear", "previous"}, default="linear"
+        Inputs between rows: linear, or as in the row before.
+    time_unit : str, default="D"
+        The unit of time of dates (which count from the first one in ``fit``) and of time differences, as pandas
+        writes it. Numbers are taken as they are.
+    n_segments : int or "auto", default="auto"
+        Largest number of segments of a series; "auto" is one for each time of an observation, but at most 40.
+    n_starts : int, default=2
+        Number of random weights from which gradient matching starts, where the field is not linear in them.
+    max_iter : int, default=60
+        Largest number of steps of multiple shooting.
+    tol : float, default=0.1
+        Gain in the logarithm of the posterior density that a step must promise for the search to go on.
+    random_state : int, RandomState instance or None, default=None
+        Source of the first weights.
+    verbose : bool, default=False
+        Whether to print a line per step.
+    method : str, default="dopri5"
+        ODE method, one of :data:`skode.solvers.METHODS`, with explicit steps.
+    rtol : float, default=1e-5
+        Relative tolerance of the solver; the absolute one is a tenth of it in units of the states' size.
+
+    Attributes
+    ----------
+    field_ : str
+        Kind of the field that was chosen.
+    params_ : dict of str to float
+        Parameters of ``known``.
+    states_ : list of str
+        Names of the states: those of the outputs, then with ``order=2`` of their derivatives by time.
+    initial_states_ : DataFrame of shape (n_series, n_states)
+        Initial states.
+    noise_scale_ : ndarray of shape (n_outputs,)
+        Scales of the noise, in the outputs' units.
+    evidence_ : float
+        Logarithm of the evidence (Laplace's approximation), by which fields of other kinds may be compared.
+    converged_ : bool
+        Whether the search reached an optimum.
+    n_iter_ : int
+        Steps taken.
+    n_features_in_ : int
+        Number of columns seen in ``fit``.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Their names, if they all are strings.
+
+    See Also
+    --------
+    ODERegressor : Where the right-hand side is known but for parameters.
+    LatentODERegressor : Where not all states are observed.
+
+    References
+    ----------
+    .. [1] C. Rackauckas et al., "Universal differential equations for scientific machine learning", arXiv:2001.04385.
+    .. [2] D. J. C. MacKay, "A practical Bayesian framework for backpropagation networks", Neural Computation 4, 1992.
+    .. [3] M. E. Tipping, "Sparse Bayesian learning and the relevance vector machine", JMLR 1, 2001.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from skode import NeuralODERegressor
+    >>> rng = np.random.default_rng(0)
+    >>> t = np.linspace(0, 10, 80)
+    >>> x, v = np.exp(-0.1 * t) * np.cos(2 * t), -np.exp(-0.1 * t) * (0.1 * np.cos(2 * t) + 2 * np.sin(2 * t))
+    >>> y = pd.DataFrame({"x": x, "v": v}) + rng.normal(0, 0.02, (80, 2))
+    >>> model = NeuralODERegressor(field="polynomial", time="t").fit(pd.DataFrame({"t": t}), y)
+    >>> model.equations(digits=2)
+    ['dx/dt = 1 v', 'dv/dt = -4 x - 0.2 v']
+    """
+
+    _parameter_constraints: dict = {
+        "field": [StrOptions({"auto", "polynomial", "linear", "mlp"}), nn.Module],
+        "known": [callable, None],
+        "params": [dict, None],
+        "order": [Interval(Integral, 1, 2, closed="both")],
+        "series": [str, Integral, None],
+        "time": [str, Integral],
+        "fixed": ["array-like", str],
+        "degree": [Interval(Integral, 1, 9, closed="both")],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "noise": [StrOptions(NOISES)],
+        "interpolation": [StrOptions({"linear", "previous"})],
+        "time_unit": [str],
+        "n_segments": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_starts": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "method": [StrOptions({name for name, tableau in METHODS.items() if not tableau.implicit})],
+        "rtol": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        field: Any = "auto",
+        known: Callable[..., Any] | None = None,
+        params: dict[str, Any] | None = None,
+        *,
+        order: int = 1,
+        series: Column | None = None,
+        time: Column = 0,
+        fixed: Any = (),
+        degree: int = 3,
+        hidden_layer_sizes: Any = (20,),
+        noise: str = "gaussian",
+        interpolation: str = "linear",
+        time_unit: str = "D",
+        n_segments: Any = "auto",
+        n_starts: int = 2,
+        max_iter: int = 60,
+        tol: float = 0.1,
+        random_state: Any = None,
+        verbose: Any = False,
+        method: str = "dopri5",
+        rtol: float = 1e-5,
+    ) -> None:
+        self.field = field
+        self.known = known
+        self.params = params
+        self.order = order
+        self.series = series
+        self.time = time
+        self.fixed = fixed
+        self.degree = degree
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.noise = noise
+        self.interpolation = interpolation
+        self.time_unit = time_unit
+        self.n_segments = n_segments
+        self.n_starts = n_starts
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.verbose = verbose
+        self.method = method
+        self.rtol = rtol
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    @array_api
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NeuralODERegressor:
+        """Fit the field, and the initial states of a panel of series.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            A time column, a series column if ``series`` says so, and inputs. A series starts at its first row, whether
+            or not anything was observed there.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            Observed states; NaN where one was not observed.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts: its log-likelihood is multiplied by that.
+
+        Returns
+        -------
+        self : NeuralODERegressor
+            The fitted model. After Ctrl-C it is the best so far, with a warning.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Where an argument is not as described, or too little was observed; the message names it.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the search ended before an optimum.
+        """
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
+        y = to_pandas(y, "y")
+        values = read_targets(y, len(rows))
+        self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
+        clock = Clock.of(rows, self.time_unit)
+        observations = self._observed(clock, rows, values, check_weights(sample_weight, values))
+        layout = observations.layout(self.n_segments, linear=self.interpolation == "linear")
+        self._refuse_too_few(layout)
+        smooth = SmoothedStates.of(layout, self.order)
+        found: list[tuple[Problem, FieldOptimum, Any]] = []
+        kinds = ["polynomial", "mlp"] if self.field == "auto" else [self.field]
+        for kind in kinds:
+            try:
+                problem, optimum = self._fitted(kind, (observations, layout, smooth))
+            except SolverError:
+                if kind == kinds[-1] and not found:
+                    raise
+                continue
+            found.append((problem, optimum, kind))
+            if optimum.optimum.interrupted:
+                break
+        problem, best, kind = max(found, key=lambda one: evidence_in_units(one[0], one[1]))
+        self._clock, self._observations = clock, observations
+        self.field_ = kind if isinstance(kind, str) else type(kind).__name__
+        self._keep(problem, best)
+        return self
+
+    def _fitted(self, kind: Any, data: tuple[Observations, Layout, SmoothedStates]) -> tuple[Problem, FieldOptimum]:
+        arguments = FieldArguments(
+            self.field,
+            self.known,
+            self.params,
+            self.fixed,
+            self.order,
+            self.degree,
+            self.hidden_layer_sizes,
+            self.noise,
+        )
+        names = self._outputs, self._input_names()
+        settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
+        problem = pose(arguments, kind, data, names, settings, linear=self.interpolation == "linear")
+        return problem, fitted(problem, self._search(), check_random_state(self.random_state))
+
+    def _search(self) -> FieldSearch:
+        return FieldSearch(self.n_starts, self.max_iter, self.tol, _print if self.verbose else None)
+
+    def _observed(self, clock: Clock, rows: LongRows, values: np.ndarray, given: Any) -> Observations:
+        """The rows of all series of which anything was observed."""
+        rows, values, weights = distinct_rows(rows, values, given)
+        weights = np.ones(len(rows)) if weights is None else weights
+        rows, values, weights = of_observed_series(rows, values, weights)
+        codes, ids = series_codes(rows.series)
+        return Observations(pd.Index(ids), codes, clock.read(rows, self.time), values, weights, rows.covariates)
+
+    def _refuse_too_few(self, layout: Layout) -> None:
+        n_values = int((layout.weights > 0.0).sum())
+        n_states = len(state_names(self._outputs, self.order))
+        n_times = int((layout.slot >= 0).sum())
+        if n_values <= n_states * layout.n_series or not n_times:
+            raise ValueError(
+                f"y has n_samples = {n_values} observed values, too few for a field beside {n_states} initial states "
+                f"of each of {layout.n_series} series."
+            )
+
+    def _keep(self, problem: Problem, best: FieldOptimum) -> None:
+        """Set the fitted attributes."""
+        system, optimum, task = problem.system, best.optimum, problem.task
+        self._problem = problem
+        m = task.model.n_parameters
+        values = task.model.scales.values(optimum.u)[0, :m]
+        estimates = dict(zip(system.names, map(float, values), strict=True)) | dict(system.constants)
+        self.params_ = {p.name: estimates[p.name] for p in problem.parameters}
+        self.states_ = list(system.states)
+        n = len(self._outputs)
+        self.noise_scale_ = optimum.scale * system.units.scale[:n]
+        self.evidence_ = evidence_in_units(problem, best)
+        self.converged_, self.n_iter_ = optimum.converged, optimum.n_iter
+        self._paths, covariance = _paths(task, optimum)
+        self._uncertainty = Uncertainty(covariance[0, :m, :m].copy(), covariance[:, m:].copy())
+        self._note_initial_states()
+        if optimum.interrupted:
+            warn_caller("The fit was interrupted; what was best so far is kept.", ConvergenceWarning)
+        elif not optimum.converged:
+            warn_caller(
+                f"The fit ended before an optimum, after {optimum.n_iter} steps: raise max_iter or tol, or choose "
+                "another field.",
+                ConvergenceWarning,
+            )
+
+    def _note_initial_states(self) -> None:
+        initial = self._system.units.users(self._paths.nodes[:, 0])
+        self.initial_states_ = pd.DataFrame(initial, index=self._series_index(), columns=self.states_)
+
+    @array_api
+    def condition(self, X: Any, y: Any, sample_weight: Any = None) -> NeuralODERegressor:
+        """Take in more observations, of known or of new series, whose states are estimated with the field as it is.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            Observed states; NaN where one was not observed.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, as in ``fit``.
+
+        Returns
+        -------
+        NeuralODERegressor
+            A new fitted estimator with the same field; this one stays as it is.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X or y are not as in ``fit``.
+        """
+        check_is_fitted(self)
+        rows = self._read(X)
+        values = read_targets(to_pandas(y, "y"), len(rows))
+        if values.shape[1] != len(self._outputs):
+            raise ValueError(f"y has {values.shape[1]} outputs, but had {len(self._outputs)} in fit.")
+        new = self._observed(self._clock, rows, values, check_weights(sample_weight, values))
+        joined = self._observations.joined(new)
+        changed = joined.ids.get_indexer(new.ids)
+        part = joined.take(changed)
+        linear = self.interpolation == "linear"
+        problem = self._problem.of_series(part, part.layout(self.n_segments, linear=linear), linear=linear)
+        scale = self.noise_scale_ / self._system.units.scale[: len(self._outputs)]
+        optimum = conditioned(problem, self._paths.u, scale, self._search())
+        found = copy.copy(self)
+        found._observations = joined
+        paths, covariance = _paths(problem.task, optimum)
+        m, n_series = self._model.n_parameters, len(joined.ids)
+        found._paths = self._paths.joined(paths, changed, n_series)
+        own = np.zeros((n_series, *self._uncertainty.own.shape[1:]))
+        own[: len(self._uncertainty.own)] = self._uncertainty.own
+        own[changed] = covariance[:, m:]
+        found._uncertainty = Uncertainty(self._uncertainty.shared, own)
+        found._note_initial_states()
+        return found
+
+
+def _paths(task: Task, optimum: Optimum) -> tuple[Paths, np.ndarray]:
+    """Where solutions start, and the covariance of the unknowns of each series."""
+    layout, m = task.layout, task.model.n_parameters
+    cells = Cells.of(layout, np.arange(layout.n_series))
+    slopes = condense(layout, cells, optimum.shots, np.zeros(layout.n_series)).by_unknowns
+    covariance = optimum.information(task, sandwich=False).covariance
+    return Paths(optimum.u[0, :m], optimum.nodes, layout.node_times(), slopes), covariance
+
+
+def _print(i: int, n_left: int, loss: float) -> None:
+    print(f"Step {i}, negative log-likelihood {loss:.6g}")

@@ -1,0 +1,224 @@
+"""From smoothed states to the field with the largest posterior density."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from skode.equations.dynamics import Driver
+from skode.equations.fitting import Optimum, ended
+from skode.equations.layout import Cells
+from skode.equations.levenberg_marquardt import Descent, Fits, Task
+from skode.identification.matching import Matched, match
+from skode.identification.problem import Problem
+from skode.identification.states import SmoothedStates
+from skode.identification.system import FieldSystem
+from skode.solvers import SolverError
+
+#: First and last weight of the defects, in units of an observation's. Multipliers close what is left: heavier ones
+#: would bind the steps closely to a manifold that is curved by hundreds of weights.
+FIRST_WEIGHT, LAST_WEIGHT = 1.0, 300.0
+#: Precisions of weights at the start of shooting lie between these: weights that matching has taken for superfluous may
+#: come back.
+PRECISIONS_AT_START = 1e-3, 1e2
+#: The noise of derivatives is no less than this share of the smoothed ones' standard errors.
+SHARE_OF_ERRORS = 0.7
+#: A term of a polynomial that is not this many standard errors off 0, which the data determine by less than half, is
+#: dropped and the rest fitted again, so often.
+LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 1.0, 3
+#: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
+SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
+
+
+@dataclass(frozen=True)
+class FieldSearch:
+    """How long and from how many starts to search.
+
+    Attributes
+    ----------
+    n_starts
+        Number of starts of matching.
+    max_iter, tol
+        As the estimator's parameters.
+    report : callable or None
+        Called after each iteration.
+    """
+
+    n_starts: int
+    max_iter: int
+    tol: float
+    report: Callable[[int, int, float], None] | None = None
+
+
+@dataclass(frozen=True)
+class FieldOptimum:
+    """A fitted field.
+
+    Attributes
+    ----------
+    optimum : Optimum
+        The optimum.
+    evidence : float
+        Logarithm of the evidence.
+    """
+
+    optimum: Optimum
+    evidence: float
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where shooting starts.
+
+    Attributes
+    ----------
+    u : ndarray of shape (n_parameters,)
+        Scaled parameters.
+    nodes : ndarray of shape (n_series, n_nodes, n_states)
+        States at the starts of segments.
+    precision : ndarray of shape (n_parameters,)
+        Precisions of the prior.
+    free : ndarray of bool, of shape (n_parameters,)
+        Which parameters are searched for.
+    """
+
+    u: np.ndarray
+    nodes: np.ndarray
+    precision: np.ndarray
+    free: np.ndarray
+
+
+def matched(task: Task, smooth: SmoothedStates, n_starts: int, rng: np.random.RandomState) -> Matched:
+    """The parameters of the largest evidence in gradient matching; ``smooth`` in standardised units."""
+    system, scales, prior = task.model.system, task.model.scales, task.prior
+    assert isinstance(system, FieldSystem)
+    assert prior is not None
+    m = task.model.n_parameters
+    z, time = torch.from_numpy(smooth.states), torch.from_numpy(smooth.time)
+    inputs = Driver(task.inputs, torch.from_numpy(smooth.series)).at(time[:, None])
+    kept = slice(system.n_states - system.n_outputs, None)
+
+    def function(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        whole = np.concatenate([u, np.zeros(len(scales.names) - m)])
+        with torch.no_grad():
+            values = torch.from_numpy(scales.values(whole)[:m])
+            found, _, slopes = system.jacobians(time, z, values, inputs)
+        return found[:, kept].numpy(), slopes.numpy() * scales.slopes(whole)[:m]
+
+    weights = 1.0 / (smooth.variance + smooth.variance.mean(axis=0) + 1e-30)
+    weights *= smooth.freedom / weights.sum(axis=0)
+    floor = SHARE_OF_ERRORS * np.sqrt((weights * smooth.variance).sum(axis=0) / weights.sum(axis=0))
+    best: Matched | None = None
+    for _ in range(1 if system.field.linear else n_starts):
+        start = scales.start[:m].copy()
+        start[: system.field.n_weights] = system.field.start(rng)
+        found = match(function, smooth.derivatives, weights, floor, start, prior)
+        if best is None or found.evidence > best.evidence:
+            best = found
+    assert best is not None
+    return best
+
+
+def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
+    """The optimum that multiple shooting reaches."""
+    n_series, n_outputs = task.layout.n_series, task.layout.y.shape[1]
+    u = np.concatenate([np.tile(start.u, (n_series, 1)), start.nodes[:, 0]], axis=1)
+    free = np.ones(u.shape, dtype=bool)
+    free[:, : len(start.u)] = start.free
+    fits = Fits(
+        start=np.zeros(n_series, dtype=np.int64),
+        family=np.zeros(1, dtype=np.int64),
+        weight=np.array([FIRST_WEIGHT]),
+        u=np.clip(u, task.model.scales.low, task.model.scales.high),
+        nodes=start.nodes.copy(),
+        free=free,
+        scale=np.full((1, n_outputs), np.nan),
+        n_iter=np.zeros(n_series, dtype=np.int64),
+        converged=np.zeros(n_series, dtype=bool),
+        penalty=np.zeros(n_series),
+        precision=None if task.prior is None else task.prior.held(start.precision, ~start.free)[None],
+        last_weight=LAST_WEIGHT,
+        lighter=False,
+    )
+    Descent(task, fits, np.arange(n_series), settings.tol, settings.report).run(settings.max_iter)
+    optimum = ended(task, fits)[0]
+    if not np.isfinite(optimum.loss):
+        raise SolverError(
+            "The field can't be solved as far as the observations",
+            time=float(task.layout.t0[0]),
+            step_size=float("nan"),
+            advice="Choose another field.",
+        )
+    return optimum
+
+
+def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) -> FieldOptimum:
+    """Match, shoot, and drop the terms of a polynomial that the data have no need of."""
+    task, prior = problem.task, problem.task.prior
+    assert prior is not None
+    groups = prior.groups
+    first = matched(task, problem.smooth, settings.n_starts, rng)
+    precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
+    u = _solvable(task, first.u, problem.smooth.nodes)
+    start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
+    optimum = shot(task, start, settings)
+    for _ in range(MOST_PRUNINGS if problem.system.field.linear else 0):
+        if optimum.interrupted:
+            break
+        m = len(groups)
+        errors = np.sqrt(np.diagonal(optimum.information(task, sandwich=False).covariance[0, :m, :m]))
+        u = optimum.u[0, :m]
+        kept = (groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
+        if (kept == start.free).all():
+            break
+        assert optimum.precision is not None
+        start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)
+        optimum = shot(task, start, settings)
+    return FieldOptimum(optimum, evidence(task, optimum))
+
+
+def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Parameters with which all segments can be solved: as matched, or with smaller weights, at last a field of 0."""
+    cells = Cells.of(task.layout, np.arange(task.layout.n_series))
+    system = task.model.system
+    assert isinstance(system, FieldSystem)
+    field = np.arange(len(u)) < system.field.n_weights
+    for share in SMALLER:
+        tried = np.where(field, share * u, u)
+        whole = np.concatenate([np.tile(tried, (len(nodes), 1)), nodes[:, 0]], axis=1)
+        if np.isfinite(task.shoot(cells, whole, nodes.copy()).mean).all():
+            return tried
+    raise SolverError(
+        "The equations can't be solved from the smoothed states as far as the next ones",
+        time=float(task.layout.t0[0]),
+        step_size=float("nan"),
+        advice="Choose another field or other starts of the parameters in params.",
+    )
+
+
+def evidence(task: Task, optimum: Optimum) -> float:
+    """Laplace's approximation of the logarithm of the evidence, with a flat density of the initial states."""
+    prior, precision, m = task.prior, optimum.precision, task.model.n_parameters
+    assert prior is not None
+    assert precision is not None
+    log_det = optimum.information(task, sandwich=False).log_det
+    n_unknowns = m + optimum.u.shape[0] * (optimum.u.shape[1] - m)
+    density = prior.log_density(optimum.u[0, :m], precision)
+    return float(-optimum.loss + density - 0.5 * log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi))
+
+
+def evidence_in_units(problem: Problem, found: FieldOptimum) -> float:
+    """The logarithm of the evidence of the data in the user's units, which does not depend on how they were scaled."""
+    units, layout = problem.system.units, problem.task.layout
+    n = layout.y.shape[1]
+    observed = (layout.weights.sum(axis=0) * np.log(units.scale[:n])).sum()
+    return float(found.evidence - observed + layout.n_series * np.log(units.scale).sum())
+
+
+def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:
+    """The states of other series, with parameters ``u`` as they are and noise that is no less than ``scale``."""
+    start = Start(u, problem.smooth.nodes, np.zeros(len(u)), np.zeros(len(u), dtype=bool))
+    return shot(replace(problem.task, prior=None, least_scale=scale), start, settings)
