@@ -413,7 +413,8 @@ class ODERegressor(FittedEquations):
     def _refuse_too_few(self, task: Task) -> None:
         """Raise ValueError where there are no more observed values than unknowns."""
         model, n_series = task.model, task.layout.n_series
-        n_values = int((task.layout.weights > 0.0).sum())
+        weights = task.layout.weights
+        n_values = int(min((weights > 0.0).sum(), np.ceil(weights.sum())))
         n_own = len(model.scales.names) - model.n_shared
         n_unknowns = model.n_shared + n_series * n_own
         if n_values <= n_unknowns and n_unknowns:

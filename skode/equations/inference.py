@@ -111,7 +111,7 @@ def information(task: Task, at: Estimate, *, sandwich: bool) -> Information:
 def _products(cells: Cells, rows: np.ndarray) -> np.ndarray:
     """Sums of the outer products of rows (n_rows, n_outputs, q) over each cell."""
     bounds = np.searchsorted(cells.row_cell, np.arange(len(cells.series) + 1))
-    parts = [rows[a:b].reshape(-1, rows.shape[2]) for a, b in itertools.pairwise(bounds)]
+    parts = [rows[a:b].reshape((b - a) * rows.shape[1], rows.shape[2]) for a, b in itertools.pairwise(bounds)]
     return np.stack([part.T @ part for part in parts])
 
 

@@ -134,6 +134,8 @@ class Poisson(Gaussian):
 
 #: Probabilities of the solution may be this far outside of 0 and 1, and count as this far inside.
 LEAST_PROBABILITY = 1e-9
+#: Variance of a success over the number of trials, at least, in the information of a probability near 0 or 1.
+LEAST_VARIANCE = 0.01
 
 
 class Binomial(Gaussian):
@@ -177,9 +179,13 @@ class Binomial(Gaussian):
         return np.where(np.abs(mean - probability) <= 2.0 * LEAST_PROBABILITY, probability, np.nan)
 
     def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        q = self._inside(mean)
-        root = np.sqrt(self.trials / (q * (1.0 - q)))
-        return root * (q - y), root
+        q, n = self._inside(mean), self.trials
+        variance = q * (1.0 - q)
+        # Where no failures (or successes) are left to come the information has no bound: one row would outweigh all
+        # others. The residual has the gradient of the likelihood with any.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            root = np.sqrt(n / np.maximum(variance, LEAST_VARIANCE / np.maximum(n, 1.0)))
+            return np.where(n > 0.0, n * (q - y) / (variance * root), 0.0), root
 
     def loss(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         q, n = self._inside(mean), self.trials

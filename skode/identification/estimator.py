@@ -37,6 +37,8 @@ from skode.training import array_api, check_weights, to_pandas, warn_caller
 NOISES = {"gaussian", "student"}
 #: Solver tolerances: absolute to relative one, where states are about 1.
 ATOL = 0.1
+#: Spread of a state relative to its size below which polynomials are warned of.
+LEAST_SPREAD = 1e-2
 
 
 class NeuralODERegressor(FittedField):
@@ -150,8 +152,8 @@ class NeuralODERegressor(FittedField):
     >>> t = np.linspace(0, 10, 80)
     >>> x, v = np.exp(-0.1 * t) * np.cos(2 * t), -np.exp(-0.1 * t) * (0.1 * np.cos(2 * t) + 2 * np.sin(2 * t))
     >>> y = pd.DataFrame({"x": x, "v": v}) + rng.normal(0, 0.02, (80, 2))
-    >>> model = NeuralODERegressor(field="polynomial", time="t").fit(pd.DataFrame({"t": t}), y)
-    >>> model.equations(digits=2)
+    >>> model = NeuralODERegressor(field="linear", time="t").fit(pd.DataFrame({"t": t}), y)
+    >>> model.equations(digits=1)
     ['dx/dt = 1 v', 'dv/dt = -4 x - 0.2 v']
     """
 
@@ -261,12 +263,15 @@ class NeuralODERegressor(FittedField):
         observations = self._observed(clock, rows, values, check_weights(sample_weight, values))
         layout = observations.layout(self.n_segments, linear=self.interpolation == "linear")
         self._refuse_too_few(layout)
-        smooth = SmoothedStates.of(layout, self.order)
+        with np.errstate(all="ignore"):
+            smooth = SmoothedStates.of(layout, self.order)
+        self._warn_of_offsets(smooth)
         found: list[tuple[Problem, FieldOptimum, Any]] = []
         kinds = ["polynomial", "mlp"] if self.field == "auto" else [self.field]
         for kind in kinds:
             try:
-                problem, optimum = self._fitted(kind, (observations, layout, smooth))
+                with np.errstate(all="ignore"):  # trials of fields that explode
+                    problem, optimum = self._fitted(kind, (observations, layout, smooth))
             except SolverError:
                 if kind == kinds[-1] and not found:
                     raise
@@ -308,13 +313,28 @@ class NeuralODERegressor(FittedField):
         return Observations(pd.Index(ids), codes, clock.read(rows, self.time), values, weights, rows.covariates)
 
     def _refuse_too_few(self, layout: Layout) -> None:
-        n_values = int((layout.weights > 0.0).sum())
+        never = [name for name, seen in zip(self._outputs, layout.weights.max(axis=0) > 0.0, strict=True) if not seen]
+        if never:
+            raise ValueError(f"y holds no observed value of {never[0]!r}: all states must be observed at some times.")
+        n_values = int(min((layout.weights > 0.0).sum(), np.ceil(layout.weights.sum())))
         n_states = len(state_names(self._outputs, self.order))
         n_times = int((layout.slot >= 0).sum())
         if n_values <= n_states * layout.n_series or not n_times:
             raise ValueError(
                 f"y has n_samples = {n_values} observed values, too few for a field beside {n_states} initial states "
-                f"of each of {layout.n_series} series."
+                f"of each of {layout.n_series} series; a row of weight 0.1 counts as a tenth of one."
+            )
+
+    def _warn_of_offsets(self, smooth: SmoothedStates) -> None:
+        """Polynomials of states that hardly change compared with their size can't be told from each other."""
+        spread, size = smooth.states.std(axis=0), np.sqrt((smooth.states**2).mean(axis=0))
+        far = (spread > 0.0) & (spread < LEAST_SPREAD * size)
+        if far.any() and self.field in ("auto", "polynomial", "linear"):
+            name = state_names(self._outputs, self.order)[int(np.argmax(far))]
+            warn_caller(
+                f"{name!r} lies far from 0 compared with its spread, where monomials are hard to tell from each other: "
+                "subtract a reference value from y, or take field='mlp'.",
+                UserWarning,
             )
 
     def _keep(self, problem: Problem, best: FieldOptimum) -> None:
@@ -383,7 +403,8 @@ class NeuralODERegressor(FittedField):
         linear = self.interpolation == "linear"
         problem = self._problem.of_series(part, part.layout(self.n_segments, linear=linear), linear=linear)
         scale = self.noise_scale_ / self._system.units.scale[: len(self._outputs)]
-        optimum = conditioned(problem, self._paths.u, scale, self._search())
+        with np.errstate(all="ignore"):
+            optimum = conditioned(problem, self._paths.u, scale, self._search())
         found = copy.copy(self)
         found._observations = joined
         paths, covariance = _paths(problem.task, optimum)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -227,6 +228,9 @@ class ModuleField:
         if not isinstance(value, Tensor) or value.shape != (3, self.n_outputs):
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"{expected}; for n = 3 it returns {got}.")
+        with warnings.catch_warnings():  # modules that torch imports at first, which warn of its own deprecations
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.jacobians(points, torch.from_numpy(self.start(np.random.RandomState(0))))
 
     def start(self, rng: np.random.RandomState) -> np.ndarray:
         return torch.cat([tensor.flatten() for tensor in self.named.values()]).numpy().copy()

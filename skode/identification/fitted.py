@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skode.equations.inputs import Inputs
 from skode.equations.reading import Clock
 from skode.equations.shooting import Model
-from skode.equations.simulation import simulated
+from skode.equations.simulation import numbers, read_start, read_times, simulated
 from skode.frames import Column, LongRows, column_label, read_rows, read_targets
 from skode.identification import text
 from skode.identification.analysis import FieldAnalysis
@@ -228,15 +229,7 @@ class FittedField(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         system, units = self._system, self._system.units
-        start = _numbers(y0, "y0")
-        if start.ndim not in (1, 2) or start.shape[-1] != system.n_states:
-            raise ValueError(
-                f"y0 must be of shape ({system.n_states},) or (n, {system.n_states}), for {self.states_}; got "
-                f"{start.shape}."
-            )
-        t = _numbers(times, "times")
-        if t.ndim != 1 or not len(t) or not (np.all(np.diff(t) > 0.0) or np.all(np.diff(t) < 0.0)):
-            raise ValueError(f"times must be of one dimension and in order, got {times!r}.")
+        start, t = read_start(_by_name(y0, self.states_, "y0"), system.states), read_times(times)
         batch = units.states(np.atleast_2d(start))
         driven = self._inputs_at(t, inputs)
         tau = t / units.unit
@@ -353,19 +346,23 @@ class FittedField(RegressorMixin, BaseEstimator):
         Returns
         -------
         FieldAnalysis
-            The analysis; only of fields without inputs.
+            The analysis; only of fields that depend on neither inputs nor time.
 
         Raises
         ------
         NotFittedError
             Before ``fit``.
         ValueError
-            Where inputs drive the field.
+            Where inputs drive the field, or ``known`` depends on time.
         """
         check_is_fitted(self)
         if self._system.input_names:
             raise ValueError(f"The field depends on inputs, {list(self._system.input_names)}; it has no fixed points.")
         observed = self._system.units.users(self._paths.nodes[np.isfinite(self._paths.times)])
+        first, last = np.nanmin(self._observations.t), np.nanmax(self._observations.t)
+        early, late = (self.vector_field(observed, t=t) for t in (first, 0.37 * first + 0.63 * last))
+        if not np.allclose(early, late, rtol=1e-9, atol=1e-12 * np.abs(early).max(initial=1e-300)):
+            raise ValueError("The field depends on time, through known; it has no fixed points.")
         return FieldAnalysis(self.vector_field, self.jacobian, observed, self.states_)
 
     def _refuse_no_polynomial(self, name: str) -> None:
@@ -384,14 +381,14 @@ class FittedField(RegressorMixin, BaseEstimator):
         """The field at states in the user's units, and its derivatives, all in standardised units."""
         check_is_fitted(self)
         system, names = self._system, self._system.input_names
-        Y = np.asarray(to_pandas(Y, "Y"), dtype=np.float64)
+        Y = numbers(_by_name(Y, self.states_, "Y"), "Y")
         if Y.ndim != 2 or Y.shape[1] != system.n_states:
             raise ValueError(f"Y must be of shape (n, {system.n_states}), for {self.states_}; got {Y.shape}.")
         columns = {}
         if names:
             if inputs is None:
                 raise ValueError(f"inputs must hold {list(names)}.")
-            given = np.broadcast_to(_numbers(inputs, "inputs"), (len(Y), len(names))).copy()
+            given = np.broadcast_to(numbers(_by_name(inputs, names, "inputs"), "inputs"), (len(Y), len(names))).copy()
             columns = {name: torch.from_numpy(given[:, [i]]) for i, name in enumerate(names)}
         elif inputs is not None:
             raise ValueError("inputs are given, but the model was fitted without any.")
@@ -417,8 +414,8 @@ class FittedField(RegressorMixin, BaseEstimator):
         if (places < 0).any():
             wrong = as_python(np.asarray(rows.series)[places < 0][0])
             raise ValueError(
-                f"Series {wrong!r} was not in fit: its initial state is not known. Take in observations of it by "
-                "condition(X, y), or simulate it from an initial state."
+                f"Series {wrong!r} was not in fit, or nothing was observed of it: its initial state is not known. Take "
+                "in observations of it by condition(X, y), or simulate it from an initial state."
             )
         known = np.unique(places)
         codes = np.searchsorted(known, places)
@@ -450,7 +447,7 @@ class FittedField(RegressorMixin, BaseEstimator):
             return None
         if inputs is None:
             raise ValueError(f"inputs must hold {names} at the times.")
-        columns = _numbers(to_pandas(inputs, "inputs"), "inputs")
+        columns = numbers(_by_name(inputs, names, "inputs"), "inputs")
         columns = columns.reshape(len(columns), -1)
         if columns.shape != (len(t), len(names)):
             raise ValueError(f"inputs must be of shape ({len(t)}, {len(names)}), {names} at the times.")
@@ -463,12 +460,14 @@ class FittedField(RegressorMixin, BaseEstimator):
         return values[:, 0] if self._one_output else values
 
 
-def _numbers(values: Any, name: str) -> np.ndarray:
-    """An array of finite numbers; ValueError that names the argument."""
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be an array of numbers, got {values!r}.") from error
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinite values.")
-    return array
+def _by_name(given: Any, names: Sequence[str], argument: str) -> Any:
+    """Columns of a frame in the order of names; other data as they are."""
+    frame = to_pandas(given, argument)
+    if not isinstance(frame, pd.DataFrame):
+        return frame
+    found = frame.rename(columns=str)
+    if {*found.columns} == {*map(str, range(len(names)))}:
+        return found
+    if missing := [name for name in names if name not in found.columns]:
+        raise ValueError(f"{argument} has no column {missing[0]!r}; it must hold {list(names)}.")
+    return found[list(names)]

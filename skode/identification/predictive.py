@@ -11,6 +11,7 @@ from skode.equations.dynamics import Driver
 from skode.equations.inputs import Inputs
 from skode.equations.legs import solve_course
 from skode.equations.shooting import Model, course_from_start
+from skode.identification.system import FieldSystem
 from skode.solvers import SolverError
 
 #: Numbers in the sensitivities of rows that are solved at once, at most.
@@ -99,7 +100,9 @@ def states_at(
         Where a solution can't be followed as far as a row.
     """
     codes, t = rows
-    n = model.system.n_states
+    system = model.system
+    assert isinstance(system, FieldSystem)
+    n = system.n_states
     node = np.maximum((paths.times[codes] <= t[:, None]).sum(axis=1) - 1, 0)
     states = np.empty((len(t), n))
     slopes = np.empty((len(t), n, paths.slopes.shape[3])) if with_slopes else None
@@ -120,7 +123,7 @@ def states_at(
         wrong = np.flatnonzero(~np.isfinite(states).all(axis=1))[0]
         raise SolverError(
             "The fitted field can't be followed as far as the times of X",
-            time=float(t[wrong]),
+            time=float(t[wrong] * system.units.unit),
             step_size=float("nan"),
             advice="A field is known where observations were; ask for times nearer to them, or fit another field.",
         )

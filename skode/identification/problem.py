@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from skode.dynamics.sizes import check_sizes
 from skode.equations.initial import InitialStates
 from skode.equations.layout import Layout
 from skode.equations.levenberg_marquardt import Task
@@ -27,6 +29,8 @@ from skode.identification.system import FieldSystem, Units
 NOISE_OF_NETWORKS = 1e-3
 #: More weights than this are too many for steps on exact sensitivities.
 MOST_WEIGHTS = 2000
+#: Spreads of states in units of their size, at least, that solves and noise are to resolve.
+LEAST_SPREAD = 1e-7
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def new_field(arguments: FieldArguments, kind: Any, n_inputs: int, n_outputs: in
     if isinstance(kind, nn.Module):
         field: Jacobians = ModuleField(kind, n_inputs, n_outputs)
     elif kind == "mlp":
-        field = NetworkField(n_inputs, n_outputs, [int(size) for size in np.atleast_1d(arguments.hidden_layer_sizes)])
+        given = arguments.hidden_layer_sizes
+        field = NetworkField(n_inputs, n_outputs, check_sizes((given,) if isinstance(given, Integral) else given))
     else:
         field = PolynomialField(n_inputs, n_outputs, degree)
     _refuse_too_many(kind, field.n_weights, n_inputs)
@@ -188,6 +193,10 @@ def pose(
         order=order,
         input_names=tuple(inputs),
     )
+    # Far from 0 compared with their spread, states must be solved, and may be observed, so much more exactly.
+    spread = np.minimum(smooth.states.std(axis=0) / units.scale, 1.0)
+    finest = float(np.clip(spread.min(initial=1.0), LEAST_SPREAD, 1.0))
+    settings = replace(settings, rtol=settings.rtol * finest, atol=settings.atol * finest)
     m = len(system.names)
     starts = [Parameter(f"initial {state}", 0.0) for state in states]
     initial = InitialStates(None, tuple(range(m, m + len(states))))
@@ -195,7 +204,8 @@ def pose(
     model = Model(system, scales, m, initial, settings)
     groups = np.concatenate([field.groups, np.full(len(estimated), -1)])
     prior = Prior(np.concatenate([np.zeros(field.n_weights), scales.start[field.n_weights : m]]), groups)
-    least = np.full(n_outputs, settings.rtol if field.linear else NOISE_OF_NETWORKS)
+    exact = settings.rtol / finest if field.linear else NOISE_OF_NETWORKS
+    least = exact * np.maximum(spread[:n_outputs], LEAST_SPREAD)
     task = Task(
         model,
         standard_layout(layout, units),

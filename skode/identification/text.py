@@ -36,8 +36,8 @@ def coefficients(system: FieldSystem, weights: np.ndarray) -> pd.DataFrame:
 
 
 def point_names(system: FieldSystem) -> list[str]:
-    """Names of the states and inputs that the field depends on."""
-    return [*system.states, *system.input_names]
+    """Names of the states and inputs that the field depends on, in brackets where they could be taken for others."""
+    return [name if name.isidentifier() else f"[{name}]" for name in (*system.states, *system.input_names)]
 
 
 def left_sides(system: FieldSystem) -> list[str]:

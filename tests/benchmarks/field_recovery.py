@@ -1,4 +1,4 @@
-"""Unknown vector fields from one noisy trajectory: ``python -m tests.benchmarks.field_recovery [--tuning] [--peer]``.
+"""Unknown vector fields from noisy series: ``python -m tests.benchmarks.field_recovery [--tuning] [--peer]``.
 
 The final set are the 42 systems of ODEBench (d'Ascoli et al., "ODEFormer: symbolic regression of dynamical systems
 with transformers", ICLR 2024; repository sdascoli/odeformer, MIT licence) in ``../shared/data/odebench``. The protocol
@@ -16,6 +16,9 @@ position. All choices (kinds of fields, degree, when terms are dropped, weights 
 
 ``--peer`` runs pysindy beside it: polynomials of degree 3, smoothed finite differences where there is noise, STLSQ with
 its default threshold.
+
+``--pendulum`` runs a damped pendulum instead: 30 series of 40 times within 6 units, normal noise of .05, the error of
+the field at the true states, and that of forecasts for as long again.
 """
 
 from __future__ import annotations
@@ -232,11 +235,42 @@ def main(*, tuning: bool, peer: bool, settings: list[tuple[float, float]]) -> No
     print(table(list(rows[0]), cells))
 
 
+def pendulum() -> None:
+    """Print the errors of the field and of forecasts, by kind of field."""
+    torch.set_num_threads(1)
+    f, rng, end = TUNING["pendulum"][0], np.random.default_rng(0), 6.0
+    t, grid = np.linspace(0.0, end, 40), np.linspace(0.0, 2.0 * end, 81)
+    starts = np.stack([rng.uniform(-2.0, 2.0, 30), rng.uniform(-1.5, 1.5, 30)], axis=1)
+
+    def solved(times: np.ndarray) -> np.ndarray:
+        spans = (0.0, times[-1])
+        return np.concatenate([solve_ivp(f, spans, y0, t_eval=times, rtol=1e-9, atol=1e-11).y.T for y0 in starts])
+
+    truth, later = solved(t), solved(grid)
+    X = pd.DataFrame({"series": np.repeat(np.arange(30), 40), "t": np.tile(t, 30)})
+    X_later = pd.DataFrame({"series": np.repeat(np.arange(30), 81), "t": np.tile(grid, 30)})
+    y = pd.DataFrame(truth + 0.05 * rng.normal(size=truth.shape), columns=["x", "v"])
+    exact, late = np.array([f(0.0, state) for state in truth]), np.tile(grid > end, 30)
+    rows = []
+    for kind in ("polynomial", "mlp", "auto"):
+        start = process_time()
+        model = NeuralODERegressor(kind, series="series", time="t", random_state=0).fit(X, y)
+        seconds = process_time() - start
+        error = np.sqrt(((model.vector_field(truth) - exact) ** 2).mean() / (exact**2).mean())
+        ahead = np.sqrt(((model.predict(X_later) - later)[late] ** 2).mean() / later[late].var())
+        rows.append([kind, model.field_, f"{100 * error:.1f} %", f"{100 * ahead:.1f} %", f"{seconds:.1f}"])
+    print(table(["field=", "chosen", "error of the field", "of forecasts", "s"], rows))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tuning", action="store_true")
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of settings, the last of which is generalisation")
+    parser.add_argument("--pendulum", action="store_true")
     given = parser.parse_args()
     every = [*SETTINGS, GENERALISATION]
-    main(tuning=given.tuning, peer=given.peer, settings=[every[i] for i in given.only or range(len(every))])
+    if given.pendulum:
+        pendulum()
+    else:
+        main(tuning=given.tuning, peer=given.peer, settings=[every[i] for i in given.only or range(len(every))])

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from skode import ODERegressor
 from skode.equations.noise import NOISES, Binomial
+from tests.equations.systems import decay
 
 RNG = np.random.default_rng(0)
 MEAN = RNG.uniform(1.0, 5.0, (6, 2))
@@ -103,3 +105,14 @@ def test_starts_near_extreme_observations_have_a_finite_loss_for_all_others(nois
     for other in (0.0, 1.0):
         assert np.isfinite(noise.loss(np.array([other]), mean, SCALE[:1])).all()
         assert np.abs(noise.residuals(np.array([other]), mean, SCALE[:1])[1]).max() < 10.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_probability_that_starts_at_one_is_estimated_as_by_the_likelihood(seed):
+    t = np.repeat(np.arange(6) * 0.8, 4)
+    n = np.random.default_rng(seed).binomial(10, np.exp(-0.6 * t))
+    model = ODERegressor(decay, {"rate": (1.0, 0, None)}, initial=[1.0], noise="binomial", trials=10).fit(t[:, None], n)
+    rates = np.linspace(0.3, 1.2, 9001)
+    logliks = stats.binom.logpmf(n, 10, np.exp(-rates[:, None] * t)).sum(axis=1)
+    assert model.params_["rate"] == pytest.approx(rates[np.argmax(logliks)], abs=2e-4)
+    assert model.loglik_ == pytest.approx(logliks.max(), abs=1e-5)

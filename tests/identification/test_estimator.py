@@ -234,6 +234,49 @@ def test_bad_arguments_are_named(arguments, message):
         NeuralODERegressor(series="s", time="t", **arguments).fit(X, y)
 
 
+def test_what_a_frame_holds_goes_by_name(two_species):
+    model, X, _, truth = two_species
+    frame = pd.DataFrame(truth[:3], columns=["prey", "pred"])
+    swapped = frame[["pred", "prey"]]
+    np.testing.assert_array_equal(model.vector_field(swapped), model.vector_field(truth[:3]))
+    np.testing.assert_array_equal(model.simulate(swapped, [0.0, 1.0]), model.simulate(frame, [0.0, 1.0]))
+    with pytest.raises(ValueError, match="no column 'prey'"):
+        model.vector_field(frame.rename(columns={"prey": "other"}))
+    with pytest.raises(ValueError, match="times"):
+        model.simulate(truth[0], pd.date_range("2020", periods=2))
+    with pytest.raises(ValueError, match="y0"):
+        model.simulate(["a", "b"], [0.0, 1.0])
+    assert len(X) == len(truth)
+
+
+def test_names_that_are_no_words_stand_in_brackets():
+    X, y, _ = panel(lambda y: np.stack([y[1], -4.0 * y[0]]), [[1.0, 0.0]], 0.02, seed=6, names=["0", "1"])
+    model = NeuralODERegressor("linear", time="t").fit(X[["t"]], y)
+    assert {"1", "[0]", "[1]"} == set(model.coefficients_.index)
+
+
+def test_what_can_not_be_told_is_refused_or_warned_of():
+    X, y, truth = panel(lambda y: np.stack([y[1], -4.0 * y[0]]), [[1.0, 0.0]], 0.02, seed=6)
+    X, model = X[["t"]], NeuralODERegressor("linear", time="t")
+    with pytest.raises(ValueError, match="no observed value of 'v'"):
+        model.fit(X, y.assign(v=np.nan))
+    with pytest.raises(ValueError, match="too few"):
+        clone(model).fit(X, y, sample_weight=np.full(len(y), 1.0 / len(y)))
+    with pytest.warns(UserWarning, match="'x' lies far from 0"):
+        clone(model).fit(X, y.assign(x=y["x"] + 1e4))
+    driven = NeuralODERegressor("linear", lambda t, y, p: torch.cos(t)[..., None] + 0.0 * y, time="t").fit(X, y)
+    with pytest.raises(ValueError, match="depends on time"):
+        driven.analysis()
+    assert len(truth) == len(X)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (2.5,), (-1,)])
+def test_widths_of_layers_are_checked(sizes):
+    X, y, _ = panel(lotka_volterra, [[3.0, 1.0]], 0.05)
+    with pytest.raises(ValueError, match="hidden_layer_sizes"):
+        NeuralODERegressor("mlp", hidden_layer_sizes=sizes, series="s", time="t").fit(X, y)
+
+
 def test_too_few_observations_are_refused():
     with pytest.raises(ValueError, match="too few for a field"):
         NeuralODERegressor(time=0).fit(np.zeros((2, 1)), [[1.0, 2.0], [1.0, 2.0]])
