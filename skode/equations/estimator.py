@@ -167,6 +167,7 @@ class ODERegressor(FittedEquations):
 
     See Also
     --------
+    NeuralODERegressor : Where the right-hand side is unknown and all states are observed.
     LatentODERegressor : Latent ODE, for dynamics that are not known.
 
     References
