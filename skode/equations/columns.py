@@ -56,14 +56,7 @@ class Columns:
         taken = {key if isinstance(key, str) else int(key) % len(labels) for key in keys}
         names = tuple(str(label) for i, label in enumerate(labels) if label not in taken and i not in taken)
         dosed, counted = tuple(doses or {}), trials if isinstance(trials, str) else None
-        for argument, given in (("doses", dosed), ("trials", () if counted is None else (counted,))):
-            if unknown := [name for name in given if name not in names]:
-                raise ValueError(
-                    f"{argument} names {unknown[0]!r}, which is no column of X beside times and series; these are "
-                    f"{list(names)}."
-                )
-        if counted in dosed:
-            raise ValueError(f"doses and trials both name {counted!r}.")
+        check_named(names, doses, trials)
         return cls(names, dosed, counted)
 
     @property
@@ -130,7 +123,7 @@ def with_zeros(X: Any, names: Sequence[str]) -> Any:
 
 
 def read_impulses(doses: Any, states: Sequence[str], parameters: Sequence[str]) -> Impulses:
-    """What doses are added to, from the estimator's parameter ``doses``.
+    """The states that doses are added to, from the estimator's parameter ``doses``.
 
     Raises
     ------

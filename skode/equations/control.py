@@ -20,7 +20,7 @@ STALLED = 6
 
 @dataclass
 class Control:
-    """Damping and step acceptance of each group, and what is known of its end.
+    """Damping and step acceptance of each group, and how near it is to its end.
 
     ``left`` is what the last undamped step has promised to gain, ``rejected`` how many steps were rejected in a row.
     """

@@ -100,7 +100,7 @@ class System:
         return value
 
     def jump(self, amounts: Tensor, p: dict[str, Tensor]) -> Tensor:
-        """What doses of amounts (..., n_columns) add to the states, of shape (..., n_states)."""
+        """Jumps of the states at doses of amounts (..., n_columns), of shape (..., n_states)."""
         parts = [self._jump_of(one, amounts[..., i], p) for i, one in enumerate(self.impulses)]
         return torch.stack(parts).sum(dim=0)
 

@@ -21,7 +21,7 @@ from skode.equations.fitting import Optimum, Search, observed_outputs, search, s
 from skode.equations.impossible import refuse_impossible
 from skode.equations.inference import combinations
 from skode.equations.inputs import Inputs
-from skode.equations.layout import Layout
+from skode.equations.layout import Layout, most_segments
 from skode.equations.levenberg_marquardt import Task
 from skode.equations.noise import NOISE_NAMES, Binomial, Gaussian
 from skode.equations.observations import Observations
@@ -32,9 +32,6 @@ from skode.equations.stiffness import is_stiff
 from skode.frames import Column, output_names, read_rows, read_targets
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api, check_weights, to_pandas, warn_caller
-
-#: Segments of a series, at most, where the number is chosen.
-MOST_SEGMENTS = 40
 
 
 class ODERegressor(FittedEquations):
@@ -330,7 +327,7 @@ class ODERegressor(FittedEquations):
         y = to_pandas(y, "y")
         values = read_targets(y, len(rows))
         self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
-        self._columns = columns = self._read_columns()
+        self._columns = columns = self._covariate_columns(self.doses, self._trials_column())
         data = Observations.of(rows, values, check_weights(sample_weight, values), columns)
         data, noise = self._in_units_of_outputs(data)
         clock = Clock.of(data.rows, self.time_unit)
@@ -402,7 +399,7 @@ class ODERegressor(FittedEquations):
         """Problem to solve."""
         codes, seen = data.codes, data.seen
         t0 = t[np.searchsorted(codes, np.arange(codes.max() + 1))]
-        n_segments = MOST_SEGMENTS if self.n_segments == "auto" else int(self.n_segments)
+        n_segments = most_segments(self.n_segments)
         events = None if inputs is None else inputs.events
         layout = Layout.of(
             codes[seen], t[seen], data.values[seen], data.weights[seen], t0, n_segments, events, data.rank[seen]

@@ -14,11 +14,10 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 from scipy.stats import t as student
-from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from skode.equations.columns import Columns, with_zeros
+from skode.equations.columns import with_zeros
 from skode.equations.dynamics import Driver, System
 from skode.equations.fitting import Optimum, Search, along_profile
 from skode.equations.inference import Information
@@ -27,22 +26,21 @@ from skode.equations.levenberg_marquardt import Task
 from skode.equations.noise import NOISES, Binomial, Gaussian
 from skode.equations.observations import Observations
 from skode.equations.predictive import Answers, answers
-from skode.equations.reading import Clock, Reading
+from skode.equations.reading import Reading
 from skode.equations.sensitivities import AUTO, SolverSettings
+from skode.equations.series_regressor import SeriesRegressor
 from skode.equations.shooting import Model
 from skode.equations.simulation import read_inputs, read_start, read_times, read_values, simulated
-from skode.frames import Column, LongRows, column_label, read_rows, read_targets
-from skode.training import array_api, as_python, check_weights, observed_r2, warn_caller
+from skode.frames import LongRows, column_label, read_rows
+from skode.training import array_api, as_python, warn_caller
 
 #: Half width of a profile, in standard errors; where these are infinite, in units of the scaled unknown.
 WIDTH_OF_PROFILE = 3.0
 
 
-class FittedEquations(RegressorMixin, BaseEstimator):
+class FittedEquations(SeriesRegressor):
     """Base of the estimator: inference, predictions and simulations after a fit."""
 
-    series: Column | None
-    time: Column
     doses: dict[str, Any] | None
     noise: str
     trials: int | str
@@ -57,25 +55,13 @@ class FittedEquations(RegressorMixin, BaseEstimator):
     max_time: float | None
 
     params_: dict[str, Any]
-    states_: list[str]
     method_: str
 
     _task_: Task
     _reading: Reading
     _best: Optimum
     _information: Information
-    _clock: Clock
-    _columns: Columns
     _known: tuple[np.ndarray, ...]
-    _ids: pd.Index
-    _outputs: list[Any]
-    _one_output: bool
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.array_api_support = True
-        return tags
 
     @property
     def _model(self) -> Model:
@@ -130,9 +116,6 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         found.update(model.system.constants)
         return {parameter.name: found[parameter.name] for parameter in self._reading.parameters}
 
-    def _series_index(self) -> pd.Index:
-        return self._ids.rename(column_label(self.series, "series"))
-
     def _note_residuals(self, data: Observations, task: Task) -> None:
         layout, mean = task.layout, self._best.shots.mean
         left = np.where(layout.weights > 0.0, (layout.y - mean) * task.noise.size(mean), np.nan)
@@ -146,12 +129,6 @@ class FittedEquations(RegressorMixin, BaseEstimator):
 
     def _trials_column(self) -> str | None:
         return self.trials if self.noise == "binomial" and isinstance(self.trials, str) else None
-
-    def _read_columns(self) -> Columns:
-        names = getattr(self, "feature_names_in_", None)
-        labels = [f"x{i}" for i in range(self.n_features_in_)] if names is None else list(names)
-        keys = [self.time] if self.series is None else [self.time, self.series]
-        return Columns.of(labels, keys, self.doses, self._trials_column())
 
     def _noise_at(self, covariates: np.ndarray, n_outputs: int) -> Gaussian:
         """Distribution of observations in rows with these covariates."""
@@ -377,61 +354,6 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         std = np.sqrt(np.maximum(size**2 * variance, 0.0) + noise.spread(found.mean, scale) ** 2)
         return self._in_shape_of_y(size * found.mean), self._in_shape_of_y(std)
 
-    @array_api
-    def predict_states(self, X: Any) -> pd.DataFrame:
-        """Predict the states, observed or not.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_rows, n_columns)
-            As in ``predict``.
-
-        Returns
-        -------
-        DataFrame of shape (n_rows, n_states)
-            States, in columns by name.
-
-        Raises
-        ------
-        NotFittedError, ValueError, SolverError
-            As :meth:`predict`.
-        """
-        found, _ = self._answers(self._read(X))
-        return pd.DataFrame(found.states, columns=list(self._model.system.states))
-
-    @array_api
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Coefficient of determination over the values that were observed.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_rows, n_columns)
-            As in ``predict``.
-        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-            True values; NaN where nothing was observed.
-        sample_weight : array-like of shape (n_rows,), default=None
-            Weights of the rows, none negative.
-
-        Returns
-        -------
-        float
-            :math:`R^2`, averaged over the outputs of which at least two values were observed; without any NaN, with a
-            warning.
-
-        Raises
-        ------
-        NotFittedError, ValueError, SolverError
-            As :meth:`predict`.
-        """
-        rows = self._read(X)
-        true = read_targets(y, len(rows), maybe_nothing=True)
-        if true.shape[1] != len(self._outputs):
-            raise ValueError(f"y has {true.shape[1]} outputs, but had {len(self._outputs)} in fit.")
-        weights = check_weights(sample_weight, true)
-        found, _ = self._answers(rows)
-        size = self._noise_at(rows.covariates, true.shape[1]).size(found.mean)
-        return observed_r2(true, size * found.mean, weights)
-
     def simulate(
         self, y0: Any, times: Any, params: Mapping[str, float] | None = None, inputs: Any = None
     ) -> np.ndarray:
@@ -524,6 +446,13 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return read_rows(self, self._filled(X), series=self.series, time=self.time, reset=False)
 
+    def _mean(self, rows: LongRows) -> np.ndarray:
+        found, _ = self._answers(rows)
+        return self._noise_at(rows.covariates, len(self._outputs)).size(found.mean) * found.mean
+
+    def _states_at(self, rows: LongRows) -> np.ndarray:
+        return self._answers(rows)[0].states
+
     def _answers(self, rows: LongRows, *, with_slopes: bool = False) -> tuple[Answers, np.ndarray]:
         """Answers at rows, and the series of ``fit`` whose covariance goes with each."""
         t = self._clock.read(rows, self.time)
@@ -560,9 +489,6 @@ class FittedEquations(RegressorMixin, BaseEstimator):
         position[places[places >= 0]] = np.flatnonzero(places >= 0)
         known = position[self._known[0]] >= 0
         known_codes, *of_fit = (part[known] for part in self._known)
-        asked = codes, t, columns.inputs_of(covariates), columns.amounts_of(covariates)
+        queried = codes, t, columns.inputs_of(covariates), columns.amounts_of(covariates)
         linear = self.interpolation == "linear"
-        return joined(columns.inputs, (position[known_codes], *of_fit), asked, linear=linear)
-
-    def _in_shape_of_y(self, values: np.ndarray) -> np.ndarray:
-        return values[:, 0] if self._one_output else values
+        return joined(columns.inputs, (position[known_codes], *of_fit), queried, linear=linear)

@@ -22,7 +22,7 @@ from skode.equations.starts import drawn_starts, filled, observed_states, repair
 WEIGHT_OF_DATA, WEIGHT_OF_MATCHED, WEIGHT_OF_SIMULATED = 1.0, 1.0, 1e3
 #: Further starts from which parameters are matched, and those of a fit that was poor.
 MATCHED_STARTS, MORE_STARTS = 7, 8
-#: Steps of further starts that were not asked for: good fits take ten or so.
+#: Steps of further starts where their number was chosen here: good fits take ten or so.
 FEW_STEPS = 30
 #: Residuals whose Durbin-Watson statistic is below this follow each other. It is near 2 where they are independent,
 #: with a standard deviation of 2 over the root of their number.

@@ -98,10 +98,10 @@ def _at(values: Tensor, knots: Tensor) -> Tensor:
 Records = tuple[np.ndarray, ...]
 
 
-def joined(names: list[str], known: Records, asked: Records, *, linear: bool) -> tuple[Inputs, np.ndarray]:
-    """Inputs and doses of rows that are known and of others that are asked for, in any order.
+def joined(names: list[str], known: Records, queried: Records, *, linear: bool) -> tuple[Inputs, np.ndarray]:
+    """Inputs and doses of the rows of ``fit`` and of queried ones, in any order.
 
-    Rows that are known come first of those at one time, but for their doses where rows that are asked for hold some at
+    Rows of ``fit`` come first of those at one time, but for their doses where queried rows hold some at
     that time: these take their place.
 
     Returns
@@ -109,9 +109,9 @@ def joined(names: list[str], known: Records, asked: Records, *, linear: bool) ->
     inputs : Inputs
         Inputs and doses of all.
     before : ndarray of int
-        The number of events before each row that is asked for.
+        The number of events before each queried row.
     """
-    codes, t, columns, amounts = (np.concatenate(parts) for parts in zip(known, asked, strict=True))
+    codes, t, columns, amounts = (np.concatenate(parts) for parts in zip(known, queried, strict=True))
     n_known = len(known[0])
     given = (amounts != 0.0).any(axis=1)
     told = {*zip(codes[n_known:][given[n_known:]].tolist(), t[n_known:][given[n_known:]].tolist(), strict=True)}

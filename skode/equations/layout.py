@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from skode.equations.events import Course, Events
+
+#: Segments of a series, at most, where the number is chosen.
+MOST_SEGMENTS = 40
+
+
+def most_segments(n_segments: Any) -> int:
+    """Largest number of segments of a series, from the estimators' parameter ``n_segments``."""
+    return MOST_SEGMENTS if n_segments == "auto" else int(n_segments)
 
 
 def ranges(pointer: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +56,18 @@ def _course(
     first[segment_pointer[:-1][np.diff(segment_pointer) > 0]] = True
     before[:, 0] = np.where(first, 0, events.until(series, spans[:, 0]))
     return events.course(series, spans, times, before)
+
+
+def _borders_with_events(t0: float, times: np.ndarray, n_segments: int, at: np.ndarray | None) -> np.ndarray:
+    """Borders of a series' segments, with its events, at the times given, where these are no more than allowed."""
+    distinct = np.unique(times[times > t0])
+    borders = np.array([t0, t0])  # where all were seen at the start, after a dose
+    if len(distinct):
+        borders = _borders(t0, distinct, min(n_segments, len(distinct)))
+    if at is None:
+        return borders
+    every = np.union1d(borders, at[(at > t0) & (at < borders[-1])])
+    return every if n_segments >= len(every) - 1 >= 1 else borders
 
 
 @dataclass(frozen=True)
@@ -129,15 +150,8 @@ class Layout:
             inside = (time[own] > t0[i]) | (before[own] > 0)
             if not inside.any():
                 continue
-            distinct = np.unique(time[own])
-            distinct = distinct[distinct > t0[i]]
-            borders = np.array([t0[i], t0[i]])  # where all were seen at the start, after a dose
-            if len(distinct):
-                borders = _borders(t0[i], distinct, min(n_segments, len(distinct)))
-            if events is not None:
-                at = events.time[events.pointer[i] : events.pointer[i + 1]]
-                every = np.union1d(borders, at[(at > t0[i]) & (at < borders[-1])])
-                borders = every if n_segments >= len(every) - 1 >= 1 else borders
+            at = None if events is None else events.time[events.pointer[i] : events.pointer[i + 1]]
+            borders = _borders_with_events(t0[i], time[own], n_segments, at)
             counts[i] = len(borders) - 1
             at_end = np.zeros(counts[i], dtype=np.int64)
             if events is not None:

@@ -1,4 +1,4 @@
-"""What was observed, as the fit takes it: rows in order, without repetitions, with the doses that stand before them."""
+"""Observations as the fit takes them: rows in order, without repetitions, with the doses that stand before them."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from skode.equations.sensitivities import SolverSettings
 from skode.equations.shooting import condense
 from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
 from skode.identification.fitted import FittedField, Uncertainty
-from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence_in_units, fitted
-from skode.identification.observations import Observations
+from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence, fitted
+from skode.identification.observations import KnownSeries
 from skode.identification.predictive import Paths
 from skode.identification.problem import FieldArguments, Problem, pose, state_names
 from skode.identification.states import SmoothedStates
@@ -38,7 +38,7 @@ NOISES = {"gaussian", "student"}
 #: Solver tolerances: absolute to relative one, where states are about 1.
 ATOL = 0.1
 #: Spread of a state relative to its size below which polynomials are warned of.
-LEAST_SPREAD = 1e-2
+FAR_FROM_ZERO = 1e-2
 
 
 class NeuralODERegressor(FittedField):
@@ -50,7 +50,7 @@ class NeuralODERegressor(FittedField):
     .. math:: dy/dt = g(y, u; w) + f(t, y, p)
 
     with a field ``g`` that is learnt and, where given, a known right-hand side ``f`` with parameters that are learnt
-    beside it (a universal differential equation [1]_). Observations have independent noise.
+    beside it (a universal differential equation [1]_). KnownSeries have independent noise.
 
     States are first smoothed, and the field is fitted to their derivatives (gradient matching). From there multiple
     shooting descends to the field with the largest posterior density: series are cut into segments that are made to
@@ -259,6 +259,7 @@ class NeuralODERegressor(FittedField):
         y = to_pandas(y, "y")
         values = read_targets(y, len(rows))
         self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
+        self._columns = self._covariate_columns()
         clock = Clock.of(rows, self.time_unit)
         observations = self._observed(clock, rows, values, check_weights(sample_weight, values))
         layout = observations.layout(self.n_segments, linear=self.interpolation == "linear")
@@ -279,15 +280,14 @@ class NeuralODERegressor(FittedField):
             found.append((problem, optimum, kind))
             if optimum.optimum.interrupted:
                 break
-        problem, best, kind = max(found, key=lambda one: evidence_in_units(one[0], one[1]))
+        problem, best, kind = max(found, key=lambda one: evidence(one[0], one[1]))
         self._clock, self._observations = clock, observations
         self.field_ = kind if isinstance(kind, str) else type(kind).__name__
         self._keep(problem, best)
         return self
 
-    def _fitted(self, kind: Any, data: tuple[Observations, Layout, SmoothedStates]) -> tuple[Problem, FieldOptimum]:
+    def _fitted(self, kind: Any, data: tuple[KnownSeries, Layout, SmoothedStates]) -> tuple[Problem, FieldOptimum]:
         arguments = FieldArguments(
-            self.field,
             self.known,
             self.params,
             self.fixed,
@@ -296,7 +296,7 @@ class NeuralODERegressor(FittedField):
             self.hidden_layer_sizes,
             self.noise,
         )
-        names = self._outputs, self._input_names()
+        names = self._outputs, self._columns.inputs
         settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
         problem = pose(arguments, kind, data, names, settings, linear=self.interpolation == "linear")
         return problem, fitted(problem, self._search(), check_random_state(self.random_state))
@@ -304,13 +304,13 @@ class NeuralODERegressor(FittedField):
     def _search(self) -> FieldSearch:
         return FieldSearch(self.n_starts, self.max_iter, self.tol, _print if self.verbose else None)
 
-    def _observed(self, clock: Clock, rows: LongRows, values: np.ndarray, given: Any) -> Observations:
+    def _observed(self, clock: Clock, rows: LongRows, values: np.ndarray, given: Any) -> KnownSeries:
         """The rows of all series of which anything was observed."""
         rows, values, weights = distinct_rows(rows, values, given)
         weights = np.ones(len(rows)) if weights is None else weights
         rows, values, weights = of_observed_series(rows, values, weights)
         codes, ids = series_codes(rows.series)
-        return Observations(pd.Index(ids), codes, clock.read(rows, self.time), values, weights, rows.covariates)
+        return KnownSeries(pd.Index(ids), codes, clock.read(rows, self.time), values, weights, rows.covariates)
 
     def _refuse_too_few(self, layout: Layout) -> None:
         never = [name for name, seen in zip(self._outputs, layout.weights.max(axis=0) > 0.0, strict=True) if not seen]
@@ -328,7 +328,7 @@ class NeuralODERegressor(FittedField):
     def _warn_of_offsets(self, smooth: SmoothedStates) -> None:
         """Polynomials of states that hardly change compared with their size can't be told from each other."""
         spread, size = smooth.states.std(axis=0), np.sqrt((smooth.states**2).mean(axis=0))
-        far = (spread > 0.0) & (spread < LEAST_SPREAD * size)
+        far = (spread > 0.0) & (spread < FAR_FROM_ZERO * size)
         if far.any() and self.field in ("auto", "polynomial", "linear"):
             name = state_names(self._outputs, self.order)[int(np.argmax(far))]
             warn_caller(
@@ -348,9 +348,9 @@ class NeuralODERegressor(FittedField):
         self.states_ = list(system.states)
         n = len(self._outputs)
         self.noise_scale_ = optimum.scale * system.units.scale[:n]
-        self.evidence_ = evidence_in_units(problem, best)
+        self.evidence_ = evidence(problem, best)
         self.converged_, self.n_iter_ = optimum.converged, optimum.n_iter
-        self._paths, covariance = _paths(task, optimum)
+        self._paths, covariance = _paths(task, optimum), best.information.covariance
         self._uncertainty = Uncertainty(covariance[0, :m, :m].copy(), covariance[:, m:].copy())
         self._note_initial_states()
         if optimum.interrupted:
@@ -394,8 +394,7 @@ class NeuralODERegressor(FittedField):
         check_is_fitted(self)
         rows = self._read(X)
         values = read_targets(to_pandas(y, "y"), len(rows))
-        if values.shape[1] != len(self._outputs):
-            raise ValueError(f"y has {values.shape[1]} outputs, but had {len(self._outputs)} in fit.")
+        self._check_outputs(values)
         new = self._observed(self._clock, rows, values, check_weights(sample_weight, values))
         joined = self._observations.joined(new)
         changed = joined.ids.get_indexer(new.ids)
@@ -407,7 +406,8 @@ class NeuralODERegressor(FittedField):
             optimum = conditioned(problem, self._paths.u, scale, self._search())
         found = copy.copy(self)
         found._observations = joined
-        paths, covariance = _paths(problem.task, optimum)
+        paths = _paths(problem.task, optimum)
+        covariance = optimum.information(problem.task, sandwich=False).covariance
         m, n_series = self._model.n_parameters, len(joined.ids)
         found._paths = self._paths.joined(paths, changed, n_series)
         own = np.zeros((n_series, *self._uncertainty.own.shape[1:]))
@@ -418,13 +418,12 @@ class NeuralODERegressor(FittedField):
         return found
 
 
-def _paths(task: Task, optimum: Optimum) -> tuple[Paths, np.ndarray]:
-    """Where solutions start, and the covariance of the unknowns of each series."""
+def _paths(task: Task, optimum: Optimum) -> Paths:
+    """Where solutions of the series start."""
     layout, m = task.layout, task.model.n_parameters
     cells = Cells.of(layout, np.arange(layout.n_series))
     slopes = condense(layout, cells, optimum.shots, np.zeros(layout.n_series)).by_unknowns
-    covariance = optimum.information(task, sandwich=False).covariance
-    return Paths(optimum.u[0, :m], optimum.nodes, layout.node_times(), slopes), covariance
+    return Paths(optimum.u[0, :m], optimum.nodes, layout.node_times(), slopes)
 
 
 def _print(i: int, n_left: int, loss: float) -> None:

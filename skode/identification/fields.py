@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacfwd, jacrev, vmap
 
 
-class Jacobians(Protocol):
+class ParametricField(Protocol):
     """A field ``g(z; w)`` of ``n_inputs`` standardised states and inputs, with ``n_outputs`` values.
 
     Attributes

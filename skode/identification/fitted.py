@@ -9,22 +9,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skode.equations.inputs import Inputs
-from skode.equations.reading import Clock
+from skode.equations.series_regressor import SeriesRegressor
 from skode.equations.shooting import Model
-from skode.equations.simulation import numbers, read_start, read_times, simulated
-from skode.frames import Column, LongRows, column_label, read_rows, read_targets
+from skode.equations.simulation import numbers, read_inputs, read_start, read_times, simulated
+from skode.frames import LongRows, read_rows
 from skode.identification import text
 from skode.identification.analysis import FieldAnalysis
 from skode.identification.fields import PolynomialField
-from skode.identification.observations import Observations
+from skode.identification.observations import KnownSeries
 from skode.identification.predictive import Paths, answering, states_at
 from skode.identification.problem import Problem
 from skode.identification.system import FieldSystem
-from skode.training import array_api, as_python, check_weights, observed_r2, to_pandas
+from skode.training import array_api, as_python, to_pandas
 
 
 @dataclass(frozen=True)
@@ -52,32 +51,23 @@ class Uncertainty:
         return np.maximum(variance, 0.0)
 
 
-class FittedField(RegressorMixin, BaseEstimator):
+class FittedField(SeriesRegressor):
     """Base of the estimator: all that needs a fit and makes none."""
 
-    series: Column | None
-    time: Column
     interpolation: str
 
-    states_: list[str]
-    noise_scale_: np.ndarray
-
     field_: str
+    noise_scale_: np.ndarray
 
     _problem: Problem
     _paths: Paths
     _uncertainty: Uncertainty
-    _observations: Observations
-    _clock: Clock
-    _outputs: list[Any]
-    _one_output: bool
+    _observations: KnownSeries
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
         # Targets are states: those that do not follow from their own past and the inputs can't be predicted.
         tags.regressor_tags.poor_score = True
-        tags.array_api_support = True
         return tags
 
     @property
@@ -91,21 +81,11 @@ class FittedField(RegressorMixin, BaseEstimator):
     @property
     def _values(self) -> np.ndarray:
         """Weights and parameters."""
-        m = self._model.n_parameters
-        return self._model.scales.values(np.concatenate([self._paths.u, np.zeros(len(self._model.scales.names) - m)]))[
-            :m
-        ]
+        return self._model.scales.values(self._padded())[: self._model.n_parameters]
 
-    def _series_index(self) -> pd.Index:
-        return self._observations.ids.rename(column_label(self.series, "series"))
-
-    def _input_names(self) -> list[str]:
-        """Names of the input columns."""
-        names = getattr(self, "feature_names_in_", None)
-        labels = [f"x{i}" for i in range(self.n_features_in_)] if names is None else list(names)
-        keys = [self.time] if self.series is None else [self.time, self.series]
-        taken = {key if isinstance(key, str) else int(key) % len(labels) for key in keys}
-        return [str(label) for i, label in enumerate(labels) if label not in taken and i not in taken]
+    @property
+    def _ids(self) -> pd.Index:  # type: ignore[override]
+        return self._observations.ids
 
     # Predictions
 
@@ -146,61 +126,7 @@ class FittedField(RegressorMixin, BaseEstimator):
         if slopes is None:
             return mean
         variance = self._uncertainty.variance(slopes[:, :n], codes) * units.scale[:n] ** 2
-        return mean, self._in_shape_of_y(np.sqrt(variance + self._spread() ** 2))
-
-    @array_api
-    def predict_states(self, X: Any) -> pd.DataFrame:
-        """The states at given rows: observed ones and, with ``order=2``, their derivatives by time.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_rows, n_columns)
-            As in :meth:`predict`.
-
-        Returns
-        -------
-        DataFrame of shape (n_rows, n_states)
-            The states, by name.
-
-        Raises
-        ------
-        NotFittedError, ValueError, SolverError
-            As :meth:`predict`.
-        """
-        z, _, _ = self._states(self._read(X))
-        return pd.DataFrame(self._system.units.users(z), columns=self.states_)
-
-    @array_api
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Coefficient of determination over the values that were observed.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_rows, n_columns)
-            As in :meth:`predict`.
-        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-            True values; NaN where nothing was observed.
-        sample_weight : array-like of shape (n_rows,), default=None
-            Weights of the rows, none negative.
-
-        Returns
-        -------
-        float
-            :math:`R^2`, averaged over the outputs of which at least two values were observed; without any NaN, with a
-            warning.
-
-        Raises
-        ------
-        NotFittedError, ValueError, SolverError
-            As :meth:`predict`.
-        """
-        rows = self._read(X)
-        true = read_targets(y, len(rows), maybe_nothing=True)
-        if true.shape[1] != len(self._outputs):
-            raise ValueError(f"y has {true.shape[1]} outputs, but had {len(self._outputs)} in fit.")
-        weights = check_weights(sample_weight, true)
-        z, _, _ = self._states(rows)
-        return observed_r2(true, self._system.units.users(z)[:, : true.shape[1]], weights)
+        return mean, self._in_shape_of_y(np.sqrt(variance + self.noise_scale_**2))
 
     def simulate(self, y0: Any, times: Any, inputs: Any = None) -> np.ndarray:
         """Solve the fitted equations from any initial states.
@@ -230,13 +156,10 @@ class FittedField(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         system, units = self._system, self._system.units
         start, t = read_start(_by_name(y0, self.states_, "y0"), system.states), read_times(times)
-        batch = units.states(np.atleast_2d(start))
-        driven = self._inputs_at(t, inputs)
         tau = t / units.unit
+        driven = read_inputs(inputs, tau, self._columns, linear=self.interpolation == "linear")
         settings = answering(self._model).settings
-        z = simulated(system, settings, list(self._values), driven, batch, tau)
-        states = units.users(z)
-        return states[0] if start.ndim == 1 else states
+        return units.users(simulated(system, settings, list(self._values), driven, units.states(start), tau))
 
     # The field
 
@@ -400,12 +323,15 @@ class FittedField(RegressorMixin, BaseEstimator):
 
     # Parts
 
-    def _spread(self) -> np.ndarray:
-        return self.noise_scale_
-
     def _read(self, X: Any) -> LongRows:
         check_is_fitted(self)
         return read_rows(self, X, series=self.series, time=self.time, reset=False)
+
+    def _mean(self, rows: LongRows) -> np.ndarray:
+        return self._states_at(rows)[:, : len(self._outputs)]
+
+    def _states_at(self, rows: LongRows) -> np.ndarray:
+        return self._system.units.users(self._states(rows)[0])
 
     def _states(self, rows: LongRows, *, with_slopes: bool = False) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Standardised states at rows, their derivatives by the unknowns, and the positions of their series."""
@@ -437,27 +363,6 @@ class FittedField(RegressorMixin, BaseEstimator):
         values = np.concatenate([before.inputs, columns])[order]
         linear = self.interpolation == "linear"
         return Inputs.of(names, all_codes[order], all_t[order] / self._system.units.unit, values, linear=linear)
-
-    def _inputs_at(self, t: np.ndarray, inputs: Any) -> Inputs | None:
-        """Inputs of a simulation."""
-        names = list(self._system.input_names)
-        if not names:
-            if inputs is not None:
-                raise ValueError("inputs are given, but the model was fitted without any.")
-            return None
-        if inputs is None:
-            raise ValueError(f"inputs must hold {names} at the times.")
-        columns = numbers(_by_name(inputs, names, "inputs"), "inputs")
-        columns = columns.reshape(len(columns), -1)
-        if columns.shape != (len(t), len(names)):
-            raise ValueError(f"inputs must be of shape ({len(t)}, {len(names)}), {names} at the times.")
-        order = np.argsort(t)
-        codes = np.zeros(len(t), dtype=np.int64)
-        linear = self.interpolation == "linear"
-        return Inputs.of(names, codes, t[order] / self._system.units.unit, columns[order], linear=linear)
-
-    def _in_shape_of_y(self, values: np.ndarray) -> np.ndarray:
-        return values[:, 0] if self._one_output else values
 
 
 def _by_name(given: Any, names: Sequence[str], argument: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from skode.equations.dynamics import Driver
 from skode.equations.fitting import Optimum, ended
+from skode.equations.inference import Information
 from skode.equations.layout import Cells
 from skode.equations.levenberg_marquardt import Descent, Fits, Task
 from skode.identification.matching import Matched, match
@@ -61,12 +62,12 @@ class FieldOptimum:
     ----------
     optimum : Optimum
         The optimum.
-    evidence : float
-        Logarithm of the evidence.
+    information : Information
+        Covariance of the unknowns there.
     """
 
     optimum: Optimum
-    evidence: float
+    information: Information
 
 
 @dataclass(frozen=True)
@@ -164,20 +165,17 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
     u = _solvable(task, first.u, problem.smooth.nodes)
     start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
-    optimum = shot(task, start, settings)
-    for _ in range(MOST_PRUNINGS if problem.system.field.linear else 0):
-        if optimum.interrupted:
-            break
-        m = len(groups)
-        errors = np.sqrt(np.diagonal(optimum.information(task, sandwich=False).covariance[0, :m, :m]))
-        u = optimum.u[0, :m]
+    prunings, m = MOST_PRUNINGS if problem.system.field.linear else 0, len(groups)
+    for _ in range(prunings + 1):
+        optimum = shot(task, start, settings)
+        information = optimum.information(task, sandwich=False)
+        errors, u = np.sqrt(np.diagonal(information.covariance[0, :m, :m])), optimum.u[0, :m]
         kept = (groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
-        if (kept == start.free).all():
+        if optimum.interrupted or (kept == start.free).all():
             break
         assert optimum.precision is not None
         start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)
-        optimum = shot(task, start, settings)
-    return FieldOptimum(optimum, evidence(task, optimum))
+    return FieldOptimum(optimum, information)
 
 
 def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
@@ -199,23 +197,20 @@ def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     )
 
 
-def evidence(task: Task, optimum: Optimum) -> float:
-    """Laplace's approximation of the logarithm of the evidence, with a flat density of the initial states."""
-    prior, precision, m = task.prior, optimum.precision, task.model.n_parameters
+def evidence(problem: Problem, found: FieldOptimum) -> float:
+    """Laplace's approximation of the logarithm of the evidence, with a flat density of the initial states.
+
+    In the user's units, so that it does not depend on how states were standardised.
+    """
+    task, optimum, units = problem.task, found.optimum, problem.system.units
+    prior, precision, (n_series, q), m = task.prior, optimum.precision, optimum.u.shape, task.model.n_parameters
     assert prior is not None
     assert precision is not None
-    log_det = optimum.information(task, sandwich=False).log_det
-    n_unknowns = m + optimum.u.shape[0] * (optimum.u.shape[1] - m)
+    n_unknowns = m + n_series * (q - m)
     density = prior.log_density(optimum.u[0, :m], precision)
-    return float(-optimum.loss + density - 0.5 * log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi))
-
-
-def evidence_in_units(problem: Problem, found: FieldOptimum) -> float:
-    """The logarithm of the evidence of the data in the user's units, which does not depend on how they were scaled."""
-    units, layout = problem.system.units, problem.task.layout
-    n = layout.y.shape[1]
-    observed = (layout.weights.sum(axis=0) * np.log(units.scale[:n])).sum()
-    return float(found.evidence - observed + layout.n_series * np.log(units.scale).sum())
+    standard = -optimum.loss + density - 0.5 * found.information.log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi)
+    observed = (task.layout.weights.sum(axis=0) * np.log(units.scale[: task.layout.y.shape[1]])).sum()
+    return float(standard - observed + n_series * np.log(units.scale).sum())
 
 
 def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:

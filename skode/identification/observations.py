@@ -1,4 +1,4 @@
-"""Observations of several series, which more may be added to."""
+"""KnownSeries of several series, which more may be added to."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import numpy as np
 import pandas as pd
 
 from skode.equations.inputs import Inputs
-from skode.equations.layout import Layout
-
-#: Segments of a series, at most, where the number is chosen.
-MOST_SEGMENTS = 40
+from skode.equations.layout import Layout, most_segments
 
 
 @dataclass(frozen=True)
-class Observations:
+class KnownSeries:
     """Rows of several series, sorted by series, then time.
 
     Attributes
@@ -42,28 +39,28 @@ class Observations:
     weights: np.ndarray
     inputs: np.ndarray
 
-    def take(self, series: np.ndarray) -> Observations:
+    def take(self, series: np.ndarray) -> KnownSeries:
         """Some of the series, in their order."""
         position = np.full(len(self.ids), -1)
         position[series] = np.arange(len(series))
         kept = position[self.codes] >= 0
         codes = position[self.codes][kept]
-        return Observations._sorted(
+        return KnownSeries._sorted(
             self.ids[series], codes, (self.t[kept], self.y[kept], self.weights[kept], self.inputs[kept])
         )
 
-    def joined(self, new: Observations) -> Observations:
+    def joined(self, new: KnownSeries) -> KnownSeries:
         """These rows and others, of the same series or of more."""
         ids = self.ids.append(new.ids[~new.ids.isin(self.ids)])
         codes = np.concatenate([self.codes, ids.get_indexer(new.ids)[new.codes]])
         pairs = zip(self._columns(), new._columns(), strict=True)
-        return Observations._sorted(ids, codes, [np.concatenate(pair) for pair in pairs])
+        return KnownSeries._sorted(ids, codes, [np.concatenate(pair) for pair in pairs])
 
     def _columns(self) -> tuple[np.ndarray, ...]:
         return self.t, self.y, self.weights, self.inputs
 
     @classmethod
-    def _sorted(cls, ids: pd.Index, codes: np.ndarray, columns: Any) -> Observations:
+    def _sorted(cls, ids: pd.Index, codes: np.ndarray, columns: Any) -> KnownSeries:
         order = np.lexsort((columns[0], codes))
         return cls(ids, codes[order], *(column[order] for column in columns))
 
@@ -75,10 +72,11 @@ class Observations:
     def layout(self, n_segments: Any, *, linear: bool) -> Layout:
         """The rows in which something was observed, cut into segments; inputs jump where they are not linear."""
         seen = ~np.isnan(self.y).all(axis=1)
-        most = MOST_SEGMENTS if n_segments == "auto" else int(n_segments)
         inputs = self.as_inputs([str(i) for i in range(self.inputs.shape[1])], 1.0, linear=linear)
         events = None if inputs is None else inputs.events
-        return Layout.of(self.codes[seen], self.t[seen], self.y[seen], self.weights[seen], self.t0, most, events)
+        return Layout.of(
+            self.codes[seen], self.t[seen], self.y[seen], self.weights[seen], self.t0, most_segments(n_segments), events
+        )
 
     def as_inputs(self, names: list[str], unit: float, *, linear: bool) -> Inputs | None:
         """The inputs over standardised times; None where there are none."""

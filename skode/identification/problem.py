@@ -20,8 +20,8 @@ from skode.equations.parameters import Parameter, Scales, known_names, read_para
 from skode.equations.prior import Prior
 from skode.equations.sensitivities import SolverSettings
 from skode.equations.shooting import Model
-from skode.identification.fields import Jacobians, ModuleField, NetworkField, PolynomialField
-from skode.identification.observations import Observations
+from skode.identification.fields import ModuleField, NetworkField, ParametricField, PolynomialField
+from skode.identification.observations import KnownSeries
 from skode.identification.states import SmoothedStates
 from skode.identification.system import FieldSystem, Units
 
@@ -37,7 +37,6 @@ LEAST_SPREAD = 1e-7
 class FieldArguments:
     """The parameters of the estimator that say what the equations are; see :class:`skode.NeuralODERegressor`."""
 
-    field: Any
     known: Any
     params: Any
     fixed: Any
@@ -84,13 +83,13 @@ def _size(x: np.ndarray) -> np.ndarray:
     return np.where(size > 0.0, size, 1.0)
 
 
-def new_field(arguments: FieldArguments, kind: Any, n_inputs: int, n_outputs: int) -> Jacobians:
+def new_field(arguments: FieldArguments, kind: Any, n_inputs: int, n_outputs: int) -> ParametricField:
     """A field of a kind: "polynomial", "linear", "mlp" or a module."""
     degree = 1 if kind == "linear" else arguments.degree
     if kind in ("polynomial", "linear"):
         _refuse_too_many(kind, n_outputs * math.comb(n_inputs + degree, degree), n_inputs)
     if isinstance(kind, nn.Module):
-        field: Jacobians = ModuleField(kind, n_inputs, n_outputs)
+        field: ParametricField = ModuleField(kind, n_inputs, n_outputs)
     elif kind == "mlp":
         given = arguments.hidden_layer_sizes
         field = NetworkField(n_inputs, n_outputs, check_sizes((given,) if isinstance(given, Integral) else given))
@@ -133,7 +132,7 @@ class Problem:
         assert isinstance(system, FieldSystem)
         return system
 
-    def of_series(self, observations: Observations, layout: Layout, *, linear: bool) -> Problem:
+    def of_series(self, observations: KnownSeries, layout: Layout, *, linear: bool) -> Problem:
         """The same equations for other series."""
         system = self.system
         smooth = SmoothedStates.of(layout, system.order)
@@ -145,7 +144,7 @@ class Problem:
 def pose(
     arguments: FieldArguments,
     kind: Any,
-    data: tuple[Observations, Layout, SmoothedStates],
+    data: tuple[KnownSeries, Layout, SmoothedStates],
     names: tuple[Sequence[Any], Sequence[str]],
     settings: SolverSettings,
     *,
@@ -159,8 +158,8 @@ def pose(
         Parameters of the estimator.
     kind : str or Module
         Kind of the field.
-    data : tuple of Observations, Layout, SmoothedStates
-        What was observed, in the user's units.
+    data : tuple of KnownSeries, Layout, SmoothedStates
+        Observations, in the user's units.
     names : tuple of two sequences
         Names of the outputs and of the inputs.
     settings : SolverSettings

@@ -20,7 +20,7 @@ ORDER = 3
 DIFFUSE = 1e6
 #: Logarithms (base 10) of the ratios that are tried at first, and how often the grid is refined about the best.
 RATIOS, REFINEMENTS = np.linspace(-12.0, 4.0, 17), 3
-#: Observations without any noise are taken to have some: a share of the spread.
+#: KnownSeries without any noise are taken to have some: a share of the spread.
 LEAST_NOISE = 1e-6
 
 

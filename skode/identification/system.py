@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from skode.equations.dynamics import Driver, System, along
-from skode.identification.fields import Jacobians
+from skode.identification.fields import ParametricField
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class FieldSystem(System):
 
     Attributes
     ----------
-    field : Jacobians
+    field : ParametricField
         The unknown part.
     units : Units
         The units.
@@ -68,7 +68,7 @@ class FieldSystem(System):
         Names of the inputs.
     """
 
-    field: Jacobians
+    field: ParametricField
     units: Units
     order: int
     input_names: tuple[str, ...]
@@ -85,7 +85,7 @@ class FieldSystem(System):
         return self.n_states // self.order
 
     def _points(self, z: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """What the field sees: states and standardised inputs."""
+        """Points at which the field is evaluated: states and standardised inputs."""
         if not inputs:
             return z
         columns = torch.cat([inputs[name].reshape(len(z), 1) for name in self.input_names], dim=1)
@@ -108,7 +108,7 @@ class FieldSystem(System):
         return value
 
     def _rates(self) -> Tensor:
-        """What a rate of 1 in the user's units is in standardised ones, of shape (n_outputs,)."""
+        """Standardised rates per rate in the user's units, of shape (n_outputs,)."""
         return torch.from_numpy(self.units.unit / self.units.scale[-self.n_outputs :])
 
     def _users(self, z: Tensor) -> Tensor:

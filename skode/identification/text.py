@@ -19,7 +19,7 @@ def term_names(powers: np.ndarray, names: list[str]) -> list[str]:
 
 
 def coefficient_units(system: FieldSystem) -> np.ndarray:
-    """What a weight of 1 is in the user's units, of shape (n_terms, n_outputs)."""
+    """Coefficients in the user's units per weight, of shape (n_terms, n_outputs)."""
     field, units = system.field, system.units
     assert isinstance(field, PolynomialField)
     scale = np.concatenate([units.scale, units.input_scale])

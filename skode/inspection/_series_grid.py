@@ -97,10 +97,10 @@ class Grid:
 
 
 class EquationsGrid(Grid):
-    """The rows of a long frame at other times, as an estimator of equations is asked at them.
+    """The rows of a long frame at other times, as an estimator of equations takes them.
 
     Inputs go from row to row as its ``interpolation`` says. Columns of its ``doses`` hold amounts of their
-    rows' times: these rows are asked as well, and others hold none.
+    rows' times: these rows are answered as well, and others hold none.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class EquationsGrid(Grid):
             self.stepwise = set(self.covariates)
 
     def answers(self, answer: Callable[[Any], Any], own: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What a method of the estimator answers for a series at these times, of shape (n_times, n), one or several."""
+        """Answers of a method of the estimator for a series at these times, of shape (n_times, n), one or several."""
         query = self.at(own, seconds, stepwise=self.stepwise)
         for position in self.doses:
             query.isetitem(position, 0.0)

@@ -46,8 +46,9 @@ class KnownDynamics(BaseEstimator):
         None for one that starts from the data, which has to be observed. A dict by states' names (those that are
         missing are None), a list in their order, or ``initial(p)`` of shape ``(..., n_states)``.
     observe : str, list, callable or None, default=None
-        What the outputs in ``y`` observe: states by name; or ``observe(t, y, p)`` of shape ``(..., n_outputs)``, their
-        means; None: a read-out that is learnt. A list may have None for outputs whose read-out is learnt.
+        Quantities that the outputs in ``y`` observe: states by name; or ``observe(t, y, p)`` of shape ``(...,
+        n_outputs)``, their means; None: a read-out that is learnt. A list may have None for outputs whose read-out is
+        learnt.
     per_series : list of str or None, default=None
         Parameters of which each series has its own; None: all that are not fixed. Others are shared by all series and
         learnt.
@@ -57,7 +58,7 @@ class KnownDynamics(BaseEstimator):
         Standard deviations of priors, by names of parameters and states: of the value itself where there are no bounds;
         of its logarithm with one bound (of its distance from it); of its logit between two. The prior of what is named
         here is as given. The others are learnt from the series, where there are five or more: they start from the
-        deviations 1 (one bound), 1.5 (two) and the start's absolute value (none). What is shared has a flat prior on
+        deviations 1 (one bound), 1.5 (two) and the start's absolute value (none). Shared ones have a flat prior on
         the same scale where it is not named.
     time_unit : str, default="D"
         The unit of time of dates (which count from the first one in ``fit``) and of time differences, as pandas

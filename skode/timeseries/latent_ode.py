@@ -154,7 +154,7 @@ class LatentModel(nn.Module):
         return None
 
     def size_of_work(self) -> SizeOfWork:
-        """What a solve and a read-out hold."""
+        """Memory of a solve and a read-out."""
         raise NotImplementedError
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What series have of their own, as normal variables: the population that it is drawn from, and what all share."""
+"""Unknowns of single series as normal variables: the population they are drawn from, and unknowns that all share."""
 
 from __future__ import annotations
 

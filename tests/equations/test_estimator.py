@@ -356,7 +356,8 @@ def test_a_time_limit_keeps_the_best_so_far(clock):
     assert not model.converged_
     with pytest.warns(ConvergenceWarning, match="after 4 steps"):
         same = ODERegressor(growth, GROWTH, time="t", max_iter=4).fit(X, y)
-    assert model.params_ == same.params_
+    # To rounding: sums of products depend on where in memory their factors lie.
+    assert model.params_ == pytest.approx(same.params_, rel=1e-13)
     assert np.isfinite(model.predict(X)).all()
     whole = ODERegressor(growth, GROWTH, time="t", max_time=1e3).fit(X, y)
     assert whole.converged_

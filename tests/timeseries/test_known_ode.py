@@ -54,10 +54,10 @@ def test_a_read_out_that_is_given_is_what_it_says():
         driven, {"rate": (0.7, 0.0, None)}, states=["dose"], initial=[(5.0, 0.0, None)], observe=doubled
     )
     model = regressor(dynamics).fit(X, y)
-    asked = X.assign(time=X["time"] - 0.3)
-    states = model.latent_trajectory(asked)
-    expected = 2.0 * states[:, 0] + 3.0 * states[:, 1] + asked["time"]
-    np.testing.assert_allclose(model.predict(asked), expected, rtol=1e-9)
+    queried = X.assign(time=X["time"] - 0.3)
+    states = model.latent_trajectory(queried)
+    expected = 2.0 * states[:, 0] + 3.0 * states[:, 1] + queried["time"]
+    np.testing.assert_allclose(model.predict(queried), expected, rtol=1e-9)
 
 
 def test_paths_are_those_of_scipy():
@@ -80,15 +80,17 @@ def test_paths_are_those_of_scipy():
         return [u - values["rate"] * y[0] + 30.0 * np.sin(t), 0.01 * y[0]]
 
     z0 = model.posterior_.mean[None]
-    for asked in (time, time[0] - np.array([0.3, 0.9])):
-        solution = solve_ivp(by_hand, (time[0], asked[-1]), values[["a", "b"]], t_eval=asked, max_step=0.02, rtol=1e-9)
+    for queried in (time, time[0] - np.array([0.3, 0.9])):
+        solution = solve_ivp(
+            by_hand, (time[0], queried[-1]), values[["a", "b"]], t_eval=queried, max_step=0.02, rtol=1e-9
+        )
         series = model._units.tensors(model.context_, z0)
-        scaled = torch.from_numpy((asked - time[0]) / model.time_scale_)[None]
+        scaled = torch.from_numpy((queried - time[0]) / model.time_scale_)[None]
         reach = torch.stack([scaled.amin().clamp_max(0.0), scaled.amax().clamp_min(0.0)])[None]
         with torch.no_grad():
             states = model.module_.path(z0, scaled, reach, series, model._solver())[0, 0]
         np.testing.assert_allclose(states[:, :2], solution.y.T, rtol=1e-5)
-        np.testing.assert_allclose(states[:, -1], asked)
+        np.testing.assert_allclose(states[:, -1], queried)
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "bernoulli"])
