@@ -112,8 +112,9 @@ class MLPField(nn.Module):
 
     def offers_pullback(self) -> bool:
         """Whether the layers are torch's own, of which the weights say all; adapted or quantised ones are called."""
-        return all(
-            type(layer) is nn.Linear and "forward" not in vars(layer) and not is_hooked(layer) for layer in self.layers
+        layers = self.layers._modules.values()
+        return all(type(layer) is nn.Linear and "forward" not in vars(layer) for layer in layers) and not is_hooked(
+            self.layers
         )
 
     def _by_layers(self, t: float | Tensor, z: Tensor) -> Tensor:
