@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics.activations import Activation
-from skode.dynamics.fused_mlp import MLPForm, takes, write_time
 from skode.dynamics.mlp_divergence import combine_slopes, divergence_weights
 from skode.dynamics.mlp_session import MLPSession
 from skode.dynamics.mlp_tape import FoldedMLP, MLPTape
@@ -70,13 +69,6 @@ class BoundMLP:
     def session(self) -> MLPSession:
         """A reverse sweep over such tapes."""
         return MLPSession(self.folded)
-
-    def fused(self, like: Tensor) -> MLPForm | None:
-        """Form of the field for the fused path; None for states that it does not take."""
-        n_features = self.weights[0].shape[1]
-        if not takes(self.owned, like, n_features):
-            return None
-        return MLPForm(self.owned, n_features, self.h.arrays, write_time if self.time_dependent else None)
 
     @functools.cached_property
     def folded(self) -> FoldedMLP:

@@ -19,7 +19,6 @@ from skode.dynamics.divergence import field_divergence, noise_divergence, offers
 from skode.dynamics.energies import mean_square
 from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow
 from skode.dynamics.fused_flow import FlowForm
-from skode.dynamics.fused_mlp import takes, write_time
 from skode.dynamics.mlp import MLPField
 from skode.dynamics.mlp_divergence import add_divergence_gradients, combine_slopes, divergence_weights
 
@@ -132,6 +131,14 @@ class MLPFlowField(FlowField):
     def forward(self, t: Any, state: Tensor) -> Tensor:
         return self.bind()(t, state)
 
+    def fused(self, like: Tensor) -> FlowForm | None:
+        """Form of the joint dynamics for the solver's fused path; None for states that it does not take."""
+        n_features = self.field.n_features
+        inner = self.field.fused(like[:, :n_features])
+        if inner is None or like.shape[1] != n_features + self.n_columns:
+            return None
+        return FlowForm(inner, self.n_columns)
+
     def bind(self) -> BoundFlow:
         """The joint dynamics over views of the current weights."""
         return BoundFlow(self.field.bind(), self.n_columns)
@@ -171,15 +178,6 @@ class BoundFlow:
     def session(self) -> FlowSession:
         """A reverse sweep over such tapes."""
         return FlowSession(self.folded)
-
-    def fused(self, like: Tensor) -> FlowForm | None:
-        """See :meth:`BoundMLP.fused`."""
-        field, n_features = self.field, self.field.weights[0].shape[1]
-        if not takes(field.owned, like, n_features + self.n_columns):
-            return None
-        form = FlowForm(field.owned, n_features, field.h.arrays, write_time if field.time_dependent else None)
-        form.n_columns = self.n_columns
-        return form
 
     def replay_key(self) -> Hashable:
         """See :meth:`BoundMLP.replay_key`."""

@@ -180,13 +180,17 @@ class FlowTape(FusedTape):
 class FlowForm(MLPForm):
     """The parameters of a perceptron's flow; see :class:`skode.dynamics.fused_mlp.MLPForm`.
 
-    Attributes
+    Parameters
     ----------
+    field : MLPForm
+        The perceptron's.
     n_columns : int
         Number of columns of the joint state beyond the perceptron's.
     """
 
-    n_columns = 1
+    def __init__(self, field: MLPForm, n_columns: int) -> None:
+        super().__init__(field.parameters, field.sizes[0], field.h, field.write)
+        self.n_columns = n_columns
 
     def key(self) -> Hashable:
         return "flow", self.n_columns, super().key()

@@ -125,8 +125,8 @@ class Field(Protocol):
 class FusedForm(Protocol):
     """A field's parameters for its fused path, and the memory that this needs; see :mod:`skode.solvers.fused`.
 
-    A field has a fused path where what it binds to has a method ``fused(like)`` that returns such a form for states
-    like one, or None.
+    A field has a fused path where it has a method ``fused(like)``, which returns such a form for states like one, or
+    None.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ from skode.solvers.fused.forward import FusedStep, march, march_again
 from skode.solvers.fused.memory import Workspace, workspace
 from skode.solvers.fused.readings import Cotangents, Outputs
 from skode.solvers.fused.reverse import sweep
-from skode.solvers.fused.threads import is_small, one_thread
+from skode.solvers.fused.threads import holding_threads, is_small
 from skode.solvers.tableaus import ButcherTableau, runge_kutta
 from skode.solvers.tolerances import rms_norm
 
@@ -72,11 +72,9 @@ def _form_of(problem: Problem) -> FusedForm | None:
         return None
     if gradients.adjoint != "discrete" and torch.is_grad_enabled():
         return None
-    if not has_own_pullback(func):
+    if not hasattr(func, "fused") or not has_own_pullback(func):
         return None
-    with torch.no_grad():
-        bound: Any = func.bind() if hasattr(func, "bind") else func
-    form = bound.fused(y0) if hasattr(bound, "fused") else None
+    form = func.fused(y0)
     return form if form is not None and is_small(len(y0), form.largest) else None
 
 
@@ -114,7 +112,7 @@ class FusedSolve:
         self.work = work = workspace(self.form, self.tableau, len(y), y.dtype)
         budget = run.gradients.memory_budget if keep else -1
         try:
-            with one_thread, np.errstate(all="ignore"):
+            with holding_threads(len(y), self.form.largest), np.errstate(all="ignore"):
                 self.steps = march(run, work, y, outputs, budget)
         except BaseException:
             self.release()
@@ -127,7 +125,7 @@ class FusedSolve:
     def backward(self, y0: Tensor, grad_outputs: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Gradients of the initial state and of the parameters."""
         run, y = self.run, y0.numpy()
-        with one_thread, np.errstate(all="ignore"):
+        with holding_threads(len(y), self.form.largest), np.errstate(all="ignore"):
             work = self.work
             if work is None:  # a second backward pass, which few ask for
                 work = self.work = workspace(self.form, self.tableau, len(y), y.dtype)

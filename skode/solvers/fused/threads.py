@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,14 @@ from threadpoolctl import ThreadpoolController
 
 #: Numbers in a layer's values up to which NumPy with one thread is as fast as torch with several.
 SMALL = 2**15
+
+#: Multiply-adds of a product up to which OpenBLAS takes one thread by itself.
+ONE_THREAD = 2**16
+
+
+def holding_threads(n: int, width: int) -> AbstractContextManager[None]:
+    """Where the products of ``n`` states and layers of at most this width take one thread."""
+    return one_thread if n * width * (width + 1) > ONE_THREAD else nullcontext()
 
 
 def is_small(n: int, width: int) -> bool:
