@@ -40,6 +40,7 @@ class FusedFlow(FusedMLP):
         super().__init__(n, sizes, n_inputs, h, dtype, n_columns)
         self.one_layer = len(sizes) == 2
         self.n_columns = n_columns
+        self.slot_nbytes += n * (sum(sizes[1:]) + (sizes[-1] if len(sizes) > 2 else 0) + sizes[0]) * dtype.itemsize
         self.q = np.empty(sizes[:0:-1], dtype)
         self.tape_at_hand: FlowTape
         self.q_bar: np.ndarray | None = None
@@ -144,10 +145,6 @@ class FlowTape(FusedTape):
         self.slopes_of = [[slopes[slot] for slopes in self.slopes] for slot in slots]
         self.mixed_of = [self.mixed[slot] for slot in slots]
         self.values_of = [self.derivatives[slot] for slot in slots] if field.n_columns > 1 else []
-
-    def nbytes(self) -> int:
-        own = sum(slopes.nbytes for slopes in self.slopes) + self.mixed.nbytes + self.derivatives.nbytes
-        return super().nbytes() + own
 
     def evaluate(self, slot: int, t: Any, out: np.ndarray) -> None:
         field = self.field

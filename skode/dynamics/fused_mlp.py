@@ -50,6 +50,8 @@ class FusedMLP:
         Number of rows of a state.
     cotangents : list of ndarray of shape (size * n,)
         For each slot of a tape, where the cotangent of its value is written before it is pulled.
+    slot_nbytes : int
+        Bytes that an evaluation takes on a tape.
     most_slots : int
         Number of evaluations that a tape should have.
     """
@@ -66,8 +68,9 @@ class FusedMLP:
         self.back = [np.zeros(shape, dtype) for shape in zip((size, *sizes[1:]), self.outputs, strict=True)]
         #: Linear outputs pass through here: a product written to memory that is not at hand would hold up what follows.
         self.linear = [np.empty((size, n), dtype) for size in sizes[1:]]
-        slot_bytes = n * sum(self.heights) * dtype.itemsize
-        self.most_slots = min(TAPE_SLOTS, TAPE_BYTES // max(slot_bytes, 1))
+        kept = sum(self.heights) + h.of_input * sum(sizes[1:])
+        self.slot_nbytes = n * kept * dtype.itemsize
+        self.most_slots = min(TAPE_SLOTS, TAPE_BYTES // self.slot_nbytes)
         self.deltas: list[np.ndarray] = []
         self.slopes: list[np.ndarray] = []
         self.cotangents: list[np.ndarray] = []
@@ -207,7 +210,7 @@ class FusedTape:
 
     def nbytes(self) -> int:
         """Size of the memory in bytes."""
-        return sum(layer.nbytes for layer in self.values) * (2 if self.field.h.of_input else 1)
+        return len(self.values[0]) * self.field.slot_nbytes
 
     def evaluate(self, slot: int, t: Any, out: np.ndarray) -> None:
         """Evaluate the field at a slot's state, into ``out`` of shape (size, n)."""

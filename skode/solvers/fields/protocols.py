@@ -161,6 +161,8 @@ class FusedField(Protocol):
         Number of states, and of features of each.
     dtype : numpy.dtype
         Their type.
+    slot_nbytes : int
+        Bytes that an evaluation takes on a tape.
     most_slots : int
         Number of evaluations that a tape should have.
     cotangents : list of ndarray of shape (size * n,)
@@ -171,6 +173,7 @@ class FusedField(Protocol):
     n: int
     size: int
     dtype: np.dtype
+    slot_nbytes: int
     most_slots: int
     cotangents: list[np.ndarray]
 

@@ -81,17 +81,18 @@ def march(run: Run, work: Workspace, y0: np.ndarray, outputs: Outputs, budget: i
     """
     step, statistics, span = work.step, run.statistics, run.span
     step.y_state[...] = y0.T
-    opening, first = work.tapes[0], step.stages[0]
+    step_nbytes = work.step_nbytes
+    opening, first = work.tape_of(0)[0] if budget >= step_nbytes else work.passing, step.stages[0]
     copyto(opening.states[0], step.y)
     opening.evaluate(0, span.t0, first)
     statistics.nfev += 1
     if not all_finite(first):
         check_finite(torch.from_numpy(first.T.copy()), span.t0, 0.0)
     tolerances = ArrayTolerances(run.control.tolerances)
-    pacing = Pacing(run, _first_step(run, work, tolerances))
+    pacing = Pacing(run, _first_step(run, work, opening, tolerances))
     np.abs(step.y, step.size)
     steps: list[FusedStep] = []
-    n_kept, step_nbytes = 0, work.step_nbytes
+    n_kept = 0
     while pacing.t != pacing.t1:
         pacing.propose(run.problem.y0)
         t, t_next, h = pacing.t, pacing.t_next, pacing.h
@@ -129,8 +130,9 @@ def march_again(run: Run, work: Workspace, y0: np.ndarray, steps: list[FusedStep
     """Go through the same steps once more, to evaluate those that are kept."""
     step = work.step
     step.y_state[...] = y0.T
-    copyto(work.tapes[0].states[0], step.y)
-    work.tapes[0].evaluate(0, run.span.t0, step.stages[0])
+    opening = work.remade if steps[0].start is not None else work.tape_of(0)[0]
+    copyto(opening.states[0], step.y)
+    opening.evaluate(0, run.span.t0, step.stages[0])
     for i, taken in enumerate(steps):
         if taken.start is not None:
             break
@@ -140,12 +142,12 @@ def march_again(run: Run, work: Workspace, y0: np.ndarray, steps: list[FusedStep
         copyto(step.first, step.last)
 
 
-def _first_step(run: Run, work: Workspace, tolerances: ArrayTolerances) -> float:
+def _first_step(run: Run, work: Workspace, tape: Any, tolerances: ArrayTolerances) -> float:
     """Signed size of the first step to try."""
     span, control, step = run.span, run.control, work.step
     if control.sizes.first_step is not None:
         return span.direction * control.sizes.first_step
-    tape, out = work.tapes[0], step.stages[1]
+    out = step.stages[1]
 
     def evaluate(t: float, moved: np.ndarray) -> np.ndarray:
         copyto(tape.states[1], moved.reshape(-1))

@@ -108,11 +108,11 @@ class Workspace:
         self.n_own = len(self.step.own)
         self.steps_per_tape = max((field.most_slots - 1) // self.n_own, 1)
         self.n_slots = 1 + self.n_own * self.steps_per_tape
-        self.tapes: list[Any] = [field.tape(self.n_slots, keep=True)]
-        #: For steps whose evaluations are not kept, with slots as for one step behind one that is not used.
+        self.step_nbytes = self.n_own * field.slot_nbytes
+        self.tapes: list[Any] = []
+        #: For steps whose evaluations are not kept, with slots as for one step behind one for the start.
         self.passing = field.tape(1 + self.n_own, keep=False)
         self._remade: Any = None
-        self.step_nbytes = self.tapes[0].nbytes() * self.n_own // self.n_slots
         self._nbytes = 0
         self._measure()
 
@@ -139,7 +139,7 @@ class Workspace:
             self._measure()
 
     def _measure(self) -> None:
-        tapes = self.tapes if self._remade is None else [*self.tapes, self._remade]
+        tapes = [self.passing, *self.tapes, *([] if self._remade is None else [self._remade])]
         self._nbytes = self.step.nbytes() + self.field.nbytes() + sum(tape.nbytes() for tape in tapes)
 
     def nbytes(self) -> int:

@@ -19,7 +19,7 @@ from skode.solvers.forward.run import Path, Run
 from skode.solvers.fused.forward import FusedStep, march, march_again
 from skode.solvers.fused.memory import Workspace, workspace
 from skode.solvers.fused.readings import Cotangents, Outputs
-from skode.solvers.fused.reverse import sweep
+from skode.solvers.fused.reverse import Sweep
 from skode.solvers.fused.threads import holding_threads, is_small
 from skode.solvers.tableaus import ButcherTableau, runge_kutta
 from skode.solvers.tolerances import rms_norm
@@ -131,7 +131,7 @@ class FusedSolve:
                 work = self.work = workspace(self.form, self.tableau, len(y), y.dtype)
                 march_again(run, work, y, self.steps)
             cotangents = Cotangents(self.tableau, grad_outputs.numpy())
-            grad_y0 = sweep(run, work, self.steps, cotangents, self.start).T.copy()
+            grad_y0 = Sweep(run, work, cotangents).pull(self.steps, self.start).T.copy()
             gradients = work.field.gradients()
         self.release()
         return torch.from_numpy(grad_y0), [torch.from_numpy(gradient) for gradient in gradients]
