@@ -33,7 +33,7 @@ SOLVER_LAYERS = (
     {"first_order", "tolerances"},
     {"stepping", "time_gradients"},
     {"forward"},
-    {"dense_output", "device"},
+    {"dense_output", "device", "fused"},
     {"integrate", "solution"},
     {"adjoints"},
     {"engine", "scipy_solver"},

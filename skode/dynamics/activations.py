@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from skode.dynamics.array_activations import LOGISTIC, RELU, SILU, SOFTPLUS, TANH, ArrayActivation
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -37,6 +39,8 @@ class Activation:
         ``h(x)`` into memory that is there: that of ``x`` itself, unless ``of_input``.
     pull : callable
         Multiplies ``g`` by ``h'(x)``, from ``k``, in place.
+    arrays : ArrayActivation
+        The same function on NumPy arrays.
     of_input : bool
         Whether ``k`` is the input ``x`` rather than the value ``h(x)``.
     """
@@ -49,6 +53,7 @@ class Activation:
     curvature_shift: float
     value_into: Callable[[Tensor, Tensor], Tensor]
     pull: Callable[[Tensor, Tensor], Tensor]
+    arrays: ArrayActivation
     of_input: bool = False
 
     def kept(self, x: Tensor, s: Tensor) -> Tensor:
@@ -90,6 +95,7 @@ ACTIVATIONS = {
         curvature_shift=0.0,
         value_into=lambda x, out: torch.tanh_(x),
         pull=lambda g, s: torch.ops.aten.tanh_backward.grad_input(g, s, grad_input=g),
+        arrays=TANH,
     ),
     "logistic": Activation(
         value=torch.sigmoid,
@@ -100,6 +106,7 @@ ACTIVATIONS = {
         curvature_shift=1.0,
         value_into=lambda x, out: torch.sigmoid_(x),
         pull=lambda g, s: torch.ops.aten.sigmoid_backward.grad_input(g, s, grad_input=g),
+        arrays=LOGISTIC,
     ),
     "softplus": Activation(
         value=_softplus,
@@ -111,6 +118,7 @@ ACTIVATIONS = {
         curvature_shift=0.0,
         value_into=lambda x, out: x.copy_(_softplus(x)),
         pull=lambda g, s: g.mul_(-torch.expm1(-s)),
+        arrays=SOFTPLUS,
     ),
     "relu": Activation(
         value=torch.relu,
@@ -121,6 +129,7 @@ ACTIVATIONS = {
         curvature_shift=0.0,
         value_into=lambda x, out: torch.relu_(x),
         pull=lambda g, s: torch.ops.aten.threshold_backward.grad_input(g, s, 0.0, grad_input=g),
+        arrays=RELU,
     ),
     # x sigmoid(x) (Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function approximation in
     # reinforcement learning", Neural Networks 107, 2018)
@@ -133,6 +142,7 @@ ACTIVATIONS = {
         curvature_shift=0.0,
         value_into=lambda x, out: torch.ops.aten.silu.out(x, out=out),
         pull=_silu_pull,
+        arrays=SILU,
         of_input=True,
     ),
 }

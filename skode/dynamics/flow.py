@@ -18,6 +18,7 @@ from skode.dynamics.bound_mlp import BoundMLP
 from skode.dynamics.divergence import field_divergence, noise_divergence, offers_divergence
 from skode.dynamics.energies import mean_square
 from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow
+from skode.dynamics.fused_flow import FlowForm
 from skode.dynamics.mlp import MLPField
 from skode.dynamics.mlp_divergence import add_divergence_gradients, combine_slopes, divergence_weights
 
@@ -129,6 +130,14 @@ class MLPFlowField(FlowField):
 
     def forward(self, t: Any, state: Tensor) -> Tensor:
         return self.bind()(t, state)
+
+    def fused(self, like: Tensor) -> FlowForm | None:
+        """Form of the joint dynamics for the solver's fused path; None for states that it does not take."""
+        n_features = self.field.n_features
+        inner = self.field.fused(like[:, :n_features])
+        if inner is None or like.shape[1] != n_features + self.n_columns:
+            return None
+        return FlowForm(inner, self.n_columns)
 
     def bind(self) -> BoundFlow:
         """The joint dynamics over views of the current weights."""

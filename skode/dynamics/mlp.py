@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.bound_mlp import BoundMLP
+from skode.dynamics.fused_mlp import MLPForm, takes, write_time
 from skode.dynamics.sizes import check_memory, check_size, check_sizes
 from skode.solvers.fields.pullback import is_hooked
 
@@ -108,13 +109,18 @@ class MLPField(nn.Module):
         Tensor of shape (n, n_features)
             Their rates of change.
         """
-        return self.bind()(t, z) if self.offers_pullback() else self._by_layers(t, z)
+        return self.bind()(t, z) if self._is_plain() else self._by_layers(t, z)
 
     def offers_pullback(self) -> bool:
-        """Whether the layers are torch's own, of which the weights say all; adapted or quantised ones are called."""
-        return all(
-            type(layer) is nn.Linear and "forward" not in vars(layer) and not is_hooked(layer) for layer in self.layers
-        )
+        """Whether the layers are torch's own, of which the weights say all; adapted or quantised ones are called.
+
+        Whether they have hooks the solver sees for itself.
+        """
+        return all(type(layer) is nn.Linear and "forward" not in vars(layer) for layer in self.layers._modules.values())
+
+    def _is_plain(self) -> bool:
+        """Whether the weights say all of what the layers compute."""
+        return self.offers_pullback() and not is_hooked(self.layers)
 
     def _by_layers(self, t: float | Tensor, z: Tensor) -> Tensor:
         """The value where each layer is to be called."""
@@ -136,6 +142,19 @@ class MLPField(nn.Module):
         """The field over views of its current weights, for many evaluations without the cost of a module's."""
         return BoundMLP(self.linear_layers(), self.n_features, self.h, self.time_dependent)
 
+    def fused(self, like: Tensor) -> MLPForm | None:
+        """Form of the field for the solver's fused path; None for states that it does not take."""
+        parameters = self._owned()
+        if not takes(parameters, like, self.n_features):
+            return None
+        write = write_time if self.time_dependent else None
+        return MLPForm(parameters, self.n_features, get_activation(self.activation).arrays, write)
+
+    def _owned(self) -> list[Tensor]:
+        """The layers' weights and biases: ``parameters()`` in a tenth of its time."""
+        held = [layer._parameters for layer in self.layers._modules.values() if layer is not None]
+        return [parameter[name] for parameter in held for name in ("weight", "bias")]  # type: ignore[misc]
+
     def linearize(self, t: float | Tensor, z: Tensor) -> tuple[Tensor, Any]:
         """See :meth:`BoundMLP.linearize`."""
         return self.bind().linearize(t, z)
@@ -151,7 +170,7 @@ class MLPField(nn.Module):
     @property
     def has_analytic_divergence(self) -> bool:
         """Whether ``value_and_divergence`` works: with one or two hidden layers, all layers torch's own."""
-        return len(self.hidden_layer_sizes) in (1, 2) and self.offers_pullback()
+        return len(self.hidden_layer_sizes) in (1, 2) and self._is_plain()
 
     def value_and_divergence(self, t: float | Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Value and exact divergence, at the price of one more linear layer. Differentiable by autograd.

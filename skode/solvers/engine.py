@@ -19,6 +19,7 @@ from skode.solvers.fields.protocols import Field
 from skode.solvers.fields.samples import Compiled
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.run import Path, Run
+from skode.solvers.fused import fused_solve
 from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
 from skode.solvers.time_gradients import Jumps
@@ -52,6 +53,9 @@ def solve(problem: Problem) -> tuple[Tensor, Path, Run]:
     if transform is not None:
         run = _transformed(problem, transform, start, jumps)
         return *adjoint(run, y0, problem.func), run
+    fused = fused_solve(problem)
+    if fused is not None:
+        return fused
     recorded, func = _recorded(problem, plain, jumps), problem.func
     if recorded is None or recorded.recordings.replay is None:
         run, func = _evaluated(problem, start, plain, jumps, recorded)

@@ -105,7 +105,7 @@ class IvpCall:
         per_sample, y0, adjoint = self.steps.per_sample, self.y0, self.gradients.adjoint
         self._check_combination(given)
         func = with_wide_time(self.func, given.span[..., 0], given.span[..., 1], y0)
-        formulation = formulate(func, given, y0, self.events, per_sample=per_sample)
+        formulation = formulate(func, given, y0, self.events, self.outputs, per_sample=per_sample)
         control = self.steps.control(self.tableau, formulation.span.t0, formulation.span.t1)
         sides = Sides(control.stops.jumps, control.stops.nudged, given.span)
         start_t = given.span_t[..., 0] if carries_derivatives(given.span_t) else None
@@ -116,8 +116,8 @@ class IvpCall:
             formulation.span,
             self.tableau,
             control,
-            replace(self.outputs, times=formulation.outputs.times, rows=formulation.outputs.rows),
-            replace(self.gradients, jump_t=jump_t),
+            formulation.outputs,
+            self.gradients if jump_t is None else replace(self.gradients, jump_t=jump_t),
             formulation.finder,
         )
         outputs, path, run = solve(problem)

@@ -15,8 +15,10 @@ from skode.solvers.transforms import is_transformed, untransformed
 Norm = Callable[[Tensor], Tensor]
 
 
-def all_finite(x: Tensor) -> bool:
+def all_finite(x: Tensor | np.ndarray) -> bool:
     """Whether no element is NaN or infinite."""
+    if isinstance(x, np.ndarray):
+        return math.isfinite(x.sum()) or bool(np.isfinite(x).all())
     # A sum costs a tenth of torch.isfinite; it is not finite if an element isn't, and else only where it overflows.
     try:
         return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from skode.dynamics import affine
 from skode.dynamics.activations import get_activation
 from skode.dynamics.bound_mlp import BoundMLP
+from skode.dynamics.fused_mlp import MLPForm, takes
 from skode.timeseries.panel import Panel
 
 
@@ -150,6 +151,19 @@ class DrivenBy:
 
     def __init__(self, perceptron: BoundMLP, n_features: int, paths: CovariatePaths, series: Tensor) -> None:
         self.perceptron, self.n_features, self.paths, self.series = perceptron, n_features, paths, series
+
+    def fused(self, like: Tensor) -> MLPForm | None:
+        """Form of the dynamics for the solver's fused path; None for states that it does not take."""
+        perceptron, n_features = self.perceptron, self.n_features
+        if not takes(perceptron.owned, like, n_features) or self.paths.values.dtype != like.dtype:
+            return None
+        return MLPForm(perceptron.owned, n_features, perceptron.h.arrays, self._write)
+
+    def _write(self, t: float | np.ndarray, out: np.ndarray) -> None:
+        """The covariates at a time, or at one of each series, into an array of shape (n_covariates, n)."""
+        times = torch.from_numpy(np.broadcast_to(np.asarray(t, dtype=np.float64), len(self.series)).copy())
+        with torch.no_grad():
+            out[...] = self.paths.at(self.series, times[:, None]).numpy().T
 
     def take(self, rows: Tensor) -> DrivenBy:
         """The dynamics of some of the states, as a solver needs them where each takes its own steps."""

@@ -5,6 +5,7 @@ import torch
 from skode.solvers import METHODS, solve_ivp
 from skode.timeseries.driven import CovariatePaths, DrivenField
 from skode.timeseries.panel import Panel
+from tests.solvers.fused.comparison import Paths
 
 CPU = torch.device("cpu")
 TIME_SCALE = 2.0
@@ -323,3 +324,16 @@ def test_a_series_that_starts_from_nan_is_nan_and_the_others_are_solved(paths):
         end, expected = (solve_ivp(f, (0.0, 1.0), start, **options).y[-1] for f in (Broken(along), along))
     assert end[0].isnan().all()
     torch.testing.assert_close(end[1:], expected[1:])
+
+
+def test_driven_solves_are_fused(monkeypatch):
+    rng = np.random.RandomState(0)
+    driven = DrivenField(3, 2, (5, 4), "silu", torch.Generator().manual_seed(0)).double()
+    func = driven.along(paths_of(*(random_series(rng, n) for n in (6, 2, 1, 4))))
+    y0 = torch.from_numpy(rng.normal(size=(4, 3))).requires_grad_()
+    start = torch.from_numpy(rng.uniform(0, 1, size=(4, 1)))
+    spans = torch.cat([start, start + torch.tensor([[1.0], [2.0], [0.5], [3.0]])], dim=1)
+    t_eval = start + (spans[:, 1:] - start) * torch.tensor([[0.2, 0.5, 1.0]]).double()
+    paths, parameters = Paths(monkeypatch), list(driven.parameters())
+    paths.compare(func, parameters, y0, spans, t_eval, close=1e-6, rtol=1e-7)
+    paths.compare(func, parameters, y0, (0.0, 2.0), [0.5, 2.0], close=1e-6, rtol=1e-7)

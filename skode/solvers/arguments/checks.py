@@ -141,8 +141,8 @@ def check_times(name: str, t: Any) -> tuple[np.ndarray, Tensor | None]:
     values = numbers(t) if isinstance(t, Tensor) else t
     try:
         array = np.asarray(values)
-        if not np.can_cast(array.dtype, np.float64, casting="same_kind"):  # complex numbers would lose a part
-            raise TypeError
+        if array.dtype != np.float64 and not np.can_cast(array.dtype, np.float64, casting="same_kind"):
+            raise TypeError  # complex numbers would lose a part
         return array.astype(np.float64), tensor
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must hold real numbers, got {t!r}.") from error
@@ -150,10 +150,12 @@ def check_times(name: str, t: Any) -> tuple[np.ndarray, Tensor | None]:
 
 def check_monotone(name: str, times: np.ndarray) -> None:
     """Refuse times that are not finite or not strictly monotone, naming the first that offends."""
-    if not np.isfinite(times).all():
+    if not all_finite(times):
         raise ValueError(f"{name} contains NaN or infinity.")
+    if len(times) < 2:
+        return
     steps = np.diff(times)
-    if len(steps) and not ((steps > 0).all() or (steps < 0).all()):
+    if not ((steps > 0).all() or (steps < 0).all()):
         wrong = np.flatnonzero(np.sign(steps) != np.sign(times[-1] - times[0]))
         i = int(wrong[0]) if len(wrong) else 0
         raise ValueError(

@@ -55,8 +55,10 @@ class Formulation:
         return spans[:, 0] + times * (spans[:, 1] - spans[:, 0])
 
 
-def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event], *, per_sample: bool) -> Formulation:
-    """Formulate a problem for the engine, in which all times are constants."""
+def formulate(
+    func: Any, given: RequestedTimes, y0: Tensor, events: list[Event], outputs: RequestedOutputs, *, per_sample: bool
+) -> Formulation:
+    """Formulate a problem for the engine, in which all times are constants, those of ``outputs`` included."""
     n = len(y0) if y0.ndim else 1
     finder = None
     if events:
@@ -65,8 +67,11 @@ def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event],
         finder = EventFinder(events, start, y0.detach(), per_sample=per_sample or given.own_time, time_dtype=dtype)
     rowwise = per_sample or given.own_time or (finder is not None and finder.rowwise)
     eval_t = given.by_sample(n) if rowwise else given.eval_t
+    if eval_t is not None and eval_t.ndim == 1:
+        outputs = RequestedOutputs(numbers(eval_t).copy(), dense=outputs.dense, on_failure=outputs.on_failure)
+        return Formulation(func, TimeSpan(*given.span.tolist()), outputs, None, finder)
     eval_t = None if eval_t is None else torch.from_numpy(numbers(eval_t))
-    present = None if eval_t is None or eval_t.ndim == 1 else ~torch.isnan(eval_t)
+    present = None if eval_t is None else ~torch.isnan(eval_t)
     if finder is not None and not finder.rowwise and eval_t is not None and eval_t.ndim == 2:
         raise ValueError("events of the whole state need a t_eval of one dimension; return one number per sample.")
     problem_func, span, unit_spans = func, given.span, None
@@ -83,6 +88,8 @@ def formulate(func: Any, given: RequestedTimes, y0: Tensor, events: list[Event],
         outputs=RequestedOutputs(
             times=None if times is None else numbers(times).copy(),
             rows=None if present is None else np.repeat(np.arange(n), numbers(present.sum(1))),
+            dense=outputs.dense,
+            on_failure=outputs.on_failure,
         ),
         present=present,
         finder=finder,

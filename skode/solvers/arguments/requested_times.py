@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -40,9 +41,9 @@ class RequestedTimes:
                 f"t_span must be a pair (t0, t1), or of shape (batch, 2), got shape {self.span.shape} for y0 of shape "
                 f"{tuple(y0.shape)}."
             )
-        if not np.isfinite(self.span).all():
-            raise ValueError(f"t_span contains NaN or infinity: {t_span!r}.")
         self.own_time = self.span.ndim == 2
+        if not (np.isfinite(self.span).all() if self.own_time else all(map(math.isfinite, self.span.tolist()))):
+            raise ValueError(f"t_span contains NaN or infinity: {t_span!r}.")
         times, eval_tensor = (None, None) if t_eval is None else check_times("t_eval", t_eval)
         if times is not None:
             _check_eval_times(times, self.span, y0)
@@ -50,7 +51,7 @@ class RequestedTimes:
         self.span_t = torch.from_numpy(self.span) if span_tensor is None else span_tensor.double().cpu()
         self.eval_t = eval_tensor.double().cpu() if eval_tensor is not None else None
         if self.eval_t is None and times is not None:
-            self.eval_t = torch.from_numpy(np.array(times))
+            self.eval_t = torch.from_numpy(times)
         if self.own_time and self.eval_t is not None and self.eval_t.ndim == 1:
             self.eval_t = self.eval_t.expand(len(y0), -1)
 
@@ -67,31 +68,33 @@ class RequestedTimes:
 
 def _check_eval_times(times: np.ndarray, span: np.ndarray, y0: Tensor) -> None:
     if times.ndim == 1:
+        if not len(times):
+            return
         check_monotone("t_eval", times)
-        if span.ndim == 1 and len(times) > 1 and (times[-1] - times[0]) * (span[1] - span[0]) < 0:
-            raise ValueError(
-                f"t_eval must be sorted in the direction of t_span, but goes from {times[0]} to {times[-1]}, "
-                f"and t_span from {span[0]} to {span[1]}."
-            )
-        times = times[:: max(len(times) - 1, 1)]  # as they are sorted, the ends tell of all
+        first, last = float(times[0]), float(times[-1])  # as they are sorted, the ends tell of all
         if span.ndim == 1:
-            low, high = sorted(span.tolist())
+            start, end = span.tolist()
+            if (last - first) * (end - start) < 0:
+                raise ValueError(
+                    f"t_eval must be sorted in the direction of t_span, but goes from {first} to {last}, and t_span "
+                    f"from {start} to {end}."
+                )
+            low, high = min(start, end), max(start, end)
         else:
             low, high = span.min(axis=1).max(initial=-np.inf), span.max(axis=1).min(initial=np.inf)
-        inside = (times >= low) & (times <= high)
+        outside = [time for time in (first, last) if not low <= time <= high]
     elif times.ndim == 2 and y0.ndim and len(times) == len(y0):
         if np.isinf(times).any():
             raise ValueError("t_eval contains infinity (NaN marks padding).")
         low, high = span.min(axis=-1, keepdims=True), span.max(axis=-1, keepdims=True)
-        inside = ~((times < low) | (times > high))  # as NaN is neither
+        outside = times[(times < low) | (times > high)]  # as NaN is neither
     else:
         raise ValueError(
             f"t_eval must be of shape (n_times,) or (batch, n_times), got {times.shape} for y0 of shape "
             f"{tuple(y0.shape)}."
         )
-    if not inside.all():
-        outside = times[~inside].ravel()[0]
-        raise ValueError(f"t_eval must lie inside t_span; {outside} does not.")
+    if len(outside):
+        raise ValueError(f"t_eval must lie inside t_span; {outside[0]} does not.")
 
 
 def padded(values: Tensor, present: Tensor) -> Tensor:

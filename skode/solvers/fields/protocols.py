@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -119,3 +120,111 @@ class Field(Protocol):
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape: ...
 
     def session(self, *, with_parameters: bool = True) -> Session: ...
+
+
+class FusedForm(Protocol):
+    """A field's parameters for its fused path, and the memory that this needs; see :mod:`skode.solvers.fused`.
+
+    A field has a fused path where it has a method ``fused(like)``, which returns such a form for states like one, or
+    None.
+
+    Attributes
+    ----------
+    parameters : list of Tensor
+        The tensors that gradients belong to.
+    largest : int
+        Number of features of its largest layer.
+    """
+
+    parameters: list[Tensor]
+    largest: int
+
+    def key(self) -> Hashable:
+        """Key of memory that serves it."""
+        ...
+
+    def new(self, n: int, dtype: np.dtype) -> FusedField:
+        """Memory for ``n`` states."""
+        ...
+
+    def over_own_times(self, start: np.ndarray, length: np.ndarray) -> None:
+        """Go over the unit interval of each sample's time span, of a start and a signed length."""
+        ...
+
+
+class FusedField(Protocol):
+    """A field over ``n`` states, on NumPy arrays with features as rows and samples as columns.
+
+    Attributes
+    ----------
+    n, size : int
+        Number of states, and of features of each.
+    dtype : numpy.dtype
+        Their type.
+    slot_nbytes : int
+        Bytes that an evaluation takes on a tape.
+    most_slots : int
+        Number of evaluations that a tape should have.
+    cotangents : list of ndarray of shape (size * n,)
+        For each slot of a tape, where the cotangent of its value is written before it is pulled; empty until there is
+        room.
+    """
+
+    n: int
+    size: int
+    dtype: np.dtype
+    slot_nbytes: int
+    most_slots: int
+    cotangents: list[np.ndarray]
+
+    def load(self, form: Any) -> None:
+        """Take over the parameters' present values."""
+        ...
+
+    def tape(self, n_slots: int, *, keep: bool) -> FusedTape:
+        """Memory for evaluations, which are kept or else share it."""
+        ...
+
+    def make_room(self, n_slots: int) -> None:
+        """Have memory for the cotangents of as many slots as a tape has."""
+        ...
+
+    def pull(self, slot: int, out: np.ndarray) -> None:
+        """Cotangent of a slot's state into ``out`` of shape (size, n), from that of its value, written in its place."""
+        ...
+
+    def form(self, tape: Any, low: int, high: int) -> None:
+        """Add to the sums behind the parameters' gradients those of some of a tape's slots, all of them pulled."""
+        ...
+
+    def gradients(self) -> list[np.ndarray]:
+        """Gradients of the parameters, of all slots since the last call."""
+        ...
+
+    def nbytes(self) -> int:
+        """Size of the memory, tapes excluded, in bytes."""
+        ...
+
+
+class FusedTape(Protocol):
+    """Evaluations of such a field, each in a slot.
+
+    Attributes
+    ----------
+    states : list of ndarray of shape (size * n,)
+        Where the state of each evaluation is written.
+    """
+
+    states: list[np.ndarray]
+
+    def evaluate(self, slot: int, t: Any, out: np.ndarray) -> None:
+        """Evaluate the field at a slot's state, into ``out`` of shape (size, n)."""
+        ...
+
+    def differentiate(self, low: int, high: int) -> None:
+        """Compute what the pullbacks of some slots need of them all."""
+        ...
+
+    def nbytes(self) -> int:
+        """Size of the memory in bytes."""
+        ...

@@ -16,10 +16,7 @@ from skode.solvers.fields.protocols import OffersPullback, Session, Tape
 from skode.solvers.fields.samples import take_samples
 
 #: Where torch keeps the hooks of all modules.
-GLOBAL_HOOKS = (
-    *("_global_forward_hooks", "_global_forward_pre_hooks"),
-    *("_global_backward_hooks", "_global_backward_pre_hooks"),
-)
+GLOBALS = nn.modules.module
 
 
 class PullbackField:
@@ -146,14 +143,23 @@ def has_own_pullback(func: Any) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether hooks or parametrizations change what a module, or one inside it, computes."""
-    return any(getattr(nn.modules.module, name) for name in GLOBAL_HOOKS) or any(
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
-        or "parametrizations" in m._modules
-        for m in _within(module)
-    )
+    if (
+        GLOBALS._global_forward_hooks
+        or GLOBALS._global_forward_pre_hooks
+        or GLOBALS._global_backward_hooks
+        or GLOBALS._global_backward_pre_hooks
+    ):
+        return True
+    for m in _within(module):
+        if (
+            m._forward_hooks
+            or m._forward_pre_hooks
+            or m._backward_hooks
+            or m._backward_pre_hooks
+            or "parametrizations" in m._modules
+        ):
+            return True
+    return False
 
 
 @functools.cache

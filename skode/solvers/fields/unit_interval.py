@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skode.solvers.fields.protocols import OffersPullback, Session, Tape
+from skode.solvers.fields.protocols import FusedForm, OffersPullback, Session, Tape
 from skode.solvers.fields.pullback import has_own_pullback
 from skode.solvers.fields.times import time_dtype_of
 
@@ -82,6 +82,15 @@ class UnitIntervalField:
         bound = func.bind() if hasattr(func, "bind") else func
         kind = TapedUnitIntervalField if hasattr(bound, "tape") else UnitIntervalField
         return kind(bound, self.start, self.length, owner=bound if hasattr(bound, "parameters") else self)
+
+    def fused(self, like: Tensor) -> FusedForm | None:
+        """Form of the field for the fused path; None where it has none."""
+        inner = getattr(self.func, "fused", None)
+        form = None if inner is None else inner(like)
+        if form is not None:
+            start, length = (x.reshape(-1).to(like.dtype).numpy() for x in (self.start, self.length))
+            form.over_own_times(start, length)
+        return form
 
     def replay_key(self) -> Hashable | None:
         """Key of recordings, besides :meth:`inputs`."""

@@ -91,6 +91,10 @@ class OutputTimes:
         at_end = self._take(t_next, np.ones)
         return [*readings, at_end] if at_end is not None else readings
 
+    def any_until(self, t: float) -> bool:
+        """Whether there are outputs up to a time that no step has answered yet."""
+        return self._next < self.n_outputs and self.ahead[self._next] <= self.direction * t
+
     def _take(self, t: float, theta: Callable[[int], np.ndarray]) -> Reading | None:
         first = self._next
         self._next = end = bisect_right(self.ahead, self.direction * t, first)

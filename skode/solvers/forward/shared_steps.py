@@ -17,20 +17,12 @@ from torch import Tensor
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import MaxStepsError, newton_failed
 from skode.solvers.forward.accepted_step import AcceptedStep
-from skode.solvers.forward.giving_up import (
-    LEAST_ULPS,
-    MAX_STEPS_NAMES,
-    MOST_EXITS,
-    DomainExits,
-    check_finite,
-    first_sample,
-    overflowed,
-    too_many,
-)
+from skode.solvers.forward.giving_up import MAX_STEPS_NAMES, check_finite, first_sample, overflowed, too_many
+from skode.solvers.forward.pacing import Pacing
 from skode.solvers.forward.problem import TimeSpan
 from skode.solvers.forward.run import Run
 from skode.solvers.forward.step_control import StepControl
-from skode.solvers.forward.step_size import Controller, first_step_size
+from skode.solvers.forward.step_size import first_step_size
 from skode.solvers.stepping import NO_EDGES
 from skode.solvers.stepping.stepper import AdaptiveStepper, Stepper
 from skode.solvers.tableaus import runge_kutta
@@ -70,65 +62,34 @@ def march(run: Run, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iter
 
 
 def _adaptive(run: Run, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
-    control, t, t1 = run.control, run.span.t0, run.span.t1
-    tolerances, statistics, sizes, stops = control.tolerances, stepper.statistics, control.sizes, control.stops
-    order = runge_kutta(run.tableau).error_order
-    direction = math.copysign(1.0, t1 - t)
-    controller = Controller(control.exponents, order)
-    if sizes.first_step is not None:
-        h = direction * sizes.first_step
+    control, span = run.control, run.span
+    if control.sizes.first_step is not None:
+        h = span.direction * control.sizes.first_step
     else:
-        plain, f = y.detach(), run.f0
-        h = first_step_size(run.field, t, plain, f, span=t1 - t, order=order, tolerances=tolerances)
-        statistics.nfev += 1
-    stop_times = [*stops.times, t1]
-    opens, ratio, attempts, shortest = True, 0.0, 0, sizes.min_step or 0.0
-    exits = DomainExits(t)
-    while t != t1:
-        wanted = h = direction * max(min(abs(h), sizes.max_step or math.inf), shortest)
-        # A step that nearly reaches a time it must end at is stretched to it rather than leaving a sliver behind.
-        stop_time = stop_times[0]
-        t_next = stop_time if 1.01 * abs(h) >= abs(stop_time - t) else t + h
-        h = t_next - t
-        too_short = t_next != t1 and abs(h) <= LEAST_ULPS * math.ulp(t)
-        if too_short or exits.n > MOST_EXITS:
-            exits.check(t, h, ratio, too_short=too_short)
-        if attempts == control.max_steps:
-            raise too_many(control, t, t1, h, y)
-        attempts += 1
-        edges = NO_EDGES
-        if stops.nudged or stops.jumps:
-            edges = (
-                stops.nudged or t in stops.jumps,
-                stops.nudged or t_next in stops.jumps,
-            )
-        step_size = clock.between(t, t_next, h)
-        taken = stepper.attempt(clock.at(t), step_size, y, edges)
-        ratio = tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
-        as_short_as_may_be = abs(wanted) <= shortest
-        if as_short_as_may_be and taken.unsolved is not None:
-            raise newton_failed(t, h)
-        if ratio <= 1.0 or (as_short_as_may_be and math.isfinite(ratio)):
-            statistics.n_accepted += 1
+        order, tolerances = runge_kutta(run.tableau).error_order, control.tolerances
+        length = span.t1 - span.t0
+        h = first_step_size(run.field, span.t0, y.detach(), run.f0, span=length, order=order, tolerances=tolerances)
+        run.statistics.nfev += 1
+    pacing = Pacing(run, h)
+    while pacing.t != pacing.t1:
+        pacing.propose(y)
+        t, t_next, opens = pacing.t, pacing.t_next, pacing.opens
+        step_size = clock.between(t, t_next, pacing.h)
+        taken = stepper.attempt(clock.at(t), step_size, y, pacing.edges)
+        ratio = control.tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
+        if pacing.as_short_as_may_be and taken.unsolved is not None:
+            raise newton_failed(t, pacing.h)
+        accepted = pacing.accepts(ratio)
+        pacing.settle(ratio)
+        if accepted:
             yield AcceptedStep(taken, t, t_next, opens)
             stepper.accept()
-            t, y, opens = t_next, taken.y_next, False
-            if t == stop_time:
-                stop_times.pop(0)
-                if t in stops.jumps:
-                    stepper.restart(clock.at(t), step_size, y, (True, False))
-                    opens = True
-            factor = controller.factor(min(ratio, 1.0))
-            # A step cut short by a stop_time says little against the size wanted before.
-            h = direction * max(abs(h) * factor, min(abs(wanted), abs(wanted) * factor) if t_next == stop_time else 0.0)
-        else:
-            statistics.n_rejected += 1
-            if not math.isfinite(ratio):
-                exits.note(t_next)
-            h *= controller.factor(ratio)
+            y = taken.y_next
+            if pacing.jumped:
+                stepper.restart(clock.at(t_next), step_size, y, (True, False))
     # A state that overflowed stays so, and makes the error test meaningless: one look at the end finds it.
     if not all_finite(y.detach()):
-        raise overflowed(t, y.dtype, first_sample(y.detach()))
+        raise overflowed(pacing.t, y.dtype, first_sample(y.detach()))
 
 
 def _boundaries(control: StepControl, span: TimeSpan) -> Iterable[float]:

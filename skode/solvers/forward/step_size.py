@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skode.solvers.tolerances import EachSample, Tolerances
@@ -58,7 +57,7 @@ def first_step_size(
     size_y, size_f = tolerances.size(tolerances.over(y, allowed)), tolerances.size(tolerances.over(f, allowed))
     guess = 0.01 * size_y / size_f if size_y >= 1e-5 and 1e-5 <= size_f < math.inf else 1e-6
     guess = min(guess, abs(span))
-    moved = evaluate(t + direction * guess, torch.add(y, f, alpha=direction * guess))
+    moved = evaluate(t + direction * guess, y + (direction * guess) * f)
     size_second = tolerances.size(tolerances.over(moved - f, allowed)) / guess
     if not math.isfinite(size_f + size_second):
         return direction * guess
