@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from skode.solvers.errors import SolverError
@@ -19,18 +18,10 @@ from skode.solvers.fields.times import time_dtype_of, time_tensor
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.outputs import Collector, weights_tensor
 from skode.solvers.forward.run import Path, Run
-from skode.solvers.forward.shared_steps import Clock
 from skode.solvers.indexing import index
 from skode.solvers.integrate import accepted_steps
 from skode.solvers.stepping import new_graph_stepper
 from skode.solvers.time_gradients import Jumps
-
-
-class _TensorClock(Clock):
-    """Times as tensors, because ``func`` receives tensors; step sizes as floats."""
-
-    def at(self, t: float) -> Tensor:
-        return torch.tensor(t, dtype=torch.float64)
 
 
 class _RecordedField:
@@ -66,7 +57,7 @@ def solve(run: Run, y0: Tensor, func: Any) -> tuple[Tensor, Path]:
         outputs.take(reading, y0)
     failure = None
     try:
-        for step in accepted_steps(run, stepper, y0, _TensorClock()):
+        for step in accepted_steps(run, stepper, y0):
             taken = step.taken
             readings = collector.in_step(step)
             for reading in readings:

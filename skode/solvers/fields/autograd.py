@@ -52,14 +52,22 @@ class AutogradField:
         self.graph_nbytes = graph_nbytes
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
-        try:
+        if torch.is_grad_enabled():
             with torch.no_grad():
-                value = self.func(time_tensor(t, y, self), y)
-                if isinstance(value, Tensor) and value.requires_grad:  # it recorded a graph all the same
-                    value = value.clone()  # a view would require grad still, detach() would take tangents away too
+                return self(t, y)
+        try:
+            value = self.func(time_tensor(t, y, self), y)
         except RuntimeError as error:
             self.func = WithGrad.instead_of(self.func, error)
             return self(t, y)
+        check_value(value, y)
+        # Where it has recorded a graph all the same: a view would require grad still, and detach() would take tangents
+        # away too.
+        return value.clone() if value.requires_grad else value
+
+    def recorded(self, t: Any, y: Tensor) -> Tensor:
+        """The value with its graph."""
+        value = self.func(time_tensor(t, y, self), y)
         check_value(value, y)
         return value
 
@@ -152,6 +160,8 @@ class AutogradSession:
         self.complete = complete  # no evaluation may depend on others
         self.gradients: list[Tensor | None] = [None] * len(parameters)
         self.placed: Tensor
+        self.values: list[Tensor] = []
+        self.cotangents: list[Tensor] = []
         # What autograd leaves in non-leaf tensors with retain_grad() is to be of the whole solve, not of evaluations.
         self.retained = [(parameter, parameter.grad) for parameter in parameters if parameter.retains_grad]
 
@@ -162,22 +172,40 @@ class AutogradSession:
     def pull(self, tape: AutogradTape, slot: int, cotangent: Tensor | None, out: Tensor) -> None:
         cotangent = self.placed if cotangent is None else cotangent
         argument, value = tape.graphs[slot]
-        self._refuse_hidden_tensors(argument, value)
         if not value.requires_grad:  # a constant field
             out.zero_()
             return
-        inputs = (argument, *self.parameters)
-        # The graph may lead on to tensors made before the solve, which every evaluation shares: keep it.
-        grad_y, *rest = torch.autograd.grad(value, inputs, cotangent, allow_unused=True, retain_graph=True)
-        for i, gradient in enumerate(rest):
-            if gradient is not None:
-                total = self.gradients[i]
-                # The first is copied: autograd may have handed on a cotangent, whose memory is used again.
-                self.gradients[i] = gradient.clone() if total is None else total.add_(gradient)
+        self._refuse_hidden_tensors([value], [argument])
+        (grad_y,) = self._gradients([value], [argument], [cotangent])
         if grad_y is None:
             out.zero_()
         else:
             out.copy_(grad_y)
+
+    def give(self, value: Tensor, cotangent: Tensor) -> None:
+        """Take note of the cotangent of a tensor in a graph that is to be pulled back."""
+        if value.requires_grad:  # others are constants
+            self.values.append(value)
+            self.cotangents.append(cotangent)
+
+    def pull_given(self, leaves: list[Tensor]) -> list[Tensor]:
+        """Cotangents of a graph's leaves, from those given of tensors in it."""
+        values, cotangents, self.values, self.cotangents = self.values, self.cotangents, [], []
+        self._refuse_hidden_tensors(values, leaves)
+        gradients = self._gradients(values, leaves, cotangents)
+        return [torch.zeros_like(x) if grad is None else grad for x, grad in zip(leaves, gradients, strict=True)]
+
+    def _gradients(self, values: list[Tensor], leaves: list[Tensor], cotangents: list[Tensor]) -> list[Tensor | None]:
+        """Those of the leaves; those of the parameters are added up."""
+        inputs = (*leaves, *self.parameters)
+        # The graph may lead on to tensors made before the solve, which every evaluation shares: keep it.
+        gradients = torch.autograd.grad(values, inputs, cotangents, allow_unused=True, retain_graph=True)
+        for i, gradient in enumerate(gradients[len(leaves) :]):
+            if gradient is not None:
+                total = self.gradients[i]
+                # The first is copied: autograd may have handed on a cotangent, whose memory is used again.
+                self.gradients[i] = gradient.clone() if total is None else total.add_(gradient)
+        return list(gradients[: len(leaves)])
 
     def flush(self, tape: AutogradTape) -> None:
         """Nothing is held back."""
@@ -190,11 +218,9 @@ class AutogradSession:
             parameter.grad = gradient
         return tuple(self.gradients)
 
-    def _refuse_hidden_tensors(self, argument: Tensor, value: Tensor) -> None:
-        """See that an evaluation hangs on no tensor that was not known before the solve."""
-        if not self.complete or not value.requires_grad:
-            return
-        missed = leaves_behind(value, [argument, *self.parameters])
+    def _refuse_hidden_tensors(self, values: list[Tensor], leaves: list[Tensor]) -> None:
+        """See that a graph hangs on no tensor that was not known before the solve."""
+        missed = leaves_behind(values, [*leaves, *self.parameters]) if self.complete else []
         if missed:
             raise RuntimeError(
                 f"func(t, y) depends on a tensor of shape {tuple(missed[0].shape)} that requires grad, but did not use "

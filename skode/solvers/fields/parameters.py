@@ -85,10 +85,10 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def leaves_behind(output: Tensor, known: Iterable[Tensor]) -> list[Tensor]:
-    """Leaf tensors that ``output``'s autograd graph reaches without passing through a known tensor."""
+def leaves_behind(outputs: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
+    """Leaf tensors that the autograd graph of some tensors reaches without passing through a known tensor."""
     known = list(known)
-    _, leaves = _graph_behind(output, stop={tensor.grad_fn for tensor in known})
+    _, leaves = _graph_behind(outputs, stop={tensor.grad_fn for tensor in known})
     known_ids = {id(tensor) for tensor in known}
     return [leaf for leaf in leaves if id(leaf) not in known_ids]
 
@@ -104,30 +104,30 @@ def independent(tensors: list[Tensor]) -> list[Tensor]:
     behind: dict[int, Tensor] = {}
     overlap = False
     for tensor in tensors:
-        nodes, leaves = _graph_behind(tensor)
+        nodes, leaves = _graph_behind([tensor])
         behind.update((id(leaf), leaf) for leaf in leaves)
         others = (nodes & nodes_made) - {tensor.grad_fn}
         overlap |= bool(others) or (not tensor.is_leaf and any(id(leaf) in ids for leaf in leaves))
     return list(behind.values()) if overlap else tensors
 
 
-def _graph_behind(output: Tensor, stop: Set[Any] = frozenset()) -> tuple[set[Any], list[Tensor]]:
-    """Nodes of the autograd graph that made a tensor, up to those in ``stop``, and the leaves that they end in."""
-    if output.grad_fn is None:
-        return set(), [output]
-    leaves: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    stack: list[Any] = [output.grad_fn]
+def _graph_behind(outputs: Iterable[Tensor], stop: Set[Any] = frozenset()) -> tuple[set[Any], list[Tensor]]:
+    """Nodes of the autograd graph that made some tensors, up to those in ``stop``, and the leaves that they end in."""
+    outputs = list(outputs)
+    leaves = {id(output): output for output in outputs if output.grad_fn is None}
+    stack: list[Any] = list({output.grad_fn for output in outputs} - stop - {None})
+    seen: set[Any] = {None, *stop, *stack}
+    add, push = seen.add, stack.append
     while stack:
         node = stack.pop()
-        if node is None or node in seen or node in stop:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
+        behind = node.next_functions
+        for parent, _ in behind:
+            if parent not in seen:
+                add(parent)
+                push(parent)
+        if not behind and (variable := getattr(node, "variable", None)) is not None:
             leaves[id(variable)] = variable
-        stack.extend(parent for parent, _ in node.next_functions)
-    return seen, list(leaves.values())
+    return seen - stop - {None}, list(leaves.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +210,11 @@ def find_parameters(
         own = _storages([argument, value, *saved])
         nbytes = sum(own[at] for at in own.keys() - _storages(held).keys()) + GRAPH_NBYTES
     else:  # as if every operation saved a state
-        nbytes = len(_graph_behind(value)[0]) * y.numel() * y.element_size() + GRAPH_NBYTES
+        nbytes = len(_graph_behind([value])[0]) * y.numel() * y.element_size() + GRAPH_NBYTES
     saved.clear()
     evaluation = Evaluation(argument, value, nbytes, tuple(parameters))
     if value.requires_grad:
-        parameters += leaves_behind(value, [*parameters, argument])
+        parameters += leaves_behind([value], [*parameters, argument])
     return tuple(independent(parameters)), evaluation
 
 

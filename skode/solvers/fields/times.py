@@ -16,6 +16,8 @@ def time_dtype_of(func: Any, y: Tensor) -> torch.dtype:
 
 def time_tensor(t: float | Tensor, y: Tensor, func: Any = None) -> Tensor:
     """A time as the tensor, on the state's device, that ``func`` receives: 0-dimensional, or per sample."""
+    if isinstance(t, float):  # in half the time
+        return torch.scalar_tensor(t, dtype=time_dtype_of(func, y), device=y.device)
     return torch.as_tensor(t, dtype=time_dtype_of(func, y), device=y.device)
 
 

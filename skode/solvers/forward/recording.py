@@ -48,8 +48,8 @@ class Recorder:
         if tape is not None and tape.reused and not held:  # the state is wanted longer than that memory
             taken.y_next = taken.y_next.clone()
         first = None
-        assert taken.stages is not None
         if self.keep_stages:
+            assert taken.stages is not None
             taken.stages = taken.stages.clone()
         else:
             first = self._first_stage(taken, held=held)

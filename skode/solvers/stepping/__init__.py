@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
+from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.protocols import Field
 from skode.solvers.statistics import Statistics
 from skode.solvers.stepping.adams import AdamsStepper, GraphAdamsStepper
 from skode.solvers.stepping.explicit import ExplicitStepper
 from skode.solvers.stepping.graph import GraphImplicitStepper, GraphStepper
 from skode.solvers.stepping.implicit import ImplicitStepper
+from skode.solvers.stepping.recorded import RecordedStepper
 from skode.solvers.stepping.step import NO_EDGES, Edges, PulledStep, TakenStep
 from skode.solvers.stepping.stepper import AdaptiveStepper, ReversibleStepper, Stepper
 from skode.solvers.tableaus import AdamsMethod, Method
@@ -28,6 +30,7 @@ __all__ = [
     "GraphStepper",
     "ImplicitStepper",
     "PulledStep",
+    "RecordedStepper",
     "ReversibleStepper",
     "Stepper",
     "TakenStep",
@@ -48,8 +51,11 @@ def new_stepper(
     """The stepper of a method."""
     if isinstance(method, AdamsMethod):
         return AdamsStepper(method, field, like, statistics, tolerances, keep=keep)
-    kind = ImplicitStepper if method.implicit else ExplicitStepper
-    return kind(method, field, like, statistics, tolerances, keep=keep)
+    if method.implicit:
+        return ImplicitStepper(method, field, like, statistics, tolerances, keep=keep)
+    if isinstance(field, AutogradField):
+        return RecordedStepper(method, field, like, statistics, tolerances, keep=keep)
+    return ExplicitStepper(method, field, like, statistics, tolerances, keep=keep)
 
 
 def new_graph_stepper(

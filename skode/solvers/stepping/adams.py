@@ -220,10 +220,10 @@ class GraphAdamsStepper:
     def attempt(self, t: Any, h: Any, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
         if not self.history.fits(h.detach() if isinstance(h, Tensor) else h):
             taken = self.starter.attempt(t, h, y, edges)
-            self.first = self.starter.stages[0]
+            self.first = self.starter.stages[0].reshape(-1)
             return taken
         size = h.to(y.dtype) if isinstance(h, Tensor) else h
-        self.first = self.starter._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
+        self.first = self.starter._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y).reshape(-1)
         stages = [self.first, *self.history.past]
         y_next = known = y.reshape(-1) + size * (self.weights[: len(stages)] @ torch.stack(stages))
         if self.method.implicit:
@@ -235,7 +235,7 @@ class GraphAdamsStepper:
         time, before, extra = stage_time(t, h, 1.0, edges, self.time_dtype), None, None
         y_next = known + size * self.weights[-1] * guess
         for i in range(MAX_ITERATIONS):
-            rate = self.starter._evaluate(time, y_next.view(self.shape))
+            rate = self.starter._evaluate(time, y_next.view(self.shape)).reshape(-1)
             new = known + size * self.weights[-1] * rate
             moved, largest = float((new - y_next).detach().abs().max()), float(new.detach().abs().max())
             y_next = new

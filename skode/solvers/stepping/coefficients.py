@@ -1,14 +1,18 @@
-"""A tableau's coefficients as tensors."""
+"""A tableau's coefficients as tensors, and as the terms of sums."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from skode.solvers.tableaus import ButcherTableau
+
+#: The terms of a sum of stages: which stage, and its weight.
+Terms = tuple[tuple[int, float], ...]
 
 
 class TableauTensors:
@@ -34,3 +38,44 @@ def tableau_tensors(tableau: ButcherTableau, dtype: torch.dtype, device: torch.d
     # Tensors made in inference mode, or inside a transform of torch.func, could not be used outside.
     with torch.inference_mode(False), torch._C._DisableFuncTorch():
         return TableauTensors(tableau, dtype, device)
+
+
+class TableauTerms(NamedTuple):
+    """The coefficients that are not zero: of the stages, the result, and the error (none of a fixed-step method)."""
+
+    a: tuple[Terms, ...]
+    b: Terms
+    e: Terms
+
+
+@functools.cache
+def terms_of(tableau: ButcherTableau) -> TableauTerms:
+    """A method's coefficients as the terms of sums."""
+
+    def terms(weights: Sequence[float]) -> Terms:
+        return tuple((j, weight) for j, weight in enumerate(weights) if weight)
+
+    return TableauTerms(tuple(map(terms, tableau.a)), terms(tableau.b), terms(tableau.e or ()))
+
+
+def combined(y: Tensor | None, stages: Sequence[Tensor], terms: Terms, h: float | Tensor) -> Tensor:
+    """``y + h sum_j w_j k_j``, one term after another: of small tensors the quickest, also for autograd to record.
+
+    Parameters
+    ----------
+    y : Tensor or None
+        The state; None: zero.
+    stages : sequence of Tensor
+        The derivatives ``k_j``, of the state's shape.
+    terms : sequence of (j, w_j)
+        The terms of the sum, one at least.
+    h : float or Tensor
+        The step size, of all samples, or a column with that of each.
+    """
+    if isinstance(h, Tensor):
+        moved = combined(None, stages, terms, 1.0) * h
+        return moved if y is None else y + moved
+    for j, weight in terms:
+        y = stages[j] * (h * weight) if y is None else torch.add(y, stages[j], alpha=h * weight)
+    assert y is not None
+    return y

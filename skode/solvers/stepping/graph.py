@@ -12,9 +12,9 @@ from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.samples import take_samples
 from skode.solvers.fields.times import time_dtype_of, time_tensor
 from skode.solvers.statistics import Statistics
-from skode.solvers.stepping.coefficients import tableau_tensors
+from skode.solvers.stepping.coefficients import Terms, combined, terms_of
 from skode.solvers.stepping.implicit import ImplicitStepper
-from skode.solvers.stepping.step import NO_EDGES, Edges, TakenStep, stage_time
+from skode.solvers.stepping.step import NO_EDGES, Edges, SeparateStages, TakenStep, stage_time
 from skode.solvers.tableaus import ButcherTableau, get_method
 from skode.solvers.tolerances import Tolerances
 from skode.solvers.transforms import no_derivatives
@@ -36,9 +36,9 @@ class GraphStepper:
         self.time_dtype = time_dtype_of(func, like)
         self.shape = like.shape
         self.statistics = statistics
-        self.coefficients = tableau_tensors(tableau, like.dtype, like.device)
+        self.terms = terms_of(tableau)
         self.first: Tensor | None = None  # the first stage, where it is known
-        self.stages: list[Tensor] = []
+        self.stages: list[Tensor] = []  # of the state's shape
         # Samples that moved on, and the stepper of their step, where it was made again without the others.
         self.again: tuple[Tensor, GraphStepper] | None = None
 
@@ -50,25 +50,22 @@ class GraphStepper:
             self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
         self.stages = [self.first]
         y_next = self._finish(t, h, y, edges)
-        return TakenStep(t, h, y, y_next, torch.stack(self.stages), self.tableau, None, edges)
+        return SeparateStages(t, h, y, y_next, list(self.stages), self.tableau, None, edges)  # type: ignore[arg-type]
 
     def _finish(self, t: Any, h: Any, y: Tensor, edges: Edges) -> Tensor:
         """Evaluate the stages after the first; returns the state at the end."""
-        tableau, a = self.tableau, self.coefficients.a
+        tableau, a = self.tableau, self.terms.a
         for i in range(1, tableau.n_stages):
             state = self._advance(y, a[i], h)
             self.stages.append(self._evaluate(stage_time(t, h, tableau.c[i], edges, self.time_dtype), state))
-        return state if tableau.fsal else self._advance(y, self.coefficients.b, h)
+        return state if tableau.fsal else self._advance(y, self.terms.b, h)
 
-    def _advance(self, y: Tensor, weights: Tensor, h: Any) -> Tensor:
-        h = h.to(y.dtype) if isinstance(h, Tensor) else h
-        return y + h * (weights @ torch.stack(self.stages)).view(self.shape)
+    def _advance(self, y: Tensor, terms: Terms, h: Any) -> Tensor:
+        return combined(y, self.stages, terms, h.to(y.dtype) if isinstance(h, Tensor) else h) if terms else y
 
     @torch.no_grad()
     def error(self, step: TakenStep) -> Tensor:
-        assert step.stages is not None
-        assert self.coefficients.e is not None
-        return (step.h * (self.coefficients.e @ step.stages).view(self.shape)).detach()
+        return combined(None, self.stages, self.terms.e, step.h).detach()
 
     def accept(self) -> None:
         self.first = self.stages[-1] if self.tableau.fsal else None
@@ -76,11 +73,9 @@ class GraphStepper:
     def accept_some(self, moved: Tensor) -> None:
         if self.again is not None and self.tableau.fsal and self.first is not None:
             these, other = self.again
-            first = self.first.view(self.shape)
-            self.first = first.index_copy(0, these, other.stages[-1].view(other.shape)).reshape(-1)
+            self.first = self.first.index_copy(0, these, other.stages[-1])
         elif self.tableau.fsal and self.first is not None:
-            last, first = self.stages[-1].view(self.shape), self.first.view(self.shape)
-            self.first = torch.where(moved, last, first).reshape(-1)
+            self.first = torch.where(moved, self.stages[-1], self.first)
         else:
             self.first = None
 
@@ -102,8 +97,8 @@ class GraphStepper:
 
     def restart_some(self, t: Any, h: Tensor, y: Tensor, edges: Edges) -> None:
         if self.first is not None:
-            value = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y).view(self.shape)
-            self.first = torch.where(torch.as_tensor(edges[0]), value, self.first.view(self.shape)).reshape(-1)
+            value = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
+            self.first = torch.where(torch.as_tensor(edges[0]), value, self.first)
 
     def release(self) -> None:
         """Do nothing: what steps have used belongs to the graph."""
@@ -113,12 +108,12 @@ class GraphStepper:
         func = take_samples(self.func, these)
         other = type(self)(self.tableau, func, self.like[these], self.statistics)
         if self.first is not None:
-            other.first = self.first.view(self.shape)[these].reshape(-1)
+            other.first = self.first[these]
         return other
 
     def _evaluate(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev += 1
-        return self.func(t, y).reshape(-1)
+        return self.func(t, y)
 
 
 def local_error(func: Any, t: float, h: float, y: Tensor, *, method: str = "dopri5") -> Tensor:
@@ -156,8 +151,7 @@ def local_error(func: Any, t: float, h: float, y: Tensor, *, method: str = "dopr
     stepper = GraphStepper(tableau, cast, y, Statistics())
     taken = stepper.attempt(t, h, y)
     assert taken.stages is not None
-    assert stepper.coefficients.e is not None
-    return h * (stepper.coefficients.e @ taken.stages).view(y.shape)
+    return combined(None, stepper.stages, stepper.terms.e, h)
 
 
 class GraphImplicitStepper(GraphStepper):
@@ -186,11 +180,11 @@ class GraphImplicitStepper(GraphStepper):
             self.first = self._evaluate(stage_time(t, h, 0.0, edges, self.time_dtype), y)
         with no_derivatives():
             if self.first is not None:
-                inner.stages[0] = self.first
+                inner.stages[0] = self.first.reshape(-1)
             taken = inner.attempt(plain_t, plain_h, y.detach(), edges)
             assert taken.stages is not None
             inner.remake(taken, None, last_is_used=True)
-        self.stages = list(taken.stages.clone().unbind())
+        self.stages = list(taken.stages.clone().view(-1, *self.shape).unbind())
         if self.first is not None:
             self.stages[0] = self.first
         for group in inner.groups:
@@ -204,13 +198,13 @@ class GraphImplicitStepper(GraphStepper):
             h=h,
             y=y,
             y_next=self._end(y, h),
-            stages=torch.stack(self.stages),
+            stages=torch.stack(self.stages).view(len(self.stages), -1),
             tape=None,
         )
 
     def _end(self, y: Tensor, h: Any) -> Tensor:
         """The state at the step's end; the one at its start where it was not solved."""
-        y_next, failed = self._advance(y, self.coefficients.b, h), self.inner.failed
+        y_next, failed = self._advance(y, self.terms.b, h), self.inner.failed
         n = len(failed)
         if not bool(failed.any()):
             return y_next
@@ -218,7 +212,7 @@ class GraphImplicitStepper(GraphStepper):
 
     def _iterate(self, group: list[int], matrix: Tensor, t: Any, h: Any, y: Tensor, edges: Edges) -> None:
         """One Newton iteration ``k + M^(-1) (f(Y) - k)`` for the stages of a group."""
-        a, blocks = self.coefficients.full, self.inner.blocks
+        a, blocks = self.terms.a, self.inner.blocks
         residuals = []
         for i in group:
             time = stage_time(t, h, self.tableau.c[i], edges, self.time_dtype)
@@ -226,7 +220,7 @@ class GraphImplicitStepper(GraphStepper):
         right = torch.stack(residuals).view(len(group), blocks.n, blocks.size).transpose(0, 1)
         moved = torch.linalg.solve(matrix, right.reshape(blocks.n, -1, 1)).view_as(right).transpose(0, 1)
         for j, i in enumerate(group):
-            self.stages[i] = self.stages[i] + moved[j].reshape(-1)
+            self.stages[i] = self.stages[i] + moved[j].reshape(self.shape)
 
     def error(self, step: TakenStep) -> Tensor:
         return self.inner.mark_unsolved(super().error(step), step.y.detach())
@@ -250,7 +244,7 @@ class GraphImplicitStepper(GraphStepper):
         other = type(self)(self.tableau, func, like, self.statistics, self.tolerances)
         other.inner = self.inner.take(these)
         if self.first is not None:
-            other.first = self.first.view(self.shape)[these].reshape(-1)
+            other.first = self.first[these]
         return other
 
 

@@ -44,6 +44,8 @@ class TakenStep:
         The blocks of the state (samples, or the whole) whose equations an implicit method did not solve.
     lasting : bool
         Whether its memory is its own for as long as anything refers to its tape.
+    place : tuple of (graph, index) or None
+        Where it stands in an autograd graph that goes through several steps.
     """
 
     t: Any
@@ -57,6 +59,7 @@ class TakenStep:
     begins: bool = False
     unsolved: np.ndarray | None = None
     lasting: bool = False
+    place: tuple[Any, int] | None = None
 
     def part(self, these: Tensor) -> TakenStep:
         """The same step of some samples only, without its tape."""
@@ -65,6 +68,28 @@ class TakenStep:
         h = self.h[these] if isinstance(self.h, Tensor) else self.h
         start, end = (edge[these] if isinstance(edge, Tensor) else edge for edge in self.edges)
         return TakenStep(self.t[these], h, self.y[these], self.y_next[these], stages, self.tableau, None, (start, end))
+
+
+class SeparateStages(TakenStep):
+    """A step whose stages are tensors by themselves, stacked as rows only where they are read.
+
+    Those of fixed steps without outputs inside them are not.
+    """
+
+    __slots__ = ("_rows", "_separate")
+    _rows: Tensor | None
+    _separate: list[Tensor]
+
+    @property
+    def stages(self) -> Tensor | None:
+        """The stages as rows, flattened."""
+        if self._rows is None and self._separate:
+            self._rows = torch.stack(self._separate).view(len(self._separate), -1)
+        return self._rows
+
+    @stages.setter
+    def stages(self, stages: Any) -> None:
+        self._separate, self._rows = (stages, None) if isinstance(stages, list) else ([], stages)
 
 
 @dataclass(slots=True)

@@ -172,15 +172,18 @@ def held_by(y):
     node = y.grad_fn
     while not hasattr(node, "path"):  # something made of the outputs
         node = next(parent for parent, _ in node.next_functions if parent is not None)
-    kept = [step.taken.tape for step in node.path.steps]
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for tape in kept
-        if tape is not None
-        for graph in tape.graphs
-        for tensor in graph
-    }
-    return sum(storages.values())
+    kept = [step.taken.tape for step in node.path.steps if step.taken.tape is not None]
+    tensors = [tensor for tape in kept for tensor in (*tape.leaves, tape.y_next, *tape.stages)]
+    nodes, seen = [tensor.grad_fn for tensor in tensors], {None}
+    while nodes:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+            tensors += [tensor for tensor in saved if isinstance(tensor, torch.Tensor)]
+            nodes += [parent for parent, _ in node.next_functions]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def test_arguments_and_values_of_kept_evaluations_count_towards_the_budget():

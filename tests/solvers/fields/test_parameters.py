@@ -390,9 +390,9 @@ def test_leaves_behind_stop_at_what_is_known():
     hidden, w = new_tensor(), new_tensor()
     known = w**2
     output = known * hidden
-    assert leaves_behind(output, [known]) == [hidden]
-    assert leaves_behind(output, [known, hidden]) == []
-    assert {id(leaf) for leaf in leaves_behind(output, [])} == {id(w), id(hidden)}
+    assert leaves_behind([output], [known]) == [hidden]
+    assert leaves_behind([output], [known, hidden]) == []
+    assert {id(leaf) for leaf in leaves_behind([output], [])} == {id(w), id(hidden)}
 
 
 def test_find_parameters_evaluates_once_and_hands_back_the_value():

@@ -6,7 +6,8 @@ import torch
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.times import time_tensor
 from skode.solvers.statistics import Statistics
-from skode.solvers.stepping import new_graph_stepper, new_stepper
+from skode.solvers.stepping import ExplicitStepper, new_graph_stepper, new_stepper
+from skode.solvers.tableaus import ButcherTableau
 from skode.solvers.tolerances import Tolerances
 
 T, H = 0.3, 0.2
@@ -46,7 +47,13 @@ def draw():
 
 
 @pytest.fixture
-def started():
+def explicit_kind():
+    """The class of explicit steppers without a graph."""
+    return ExplicitStepper
+
+
+@pytest.fixture
+def started(explicit_kind):
     """A stepper at the state ``y``, with or without a graph."""
 
     def make(method, func, y, *, parameters=(), graph=False, t=T, tolerances=TIGHT, keep=False):
@@ -54,7 +61,9 @@ def started():
             stepper = new_graph_stepper(method, lambda t, y: func(time_tensor(t, y), y), y, Statistics(), tolerances)
         else:
             field = AutogradField(func, parameters)
-            stepper = new_stepper(method, field, y, Statistics(), tolerances, keep=keep)
+            explicit = isinstance(method, ButcherTableau) and not method.implicit
+            new = explicit_kind if explicit else new_stepper
+            stepper = new(method, field, y, Statistics(), tolerances, keep=keep)
         with torch.no_grad():
             stepper.start(func(torch.as_tensor(t, dtype=y.dtype), y.detach()))
         return stepper
