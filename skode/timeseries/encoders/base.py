@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics.sizes import check_memory
+from skode.dynamics.uninitialised import uninitialised
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.tensors import PanelTensors
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
         self.hidden_size, self.latent_size = hidden_size, latent_size
         check_memory(hidden_size, 3 * hidden_size + 2 * latent_size)
         self.cell = self._new_cell(2 * n_outputs + 2 + n_covariates)
-        self.head = nn.utils.skip_init(nn.Linear, hidden_size, 2 * latent_size)
+        self.head = uninitialised(nn.Linear, hidden_size, 2 * latent_size)
         bound = 1 / math.sqrt(hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound, generator=generator)

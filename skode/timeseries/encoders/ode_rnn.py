@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import MLPField
+from skode.dynamics.uninitialised import uninitialised
 from skode.solvers.solution import Solve
 from skode.timeseries.encoders.base import Encoder
 
@@ -22,7 +23,7 @@ class ODERNNEncoder(Encoder):
         self.field = MLPField(hidden_size, (hidden_size,), "tanh", time_dependent=False, generator=generator)
 
     def _new_cell(self, n_inputs: int) -> nn.Module:
-        return nn.GRUCell(n_inputs, self.hidden_size, device="meta").to_empty(device="cpu")
+        return uninitialised(nn.GRUCell, n_inputs, self.hidden_size)
 
     def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solver: Solve) -> Tensor:
         state = inputs.new_zeros(len(inputs), self.hidden_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from skode.dynamics.uninitialised import uninitialised
 from skode.solvers.solution import Solve
 from skode.timeseries.encoders.base import Encoder, taken
 from skode.timeseries.encoders.gru import GRU
@@ -39,8 +40,7 @@ class RNNEncoder(RecurrentEncoder):
     name = "rnn"
 
     def _new_cell(self, n_inputs: int) -> nn.Module:
-        # Made on the meta device, so that torch's global random state is left alone.
-        return nn.RNN(n_inputs, self.hidden_size, batch_first=True, device="meta").to_empty(device="cpu")
+        return uninitialised(nn.RNN, n_inputs, self.hidden_size, batch_first=True)
 
     def _states(self, inputs: Tensor) -> Tensor:
         return self.cell(inputs)[0]
