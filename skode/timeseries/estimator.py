@@ -28,6 +28,7 @@ from skode.timeseries.known_dynamics import KnownDynamics, KnownEquations, Outpu
 from skode.timeseries.known_ode import MOST_SERIES, Conversion, KnownODE
 from skode.timeseries.latent_ode import HORIZON, LatentModel, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
+from skode.timeseries.noise.selection import may_have_memory
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, infer, linearised_rows, normal_draws
 from skode.timeseries.predictive import Prediction
@@ -464,7 +465,7 @@ class LatentODERegressor(FittedLatentODE):
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
-        if self.noise == "coloured" and self._refined:
+        if self.noise == "coloured" and self._refined and may_have_memory(panel):
             self._learn_noise(likelihood, panel)
         if aside is not None:
             widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
