@@ -31,8 +31,8 @@ from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
-#: Scoring ends where a step would raise the log-posterior by less than this, in nats, or has changed it by less, or after
-#: so many steps.
+#: Scoring ends where a step would raise the log-posterior by less than this, in nats, or has changed it by less; or
+#: after so many steps.
 SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
 
 #: Nor is the damping of steps raised any further where none is found that leads up.
