@@ -160,7 +160,7 @@ class LatentODERegressor(FittedLatentODE):
     validation_fraction : float, default=0.1
         Share of the observed rows that is set aside: a third of the rows of some series, or where there are few
         series this share of each.
-    n_iter_no_change : int or None, default=None
+    n_iter_no_change : int or None, default=50
         Epochs without improvement after which training stops; None: never.
     rtol, atol : float, default=1e-3
         Relative and absolute tolerance of the solver.
@@ -295,7 +295,7 @@ class LatentODERegressor(FittedLatentODE):
         warm_start: bool = False,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int | None = None,
+        n_iter_no_change: int | None = 50,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         method: str = "dopri5",

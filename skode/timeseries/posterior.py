@@ -35,6 +35,10 @@ from skode.training import Solver
 #: after so many steps.
 SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
 
+#: Where a step that was to raise it by no more than this, in nats, does not, the solver's error is the larger one, and no
+#: damping helps.
+DOUBTFUL_RISE = 0.03
+
 #: Nor is the damping of steps raised any further where none is found that leads up.
 LARGEST_DAMPING = 1e6
 
@@ -244,7 +248,7 @@ class Inference:
             value, gradient, information = self._local(z)
         damping = torch.full_like(value, 1e-2)
         going = torch.isfinite(value)
-        settled = torch.zeros_like(going)  # where the last step changed hardly anything
+        settled = torch.zeros_like(going)  # where the last step has shown that there is hardly anything to gain
         part, places = self, torch.arange(len(z), device=z.device)  # those still going, and their places
         for _ in range(MAX_SCORING_STEPS):
             step = _steps(information, gradient, damping)
@@ -263,7 +267,7 @@ class Inference:
             gain = new_value - value[places]
             better = (gain > 0) & going[places]  # never where it is NaN
             improved = places[better]
-            settled[places] = gain.abs() <= SCORING_TOLERANCE
+            settled[places] = (gain.abs() <= SCORING_TOLERANCE) | ((gain <= 0) & (rise[places] <= DOUBTFUL_RISE))
             z[improved], value[improved] = tried[better], new_value[better]
             gradient[improved], information[improved] = new_gradient[better], new_information[better]
             damping[places] *= torch.where(better, 0.2, 5.0)
