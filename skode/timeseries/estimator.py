@@ -146,7 +146,7 @@ class LatentODERegressor(FittedLatentODE):
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, validation split, order and draws. Two fits with the same int on one machine are
         identical to the bit.
-    tol : float, default=1e-3
+    tol : float, default=1e-4
         An epoch whose bound (or validation score) per value is not better than the best by ``tol`` nats counts as no
         improvement.
     verbose : bool, default=False
@@ -290,7 +290,7 @@ class LatentODERegressor(FittedLatentODE):
         max_iter: int = 250,
         shuffle: bool = True,
         random_state: Any = None,
-        tol: float = 1e-3,
+        tol: float = 1e-4,
         verbose: Any = False,
         warm_start: bool = False,
         early_stopping: bool = True,

@@ -35,8 +35,8 @@ from skode.training import Solver
 #: after so many steps.
 SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
 
-#: Where a step that was to raise it by no more than this, in nats, does not, the solver's error is the larger one, and no
-#: damping helps.
+#: Where a step that was to raise it by no more than this, in nats, does not, the solver's error is larger than what is
+#: left to gain, and no damping helps.
 DOUBTFUL_RISE = 0.03
 
 #: Nor is the damping of steps raised any further where none is found that leads up.
