@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skode.dynamics.evolving import N_SETS, EvolvingLayer, WeightODE
 from skode.dynamics.sizes import check_memory, check_size, check_sizes
+from skode.dynamics.uninitialised import uninitialised
 
 # Images are made smaller until no side is longer than this, before the first ODE.
 LARGEST_SIDE = 7
@@ -22,8 +23,9 @@ SMALLEST_GROUP = 16
 def convolution(n_in: int, n_out: int, size: int, generator: torch.Generator, *, stride: int = 1) -> nn.Conv2d:
     """A convolution that keeps an image's size (divided by ``stride``), initialised by He et al. (2015)."""
     check_memory(n_out, n_in, size, size)
-    layer = nn.utils.skip_init(nn.Conv2d, n_in, n_out, size, stride=stride, padding=(size - 1) // 2)
+    layer = uninitialised(nn.Conv2d, n_in, n_out, size, stride=stride, padding=(size - 1) // 2)
     nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 

@@ -13,6 +13,7 @@ from skode.dynamics.activations import EXACT_TANH, Activation, get_activation
 from skode.dynamics.bound_mlp import BoundMLP
 from skode.dynamics.fused_mlp import MLPForm, takes, write_time
 from skode.dynamics.sizes import check_memory, check_size, check_sizes
+from skode.dynamics.uninitialised import uninitialised
 from skode.solvers.fields.pullback import is_hooked
 
 
@@ -22,7 +23,7 @@ def affine(n_in: int, n_out: int, generator: torch.Generator | None) -> nn.Linea
     That is the range of Glorot and Bengio (2010); biases are 0. Torch's global random state is left alone.
     """
     check_memory(n_out, n_in)
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    layer = uninitialised(nn.Linear, n_in, n_out)
     nn.init.xavier_uniform_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)
     return layer

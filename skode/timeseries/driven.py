@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,6 +97,53 @@ class CovariatePaths:
         return torch.stack([start, rates], dim=-1).flatten(0, 1), torch.cat([lows, rises], dim=-1).flatten(0, 1)
 
 
+class PathReader:
+    """Covariates of some series at one time each, to be read again and again: in NumPy, on the CPU.
+
+    Of a few series that takes a fifth of the time of :meth:`CovariatePaths.at`.
+
+    Parameters
+    ----------
+    paths : CovariatePaths
+        The covariates of all series.
+    series : Tensor of int64, of shape (n,)
+        Positions of the series.
+    """
+
+    def __init__(self, paths: CovariatePaths, series: Tensor) -> None:
+        n_stretches = paths.times.shape[1] + 1
+        ends, values = paths._stretches
+        self.dtype = values.numpy().dtype
+        self.start, self.rate = (np.ascontiguousarray(column) for column in ends.numpy().T)
+        self.low, self.rise = np.split(np.ascontiguousarray(values.numpy().T), 2)
+        self.first, self.times = series.numpy() * n_stretches, paths.times[series]
+        self.constant = self.low[:, self.first] if n_stretches == 2 else None
+
+    def take(self, rows: Tensor) -> PathReader:
+        """The same for some of the series."""
+        taken = copy.copy(self)
+        places = rows.numpy()
+        taken.first, taken.times = self.first[places], self.times[rows]
+        taken.constant = None if self.constant is None else self.constant[:, places]
+        return taken
+
+    def write(self, t: float | np.ndarray, out: np.ndarray) -> None:
+        """The covariates at a time, or at one of each series, into an array of shape (n_covariates, n)."""
+        if self.constant is not None:
+            out[...] = self.constant
+            return
+        times = np.empty((len(self.first), 1))
+        times[:, 0] = t
+        stretch = torch.searchsorted(self.times, torch.from_numpy(times), right=True).numpy()[:, 0] + self.first
+        share = times[:, 0]
+        share -= self.start.take(stretch)
+        share *= self.rate.take(stretch)
+        np.maximum(share, 0.0, out=share)
+        np.minimum(share, 1.0, out=share)
+        np.multiply(self.rise.take(stretch, axis=1), share.astype(self.dtype), out=out)
+        out += self.low.take(stretch, axis=1)
+
+
 class DrivenField(nn.Module):
     """``dz/dt = f(z, u(t))``: a perceptron of a latent state and of the series' covariates.
 
@@ -152,22 +200,23 @@ class DrivenBy:
     def __init__(self, perceptron: BoundMLP, n_features: int, paths: CovariatePaths, series: Tensor) -> None:
         self.perceptron, self.n_features, self.paths, self.series = perceptron, n_features, paths, series
 
+@cached_property
+    def reader(self) -> PathReader | None:
+        """What reads the covariates; None where they are not on the CPU."""
+        return PathReader(self.paths, self.series) if self.series.device.type == "cpu" else None
+
     def fused(self, like: Tensor) -> MLPForm | None:
         """Form of the dynamics for the solver's fused path; None for states that it does not take."""
-        perceptron, n_features = self.perceptron, self.n_features
-        if not takes(perceptron.owned, like, n_features) or self.paths.values.dtype != like.dtype:
+        perceptron, n_features, reader = self.perceptron, self.n_features, self.reader
+        if reader is None or not takes(perceptron.owned, like, n_features) or self.paths.values.dtype != like.dtype:
             return None
-        return MLPForm(perceptron.owned, n_features, perceptron.h.arrays, self._write)
-
-    def _write(self, t: float | np.ndarray, out: np.ndarray) -> None:
-        """The covariates at a time, or at one of each series, into an array of shape (n_covariates, n)."""
-        times = torch.from_numpy(np.broadcast_to(np.asarray(t, dtype=np.float64), len(self.series)).copy())
-        with torch.no_grad():
-            out[...] = self.paths.at(self.series, times[:, None]).numpy().T
+        return MLPForm(perceptron.owned, n_features, perceptron.h.arrays, reader.write)
 
     def take(self, rows: Tensor) -> DrivenBy:
         """The dynamics of some of the states, as a solver needs them where each takes its own steps."""
-        return DrivenBy(self.perceptron, self.n_features, self.paths, self.series[rows])
+        taken = DrivenBy(self.perceptron, self.n_features, self.paths, self.series[rows])
+        taken.reader = self.reader and self.reader.take(rows)
+        return taken
 
     def parameters(self) -> list[Tensor]:
         """Those of the perceptron."""
@@ -187,5 +236,9 @@ class DrivenBy:
         return self.perceptron.parameter_gradients(tape)
 
     def _inputs(self, t: Tensor, z: Tensor) -> Tensor:
+        if self.reader is not None:
+            covariates = np.empty((self.paths.values.shape[2], len(z)), self.reader.dtype)
+            self.reader.write(t.detach().reshape(-1).numpy() if isinstance(t, Tensor) else t, covariates)
+            return torch.cat([z, torch.from_numpy(covariates).t()], dim=1)
         t = torch.as_tensor(t, dtype=self.paths.times.dtype, device=z.device).reshape(-1, 1).expand(len(z), 1)
         return torch.cat([z, self.paths.at(self.series, t)], dim=1)

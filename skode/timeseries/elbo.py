@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.timeseries.encoders.base import with_observations
 from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
@@ -90,7 +91,7 @@ class NegativeELBO:
         self.n_updates = 0
         longest = np.bincount(panel.codes, minlength=panel.n_series).max(initial=0)
         padded = panel.n_series * longest > MOST_PADDED * len(panel.codes)
-        self._all_series = None if padded else tensors(panel)
+        self._all_series = None if padded else with_observations(tensors(panel))
 
     def parameters(self) -> Iterable[Tensor]:
         return self.module.parameters()

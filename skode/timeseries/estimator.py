@@ -28,6 +28,7 @@ from skode.timeseries.known_dynamics import KnownDynamics, KnownEquations, Outpu
 from skode.timeseries.known_ode import MOST_SERIES, Conversion, KnownODE
 from skode.timeseries.latent_ode import HORIZON, LatentModel, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
+from skode.timeseries.noise.selection import may_have_memory
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, infer, linearised_rows, normal_draws
 from skode.timeseries.predictive import Prediction
@@ -145,7 +146,7 @@ class LatentODERegressor(FittedLatentODE):
     random_state : int, RandomState instance or None, default=None
         Source of initial weights, validation split, order and draws. Two fits with the same int on one machine are
         identical to the bit.
-    tol : float, default=1e-3
+    tol : float, default=1e-4
         An epoch whose bound (or validation score) per value is not better than the best by ``tol`` nats counts as no
         improvement.
     verbose : bool, default=False
@@ -159,7 +160,7 @@ class LatentODERegressor(FittedLatentODE):
     validation_fraction : float, default=0.1
         Share of the observed rows that is set aside: a third of the rows of some series, or where there are few
         series this share of each.
-    n_iter_no_change : int or None, default=None
+    n_iter_no_change : int or None, default=50
         Epochs without improvement after which training stops; None: never.
     rtol, atol : float, default=1e-3
         Relative and absolute tolerance of the solver.
@@ -289,12 +290,12 @@ class LatentODERegressor(FittedLatentODE):
         max_iter: int = 250,
         shuffle: bool = True,
         random_state: Any = None,
-        tol: float = 1e-3,
+        tol: float = 1e-4,
         verbose: Any = False,
         warm_start: bool = False,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int | None = None,
+        n_iter_no_change: int | None = 50,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         method: str = "dopri5",
@@ -464,7 +465,7 @@ class LatentODERegressor(FittedLatentODE):
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
-        if self.noise == "coloured" and self._refined:
+        if self.noise == "coloured" and self._refined and may_have_memory(panel):
             self._learn_noise(likelihood, panel)
         if aside is not None:
             widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
@@ -479,6 +480,8 @@ class LatentODERegressor(FittedLatentODE):
 
     def _forecasts(self, known: Panel, query: Panel) -> list[Prediction]:
         """Predictions of rows, given other rows of the same series."""
+        some = np.unique(query.codes)
+        known, query = known.take(some), query.take(some)  # whose rows stay in their order
         posterior = self._inferred(known, self.n_draws)
         noise = normal_draws(posterior.n_draws, self.module_.latent_size)
         return list(self._predictive().predictions(query, known, np.arange(known.n_series), posterior, noise))

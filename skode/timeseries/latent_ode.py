@@ -291,19 +291,23 @@ def solved(field: Callable[..., Tensor], z0: Tensor, times: Tensor, reach: Tenso
     -------
     Tensor of shape (n_copies, n_series, n_times, state_size)
     """
-    n_copies = len(z0)
-    start = z0.flatten(0, 1)
-    times = times.repeat(n_copies, 1)
-    answer: Tensor | None = None
-    reach_back, reach_ahead = reach.unbind(1)
-    for side, furthest in ((times >= 0.0, reach_ahead), (times < 0.0, reach_back)):
-        # Whether anything lies ahead is not worth waiting for: something mostly does.
-        ahead = furthest is reach_ahead and is_asynchronous(times.device)
-        if not ahead and not bool(side.any()):
-            continue
-        span = torch.stack([torch.zeros_like(furthest), furthest], dim=1).repeat(n_copies, 1)
-        found = solver(field, span, start, t_eval=torch.where(side, times, torch.nan)).y
-        answer = found if answer is None else torch.where(side[..., None], found, answer)
-    if answer is None:
+    n_copies, start = len(z0), z0.flatten(0, 1)
+    if n_copies > 1:
+        times, reach = times.repeat(n_copies, 1), reach.repeat(n_copies, 1)
+    ahead, before = times >= 0.0, times < 0.0
+    any_before = bool(before.any())
+    # Whether anything lies ahead is not worth waiting for: something mostly does.
+    any_ahead = is_asynchronous(times.device) or bool(ahead.any())
+
+    def states(side: int, t_eval: Tensor) -> Tensor:
+        span = torch.stack([torch.zeros_like(reach[:, side]), reach[:, side]], dim=1)
+        return solver(field, span, start, t_eval=t_eval).y
+
+    if any_ahead and any_before:
+        found = states(1, torch.where(ahead, times, torch.nan))
+        answer = torch.where(before[..., None], states(0, torch.where(before, times, torch.nan)), found)
+    elif any_ahead or any_before:
+        answer = states(1 if any_ahead else 0, times)
+    else:
         answer = start.new_full((*times.shape, start.shape[1]), torch.nan)
     return answer.unflatten(0, (n_copies, -1))

@@ -35,6 +35,8 @@ class PanelTensors:
         How often each row was observed, 0 in empty slots; None: all of them once.
     start : Tensor of shape (n_series,), float64, or None
         Scaled times of the series' starts on the common clock that equations of the user's have; None: there is none.
+    observations : Tensor of shape (n_series, n_slots, n_inputs) or None
+        What encoders read in each slot, where it has been computed in advance.
     """
 
     time: Tensor
@@ -45,6 +47,7 @@ class PanelTensors:
     paths: CovariatePaths | None
     weights: Tensor | None = None
     start: Tensor | None = None
+    observations: Tensor | None = None
 
     @classmethod
     def of(
@@ -108,6 +111,7 @@ class PanelTensors:
             paths,
             None if self.weights is None else self.weights[series],
             None if self.start is None else self.start[series],
+            None if self.observations is None else self.observations[series],
         )
 
     def trimmed(self) -> PanelTensors:
@@ -117,8 +121,15 @@ class PanelTensors:
         n = max(int(self.lengths.max()), 1)
         if n == self.time.shape[1]:
             return self
-        weights = None if self.weights is None else self.weights[:, :n]
-        return replace(self, time=self.time[:, :n], y=self.y[:, :n], covariates=self.covariates[:, :n], weights=weights)
+        weights, observations = (None if x is None else x[:, :n] for x in (self.weights, self.observations))
+        return replace(
+            self,
+            time=self.time[:, :n],
+            y=self.y[:, :n],
+            covariates=self.covariates[:, :n],
+            weights=weights,
+            observations=observations,
+        )
 
     def beginning(self, share: Tensor) -> PanelTensors:
         """The first rows of each series: a share of them, at least one. The other slots stay, out of use.
@@ -146,7 +157,13 @@ class PanelTensors:
         time = torch.where(idle, torch.nan, self.time.gather(1, slots))
         weights = None if self.weights is None else self.weights.gather(1, slots)
         return replace(
-            self, time=time, y=taken(self.y), covariates=taken(self.covariates), lengths=lengths, weights=weights
+            self,
+            time=time,
+            y=taken(self.y),
+            covariates=taken(self.covariates),
+            lengths=lengths,
+            weights=weights,
+            observations=None,
         )
 
     def later(self, shift: Tensor) -> PanelTensors:
@@ -154,4 +171,6 @@ class PanelTensors:
         shift = torch.nan_to_num(shift)[:, None]
         paths = self.paths and replace(self.paths, times=self.paths.times - shift)
         start = None if self.start is None else self.start + shift[:, 0]
-        return replace(self, time=self.time - shift, window=self.window - shift, paths=paths, start=start)
+        return replace(
+            self, time=self.time - shift, window=self.window - shift, paths=paths, start=start, observations=None
+        )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from skode.timeseries.encoders.base import with_observations
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.likelihoods import Gaussian
@@ -76,7 +77,9 @@ def forecast_density(
     parts = []
     for places in Footprint.of(module, solver.method).blocks(1, lengths[some]):
         context, query = (tensors(panel.take(some[places])) for panel in (known, aside))
-        parts.append((context, Rows(query, process=False)))
+        parts.append((with_observations(context), Rows(query, process=False)))
+    # Shared steps are the faster ones; the mean over series needn't be of solutions that depend on no other series.
+    solver = solver.replace(step_control="shared")
     n_values = aside.row_weights() @ (~np.isnan(aside.y)).sum(1)
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from skode.solvers import SolverError, Statistics
 from skode.solvers.devices import is_asynchronous
+from skode.training.adam import Adam
 from skode.training.caller import warn_caller
 from skode.training.progress import epoch_line
 from skode.training.settings import TrainingSettings
@@ -78,7 +79,7 @@ class TrainingRecord:
     nfe_backward: list[float] = field(default_factory=list)
     stopped_because: str = "max_iter was reached"
     converged: bool = False
-    optimizer_state: dict[str, Any] | None = None
+    optimizer_state: dict[int, dict[str, Tensor]] | None = None
     learning_rate: float | None = None
 
 
@@ -188,7 +189,7 @@ class _Training:
             self.learning_rate = record.learning_rate
             self.optimizer = self._new_optimizer()
         if record.optimizer_state is not None:
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": record.optimizer_state})
+            self.optimizer.go_on_from(record.optimizer_state)
 
     def run(self, *, complete: bool = True) -> TrainingRecord:
         """All epochs; a warning that ``max_iter`` came first only where they were to be ``complete``."""
@@ -222,7 +223,7 @@ class _Training:
             print(
                 f"{settings.phase or 'Training'} ended after {len(record.loss_curve)} epochs: {record.stopped_because}."
             )
-        record.optimizer_state = self.optimizer.state_dict()["state"]
+        record.optimizer_state = self.optimizer.state()
         record.learning_rate = self.learning_rate if self.recoveries else record.learning_rate
         return record
 
@@ -250,12 +251,11 @@ class _Training:
     def _follow_schedule(self, progress: float) -> None:
         """Set the learning rate for a moment of training, counted from 0 to 1."""
         if self.settings.schedule == "cosine":
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+            self.optimizer.learning_rate = self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def _update(self, rows: Any) -> Any:
         """One step of Adam; returns the loss before it, a number or a tensor on a device not to be waited for."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clear()
         try:
             loss = self.objective.loss(rows)
             value: Any = loss.item() if self.diverged is None else loss.detach()
@@ -284,28 +284,31 @@ class _Training:
             self._look()
         return value
 
-    def _gradient_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+    def _gradients(self) -> tuple[list[Tensor], Tensor]:
+        """The gradients, and the norm of all together."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norms = torch._foreach_norm(gradients) if gradients else [torch.zeros((), device=self.device)]
+        return gradients, torch.linalg.vector_norm(torch.stack(norms))
 
     def _check_and_clip(self, value: float) -> None:
         """Refuse a loss or a gradient that is not finite, and shorten one that is too long."""
         if not math.isfinite(value):
             raise _DivergedError(f"the loss became {value}")
-        norm, most = self._gradient_norm(), self.settings.max_grad_norm
+        (gradients, norm), most = self._gradients(), self.settings.max_grad_norm
         size = norm.item()
         if not math.isfinite(size):
             raise _DivergedError("the gradient became infinite or NaN")
         if most is not None and size > most:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+            torch._foreach_mul_(gradients, most / (size + 1e-6))
 
     def _note_and_clip(self, value: Tensor) -> None:
         """The same without waiting: from the first such update on the optimiser leaves all weights as they are."""
         assert self.diverged is not None
-        norm, most = self._gradient_norm(), self.settings.max_grad_norm
+        (gradients, norm), most = self._gradients(), self.settings.max_grad_norm
         self.diverged = torch.maximum(self.diverged, 1.0 - torch.isfinite(norm + value).to(self.diverged))
-        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self.diverged
         if most is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+            torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp_max(1.0))
 
     def _look(self) -> None:
         """See whether an update since the last look has diverged; the one place where the device is waited for."""
@@ -422,13 +425,9 @@ class _Training:
                 ConvergenceWarning,
             )
 
-    def _new_optimizer(self) -> torch.optim.Adam:
-        """Adam with scikit-learn's L2 penalty: on weights, not biases, divided by the size of a batch."""
-        decay = self.settings.alpha / self.settings.batch_size
-        weights = [p for p in self.parameters if p.ndim > 1]
-        others = [p for p in self.parameters if p.ndim <= 1]
-        groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.Adam([g for g in groups if g["params"]], lr=self.learning_rate, fused=True)
+    def _new_optimizer(self) -> Adam:
+        """Adam with scikit-learn's L2 penalty, divided by the size of a batch."""
+        return Adam(self.parameters, self.learning_rate, self.settings.alpha / self.settings.batch_size)
 
     def _snapshot(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]

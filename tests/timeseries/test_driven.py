@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from skode.solvers import METHODS, solve_ivp
-from skode.timeseries.driven import CovariatePaths, DrivenField
+from skode.timeseries.driven import CovariatePaths, DrivenField, PathReader
 from skode.timeseries.panel import Panel
 from tests.solvers.fused.comparison import Paths
 
@@ -81,6 +81,32 @@ def test_a_path_jumps_where_rows_share_a_time(rows, longer):
     # at the time itself, and after it: the last of the rows there
     last = values[times == times[-1]][-1]
     assert at(paths, 0, [times[-1]])[0, 0] == last
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("varies", [True, False])
+def test_a_reader_reads_the_paths(varies, dtype):
+    """Of some series, in any order, at times of their own or one of all; before, between, at and after rows."""
+    rng = np.random.default_rng(3)
+    series = [random_series(rng, n) for n in (1, 4, 9, 2)]
+    for rows in series:
+        rows[:, 1:] = rows[:, 1:] if varies else [0.3, -2.0]
+    paths = paths_of(*series)
+    assert (paths.times.shape[1] > 1) == varies
+    paths = CovariatePaths(paths.times, paths.values.to(dtype))
+    chosen = torch.tensor([2, 0, 3, 2, 1, 2])
+    reader = PathReader(paths, chosen)
+    some = torch.tensor([4, 0, 3])
+    knots = paths.times[torch.isfinite(paths.times)].tolist()
+    for t in (-1.0, *knots, 0.7, 50.0, rng.uniform(-1.0, 10.0, len(chosen))):
+        times = torch.as_tensor(t, dtype=torch.float64).reshape(-1, 1).expand(len(chosen), 1)
+        expected = paths.at(chosen, times).numpy().T
+        out = np.empty(expected.shape, expected.dtype)
+        reader.write(t, out)
+        np.testing.assert_allclose(out, expected, rtol=1e-6 if dtype == torch.float32 else 1e-14, atol=1e-14)
+        part = out[:, :3].copy()
+        reader.take(some).write(t if np.ndim(t) == 0 else t[some.numpy()], part)
+        np.testing.assert_array_equal(part, out[:, some.numpy()])
 
 
 def test_constant_covariates_take_one_knot():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from skode.dynamics.sizes import check_memory
+from skode.dynamics.uninitialised import uninitialised
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.tensors import PanelTensors
@@ -47,7 +49,7 @@ class Encoder(nn.Module):
         self.hidden_size, self.latent_size = hidden_size, latent_size
         check_memory(hidden_size, 3 * hidden_size + 2 * latent_size)
         self.cell = self._new_cell(2 * n_outputs + 2 + n_covariates)
-        self.head = nn.utils.skip_init(nn.Linear, hidden_size, 2 * latent_size)
+        self.head = uninitialised(nn.Linear, hidden_size, 2 * latent_size)
         bound = 1 / math.sqrt(hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -67,26 +69,26 @@ class Encoder(nn.Module):
         mean, std : Tensor of shape (n_series, latent_size)
             The approximate posterior; that of a series without observations is the prior, a standard normal.
         """
-        lengths = series.lengths.clamp_min(1)  # a series without observations reads an empty slot, for nothing
+        device = series.lengths.device
+        if is_asynchronous(device):
+            n_slots, any_empty = series.time.shape[1], True
+        else:
+            shortest, longest = (int(n) for n in torch.aminmax(series.lengths)) if len(series.lengths) else (1, 1)
+            n_slots, any_empty = max(longest, 1), shortest == 0
         # Last observation first: slot i of a reversed series is slot length - 1 - i; what follows the first is idle.
-        device = lengths.device
-        n_slots = series.time.shape[1] if is_asynchronous(device) else int(lengths.max())
-        slots = lengths[:, None] - 1 - torch.arange(n_slots, device=device)
-        slots = slots.clamp_min(0)
-        time = torch.nan_to_num(series.time.gather(1, slots))
-        gap = torch.diff(time, dim=1, prepend=time[:, :1]).neg().clamp_min(0)
-        y = taken(series.y, slots)
-        observed = ~torch.isnan(y)
-        times = torch.asinh(torch.stack([time, gap], dim=2)).to(y.dtype)
-        values, seen = torch.nan_to_num(y), observed.to(y.dtype)
-        if series.weights is not None:
-            weights = series.weights.gather(1, slots)[..., None]
-            values, seen = values * weights.clamp_max(1.0), seen * torch.log2(1.0 + weights)
-        parts = [values, seen, times, taken(series.covariates, slots)]
-        last = self._read(torch.cat(parts, dim=2), gap, lengths, solver)
-        mean, log_std = self.head(last).chunk(2, dim=1)
+        # A series without observations reads an empty slot, for nothing.
+        lengths = series.lengths.clamp_min(1) if any_empty else series.lengths
+        slots = (lengths - 1 - torch.arange(n_slots, device=device)[:, None]).clamp_min_(0)
+        features = observations(series) if series.observations is None else series.observations
+        places = slots + torch.arange(0, features.shape[0] * features.shape[1], features.shape[1], device=device)
+        # Next to each other is what is read in one step.
+        inputs = features.flatten(0, 1).index_select(0, places.flatten()).view(n_slots, -1, features.shape[2])
+        inputs[0, :, 2 * series.y.shape[2] + 1] = 0.0  # what is read first has none after it
+        mean, log_std = self.head(self._read(inputs.transpose(0, 1), series, lengths, solver)).chunk(2, dim=1)
         # Never wider than the prior by more than e, never so narrow that its logarithm overflows.
         std = torch.exp(torch.clamp(log_std, -8.0, 1.0))
+        if not any_empty:
+            return mean, std
         some = series.lengths[:, None] > 0
         return torch.where(some, mean, 0.0), torch.where(some, std, 1.0)
 
@@ -107,9 +109,32 @@ class Encoder(nn.Module):
     def _new_cell(self, n_inputs: int) -> nn.Module:
         raise NotImplementedError
 
-    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solver: Solve) -> Tensor:
+    def _read(self, inputs: Tensor, series: PanelTensors, lengths: Tensor, solver: Solve) -> Tensor:
         """The state after each series' last slot in use, of shape (n_series, hidden_size)."""
         raise NotImplementedError
+
+
+@torch.no_grad()
+def observations(series: PanelTensors) -> Tensor:
+    """What encoders read in each slot; see :class:`Encoder`. Of the last slot in use the gap is to be 0.
+
+    Returns
+    -------
+    Tensor of shape (n_series, n_slots, n_inputs)
+    """
+    time, observed = torch.nan_to_num(series.time), ~torch.isnan(series.y)
+    gap = torch.diff(time, dim=1, append=time[:, -1:]).clamp_min_(0.0)
+    times = torch.asinh(torch.stack([time, gap], dim=2)).to(series.y.dtype)
+    values, seen = torch.nan_to_num(series.y), observed.to(series.y.dtype)
+    if series.weights is not None:
+        weights = series.weights[..., None]
+        values, seen = values * weights.clamp_max(1.0), seen * torch.log2(1.0 + weights)
+    return torch.cat([values, seen, times, series.covariates], dim=2)
+
+
+def with_observations(series: PanelTensors) -> PanelTensors:
+    """The same with what encoders read of it computed in advance, for as long as its times stay as they are."""
+    return replace(series, observations=observations(series))
 
 
 def taken(values: Tensor, slots: Tensor) -> Tensor:

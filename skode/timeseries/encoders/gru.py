@@ -19,6 +19,9 @@ POOL = BufferPool()
 
 Memory = TypeVar("Memory", "Tape", "Cotangents")
 
+#: How many steps were made, and in which series: one of each.
+Steps = tuple[Tensor, Tensor]
+
 
 class GRU(nn.Module):
     r"""A gated recurrent unit (Cho et al. 2014), one layer deep, in torch's form.
@@ -82,17 +85,19 @@ class GRU(nn.Module):
         self.bias_ih_l0 = nn.Parameter(torch.empty(3 * hidden_size))
         self.bias_hh_l0 = nn.Parameter(torch.empty(3 * hidden_size))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The states after each step, from a state of 0 before the first.
+    def forward(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The states after each step, or after the last one, from a state of 0 before the first.
 
         Parameters
         ----------
         inputs : Tensor of shape (n_series, n_steps, n_inputs)
             The inputs, of the dtype of the weights.
+        lengths : Tensor of int64, of shape (n_series,), default=None
+            How many steps each series has, at least one; None: all states are wanted.
 
         Returns
         -------
-        Tensor of shape (n_series, n_steps, hidden_size)
+        Tensor of shape (n_series, n_steps, hidden_size), or (n_series, hidden_size) with ``lengths``
             The states.
         """
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
@@ -102,12 +107,16 @@ class GRU(nn.Module):
                 f"weights are; got shape {tuple(inputs.shape)} and {inputs.dtype}."
             )
         if inputs.is_cuda and torch.backends.cudnn.is_acceptable(inputs):
-            return self._by_cudnn(inputs, weights)
+            states = self._by_cudnn(inputs, weights)
+            return states if lengths is None else states[torch.arange(len(states), device=states.device), lengths - 1]
+        after = None if lengths is None else (lengths, torch.arange(len(lengths), device=lengths.device))
         if torch.is_grad_enabled() and any(x.requires_grad for x in (inputs, *weights)):
-            return _Recurrence.apply(inputs, *weights).transpose(0, 1)
-        states, tape = _run(inputs, FoldedGRU(*weights))
-        tape.release()
-        return states.transpose(0, 1)
+            states = _Recurrence.apply(after, inputs, *weights)
+        else:
+            tape = _run(inputs, FoldedGRU(*weights))
+            states = tape.read(inputs.shape[1], after)
+            tape.release()
+        return states.transpose(0, 1) if lengths is None else states
 
     def _by_cudnn(self, inputs: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """The same by cuDNN, which does all steps in a few launches."""
@@ -177,12 +186,12 @@ class FoldedGRU:
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, after: Steps | None, inputs: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(inputs, *weights)
-        ctx.folded = FoldedGRU(*weights)
-        states, tape = _run(inputs, ctx.folded)
+        ctx.after, ctx.folded = after, FoldedGRU(*weights)
+        tape = _run(inputs, ctx.folded)
         ctx.tapes = [tape]
-        return states
+        return tape.read(inputs.shape[1], after)
 
     @staticmethod
     @first_order
@@ -191,11 +200,15 @@ class _Recurrence(torch.autograd.Function):
         try:
             tape = ctx.tapes.pop()
         except IndexError:  # a second backward pass, which is rare
-            tape = _run(inputs, ctx.folded)[1]
-        with_inputs, *with_weights = ctx.needs_input_grad
-        gradients = _pull(inputs, ctx.folded, tape, grad_states, with_inputs, any(with_weights))
+            tape = _run(inputs, ctx.folded)
+        _, with_inputs, *with_weights = ctx.needs_input_grad
+        cotangents = _take(Cotangents, inputs, ctx.folded.hidden_size)
+        cotangents.fill_with_slopes(tape, inputs.shape[1])
+        cotangents.begin(inputs.shape[1], ctx.after, grad_states)
+        gradients = _pull(inputs, ctx.folded, tape, cotangents, with_inputs, any(with_weights))
+        cotangents.release()
         tape.release()
-        return gradients
+        return (None, *gradients)
 
 
 class Tape:
@@ -225,6 +238,12 @@ class Tape:
         self.states[0] = 0.5
         parts = [self.gates[..., : 3 * h], self.gates[..., h : 3 * h], *self.gates.split(h, 2), self.states[1:]]
         self.steps = list(zip(*(part.unbind() for part in parts), strict=True))
+
+    def read(self, n_steps: int, after: Steps | None) -> Tensor:
+        """The states ``h`` after all steps, of shape (n_steps, n_series, hidden_size), or after some of them."""
+        if after is None:
+            return torch.mul(self.states[1 : n_steps + 1], 2.0).sub_(1.0)
+        return self.states[after].mul_(2.0).sub_(1.0)
 
     def release(self) -> None:
         """Let others have the memory."""
@@ -263,6 +282,15 @@ class Cotangents:
         parts = [self.states, self.states[:, :, None], self.outputs.view(n_steps, n, 4, h), self.outputs[..., : 3 * h]]
         self.steps = list(zip(*(part.unbind() for part in parts), strict=True))
 
+    def begin(self, n_steps: int, after: Steps | None, grad_states: Tensor) -> None:
+        """Those of the states, from those of the states that were read."""
+        if after is None:
+            torch.mul(grad_states, 2.0, out=self.states[:n_steps])
+            return
+        done, series = after
+        self.states[:n_steps] = 0.0
+        self.states[done - 1, series] = grad_states * 2.0
+
     def fill_with_slopes(self, tape: Tape, n_steps: int) -> None:
         """Derivatives of the state after each step with respect to the linear outputs, from the gates."""
         u = tape.states[:n_steps]
@@ -284,8 +312,8 @@ class Cotangents:
         return self.outputs.nbytes + self.states.nbytes
 
 
-def _run(inputs: Tensor, folded: FoldedGRU) -> tuple[Tensor, Tape]:
-    """The states ``h`` after each step, of shape (n_steps, n_series, hidden_size), and the tape of the pass."""
+def _run(inputs: Tensor, folded: FoldedGRU) -> Tape:
+    """The tape of a forward pass."""
     (n, n_steps, _), h = inputs.shape, folded.hidden_size
     tape = _take(Tape, inputs, h)
     outputs = tape.gates[:n_steps].view(n_steps * n, 4 * h)
@@ -297,17 +325,14 @@ def _run(inputs: Tensor, folded: FoldedGRU) -> tuple[Tensor, Tape]:
         rz.sigmoid_()
         s.addcmul_(r, hidden).sigmoid_()
         u = torch.lerp(s, u, z, out=after)
-    return torch.mul(tape.states[1 : n_steps + 1], 2.0).sub_(1.0), tape
+    return tape
 
 
 def _pull(
-    inputs: Tensor, folded: FoldedGRU, tape: Tape, grad_states: Tensor, with_inputs: bool, with_weights: bool
+    inputs: Tensor, folded: FoldedGRU, tape: Tape, cotangents: Cotangents, with_inputs: bool, with_weights: bool
 ) -> tuple[Tensor | None, ...]:
     """The cotangents of the inputs and of the parameters."""
     (n, n_steps, n_inputs), h = inputs.shape, folded.hidden_size
-    cotangents = _take(Cotangents, inputs, h)
-    cotangents.fill_with_slopes(tape, n_steps)
-    torch.mul(grad_states, 2.0, out=cotangents.states[:n_steps])
     of_state = as_right_factor(folded.of_state)
     for t in range(n_steps - 1, -1, -1):
         state, as_one_of_four, four, of_both = cotangents.steps[t]
@@ -325,7 +350,6 @@ def _pull(
         of_state = outer(outputs[:, : 3 * h], tape.states[:n_steps].view(n_steps * n, h))
         of_input = outer(outputs[:, h:], _by_step(inputs))
         grad_weights = folded.unfold(of_state, of_input, outputs.sum(0))
-    cotangents.release()
     return grad_inputs, *grad_weights
 
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import MLPField
+from skode.dynamics.uninitialised import uninitialised
 from skode.solvers.solution import Solve
 from skode.timeseries.encoders.base import Encoder
+from skode.timeseries.tensors import PanelTensors
 
 
 class ODERNNEncoder(Encoder):
@@ -22,9 +24,12 @@ class ODERNNEncoder(Encoder):
         self.field = MLPField(hidden_size, (hidden_size,), "tanh", time_dependent=False, generator=generator)
 
     def _new_cell(self, n_inputs: int) -> nn.Module:
-        return nn.GRUCell(n_inputs, self.hidden_size, device="meta").to_empty(device="cpu")
+        return uninitialised(nn.GRUCell, n_inputs, self.hidden_size)
 
-    def _read(self, inputs: Tensor, gap: Tensor, lengths: Tensor, solver: Solve) -> Tensor:
+    def _read(self, inputs: Tensor, series: PanelTensors, lengths: Tensor, solver: Solve) -> Tensor:
+        slots = (lengths[:, None] - 1 - torch.arange(inputs.shape[1], device=lengths.device)).clamp_min_(0)
+        time = torch.nan_to_num(series.time).gather(1, slots)
+        gap = torch.diff(time, dim=1, prepend=time[:, :1]).neg().clamp_min(0)
         state = inputs.new_zeros(len(inputs), self.hidden_size)
         for i in range(inputs.shape[1]):
             going = i < lengths

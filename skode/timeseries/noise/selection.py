@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from skode.timeseries.noise.ornstein_uhlenbeck import repeated_log_density
+from skode.timeseries.panel import Panel
 
 #: Of the variance, this much at most has a memory: repeated measurements never agree to the last bit.
 LARGEST_SHARE = 0.99
@@ -29,6 +30,14 @@ FEWEST_SERIES, FEWEST_VALUES = 5, 40
 
 #: The search looks at so many rows in a line of each series at most.
 MOST_ROWS = 64
+
+
+def may_have_memory(panel: Panel) -> bool:
+    """Whether some output was seen often enough, and in enough series, to tell noise with a memory from dynamics."""
+    seen = ~np.isnan(panel.y)
+    n_values = panel.row_weights() @ seen
+    n_series = [len(np.unique(panel.codes[column])) for column in seen.T]
+    return bool(((n_values >= FEWEST_VALUES) & (np.array(n_series) >= FEWEST_SERIES)).any())
 
 
 class LinearisedRows:

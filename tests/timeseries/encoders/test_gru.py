@@ -41,6 +41,31 @@ def test_states_and_gradients_are_torchs(n, n_steps, n_inputs, hidden_size):
     )
 
 
+@pytest.mark.parametrize("step_major", [False, True])
+def test_states_after_each_series_last_step_and_their_gradients_are_torchs(step_major):
+    ours, torchs = pair(3, 4)
+    lengths = torch.tensor([7, 1, 3, 7, 6])
+    inputs = normal(7, 5, 3).transpose(0, 1) if step_major else normal(5, 7, 3)
+    inputs.requires_grad_()
+    last, expected = ours(inputs, lengths), torchs(inputs)[0][torch.arange(5), lengths - 1]
+    torch.testing.assert_close(last, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        gradients(last, ours, inputs), gradients(expected, torchs, inputs), rtol=1e-10, atol=1e-10
+    )
+    with torch.no_grad():
+        assert torch.equal(ours(inputs, lengths), last)
+
+
+def test_a_second_backward_pass_from_last_states_gives_the_same():
+    ours, _ = pair(3, 4)
+    inputs, lengths = normal(5, 7, 3), torch.tensor([7, 1, 3, 7, 6])
+    last = ours(inputs, lengths)
+    first = torch.autograd.grad(last.sum(), list(ours.parameters()), retain_graph=True)
+    ours(inputs).sum().backward()  # of other states, in the same memory
+    again = torch.autograd.grad(last.sum(), list(ours.parameters()))
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+
+
 def test_large_weights_saturate_as_torchs():
     ours, torchs = pair(3, 4)
     with torch.no_grad():

@@ -1,11 +1,15 @@
 """The noise of rows that are linear in their series' initial states is found again."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from skode.timeseries.noise.selection import LARGEST_SHARE, MOST_ROWS, LinearisedRows
+from skode.timeseries.noise import selection
+from skode.timeseries.noise.selection import LARGEST_SHARE, MOST_ROWS, LinearisedRows, may_have_memory
+from skode.timeseries.panel import Panel
 
 NAN = np.nan
 
@@ -136,3 +140,28 @@ def test_a_row_of_weight_k_is_k_rows():
     assert float(joined._of(0).log_likelihood(*tensors(0.3, 0.8, 0.7))) == pytest.approx(
         2 * float(weighted._of(0).log_likelihood(*tensors(0.3, 0.8, 0.7))), rel=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("n_series", "n_rows", "weight", "enough"),
+    [(5, 8, 1.0, True), (4, 30, 1.0, False), (5, 7, 1.0, False), (5, 7, 2.0, True)],
+)
+def test_whether_there_are_enough_values_is_told_in_advance(n_series, n_rows, weight, enough):
+    """By the same numbers by which the search itself gives up."""
+    codes = np.repeat(np.arange(n_series + 1), n_rows)
+    y = np.zeros((len(codes), 2))
+    y[:, 0], y[codes == n_series] = NAN, NAN  # an output, and a series, that were never observed
+    times, weights = np.tile(np.arange(float(n_rows)), n_series + 1), np.full(len(codes), weight)
+    panel = Panel.of(codes, times, np.zeros((len(codes), 0)), y, weights)
+    assert may_have_memory(panel) == enough
+    with mock.patch.object(selection, "minimize", side_effect=RuntimeError("searched")):
+        shape = (n_series, n_rows)
+        seen = np.concatenate([np.full((*shape, 1), NAN), np.zeros((*shape, 1))], axis=2)
+        rows = LinearisedRows(
+            *tensors(times.reshape(-1, n_rows)[:-1], seen, np.ones((1, *shape, 2)), np.full(shape, weight))
+        )
+        if enough:
+            with pytest.raises(RuntimeError, match="searched"):
+                rows.likeliest_noise()
+        else:
+            assert rows.likeliest_noise() == [None, None]
