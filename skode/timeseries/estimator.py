@@ -479,6 +479,8 @@ class LatentODERegressor(FittedLatentODE):
 
     def _forecasts(self, known: Panel, query: Panel) -> list[Prediction]:
         """Predictions of rows, given other rows of the same series."""
+        some = np.unique(query.codes)
+        known, query = known.take(some), query.take(some)  # whose rows stay in their order
         posterior = self._inferred(known, self.n_draws)
         noise = normal_draws(posterior.n_draws, self.module_.latent_size)
         return list(self._predictive().predictions(query, known, np.arange(known.n_series), posterior, noise))

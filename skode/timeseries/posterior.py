@@ -31,7 +31,8 @@ from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
-#: Scoring ends where a step would raise the log-posterior by less than this, in nats, or after so many steps.
+#: Scoring ends where a step would raise the log-posterior by less than this, in nats, or has changed it by less, or after
+#: so many steps.
 SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
 
 #: Nor is the damping of steps raised any further where none is found that leads up.
@@ -243,12 +244,13 @@ class Inference:
             value, gradient, information = self._local(z)
         damping = torch.full_like(value, 1e-2)
         going = torch.isfinite(value)
+        settled = torch.zeros_like(going)  # where the last step changed hardly anything
         part, places = self, torch.arange(len(z), device=z.device)  # those still going, and their places
         for _ in range(MAX_SCORING_STEPS):
             step = _steps(information, gradient, damping)
             rise = (step * gradient).sum(1)
             # The last step, which is as good as undamped, is still to be taken.
-            ending = going & (rise <= SCORING_TOLERANCE)
+            ending = going & ((rise <= SCORING_TOLERANCE) | settled)
             going = going & torch.isfinite(rise) & (damping < LARGEST_DAMPING)
             if not bool(going.any()):
                 break
@@ -258,8 +260,10 @@ class Inference:
             step = torch.where(ending[:, None], _steps(information, gradient, torch.zeros_like(damping)), step)
             tried = torch.where(going[:, None], z + step, z)[places]
             new_value, new_gradient, new_information = part._local(tried)
-            better = (new_value > value[places]) & going[places]  # never where it is NaN
+            gain = new_value - value[places]
+            better = (gain > 0) & going[places]  # never where it is NaN
             improved = places[better]
+            settled[places] = gain.abs() <= SCORING_TOLERANCE
             z[improved], value[improved] = tried[better], new_value[better]
             gradient[improved], information[improved] = new_gradient[better], new_information[better]
             damping[places] *= torch.where(better, 0.2, 5.0)
