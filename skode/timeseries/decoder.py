@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics import affine
+from skode.solvers.devices import is_asynchronous
+
+#: So many inputs are worked on at once without gradients: hidden layers of more don't stay in the processor's caches.
+MOST_ROWS = 2**13
 
 
 class Decoder(nn.Module):
@@ -28,9 +32,17 @@ class Decoder(nn.Module):
         """Values of shape (..., n_outputs)."""
         if covariates.shape[-1]:
             z = torch.cat([z, covariates.expand(*z.shape[:-1], -1)], dim=-1)
-        linear, hidden, bent = self.linear, self.hidden, self.bent
         x = z.flatten(0, -2)
+        if len(x) > MOST_ROWS and not (torch.is_grad_enabled() or is_asynchronous(x.device)):
+            values = torch.cat([self._of(some) for some in x.split(MOST_ROWS)])
+        else:
+            values = self._of(x)
+        return values.view(*z.shape[:-1], len(self.bent.weight))
+
+    def _of(self, x: Tensor) -> Tensor:
+        """Of inputs of shape (n, n_inputs)."""
+        linear, hidden, bent = self.linear, self.hidden, self.bent
         # As products of matrices, the first weight in the layout that suits MKL in the backward pass.
         bend = nn.functional.silu(torch.addmm(hidden.bias, x, hidden.weight.t().contiguous()))
         straight = torch.addmm(linear.bias + bent.bias, x, linear.weight.t())
-        return torch.addmm(straight, bend, bent.weight.t()).view(*z.shape[:-1], len(bent.weight))
+        return torch.addmm(straight, bend, bent.weight.t())
