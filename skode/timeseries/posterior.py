@@ -31,12 +31,12 @@ from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
 
-#: Scoring ends where a step would raise the log-posterior by less than this, in nats, or has changed it by less, or after
-#: so many steps.
+#: Scoring ends where a step would change the log-posterior by less than this, in nats, or has; or after so many steps.
 SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
 
-#: Nor is the damping of steps raised any further where none is found that leads up.
-LARGEST_DAMPING = 1e6
+#: Nor is the damping of steps raised any further where none is found that leads up. A smaller one changes no step, and
+#: would have to be raised again.
+LEAST_DAMPING, LARGEST_DAMPING = 1e-2, 1e6
 
 #: Difference quotients are taken over this distance, in the prior's standard deviations.
 DIFFERENCE = 1e-4
@@ -242,7 +242,7 @@ class Inference:
         if bool(lost.any()):
             z = torch.where(lost[:, None], 0.0, z)
             value, gradient, information = self._local(z)
-        damping = torch.full_like(value, 1e-2)
+        damping = torch.full_like(value, LEAST_DAMPING)
         going = torch.isfinite(value)
         settled = torch.zeros_like(going)  # where the last step changed hardly anything
         part, places = self, torch.arange(len(z), device=z.device)  # those still going, and their places
@@ -266,7 +266,7 @@ class Inference:
             settled[places] = gain.abs() <= SCORING_TOLERANCE
             z[improved], value[improved] = tried[better], new_value[better]
             gradient[improved], information[improved] = new_gradient[better], new_information[better]
-            damping[places] *= torch.where(better, 0.2, 5.0)
+            damping[places] = (damping[places] * torch.where(better, 0.2, 5.0)).clamp_min(LEAST_DAMPING)
             going = going & ~ending
         return z, information, value
 
