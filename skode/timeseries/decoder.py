@@ -9,7 +9,7 @@ from skode.dynamics import affine
 from skode.solvers.devices import is_asynchronous
 
 #: So many inputs are worked on at once without gradients: hidden layers of more don't stay in the processor's caches.
-MOST_ROWS = 2**13
+MOST_ROWS = 2**12
 
 
 class Decoder(nn.Module):

@@ -141,7 +141,7 @@ class ColouredNoise:
 
 def _ending_in_zero(values: Tensor) -> Tensor:
     """Values of shape (n_series, n_slots - 1, n_outputs), and 0 in the last slot."""
-    return torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)
+    return torch.cat([values, values.new_zeros(len(values), 1, values.shape[2])], dim=1)
 
 
 def repeated_log_density(white: Tensor, weights: Tensor) -> Tensor:

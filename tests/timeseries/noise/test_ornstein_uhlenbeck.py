@@ -135,10 +135,13 @@ def test_draws_given_weighted_slots_vary_as_the_smoother_says():
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_long_series_agree_with_their_dense_covariances(weighted):
-    rng, n = np.random.default_rng(1), 300
-    time = np.sort(np.concatenate([rng.uniform(0.0, 5.0, n - 60), rng.integers(0, 20, 60) / 4.0]))  # many twice
-    residual, seen = rng.standard_normal((n, 2)), rng.uniform(size=(n, 2)) < 0.8
+@pytest.mark.parametrize("n", [1, 2, 300])
+def test_series_of_any_length_agree_with_their_dense_covariances(n, weighted):
+    rng = np.random.default_rng(1)
+    time = rng.uniform(0.0, 5.0, n)
+    time[: n // 2] = np.round(time[: n // 2], 1)  # many twice
+    time, residual, seen = np.sort(time), rng.standard_normal((n, 2)), rng.uniform(size=(n, 2)) < 0.8
+    seen[0] = True
     weights = rng.choice([0.25, 1.0, 3.0], n) if weighted else np.ones(n)
     noise = ColouredNoise(
         *tensors(time[None], seen[None], WHITE, COLOURED, MEMORY), *(tensors(weights[None]) if weighted else ())
