@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from skode.dynamics import affine
 from skode.dynamics.products import as_right_factor, outer
+from skode.solvers.devices import is_asynchronous
 from skode.solvers.first_order import first_order
+
+#: So many inputs are worked on at once without gradients: hidden layers of more don't stay in the processor's caches.
+MOST_ROWS = 2**12
 
 
 class Decoder(nn.Module):
@@ -36,6 +40,8 @@ class Decoder(nn.Module):
         weights = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
             values = _Values.apply(x, *weights)
+        elif len(x) > MOST_ROWS and not is_asynchronous(x.device):
+            values = torch.cat([_values(some, *weights)[0] for some in x.split(MOST_ROWS)])
         else:
             values, _ = _values(x, *weights)
         return values.view(*z.shape[:-1], len(self.bent.weight))

@@ -200,7 +200,7 @@ class DrivenBy:
     def __init__(self, perceptron: BoundMLP, n_features: int, paths: CovariatePaths, series: Tensor) -> None:
         self.perceptron, self.n_features, self.paths, self.series = perceptron, n_features, paths, series
 
-@cached_property
+    @cached_property
     def reader(self) -> PathReader | None:
         """What reads the covariates; None where they are not on the CPU."""
         return PathReader(self.paths, self.series) if self.series.device.type == "cpu" else None

@@ -176,8 +176,9 @@ def expansion(
     value = float(population.log_hyperprior())
     found = torch.zeros(panel.n_series, dtype=torch.bool)
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
-    for block in Footprint.of(module, solver.method).blocks(n_own + n_shared + 1, lengths):
-        inference = Inference(module, tensors(panel.take(block)), solver)
+    n_copies = n_own + n_shared + 1
+    for block in Footprint.of(module, solver.method).blocks(n_copies, lengths):
+        inference = Inference(module, tensors(panel.take(block)), solver, n_copies)
         rows, likelihood = inference.rows, module.likelihood
         here = torch.from_numpy(block)
         first = inference.start(module.posterior(inference.series, solver)[0]) if start is None else start[here]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -478,13 +478,13 @@ class LatentODERegressor(FittedLatentODE):
             if found is not None:
                 likelihood.colour(output, *found)
 
-    def _forecasts(self, known: Panel, query: Panel) -> list[Prediction]:
+    def _forecasts(self, known: Panel, query: Panel) -> Iterator[Prediction]:
         """Predictions of rows, given other rows of the same series."""
         some = np.unique(query.codes)
         known, query = known.take(some), query.take(some)  # whose rows stay in their order
         posterior = self._inferred(known, self.n_draws)
         noise = normal_draws(posterior.n_draws, self.module_.latent_size)
-        return list(self._predictive().predictions(query, known, np.arange(known.n_series), posterior, noise))
+        return self._predictive().predictions(query, known, np.arange(known.n_series), posterior, noise)
 
     @array_api
     def condition(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:

@@ -98,7 +98,7 @@ class Footprint:
             yield np.sort(largest_first[first : first + n])
             first += n
 
-    def n_copies(self, n_rows: int, n_knots: int) -> int:
-        """How many copies of a series with so many rows and knots stay within the bound; one at least."""
+    def n_copies(self, n_rows: int, n_knots: int, n_series: int = 1) -> int:
+        """How many copies of so many series with so many rows and knots each stay within the bound; one at least."""
         once = self.numbers(0, n_rows, n_knots)
-        return max((self.most - once) // (self.numbers(1, n_rows, n_knots) - once), 1)
+        return max((self.most // n_series - once) // (self.numbers(1, n_rows, n_knots) - once), 1)

@@ -39,8 +39,9 @@ SCORING_TOLERANCE, MAX_SCORING_STEPS = 1e-3, 25
 #: left to gain, and no damping helps.
 DOUBTFUL_RISE = 0.03
 
-#: Nor is the damping of steps raised any further where none is found that leads up.
-LARGEST_DAMPING = 1e6
+#: Nor is the damping of steps raised any further where none is found that leads up. A smaller one changes no step, and
+#: would have to be raised again.
+LEAST_DAMPING, LARGEST_DAMPING = 1e-2, 1e6
 
 #: Difference quotients are taken over this distance, in the prior's standard deviations.
 DIFFERENCE = 1e-4
@@ -158,13 +159,14 @@ def infer(
     """
     noise = normal_draws(n_draws, module.latent_size)
     found = Posterior.prior(panel.n_series, module.latent_size, n_draws)
-    n_copies = max(n_draws, module.latent_size + 1, module.n_starts + 2)
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
     some = np.flatnonzero(lengths > 0)
-    for places in Footprint.of(module, solver.method).blocks(n_copies, lengths[some]):
+    footprint = Footprint.of(module, solver.method)
+    for places in footprint.blocks(module.latent_size + 1, lengths[some]):
         block = some[places]
-        series = tensors(panel.take(block))
-        part = Inference(module, series, solver).posterior(noise, refined=refined)
+        longest = int(lengths[block].max())
+        at_once = footprint.n_copies(longest, longest, len(block))
+        part = Inference(module, tensors(panel.take(block)), solver, at_once).posterior(noise, refined=refined)
         rows = torch.from_numpy(block)
         found.mean[rows], found.factor[rows] = part.mean.cpu(), part.factor.cpu()
         found.log_weights[:, rows] = part.log_weights.cpu()
@@ -187,16 +189,29 @@ def linearised_rows(
     panel = panel.take(some[np.unique(np.linspace(0, len(some) - 1, min(len(some), MOST_SERIES)).astype(int))])
     parts = []
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
-    for block in Footprint.of(module, solver.method).blocks(module.latent_size + 1, lengths):
-        parts.append(Inference(module, tensors(panel.take(block)), solver).linearised().shortened())
+    n_copies = module.latent_size + 1
+    for block in Footprint.of(module, solver.method).blocks(n_copies, lengths):
+        parts.append(Inference(module, tensors(panel.take(block)), solver, n_copies).linearised().shortened())
     return LinearisedRows.joined(parts)
 
 
 class Inference:
-    """The posteriors of a block of series."""
+    """The posteriors of a block of series.
 
-    def __init__(self, module: LatentModel, series: PanelTensors, solver: Solver) -> None:
-        self.module, self.series, self.solver = module, series, solver
+    Parameters
+    ----------
+    module : LatentModel
+        The model.
+    series : PanelTensors
+        The series.
+    solver : Solver
+        The solver.
+    at_once : int
+        Number of draws that are solved at once.
+    """
+
+    def __init__(self, module: LatentModel, series: PanelTensors, solver: Solver, at_once: int) -> None:
+        self.module, self.series, self.solver, self.at_once = module, series, solver, at_once
         self.rows = Rows(series, process=module.process)
         self.noise = module.likelihood.coloured_noise(series.time, ~torch.isnan(series.y), series.weights)
 
@@ -225,7 +240,7 @@ class Inference:
             np.log1p(-PRIOR_SHARE) - 0.5 * (from_mode**2).sum(-1) - torch.linalg.slogdet(factor)[1],
             np.log(PRIOR_SHARE) - 0.5 * (z0**2).sum(-1),
         )
-        log_weights = self._log_joint(z0, self._decoded(z0)) - log_q
+        log_weights = self._log_joints(z0) - log_q
         return Posterior(mean, factor, _truncated(log_weights), n_of_prior)
 
     def start(self, mean: Tensor) -> Tensor:
@@ -234,7 +249,7 @@ class Inference:
             return mean
         draws = normal_draws(self.module.n_starts, mean.shape[1]).to(mean)[:, None].expand(-1, len(mean), -1)
         tried = torch.cat([mean[None], torch.zeros_like(mean)[None], draws])
-        value = torch.nan_to_num(self._log_joint(tried, self._decoded(tried)), nan=-torch.inf)
+        value = torch.nan_to_num(self._log_joints(tried), nan=-torch.inf)
         return tried[value.argmax(0), torch.arange(len(mean), device=mean.device)]
 
     def mode(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -246,7 +261,7 @@ class Inference:
         if bool(lost.any()):
             z = torch.where(lost[:, None], 0.0, z)
             value, gradient, information = self._local(z)
-        damping = torch.full_like(value, 1e-2)
+        damping = torch.full_like(value, LEAST_DAMPING)
         going = torch.isfinite(value)
         settled = torch.zeros_like(going)  # where the last step has shown that there is hardly anything to gain
         part, places = self, torch.arange(len(z), device=z.device)  # those still going, and their places
@@ -260,7 +275,7 @@ class Inference:
                 break
             if int(going.sum()) <= len(places) // 2:
                 places = torch.nonzero(going)[:, 0]
-                part = Inference(self.module, self.series.take(places), self.solver)
+                part = Inference(self.module, self.series.take(places), self.solver, self.at_once)
             step = torch.where(ending[:, None], _steps(information, gradient, torch.zeros_like(damping)), step)
             tried = torch.where(going[:, None], z + step, z)[places]
             new_value, new_gradient, new_information = part._local(tried)
@@ -270,7 +285,7 @@ class Inference:
             settled[places] = (gain.abs() <= SCORING_TOLERANCE) | ((gain <= 0) & (rise[places] <= DOUBTFUL_RISE))
             z[improved], value[improved] = tried[better], new_value[better]
             gradient[improved], information[improved] = new_gradient[better], new_information[better]
-            damping[places] *= torch.where(better, 0.2, 5.0)
+            damping[places] = (damping[places] * torch.where(better, 0.2, 5.0)).clamp_min(LEAST_DAMPING)
             going = going & ~ending
         return z, information, value
 
@@ -330,6 +345,10 @@ class Inference:
     def _log_joint(self, z0: Tensor, output: DecoderOutput) -> Tensor:
         """``log p(observations, z(0))`` up to a constant, of shape (n_copies, n_series)."""
         return self.module.log_likelihood(output, self.rows, self.noise) - 0.5 * (z0**2).sum(-1)
+
+    def _log_joints(self, z0: Tensor) -> Tensor:
+        """The same for any number of copies, as many as memory allows at once."""
+        return torch.cat([self._log_joint(some, self._decoded(some)) for some in z0.split(self.at_once)])
 
     def _decoded(self, z0: Tensor, *, jointly: bool = False) -> DecoderOutput:
         solver = self.solver.replace(on_failure="nan")

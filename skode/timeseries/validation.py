@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def forecast_density(
 
 
 @torch.no_grad()
-def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Sequence[Prediction]) -> None:
+def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Iterable[Prediction]) -> None:
     """Raise the noise to what the rows set aside call for, where that is more than was learned.
 
     Weights that were fitted to the other rows make these look more certain than any row to come.
@@ -108,18 +108,16 @@ def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Sequence[Predic
         Whose noise is raised, by the factor of :data:`WIDER` at which the rows are most likely.
     aside : Panel
         The rows set aside.
-    predictions : sequence of Prediction
+    predictions : iterable of Prediction
         Predictions of them, given the others.
     """
     variance = torch.exp(2.0 * likelihood.log_noise)
-    densities, weights = [], aside.row_weights()
-    for factor in WIDER:
-        total = 0.0
-        for prediction in predictions:
-            values, w = (torch.from_numpy(x[prediction.rows]).to(prediction.eta) for x in (aside.y, weights))
-            coloured = 0.0 if prediction.coloured is None else prediction.coloured
+    densities, row_weights = np.zeros(len(WIDER)), aside.row_weights()
+    for prediction in predictions:
+        values, w = (torch.from_numpy(x[prediction.rows]).to(prediction.eta) for x in (aside.y, row_weights))
+        coloured = 0.0 if prediction.coloured is None else prediction.coloured
+        for i, factor in enumerate(WIDER):
             added = factor**2 * (variance + coloured) - variance
             by_row = log_mean_density(likelihood.log_prob(prediction.eta, values, added), prediction.weights)
-            total += float((w * by_row).sum())
-        densities.append(total)
+            densities[i] += float((w * by_row).sum())
     likelihood.widen(float(WIDER[int(np.argmax(densities))]))

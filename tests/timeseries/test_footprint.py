@@ -95,6 +95,7 @@ SETTINGS = {
     "wide": {"hidden_layer_sizes": (64, 64)},
     "fixed steps": {"method": "rk4"},
     "covariates": {"n_covariates": 1},
+    "coloured": {"coloured": True},
 }
 
 
@@ -111,12 +112,16 @@ def nothing_idle(monkeypatch):
     ("call", "shape", "settings"),
     [(call, "three rows", "default") for call in CALLS]
     + [("predict", "one row", settings) for settings in SETTINGS]
-    + [("condition", "many rows", "default"), ("predict", "many rows", "covariates")],
+    + [("condition", "many rows", "default"), ("predict", "many rows", "covariates")]
+    + [(call, shape, "coloured") for call in ("condition", "predict", "sample_y") for shape in ("many rows",)],
 )
 def test_what_is_held_is_what_is_counted(call, shape, settings, nothing_idle):
     settings = dict(SETTINGS[settings])
     n_covariates = settings.pop("n_covariates", 0)
+    coloured = settings.pop("coloured", False)
     trained = fitted(n_covariates, **settings)
+    if coloured:
+        trained.module_.likelihood.colour(0, 0.8, 1.0)
     X, y = long_frame(*SHAPES[shape], first=100, n_covariates=n_covariates)
     held = held_by(lambda: CALLS[call](trained, X, y))
     assert 0.25 * BOUND <= held / 8 <= 1.1 * BOUND
@@ -126,12 +131,12 @@ def test_what_is_held_is_what_is_counted(call, shape, settings, nothing_idle):
 def test_draws_of_a_long_series_are_made_some_at_a_time(nothing_idle, monkeypatch):
     trained = fitted(noise="white")
     X, _ = long_frame(1, 400, first=100)
-    apart = trained.sample_y(X, n_samples=64)
-    held = held_by(lambda: trained.sample_y(X, n_samples=64))
+    apart = trained.sample_y(X, n_samples=256)
+    held = held_by(lambda: trained.sample_y(X, n_samples=256))
     monkeypatch.setattr(footprint, "MOST_NUMBERS", 100 * BOUND)
-    together = trained.sample_y(X, n_samples=64)
+    together = trained.sample_y(X, n_samples=256)
     assert held / 8 <= 1.1 * BOUND
-    assert held_by(lambda: trained.sample_y(X, n_samples=64)) > 1.5 * held
+    assert held_by(lambda: trained.sample_y(X, n_samples=256)) > 1.5 * held
     # The same latent paths; only the noise is drawn in another order.
     assert apart.shape == together.shape
     assert np.std(apart - together) <= 1.1 * np.sqrt(2.0) * trained.noise_std_[0]

@@ -437,7 +437,7 @@ def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tigh
     z = torch.tensor([[0.3, -0.5], [0.1, 0.8]], dtype=torch.float64)
     # Log-density, gradient and information, by which the mode and the shape there are found.
     found, expected, once = (
-        Inference(module, tensors(given), tight_solver)._local(z)
+        Inference(module, tensors(given), tight_solver, 8)._local(z)
         for given in (replace(panel, weights=counts.astype(float)), repeated, panel)
     )
     for part, other, unweighted in zip(found, expected, once, strict=True):

@@ -192,38 +192,52 @@ class OwnOutputTimes:
         n_samples = len(spans)
         if rows is None:
             rows, times = np.tile(np.arange(n_samples), len(times)), np.repeat(times, n_samples)
-        self.initial = spans[:, :1]
-        self.direction = np.where(spans[:, 1:] < spans[:, :1], -1.0, 1.0)
-        forward = self.direction[rows, 0] * times
-        order = np.lexsort((forward, rows))
-        counts = np.bincount(rows, minlength=n_samples)
-        width = int(counts.max(initial=0))
-        filled = np.arange(width) < counts[:, None]
-        # Row i: the times and output positions of sample i, in the order in which its steps will reach them.
-        self.times = np.full((n_samples, width), np.inf)
-        self.times[filled] = forward[order]
-        self.positions = np.zeros((n_samples, width), dtype=np.int64)
-        self.positions[filled] = order
+        self.direction = np.where(spans[:, 1] < spans[:, 0], -1.0, 1.0)
+        forward = self.direction[rows] * times
+        #: The outputs' positions, sample by sample, in the order in which its steps will reach them.
+        self.order = np.lexsort((forward, rows))
+        #: Sample and time of each. Complex numbers have the lexical order that these are in.
+        self.keys = _pairs(rows[self.order], forward[self.order])
         self.n_outputs = len(times)
+        everyone, initial = np.arange(n_samples), self.direction * spans[:, 0]
+        self.first = np.searchsorted(self.keys, _pairs(everyone, initial))
+        #: Behind the outputs that each sample's steps have answered.
+        self.answered = np.searchsorted(self.keys, _pairs(everyone, initial), side="right")
 
     def at_start(self, t: float) -> Reading | None:
         """Outputs at the initial time."""
-        rows, columns = np.nonzero(self.times == self.direction * self.initial)
-        return Reading(self.positions[rows, columns], np.zeros(len(rows)), rows) if len(rows) else None
+        places, rows = _ranges(self.first, self.answered)
+        return Reading(self.order[places], np.zeros(len(rows)), rows) if len(rows) else None
 
     def in_step(self, t: np.ndarray, t_next: np.ndarray, rows: np.ndarray) -> list[Reading]:
         """Outputs in the steps that the samples ``rows`` took, those inside them before those at their ends."""
-        times = self.times[rows]
-        start, end = self.direction[rows] * t[:, None], self.direction[rows] * t_next[:, None]
+        start, end = self.direction[rows] * t, self.direction[rows] * t_next
+        behind = np.searchsorted(self.keys, _pairs(rows, end), side="right")
+        places, local = _ranges(self.answered[rows], behind)
+        self.answered[rows] = behind
+        times, positions = self.keys.imag[places], self.order[places]
+        at_end = times == end[local]
         readings = []
-        for found, at_end in (((times > start) & (times < end), False), (times == end, True)):
-            local, columns = np.nonzero(found)
-            if len(local):
-                theta = np.ones(len(local))
-                if not at_end:
-                    theta = (times[local, columns] - start[local, 0]) / (end - start)[local, 0]
-                readings.append(Reading(self.positions[rows[local], columns], theta, local))
+        for found in (~at_end, at_end):
+            if found.any():
+                own = local[found]
+                theta = np.ones(len(own)) if found is at_end else (times[found] - start[own]) / (end - start)[own]
+                readings.append(Reading(positions[found], theta, own))
         return readings
+
+
+def _pairs(rows: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Samples and times as complex numbers."""
+    pairs = np.empty(len(rows), dtype=np.complex128)
+    pairs.real, pairs.imag = rows, times
+    return pairs
+
+
+def _ranges(first: np.ndarray, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All whole numbers from each of ``first`` until before that of ``behind``, and which range each is of."""
+    counts = behind - first
+    ranges = np.repeat(np.arange(len(first)), counts)
+    return np.arange(len(ranges)) + np.repeat(first - np.cumsum(counts) + counts, counts), ranges
 
 
 Readout = OutputTimes | EveryStep | OwnOutputTimes

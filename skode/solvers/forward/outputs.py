@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.solvers.devices import is_asynchronous
 from skode.solvers.errors import SolverError
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.output_times import EveryStep, OutputTimes, OwnOutputTimes, Positions, Reading, Readout
@@ -15,6 +16,9 @@ from skode.solvers.forward.per_sample_steps import explained_by_samples
 from skode.solvers.forward.run import Path, Run
 from skode.solvers.indexing import index
 from skode.solvers.tableaus import ButcherTableau
+
+#: From so many outputs of each sample in a step, samples are read off one by one.
+MANY_OUTPUTS = 32
 
 
 def readout_of(run: Run, n_samples: int, positions: Positions) -> Readout:
@@ -114,11 +118,7 @@ class Outputs:
                 inside = flat + h * (weights @ stages)
             self.pieces.append(inside.view(len(weights), *y.shape))
         else:
-            rows = index(reading.rows, y)
-            own = stages.view(len(stages), y.shape[0], -1).index_select(1, rows)
-            inside = (own * weights.t()[..., None]).sum(0).view(len(weights), *y.shape[1:])
-            per_sample = isinstance(h, torch.Tensor) and h.ndim > 0
-            self.pieces.append(y.index_select(0, rows) + (h.index_select(0, rows) if per_sample else h) * inside)
+            self.pieces.append(inside_samples(y, stages, h, weights, reading.rows))
         self.positions.append(reading.positions)
 
     def assemble(self, y0: Tensor, *, rowwise: bool, n_outputs: int) -> Tensor:
@@ -138,6 +138,24 @@ class Outputs:
         if len(positions) < n_outputs:
             stacked = torch.cat([stacked, stacked.new_full((1, *shape), torch.nan)])
         return stacked.index_select(0, index(place, stacked))
+
+
+def inside_samples(y: Tensor, stages: Tensor, h: Any, weights: Tensor, rows: np.ndarray) -> Tensor:
+    """Outputs of one sample each, of shape (len(rows), ...)."""
+    own = stages.view(len(stages), len(y), -1)
+    per_sample = isinstance(h, torch.Tensor) and h.ndim > 0
+    many = len(rows) >= MANY_OUTPUTS * len(y) and not is_asynchronous(y.device)
+    if many and (np.diff(rows) >= 0).all():  # a product of matrices for each sample
+        inside = y.new_empty(len(rows), own.shape[2])
+        counts = np.bincount(rows, minlength=len(y)).tolist()
+        parts = zip(inside.split(counts), weights.split(counts), strict=True)
+        steps = h.flatten().tolist() if per_sample else [h] * len(y)
+        for start, k, step, (part, some) in zip(y.reshape(len(y), -1), own.unbind(1), steps, parts, strict=True):
+            torch.addmm(start, some, k, alpha=step, out=part)
+        return inside.view(len(rows), *y.shape[1:])
+    samples = index(rows, y)
+    inside = (own.index_select(1, samples) * weights.t()[..., None]).sum(0).view(len(rows), *y.shape[1:])
+    return y.index_select(0, samples) + (h.index_select(0, samples) if per_sample else h) * inside
 
 
 def weights_tensor(tableau: ButcherTableau, theta: np.ndarray, like: Tensor) -> Tensor:

@@ -22,6 +22,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from skode.timeseries.noise.scans import AffineScan, filtered_variances
+
+#: Stands for variances of 0, which noise of no variance has, where they are divided by.
+TINY = torch.finfo(torch.float64).tiny
+
 
 class ColouredNoise:
     """Residuals of series at the times of slots, observed in some of them.
@@ -57,27 +62,20 @@ class ColouredNoise:
             w = torch.where(observed, weights.double()[..., None], 1.0)
             self.beyond = repeated_log_density(self.white, w)
             self.white = self.white / w.sqrt()
-        gaps = torch.nan_to_num(torch.diff(time, dim=1), nan=math.inf)
+        gaps = torch.nan_to_num(torch.diff(time, dim=1), nan=math.inf)[..., None] / memory.double()
         #: Correlations of v with that of the slot before; 0 where there is none.
         self.kept = torch.zeros(*time.shape, len(white), dtype=torch.float64, device=time.device)
-        self.kept[:, 1:] = torch.exp(-gaps[..., None] / memory.double())
-        self.n_slots = time.shape[1]
-        before, gains, innovations, after = [], [], [], []
-        known = torch.zeros_like(self.variance).expand(len(time), -1)
-        for slot in range(self.n_slots):
-            kept = self.kept[:, slot] ** 2
-            expected = kept * known + (1.0 - kept) * self.variance
-            total = expected + self.white[:, slot] ** 2
-            gain = torch.where(observed[:, slot], expected / total, 0.0)
-            known = expected * (1.0 - gain)
-            before.append(expected)
-            gains.append(gain)
-            innovations.append(torch.where(observed[:, slot], total, 1.0))
-            after.append(known)
-        #: Variances of v given the slots before, its gains, those of the innovations, and of v given the slots so far.
-        self.before, self.gains, self.innovations, self.after = (
-            torch.stack(parts, dim=1) for parts in (before, gains, innovations, after)
-        )
+        self.kept[:, 1:] = torch.exp(-gaps)
+        #: Variance that v takes on since the slot before.
+        self.added = self.variance.expand(observed.shape).clone()
+        self.added[:, 1:] *= -torch.expm1(-2.0 * gaps)
+        #: Variances of v given the slots so far, and given those before; of the innovations; and the gains of v.
+        self.after = filtered_variances(self.kept, self.added, torch.where(observed, self.white**2, math.inf))
+        self.before = self.added.clone()
+        self.before[:, 1:] += self.kept[:, 1:] ** 2 * self.after[:, :-1]
+        total = self.before + self.white**2
+        self.innovations = torch.where(observed, total, 1.0)
+        self.gains = torch.where(observed, self.before / total, 0.0)
 
     def whitened(self, residual: Tensor) -> Tensor:
         """Innovations in their standard deviations, of shape (n_copies, n_series, n_slots, n_outputs) as residuals.
@@ -96,19 +94,16 @@ class ColouredNoise:
     def smoothed(self, residual: Tensor) -> Tensor:
         """Mean of v in each slot, given all residuals."""
         ahead, mean = self._filtered(residual)
-        means = [mean[:, :, -1]]
-        for slot in range(self.n_slots - 2, -1, -1):
-            means.append(mean[:, :, slot] + self._back[:, slot] * (means[-1] - ahead[:, :, slot + 1]))
-        return torch.stack(means[::-1], dim=2)
+        mean[:, :, :-1] -= self._back * ahead[:, :, 1:]
+        return self._backward(mean.flip(2)).flip(2)
 
     @cached_property
     def smoothed_variance(self) -> Tensor:
         """Variance of v in each slot given all residuals, of shape (n_series, n_slots, n_outputs)."""
-        variances = [self.after[:, -1]]
-        for slot in range(self.n_slots - 2, -1, -1):
-            change = variances[-1] - self.before[:, slot + 1]
-            variances.append(self.after[:, slot] + self._back[:, slot] ** 2 * change)
-        return torch.stack(variances[::-1], dim=1).clamp_min(0.0)
+        # Rauch's P + J^2 (next one's - next before), where P - J^2 (next before) = P (next added) / (next before).
+        own = self.after.clone()
+        own[:, :-1] *= self.added[:, 1:] / self.before[:, 1:].clamp_min(TINY)
+        return AffineScan(_ending_in_zero(self._back**2).flip(1))(own.flip(1)[None])[0].flip(1)
 
     def drawn(self, residual: Tensor, generator: torch.Generator) -> Tensor:
         """Draws of v in each slot, given all residuals, one for each copy.
@@ -118,31 +113,35 @@ class ColouredNoise:
         """
         shape = (2, *residual.shape)
         noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(residual.device)
-        path = torch.zeros_like(noise[0, :, :, 0])
-        paths = []
-        for slot in range(self.n_slots):
-            kept = self.kept[:, slot]
-            path = kept * path + ((1.0 - kept**2) * self.variance).sqrt() * noise[0, :, :, slot]
-            paths.append(path)
-        prior = torch.stack(paths, dim=2)
+        prior = AffineScan(self.kept)(self.added.sqrt() * noise[0])
         return prior + self.smoothed(residual - prior - self.white * noise[1])
 
     def _filtered(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Means of v in each slot, given the residuals of those before, and of those so far."""
-        ahead, so_far = [], []
-        mean = torch.zeros_like(residual[:, :, 0])
-        for slot in range(self.n_slots):
-            expected = self.kept[:, slot] * mean
-            known = torch.where(self.observed[:, slot], residual[:, :, slot], 0.0)
-            mean = expected + self.gains[:, slot] * (known - expected)
-            ahead.append(expected)
-            so_far.append(mean)
-        return torch.stack(ahead, dim=2), torch.stack(so_far, dim=2)
+        mean = self._forward(torch.where(self.observed, self.gains * residual, 0.0))
+        ahead = torch.zeros_like(mean)
+        torch.mul(self.kept[:, 1:], mean[:, :, :-1], out=ahead[:, :, 1:])
+        return ahead, mean
+
+    @cached_property
+    def _forward(self) -> AffineScan:
+        """Means given the slots so far, from gains times residuals."""
+        return AffineScan(self.kept * (1.0 - self.gains))
+
+    @cached_property
+    def _backward(self) -> AffineScan:
+        """Means given all slots, the last one first, from what each mean is beyond its share of the next."""
+        return AffineScan(_ending_in_zero(self._back).flip(1))
 
     @cached_property
     def _back(self) -> Tensor:
         """Gain of each slot's mean from the next one's."""
-        return self.kept[:, 1:] * self.after[:, :-1] / self.before[:, 1:].clamp_min(torch.finfo(torch.float64).tiny)
+        return self.kept[:, 1:] * self.after[:, :-1] / self.before[:, 1:].clamp_min(TINY)
+
+
+def _ending_in_zero(values: Tensor) -> Tensor:
+    """Values of shape (n_series, n_slots - 1, n_outputs), and 0 in the last slot."""
+    return torch.cat([values, values.new_zeros(len(values), 1, values.shape[2])], dim=1)
 
 
 def repeated_log_density(white: Tensor, weights: Tensor) -> Tensor:

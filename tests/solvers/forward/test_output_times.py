@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from skode.solvers.forward.output_times import EveryStep, OutputTimes, Positions
+from skode.solvers.forward.output_times import EveryStep, OutputTimes, OwnOutputTimes, Positions
 
 
 def answers(times, boundaries, rows=None):
@@ -101,3 +101,37 @@ def test_every_step_of_each_sample_is_answered_at_its_end():
     assert [r.positions.tolist() for r in readings] == [[5, 6], [7, 8], [9]]
     assert np.concatenate(positions.times).tolist() == [0.0, 0.0, 0.3, 0.6, 1.0]
     assert np.concatenate(positions.rows).tolist() == [0, 1, 0, 1, 1]
+
+
+def test_outputs_of_samples_with_steps_of_their_own():
+    boundaries = [np.array([0.0, 0.7, 2.0]), np.array([3.0, 2.5, 2.1, 2.0]), np.array([1.0, 2.5]), np.array([2.0, 2.0])]
+    rng, rows = np.random.default_rng(0), np.repeat([0, 1, 3], 20)  # nothing of sample 2, and 3 goes nowhere
+    times = np.concatenate([rng.uniform(0.0, 2.0, 20), rng.uniform(2.0, 3.0, 20), np.full(20, 2.0)])
+    times[:3], times[20:26] = boundaries[0], [3.0, 3.0, 2.5, 2.5, 2.0, 2.0]
+    shuffled = rng.permutation(60)
+    rows, times = rows[shuffled], times[shuffled]
+    readout = OwnOutputTimes(times, rows, np.array([b[[0, -1]] for b in boundaries]))
+    start = readout.at_start(0.0)
+    answered = list(start.positions)
+    assert sorted(answered) == np.flatnonzero(times == np.array([0.0, 3.0, 1.0, 2.0])[rows]).tolist()
+    for samples, steps in (([0, 2], [0, 0]), ([1], [0]), ([0, 1], [1, 1]), ([1], [2])):
+        t, t_next = (np.array([boundaries[i][n + k] for i, n in zip(samples, steps, strict=True)]) for k in (0, 1))
+        for reading in readout.in_step(t, t_next, np.array(samples)):
+            assert reading.at_end == (reading.theta == 1.0).any()
+            assert (rows[reading.positions] == np.array(samples)[reading.rows]).all()
+            there = t[reading.rows] + reading.theta * (t_next - t)[reading.rows]
+            np.testing.assert_allclose(there, times[reading.positions], atol=1e-15)
+            assert ((reading.theta > 0.0) & (reading.theta <= 1.0)).all()
+            answered.extend(reading.positions)
+    assert sorted(answered) == list(range(60))
+
+
+def test_the_same_outputs_of_all_samples_with_steps_of_their_own():
+    readout = OwnOutputTimes(np.array([0.5, 0.0, 2.0]), None, np.array([[0.0, 2.0], [0.0, 2.0]]))
+    start = readout.at_start(0.0)
+    assert (start.positions.tolist(), start.rows.tolist()) == ([2, 3], [0, 1])
+    inside, end = readout.in_step(np.zeros(2), np.array([2.0, 1.0]), np.array([0, 1]))
+    assert (inside.positions.tolist(), inside.theta.tolist(), inside.rows.tolist()) == ([0, 1], [0.25, 0.5], [0, 1])
+    assert (end.positions.tolist(), end.at_end) == ([4], True)
+    (end,) = readout.in_step(np.ones(1), np.full(1, 2.0), np.array([1]))
+    assert (end.positions.tolist(), end.rows.tolist()) == ([5], [0])

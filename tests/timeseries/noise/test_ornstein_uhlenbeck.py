@@ -132,3 +132,30 @@ def test_draws_given_weighted_slots_vary_as_the_smoother_says():
     filled = ~np.isnan(TIMES)
     np.testing.assert_allclose(draws.mean(0)[filled], noise.smoothed(residual)[0][filled], atol=0.03)
     np.testing.assert_allclose(draws.var(0)[filled], noise.smoothed_variance[filled], atol=0.03)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 300])
+def test_series_of_any_length_agree_with_their_dense_covariances(n, weighted):
+    rng = np.random.default_rng(1)
+    time = rng.uniform(0.0, 5.0, n)
+    time[: n // 2] = np.round(time[: n // 2], 1)  # many twice
+    time, residual, seen = np.sort(time), rng.standard_normal((n, 2)), rng.uniform(size=(n, 2)) < 0.8
+    seen[0] = True
+    weights = rng.choice([0.25, 1.0, 3.0], n) if weighted else np.ones(n)
+    noise = ColouredNoise(
+        *tensors(time[None], seen[None], WHITE, COLOURED, MEMORY), *(tensors(weights[None]) if weighted else ())
+    )
+    copy = torch.from_numpy(np.where(seen, residual, NAN))[None, None]
+    total = 0.0
+    for output in range(2):
+        some, own = seen[:, output], WHITE[output] ** 2 / weights
+        prior = covariance(time, output, white=False)
+        dense = prior[np.ix_(some, some)] + np.diag(own[some])
+        total += multivariate_normal.logpdf(residual[some, output], cov=dense)
+        total -= (0.5 * (weights - 1.0) * np.log(2.0 * np.pi * WHITE[output] ** 2) + 0.5 * np.log(weights))[some].sum()
+        gain = prior[:, some] @ np.linalg.inv(dense)
+        smoothed, variance = noise.smoothed(copy)[0, 0, :, output], noise.smoothed_variance[0, :, output]
+        np.testing.assert_allclose(smoothed, gain @ residual[some, output], atol=1e-10)
+        np.testing.assert_allclose(variance, np.diag(prior - gain @ prior[some]), rtol=1e-8)
+    np.testing.assert_allclose(noise.log_prob(copy)[0, 0], total, rtol=1e-10)
