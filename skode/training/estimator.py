@@ -16,9 +16,11 @@ from torch import Tensor
 
 from skode.dynamics.sizes import check_sizes
 from skode.training.documentation import documentation_site
-from skode.training.loop import Objective, TrainingRecord, train, train_epoch
+from skode.training.loop import train, train_epoch
+from skode.training.record import Objective, TrainingRecord
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 from skode.training.solver import Solver
+from skode.training.stopwatch import Stopwatch
 from skode.training.tensors import resolve_device, resolve_dtype
 
 #: With tolerances below this, networks are trained in float64.
@@ -38,6 +40,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     learning_rate: str
     learning_rate_init: float
     max_iter: int
+    max_time: float | None
     shuffle: bool
     tol: float
     verbose: Any
@@ -159,6 +162,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         max_grad_norm: float | None = None,
         passes: int = 1,
         averaging: float = 0.0,
+        stopwatch: Stopwatch | None = None,
     ) -> TrainingSettings:
         """The parameters as the training loop takes them, with settings that estimators choose.
 
@@ -170,7 +174,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             Size of a batch with ``batch_size="auto"``.
         alpha : float, default=None
             Strength of the L2 penalty; None: the parameter.
-        max_grad_norm, passes, averaging
+        max_grad_norm, passes, averaging, stopwatch
             See :class:`TrainingSettings`.
         """
         return TrainingSettings(
@@ -186,13 +190,17 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             max_grad_norm=max_grad_norm,
             passes=passes,
             averaging=averaging,
+            stopwatch=stopwatch,
         )
 
+    def _stopwatch(self) -> Stopwatch:
+        """The time of a fit that begins now."""
+        return Stopwatch(self.max_time, verbose=bool(self.verbose))
+
     def _fit_partially(
-        self, objective: Objective, n_samples: int, rng: np.random.RandomState, *, alpha: float, passes: int = 1
+        self, objective: Objective, n_samples: int, rng: np.random.RandomState, settings: TrainingSettings
     ) -> None:
         """Train ``module_`` for one epoch, going on from the last call's curves and optimiser."""
-        settings = self._settings(n_samples, alpha=alpha, passes=passes)
         self._record = train_epoch(objective, n_samples, settings, rng, self._record)
         self._keep(self._record)
 
@@ -263,6 +271,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         self.best_validation_score_ = max(record.validation_scores, default=None)
         self.nfe_forward_ = list(record.nfe_forward)
         self.nfe_backward_ = list(record.nfe_backward)
+        self.stop_reason_ = record.stopped_because
 
 
 def _on_cpu(state: dict[Any, Any]) -> dict[Any, Any]:
