@@ -143,6 +143,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _batch_size(self, n_samples: int, auto: int) -> int:
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
 
+    def _n_epochs(self, n_samples: int) -> int:
+        """The largest number of epochs over so many samples."""
+        return self.max_iter
+
     def _solver(self) -> Solver:
         """A solver with this estimator's method and tolerances, as they are now."""
         return Solver(
@@ -180,7 +184,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         return TrainingSettings(
             learning_rate=self.learning_rate_init,
             batch_size=self._batch_size(n_samples, auto_batch_size),
-            max_iter=self.max_iter,
+            max_iter=self._n_epochs(n_samples),
             schedule=self.learning_rate,
             shuffle=self.shuffle,
             alpha=self.alpha if alpha is None else alpha,
@@ -234,7 +238,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         validate : callable, default=None
             Returns a validation score, by which the best weights are kept; higher is better.
         """
-        context = self._init_callback_context(max_subtasks=self.max_iter)
+        context = self._init_callback_context(max_subtasks=settings.max_iter)
         context.call_on_fit_task_begin(estimator=self, **task)
 
         def snapshot() -> dict[str, Any]:

@@ -20,9 +20,10 @@ from torch import Tensor
 from skode.solvers import SolverError, Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.training.caller import warn_caller
-from skode.training.progress import epoch_line
+from skode.training.progress import epoch_line, time_so_far
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.settings import TrainingSettings
+from skode.training.soap import SOAP
 from skode.training.stopwatch import Pace, Stopwatch
 
 MAX_RECOVERIES = 5
@@ -328,17 +329,16 @@ class _Training:
     def _line(self, score: float | None, seconds: float) -> str:
         """The line to print for the epoch that has just ended."""
         record, settings, pace = self.record, self.settings, self.pace
-        return epoch_line(
+        line = epoch_line(
             len(record.loss_curve),
             settings.max_iter if self.complete else None,
             record.loss_curve[-1],
             score=score,
             nfe=(record.nfe_forward[-1], record.nfe_backward[-1]) if self.solves else None,
             seconds=seconds,
-            in_all=pace.stopwatch.elapsed,
-            left=pace.left if self.complete else None,
             phase=settings.phase,
         )
+        return f"{line}; {time_so_far(pace.stopwatch.elapsed, pace.left if self.complete else None)}"
 
     def _validated(self) -> float:
         """The held-out score, of the weights' running mean where there is one."""
@@ -414,13 +414,16 @@ class _Training:
                 ConvergenceWarning,
             )
 
-    def _new_optimizer(self) -> torch.optim.Adam:
-        """Adam with scikit-learn's L2 penalty: on weights, not biases, divided by the size of a batch."""
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimiser with scikit-learn's L2 penalty: on weights, not biases, divided by the size of a batch."""
         decay = self.settings.alpha / self.settings.batch_size
         weights = [p for p in self.parameters if p.ndim > 1]
         others = [p for p in self.parameters if p.ndim <= 1]
         groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.Adam([g for g in groups if g["params"]], lr=self.learning_rate, fused=True)
+        groups = [group for group in groups if group["params"]]
+        if self.settings.optimizer == "soap":
+            return SOAP(groups, lr=self.learning_rate)
+        return torch.optim.Adam(groups, lr=self.learning_rate, fused=True)
 
     def _snapshot(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]

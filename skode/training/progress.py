@@ -13,8 +13,6 @@ def epoch_line(
     score: float | None = None,
     nfe: tuple[float, float] | None = None,
     seconds: float,
-    in_all: float | None = None,
-    left: float | None = None,
     phase: str = "",
 ) -> str:
     """One line about one epoch, in columns that stand below each other.
@@ -33,10 +31,6 @@ def epoch_line(
         Mean evaluations of the vector field per solve and per gradient, where anything was solved.
     seconds : float
         How long it took, validation included.
-    in_all : float, default=None
-        Seconds since the fit began.
-    left : float, default=None
-        Estimate of the seconds that the fit will still take at most.
     phase : str, default=""
         Name of the phase of training, where there are several.
 
@@ -50,8 +44,6 @@ def epoch_line(
     >>> from skode.training.progress import epoch_line
     >>> print(epoch_line(3, 50, 0.25, score=0.9, nfe=(20.0, 19.5), seconds=0.125))
     Epoch  3/50: loss 0.250000, validation score 0.900000, evaluations 20.0 forward + 19.5 backward, 0.12 s
-    >>> print(epoch_line(3, 50, 0.25, seconds=2.0, in_all=6.1, left=94.0))
-    Epoch  3/50: loss 0.250000, 2.00 s; 6.1 s in all, about 1 min 34 s left
     """
     number = f"{epoch}" if n_epochs is None else f"{epoch:{len(str(n_epochs))}d}/{n_epochs}"
     parts = [f"loss {loss:.6f}"]
@@ -60,8 +52,28 @@ def epoch_line(
     if nfe is not None:
         parts.append(f"evaluations {nfe[0]:.1f} forward + {nfe[1]:.1f} backward")
     parts.append(f"{seconds:.2f} s")
-    line = f"{phase}{': epoch' if phase else 'Epoch'} {number}: {', '.join(parts)}"
-    times = [] if in_all is None else [f"{in_words(in_all)} in all"]
-    if left is not None:
-        times.append(f"about {in_words(left)} left")
-    return "; ".join([line, ", ".join(times)] if times else [line])
+    return f"{phase}{': epoch' if phase else 'Epoch'} {number}: {', '.join(parts)}"
+
+
+def time_so_far(in_all: float, left: float | None = None) -> str:
+    """What is printed behind the line of an epoch.
+
+    Parameters
+    ----------
+    in_all : float
+        Seconds since the fit began.
+    left : float, default=None
+        Estimate of the seconds that the fit will still take, if all epochs are run; None where nobody knows.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Examples
+    --------
+    >>> from skode.training.progress import time_so_far
+    >>> time_so_far(6.1, 94.0)
+    '6.1 s in all, about 1 min 34 s left'
+    """
+    return f"{in_words(in_all)} in all" + ("" if left is None else f", about {in_words(left)} left")

@@ -67,6 +67,7 @@ class TrainingSettings:
     max_iter: int
     schedule: str = "constant"  # or "cosine", which falls to 0 over max_iter epochs, or over the time that there is
     shuffle: bool = True
+    optimizer: str = "adam"  # or "soap"
     alpha: float = 0.0
     tol: float = 1e-4
     n_iter_no_change: int | None = 10

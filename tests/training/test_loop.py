@@ -444,26 +444,28 @@ def not_waited_for():
     devices.ASYNCHRONOUS.discard("cpu")
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5])
-def test_training_that_does_not_wait_learns_the_same(not_waited_for, max_grad_norm):
+def test_training_that_does_not_wait_learns_the_same(not_waited_for, max_grad_norm, optimizer):
     class Indexed(Quadratic):
         def loss(self, rows):
             assert isinstance(rows, torch.Tensor)
             return super().loss(np.asarray(rows))
 
     ahead = Indexed()
-    record = run(ahead, max_grad_norm=max_grad_norm)
+    record = run(ahead, max_grad_norm=max_grad_norm, optimizer=optimizer)
     devices.ASYNCHRONOUS.discard("cpu")
     usual = Quadratic()
-    expected = run(usual, max_grad_norm=max_grad_norm)
+    expected = run(usual, max_grad_norm=max_grad_norm, optimizer=optimizer)
     np.testing.assert_allclose(record.loss_curve, expected.loss_curve, rtol=1e-12)
     torch.testing.assert_close(ahead.weight, usual.weight, rtol=1e-12, atol=1e-12)
     for one, other in zip(ahead.batches, usual.batches, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_from_the_first_number_that_is_not_finite_on_weights_stay(not_waited_for, what):
+def test_from_the_first_number_that_is_not_finite_on_weights_stay(not_waited_for, what, optimizer):
     class Poisoned(Quadratic):
         def loss(self, rows):
             n = len(self.batches)
@@ -478,9 +480,25 @@ def test_from_the_first_number_that_is_not_finite_on_weights_stay(not_waited_for
 
     objective = Poisoned()
     with pytest.warns(ConvergenceWarning, match="the loss or its gradient became infinite or NaN"):
-        run(objective, 64, max_iter=3, n_iter_no_change=None)
+        run(objective, 64, max_iter=3, n_iter_no_change=None, optimizer=optimizer)
     torch.testing.assert_close(objective.later, objective.before, rtol=0.0, atol=0.0)
     assert torch.isfinite(objective.weight).all()
+
+
+# Another optimiser
+
+
+def test_the_other_optimiser_finds_the_minimum():
+    objective = Quadratic()
+    run(objective, max_iter=2000, tol=1e-12, n_iter_no_change=100, optimizer="soap")
+    torch.testing.assert_close(objective.weight.detach(), TARGET, atol=1e-3, rtol=0)
+    torch.testing.assert_close(objective.bias.detach(), torch.ones(2, dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_the_other_optimiser_has_the_penalty_and_leaves_biases_alone():
+    held = Quadratic()
+    quietly(held, max_iter=600, n_iter_no_change=None, alpha=8.0, optimizer="soap", schedule="cosine")
+    torch.testing.assert_close(held.weight.detach(), TARGET / 2, atol=1e-3, rtol=0)
 
 
 # Time

@@ -1,0 +1,106 @@
+"""Adam in the eigenbasis of the gradients' second moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Shares of the past in the running means: of gradients, of their squares in the eigenbasis, of their outer products.
+MEAN, SQUARE, OUTER = 0.9, 0.99, 0.95
+
+#: Updates after which the eigenbases are brought up to date.
+EVERY = 10
+
+#: Sides longer than this have no eigenbasis, for its decomposition takes longer than it saves.
+LONGEST_SIDE = 512
+
+TINY = 1e-8
+
+
+class SOAP(torch.optim.Optimizer):
+    r"""SOAP (Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025, algorithm 3).
+
+    With :math:`L` and :math:`R` the running means of :math:`G G^T` and :math:`G^T G` over a matrix's gradients, and
+    :math:`Q_L, Q_R` their eigenvectors, Adam is applied to :math:`Q_L^T G Q_R`, whose entries are less correlated than
+    those of :math:`G`, and its step turned back. Eigenvectors are brought up to date by one step of subspace iteration,
+    the QR decomposition of :math:`L Q_L`. Parameters that are no matrices have Adam's steps as they are. The first
+    gradient, which in the bases of itself alone would be diagonal but for rounding, only sets the bases.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, or groups of them, as torch's optimisers take them.
+    lr : float
+        Learning rate.
+    weight_decay : float, default=0.0
+        Strength of the L2 penalty, whose gradient is added to the loss's.
+
+    Attributes
+    ----------
+    found_inf : Tensor or None
+        As torch's fused Adam has it: where it holds a number other than 0, parameters stay as they are.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.found_inf: Tensor | None = None
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step; ``closure`` is not supported."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                gradient = parameter.grad
+                if group["weight_decay"]:
+                    gradient = gradient.add(parameter, alpha=group["weight_decay"])
+                step = self._step(parameter, gradient)
+                if self.found_inf is not None:
+                    step = torch.where(self.found_inf > 0.0, 0.0, step)
+                parameter.sub_(step, alpha=group["lr"])
+
+    def _step(self, parameter: Tensor, gradient: Tensor) -> Tensor:
+        """Adam's step of length one, in the eigenbases of the parameter's sides where it is a matrix."""
+        state = self.state[parameter]
+        if not state:
+            state.update(n=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
+        left = right = None
+        if parameter.ndim == 2:
+            left = _basis(state, "left", gradient)
+            right = _basis(state, "right", gradient.T)
+        n = state["n"]
+        state["n"] += 1
+        if not n:
+            return torch.zeros_like(parameter)
+        turned = _turned(gradient, left, right)
+        state["mean"].lerp_(gradient, 1.0 - MEAN)
+        state["square"].mul_(SQUARE).addcmul_(turned, turned, value=1.0 - SQUARE)
+        mean = _turned(state["mean"], left, right) / (1.0 - MEAN**n)
+        step = mean / (state["square"] / (1.0 - SQUARE**n)).sqrt_().add_(TINY)
+        return _turned(step, None if left is None else left.T, None if right is None else right.T)
+
+
+def _basis(state: dict[str, Any], side: str, gradient: Tensor) -> Tensor | None:
+    """The eigenbasis of the rows' second moments, with this gradient's in them; None where there are too many rows."""
+    size, n = len(gradient), state["n"]
+    if size > LONGEST_SIDE:
+        return None
+    outer = state.setdefault(f"{side}_outer", gradient.new_zeros(size, size))
+    outer.mul_(OUTER).addmm_(gradient, gradient.T, alpha=1.0 - OUTER)
+    if n == 0:
+        state[side] = torch.linalg.eigh(outer.double())[1].to(gradient)
+    elif n % EVERY == 0:
+        state[side] = torch.linalg.qr(outer @ state[side])[0]
+    return state[side]
+
+
+def _turned(matrix: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
+    """A matrix in the coordinates of two bases of its sides, the columns of ``left`` and ``right``."""
+    if left is not None:
+        matrix = left.T @ matrix
+    return matrix if right is None else matrix @ right
