@@ -3,49 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, _fit_context
+from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
 
-from skode.density.chunks import in_chunks
 from skode.density.columns import check_columns
 from skode.density.fields import new_field
+from skode.density.fitted import FittedDensity
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.samples import Samples
-from skode.density.settings import auto_batch_size, auto_kinetic_energy
-from skode.density.spaces import check_range, to_data, to_flow
+from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
 from skode.dynamics.fields import FIELDS
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
-    NeuralODEEstimator,
     Solver,
+    Stopwatch,
     TrainingRecord,
     array_api,
-    check_argument,
     check_data,
-    check_unit_times,
     check_weights,
-    memory_for,
     new_generator,
-    resolve_device,
     rollback,
-    to_pandas,
     to_tensor,
     train,
     users_field,
-    warn_of_overflow,
     worthwhile_threads,
 )
 
@@ -57,7 +48,7 @@ MAX_GRAD_NORM = 1.0
 AVERAGING = 0.99
 
 
-class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
+class CNFDensityEstimator(FittedDensity):
     """Density estimator whose density is a normal one, carried by a neural ODE.
 
     A continuous normalizing flow [1]_: the data, whitened, are the end of ``dz/dt = f(t, z)`` started from a normal
@@ -107,9 +98,14 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
-        Learning rate of Adam.
-    max_iter : int, default=70
-        Largest number of epochs.
+        Learning rate of Adam; beyond 25,000 samples, of Adam in the gradients' eigenbasis [5]_, which gets as far in
+        fewer updates.
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs. "auto" is 70; of likelihood fewer beyond 25,000 samples, so that updates stay as many,
+        but at least 10.
+    max_time : float or None, default=None
+        Seconds that ``fit`` may take; None: any number. The cosine schedule then follows the time where that is sooner
+        over than ``max_iter`` epochs. A fit that is limited in this way depends on the speed of the machine.
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
@@ -131,7 +127,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     n_iter_no_change : int or None, default=None
         Epochs without improvement after which training stops; None: never.
     rtol, atol : float, default=1e-4
-        Relative and absolute tolerance of the solver.
+        Relative and absolute tolerance of the solver. Beyond 25,000 samples training, but not validation, has ten times
+        as much, which moves gradients by less than they vary between batches.
     method : str, default="dopri5"
         ODE method, one of :data:`skode.solvers.METHODS`.
     step_size : float or None, default=None
@@ -155,7 +152,9 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     feature_names_in_ : ndarray of shape (n_features,)
         Their names, if they all are strings.
     n_iter_ : int
-        Epochs run.
+        Epochs run, with the one that ``max_time`` ended.
+    stop_reason_ : str
+        Why training ended.
     loss_, best_loss_ : float
         Last and least mean loss in training: negative log-likelihood of the whitened data with its penalties, or the
         mean squared distance of velocities.
@@ -184,6 +183,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
     .. [3] Y. Lipman, R. T. Q. Chen, H. Ben-Hamu, M. Nickel, M. Le, "Flow Matching for Generative Modeling", ICLR 2023.
     .. [4] C. Finlay, J.-H. Jacobsen, L. Nurbekyan, A. M. Oberman, "How to train your neural ODE: the world of Jacobian
        and kinetic regularization", ICML 2020.
+    .. [5] N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025.
 
     Examples
     --------
@@ -202,6 +202,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
 
     _parameter_constraints: dict = {
         **COMMON_CONSTRAINTS,
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "field": [StrOptions(set(FIELDS)), nn.Module],
         "objective": [StrOptions({"likelihood", "flow_matching"})],
         "matching_iter": [Interval(Integral, 0, None, closed="left")],
@@ -227,7 +228,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         batch_size: Any = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float = 1e-2,
-        max_iter: int = 70,
+        max_iter: Any = "auto",
+        max_time: float | None = None,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
@@ -258,6 +260,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.shuffle = shuffle
         self.random_state = random_state
         self.tol = tol
@@ -310,6 +313,7 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
             return self._fit(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> CNFDensityEstimator:
+        stopwatch = self._stopwatch()
         hidden = self._hidden_layers()
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=self.warm_start)
@@ -327,11 +331,18 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         with users_field(self.field, rng, f"(n, {X.shape[1]})"):
             self.module_.train()
             in_flow = Samples(self._in_flow(samples.points), samples.weights)
-            self._train(in_flow, rng, dtype, self._task(X, y, sample_weight))
+            self._train(in_flow, rng, dtype, self._task(X, y, sample_weight), stopwatch)
         self.module_.to(dtype).eval()
         return self
 
-    def _train(self, samples: Samples, rng: np.random.RandomState, dtype: torch.dtype, task: dict[str, Any]) -> None:
+    def _train(
+        self,
+        samples: Samples,
+        rng: np.random.RandomState,
+        dtype: torch.dtype,
+        task: dict[str, Any],
+        stopwatch: Stopwatch,
+    ) -> None:
         """Train ``module_`` on samples where the flow lives; ``task`` goes to callbacks."""
         like = self.module_.log_scale
         # Steps are shared with gradients and without: noise is drawn for the rows of a batch, none of which may leave.
@@ -347,13 +358,15 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         with worthwhile_threads(self._batch_size(n, auto) * widest):
             self.__dict__.pop("matching_curve_", None)
             if self.matching_iter and self.objective == "likelihood":
-                record = self._match(matching, n, rng, auto)
+                record = self._match(matching, n, rng, auto, stopwatch)
                 self.matching_curve_ = record.loss_curve
                 if record.stopped_because == INTERRUPTED:
                     self._keep(TrainingRecord(stopped_because=INTERRUPTED))
                     return
             objective = matching if self.objective == "flow_matching" else likelihood
-            settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM, averaging=AVERAGING)
+            settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM, averaging=AVERAGING, stopwatch=stopwatch)
+            if is_many(n) and objective is likelihood:
+                settings = dataclasses.replace(settings, optimizer="soap")
             self._fit_module(objective, n, rng, settings, task=task, dtype=dtype, validate=validate)
 
     def _objectives(
@@ -364,6 +377,8 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         weights = to_tensor(samples.weights / samples.weights.mean(), like.dtype, like.device)
         matching = FlowMatching(flow, x, weights, new_generator(rng, like.device))
         energy = auto_kinetic_energy(samples.size) if self.kinetic_energy == "auto" else float(self.kinetic_energy)
+        if is_many(len(samples)):
+            solver = solver.replace(rtol=LOOSER * solver.rtol, atol=LOOSER * solver.atol)
         likelihood = Likelihood(
             flow,
             x,
@@ -376,217 +391,27 @@ class CNFDensityEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Den
         )
         return matching, likelihood
 
-    def _match(self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int) -> TrainingRecord:
-        """Flow matching before training by likelihood."""
-        settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM)
+    def _match(
+        self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int, stopwatch: Stopwatch
+    ) -> TrainingRecord:
+        """Flow matching before training by likelihood, for a share of the time as of the epochs."""
+        settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM, stopwatch=stopwatch)
         settings = dataclasses.replace(
-            settings, max_iter=self.matching_iter, n_iter_no_change=None, schedule="cosine", phase="Flow matching"
+            settings,
+            max_iter=self.matching_iter,
+            time_share=self.matching_iter / (self.matching_iter + settings.max_iter),
+            n_iter_no_change=None,
+            schedule="cosine",
+            phase="Flow matching",
         )
         return train(matching, n, settings, rng)
+
+    def _n_epochs(self, n_samples: int) -> int:
+        if self.max_iter != "auto":
+            return int(self.max_iter)
+        return auto_max_iter(n_samples) if self.objective == "likelihood" else EPOCHS
 
     def _architecture(self, hidden: tuple[int, ...]) -> dict[str, Any]:
         """The parameters that the flow is built from, by name."""
         built_in = {"hidden_layer_sizes": hidden, "activation": self.activation}
         return {"field": self.field, "marginals": self.marginals} | (built_in if isinstance(self.field, str) else {})
-
-    def _checked(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
-        self.module_.to(resolve_device(self.device))
-        return check_data(self, X, dtype=[np.float64, np.float32], reset=False)
-
-    def _in_flow(self, X: np.ndarray) -> np.ndarray:
-        return to_flow(self.scaler_, X, self.module_.log_scale.dtype)
-
-    def _evaluated(self, function: Callable[[Tensor], Tensor], points: np.ndarray, *, axis: int = 0) -> np.ndarray:
-        """The values of a function of the flow at points where the flow lives."""
-        return in_chunks(function, points, self.module_.log_scale, axis=axis)
-
-    @array_api
-    def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
-        """Log-densities at a time between the base density's and the data's.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Points of data space.
-        t : float, default=1.0
-            The time: at 1 the density is that of the data, at 0 the base, a normal density in data space (bent as
-            ``marginals`` says).
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Log-densities in nats, in the units of X.
-
-        Raises
-        ------
-        ValueError
-            Where ``t`` is not as described, or X too large to standardise.
-
-        Warns
-        -----
-        UserWarning
-            Where a log-density is below the least number of X's dtype, and comes out as minus infinity.
-        """
-        X = self._checked(X)
-        if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
-            raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
-        log_prob = self._evaluated(lambda x: self.module_.log_prob(x, self._solver(), t=float(t))[0], self._in_flow(X))
-        with np.errstate(over="ignore"):
-            log_prob = (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
-        warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
-        return log_prob
-
-    @array_api
-    def score_samples(self, X: Any) -> np.ndarray:
-        """Log-density of each sample, by the exact divergence however the flow was trained.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Log-densities in nats, in the units of X.
-        """
-        return self.log_prob(X)
-
-    @array_api
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-likelihood of samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-        y : None
-            Ignored; here for scikit-learn's conventions.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples in the mean, none negative; 1 where None.
-
-        Returns
-        -------
-        float
-            Mean log-density per sample in nats, as ``GaussianMixture.score``.
-        """
-        log_density = self.score_samples(X)
-        if sample_weight is None:
-            return float(log_density.mean(dtype=np.float64))
-        weights = check_weights(sample_weight, log_density)
-        # The density of a sample without weight may be minus infinity, times which 0 would be NaN.
-        some = weights > 0.0
-        return float(np.average(log_density[some], weights=weights[some]))
-
-    @validate_params(
-        {"n_samples": [Interval(Integral, 1, None, closed="left")], "random_state": ["random_state"]},
-        prefer_skip_nested_validation=True,
-    )
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
-        """Draw samples from the fitted density.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of samples.
-        random_state : int, RandomState instance or None, default=None
-            Source of the draws.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            Samples, in the units of X.
-        """
-        check_is_fitted(self)
-        with memory_for("n_samples", n_samples):
-            base = check_random_state(random_state).standard_normal((n_samples, self.n_features_in_))
-            return self._from_base(base)
-
-    @array_api
-    def transform(self, X: Any) -> np.ndarray:
-        """Carry samples back to the base, where data that follow the density are standard normal.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            The points of the base that the flow carries to the samples.
-        """
-        X = self._checked(X)
-        base = self._evaluated(lambda x: self.module_.pull(x, self._solver()), self._in_flow(X))
-        return base.astype(X.dtype, copy=False)
-
-    @array_api
-    def inverse_transform(self, X: Any) -> np.ndarray:
-        """Carry points of the base to data space: the inverse of ``transform``, up to the solver's tolerance.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Points of the base, standard normal for new samples.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            Points of data space.
-
-        Raises
-        ------
-        ValueError
-            Where X has another number of columns than the data.
-        """
-        check_is_fitted(self)
-        with check_argument("X"):
-            base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
-        if base.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
-        return self._from_base(base)
-
-    def _from_base(self, base: np.ndarray) -> np.ndarray:
-        self.module_.to(resolve_device(self.device))
-        points = check_range(base, self.module_.log_scale.dtype)
-        points = self._evaluated(lambda z: self.module_.push(z, self._solver()), points)
-        return to_data(self.scaler_, points, base.dtype)
-
-    @array_api
-    def trajectory(self, X: Any, t: Any) -> np.ndarray:
-        """The paths on which the flow carries samples from the base to data space.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples, where the paths end at time 1 (those of ``sample``, for example).
-        t : array-like of shape (n_times,)
-            Times between 0, the base's, and 1, the data's; strictly increasing.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_times, n_features)
-            The points, in data space.
-
-        Raises
-        ------
-        ValueError
-            Where ``t`` is not as described.
-        """
-        X = self._checked(X)
-        times = check_unit_times(t)
-        falling = times[::-1].tolist()
-        paths = self._evaluated(
-            lambda x: self.module_.paths(x, self._solver(), falling).flip(0), self._in_flow(X), axis=1
-        )
-        n_times, n, d = paths.shape
-        points = to_data(self.scaler_, paths.transpose(1, 0, 2).reshape(-1, d), X.dtype)
-        return points.reshape(n, n_times, d)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "module_")
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_features_in_

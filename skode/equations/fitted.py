@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral, Real
@@ -52,7 +50,6 @@ class FittedEquations(SeriesRegressor):
     step_size: float | None
     max_iter: int
     tol: float
-    max_time: float | None
 
     params_: dict[str, Any]
     method_: str
@@ -74,10 +71,6 @@ class FittedEquations(SeriesRegressor):
         """Those of the fit, but that equations may get stiff later, or for other parameters."""
         explicit = self.method == "auto" and self.method_ == AUTO[0]
         return self._settings("auto" if explicit else self.method_)
-
-    def _deadline(self) -> float:
-        """When the search has to end."""
-        return math.inf if self.max_time is None else time.monotonic() + self.max_time
 
     def _keep(self, task: Task, reading: Reading, optima: list[Optimum]) -> None:
         """Set the fitted attributes from the best of several fits."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ class SeriesRegressor(RegressorMixin, BaseEstimator):
 
     series: Column | None
     time: Column
+    max_time: float | None
 
     states_: list[str]
 
@@ -37,6 +40,10 @@ class SeriesRegressor(RegressorMixin, BaseEstimator):
         tags.target_tags.multi_output = True
         tags.array_api_support = True
         return tags
+
+    def _deadline(self) -> float:
+        """When a search that begins now has to end."""
+        return math.inf if self.max_time is None else time.monotonic() + self.max_time
 
     def _read(self, X: Any) -> LongRows:
         """Rows of X, as in ``fit``."""

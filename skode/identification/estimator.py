@@ -100,6 +100,9 @@ class NeuralODERegressor(FittedField):
         Largest number of steps of multiple shooting.
     tol : float, default=0.1
         Gain in the logarithm of the posterior density that a step must promise for the search to go on.
+    max_time : float or None, default=None
+        Seconds after which no more steps begin; then the best so far is kept, with a warning, as after Ctrl-C. One step
+        may take longer than that.
     random_state : int, RandomState instance or None, default=None
         Source of the first weights.
     verbose : bool, default=False
@@ -174,6 +177,7 @@ class NeuralODERegressor(FittedField):
         "n_starts": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "method": [StrOptions({name for name, tableau in METHODS.items() if not tableau.implicit})],
@@ -199,6 +203,7 @@ class NeuralODERegressor(FittedField):
         n_starts: int = 2,
         max_iter: int = 60,
         tol: float = 0.1,
+        max_time: float | None = None,
         random_state: Any = None,
         verbose: Any = False,
         method: str = "dopri5",
@@ -220,6 +225,7 @@ class NeuralODERegressor(FittedField):
         self.n_starts = n_starts
         self.max_iter = max_iter
         self.tol = tol
+        self.max_time = max_time
         self.random_state = random_state
         self.verbose = verbose
         self.method = method
@@ -243,7 +249,7 @@ class NeuralODERegressor(FittedField):
         Returns
         -------
         self : NeuralODERegressor
-            The fitted model. After Ctrl-C it is the best so far, with a warning.
+            The fitted model. After Ctrl-C or ``max_time`` it is the best so far, with a warning.
 
         Raises
         ------
@@ -255,6 +261,7 @@ class NeuralODERegressor(FittedField):
         ConvergenceWarning
             If the search ended before an optimum.
         """
+        search = self._search()
         rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
         y = to_pandas(y, "y")
         values = read_targets(y, len(rows))
@@ -272,13 +279,13 @@ class NeuralODERegressor(FittedField):
         for kind in kinds:
             try:
                 with np.errstate(all="ignore"):  # trials of fields that explode
-                    problem, optimum = self._fitted(kind, (observations, layout, smooth))
+                    problem, optimum = self._fitted(kind, (observations, layout, smooth), search)
             except SolverError:
                 if kind == kinds[-1] and not found:
                     raise
                 continue
             found.append((problem, optimum, kind))
-            if optimum.optimum.interrupted:
+            if optimum.optimum.interrupted or search.is_over:
                 break
         problem, best, kind = max(found, key=lambda one: evidence(one[0], one[1]))
         self._clock, self._observations = clock, observations
@@ -286,7 +293,9 @@ class NeuralODERegressor(FittedField):
         self._keep(problem, best)
         return self
 
-    def _fitted(self, kind: Any, data: tuple[KnownSeries, Layout, SmoothedStates]) -> tuple[Problem, FieldOptimum]:
+    def _fitted(
+        self, kind: Any, data: tuple[KnownSeries, Layout, SmoothedStates], search: FieldSearch
+    ) -> tuple[Problem, FieldOptimum]:
         arguments = FieldArguments(
             self.known,
             self.params,
@@ -299,10 +308,11 @@ class NeuralODERegressor(FittedField):
         names = self._outputs, self._columns.inputs
         settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
         problem = pose(arguments, kind, data, names, settings, linear=self.interpolation == "linear")
-        return problem, fitted(problem, self._search(), check_random_state(self.random_state))
+        return problem, fitted(problem, search, check_random_state(self.random_state))
 
     def _search(self) -> FieldSearch:
-        return FieldSearch(self.n_starts, self.max_iter, self.tol, _print if self.verbose else None)
+        report = _print if self.verbose else None
+        return FieldSearch(self.n_starts, self.max_iter, self.tol, report, self._deadline())
 
     def _observed(self, clock: Clock, rows: LongRows, values: np.ndarray, given: Any) -> KnownSeries:
         """The rows of all series of which anything was observed."""
@@ -355,6 +365,12 @@ class NeuralODERegressor(FittedField):
         self._note_initial_states()
         if optimum.interrupted:
             warn_caller("The fit was interrupted; what was best so far is kept.", ConvergenceWarning)
+        elif optimum.out_of_time:
+            warn_caller(
+                f"The fit was ended by max_time={self.max_time} after {optimum.n_iter} steps; what was best so far is "
+                "kept.",
+                ConvergenceWarning,
+            )
         elif not optimum.converged:
             warn_caller(
                 f"The fit ended before an optimum, after {optimum.n_iter} steps: raise max_iter or tol, or choose "

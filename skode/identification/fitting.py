@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -46,12 +48,20 @@ class FieldSearch:
         As the estimator's parameters.
     report : callable or None
         Called after each iteration.
+    deadline : float
+        When no more starts and steps begin, by :func:`time.monotonic`.
     """
 
     n_starts: int
     max_iter: int
     tol: float
     report: Callable[[int, int, float], None] | None = None
+    deadline: float = math.inf
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed."""
+        return time.monotonic() >= self.deadline
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ class Start:
     free: np.ndarray
 
 
-def matched(task: Task, smooth: SmoothedStates, n_starts: int, rng: np.random.RandomState) -> Matched:
+def matched(task: Task, smooth: SmoothedStates, settings: FieldSearch, rng: np.random.RandomState) -> Matched:
     """The parameters of the largest evidence in gradient matching; ``smooth`` in standardised units."""
     system, scales, prior = task.model.system, task.model.scales, task.prior
     assert isinstance(system, FieldSystem)
@@ -113,7 +123,9 @@ def matched(task: Task, smooth: SmoothedStates, n_starts: int, rng: np.random.Ra
     weights *= smooth.freedom / weights.sum(axis=0)
     floor = SHARE_OF_ERRORS * np.sqrt((weights * smooth.variance).sum(axis=0) / weights.sum(axis=0))
     best: Matched | None = None
-    for _ in range(1 if system.field.linear else n_starts):
+    for _ in range(1 if system.field.linear else settings.n_starts):
+        if best is not None and settings.is_over:
+            break
         start = scales.start[:m].copy()
         start[: system.field.n_weights] = system.field.start(rng)
         found = match(function, smooth.derivatives, weights, floor, start, prior)
@@ -144,7 +156,8 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         last_weight=LAST_WEIGHT,
         lighter=False,
     )
-    Descent(task, fits, np.arange(n_series), settings.tol, settings.report).run(settings.max_iter)
+    descent = Descent(task, fits, np.arange(n_series), settings.tol, settings.report, settings.deadline)
+    descent.run(settings.max_iter)
     optimum = ended(task, fits)[0]
     if not np.isfinite(optimum.loss):
         raise SolverError(
@@ -161,7 +174,7 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     task, prior = problem.task, problem.task.prior
     assert prior is not None
     groups = prior.groups
-    first = matched(task, problem.smooth, settings.n_starts, rng)
+    first = matched(task, problem.smooth, settings, rng)
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
     u = _solvable(task, first.u, problem.smooth.nodes)
     start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
@@ -171,7 +184,7 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
         information = optimum.information(task, sandwich=False)
         errors, u = np.sqrt(np.diagonal(information.covariance[0, :m, :m])), optimum.u[0, :m]
         kept = (groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
-        if optimum.interrupted or (kept == start.free).all():
+        if optimum.interrupted or optimum.out_of_time or (kept == start.free).all():
             break
         assert optimum.precision is not None
         start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)

@@ -135,6 +135,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             return self._fitted(X, y, sample_weight, partial=partial, classes=classes)
 
     def _fitted(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> Self:
+        stopwatch = self._stopwatch()
         inputs = self._inputs()
         first = self._is_first_fit(inputs.architecture.effective(), goes_on=self.warm_start or partial)
         self._check_parameters(inputs)
@@ -174,11 +175,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
         with users_field(self.field, rng, self._state_shape()):
             self.module_.train()
+            settings = self._settings(len(rows), alpha=alpha, passes=passes, stopwatch=stopwatch)
             if partial:
-                self._fit_partially(objective, len(rows), rng, alpha=alpha, passes=passes)
+                self._fit_partially(objective, len(rows), rng, settings)
                 self.module_.to(dtype)
             else:
-                settings = self._settings(len(rows), alpha=alpha, passes=passes)
                 self._record = self._fit_module(
                     objective, len(rows), rng, settings, task=task, dtype=dtype, validate=validate
                 )

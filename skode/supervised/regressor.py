@@ -78,6 +78,10 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         Learning rate of Adam.
     max_iter : int, default=200
         Largest number of epochs.
+    max_time : float or None, default=None
+        Seconds that ``fit`` or ``partial_fit`` may take; None: any number. The cosine schedule then follows the time
+        where that is sooner over than ``max_iter`` epochs. A fit that is limited in this way depends on the
+        speed of the machine.
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
@@ -130,7 +134,9 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     feature_names_in_ : ndarray of shape (n_features,)
         Their names, if they all are strings.
     n_iter_ : int
-        Epochs run.
+        Epochs run, with the one that ``max_time`` ended.
+    stop_reason_ : str
+        Why training ended.
     loss_, best_loss_ : float
         Last and least training loss.
     loss_curve_ : list of float
@@ -201,6 +207,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         learning_rate: str = "constant",
         learning_rate_init: float = 1e-3,
         max_iter: int = 200,
+        max_time: float | None = None,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
@@ -237,6 +244,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.shuffle = shuffle
         self.random_state = random_state
         self.tol = tol

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -20,23 +19,24 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skode.equations.reading import Clock
 from skode.frames import Column, distinct_rows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
+from skode.timeseries.duration import seconds_for
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.empirical_bayes import fit_population
 from skode.timeseries.encoders import ENCODERS
-from skode.timeseries.fitted import FittedLatentODE
+from skode.timeseries.fitted import FittedLatentODE, in_double
 from skode.timeseries.known_dynamics import KnownDynamics, KnownEquations, OutputStatistics
 from skode.timeseries.known_ode import MOST_SERIES, Conversion, KnownODE
-from skode.timeseries.latent_ode import HORIZON, LatentModel, LatentODE
+from skode.timeseries.latent_ode import LatentModel, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
 from skode.timeseries.noise.selection import may_have_memory
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior, infer, linearised_rows, normal_draws
+from skode.timeseries.posterior import linearised_rows, normal_draws
 from skode.timeseries.predictive import Prediction
-from skode.timeseries.tensors import PanelTensors
 from skode.timeseries.units import Units
 from skode.timeseries.validation import forecast_density, last_rows, widen_noise
 from skode.training import (
     COMMON_CONSTRAINTS,
+    Stopwatch,
     array_api,
     check_weights,
     new_generator,
@@ -50,6 +50,9 @@ AVERAGING = 0.99
 
 #: Updates in an epoch, at least; where there are fewer batches an epoch goes over them more than once.
 LEAST_UPDATES = 2
+
+#: About how often the posteriors of all series are computed for the marginal likelihood of known dynamics.
+PASSES_FOR_POPULATION = 10
 
 #: Longer gradients are shortened to this.
 MAX_GRAD_NORM = 10.0
@@ -141,6 +144,10 @@ class LatentODERegressor(FittedLatentODE):
         Learning rate of Adam.
     max_iter : int, default=250
         Largest number of epochs, each of two updates at least.
+    max_time : float or None, default=None
+        Seconds that ``fit`` may take, posteriors and noise included; None: any number. The cosine schedule
+        then follows the time where that is sooner over than ``max_iter`` epochs. A fit that is limited in this way
+        depends on the speed of the machine.
     shuffle : bool, default=True
         Whether to shuffle the series in each epoch.
     random_state : int, RandomState instance or None, default=None
@@ -206,7 +213,9 @@ class LatentODERegressor(FittedLatentODE):
     feature_names_in_ : ndarray of shape (n_features,)
         Their names, if they all are strings.
     n_iter_ : int
-        Epochs run.
+        Epochs run, with the one that ``max_time`` ended.
+    stop_reason_ : str
+        Why training ended.
     loss_, best_loss_ : float
         Last and least negative bound per observed value.
     loss_curve_ : list of float
@@ -288,6 +297,7 @@ class LatentODERegressor(FittedLatentODE):
         learning_rate: str = "cosine",
         learning_rate_init: float = 1e-2,
         max_iter: int = 250,
+        max_time: float | None = None,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
@@ -327,6 +337,7 @@ class LatentODERegressor(FittedLatentODE):
         self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
         self.max_iter = max_iter
+        self.max_time = max_time
         self.shuffle = shuffle
         self.random_state = random_state
         self.tol = tol
@@ -378,6 +389,7 @@ class LatentODERegressor(FittedLatentODE):
             return self._fit(X, y, sample_weight)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> LatentODERegressor:
+        stopwatch = self._stopwatch()
         wanted = self._architecture()
         first = self._is_first_fit(wanted, goes_on=self.warm_start)
         rows = read_rows(self, X, series=self.series, time=self.time, reset=first)
@@ -417,8 +429,9 @@ class LatentODERegressor(FittedLatentODE):
         # Equations may be written in any way: they are trained with in the dtype of predictions.
         self.module_.to(device=device, dtype=dtype if self.dynamics is not None else self._training_dtype(dtype))
         self.context_ = panel
-        self._train(panel, rng, dtype, self._task(X, y, sample_weight))
-        self.posterior_ = self._inferred(panel, self.n_draws)
+        self._train(panel, rng, dtype, self._task(X, y, sample_weight), stopwatch)
+        with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
+            self.posterior_ = self._inferred(panel, self.n_draws)
         return self
 
     def _use_units(self, units: Units) -> None:
@@ -427,7 +440,14 @@ class LatentODERegressor(FittedLatentODE):
         self.time_kind_, self.time_scale_ = units.time_kind, units.time_scale
         self.y_scaler_, self.covariate_scaler_ = units.y_scaler, units.covariate_scaler
 
-    def _train(self, panel: Panel, rng: np.random.RandomState, dtype: torch.dtype, task: dict[str, Any]) -> None:
+    def _train(
+        self,
+        panel: Panel,
+        rng: np.random.RandomState,
+        dtype: torch.dtype,
+        task: dict[str, Any],
+        stopwatch: Stopwatch,
+    ) -> None:
         """Train on a panel; with early stopping on what is left of it after the last rows of some series.
 
         ``task`` is what callbacks are told.
@@ -455,24 +475,41 @@ class LatentODERegressor(FittedLatentODE):
         objective = NegativeELBO(self.module_, training, tensors, self._solver(), elbo, new_generator(rng, device))
         with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
             settings = self._settings(
-                panel.n_series, auto_batch_size, max_grad_norm=MAX_GRAD_NORM, passes=passes, averaging=AVERAGING
+                panel.n_series,
+                auto_batch_size,
+                max_grad_norm=MAX_GRAD_NORM,
+                passes=passes,
+                averaging=AVERAGING,
+                stopwatch=stopwatch,
             )
+            stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
         if isinstance(self.module_, KnownODE) and self._refined:
-            known: Any = _in_double(self.module_)
-            fit_population(known, panel, self._tensors_for(known), self._solver())
-            self.module_.load_state_dict(known.state_dict())
+            with stopwatch.phase("Parameters that series share, and the spread of the others"):
+                known: Any = in_double(self.module_)
+                fit_population(known, panel, self._tensors_for(known), self._solver())
+                self.module_.load_state_dict(known.state_dict())
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
         if self.noise == "coloured" and self._refined and may_have_memory(panel):
-            self._learn_noise(likelihood, panel)
+            with stopwatch.phase("Memory of the noise"):
+                self._learn_noise(likelihood, panel)
         if aside is not None:
-            widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
+            with stopwatch.phase("Forecasts of the rows set aside"):
+                widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
+
+    def _seconds_after_training(self, panel: Panel, aside: Panel | None) -> float:
+        """Estimate of the seconds of all phases after training: each takes about as long as the posteriors."""
+        gaussian = isinstance(self.module_.likelihood, Gaussian)
+        n_phases = 1 + (gaussian and self._refined and self.noise == "coloured") + (gaussian and aside is not None)
+        if isinstance(self.module_, KnownODE) and self._refined:
+            n_phases += PASSES_FOR_POPULATION
+        return n_phases * seconds_for(panel, lambda part: self._inferred(part, self.n_draws))
 
     def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
         """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
-        module = _in_double(self.module_)
+        module = in_double(self.module_)
         rows = linearised_rows(module, panel, self._tensors_for(module), self._solver())
         for output, found in enumerate(rows.likeliest_noise()):
             if found is not None:
@@ -485,47 +522,6 @@ class LatentODERegressor(FittedLatentODE):
         posterior = self._inferred(known, self.n_draws)
         noise = normal_draws(posterior.n_draws, self.module_.latent_size)
         return self._predictive().predictions(query, known, np.arange(known.n_series), posterior, noise)
-
-    @array_api
-    def condition(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:
-        """Take in more observations, of known or of new series, without training.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n_rows, n_columns)
-            As in ``fit``.
-        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
-            Observed values; NaN where nothing was observed, as in rows that only tell covariates to come.
-        sample_weight : array-like of shape (n_rows,), default=None
-            How often each row counts, as in ``fit``.
-
-        Returns
-        -------
-        LatentODERegressor
-            A new fitted estimator that shares this one's weights; this one stays as it is.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        ValueError
-            Where X or y are not as in ``fit``; the message names the column.
-        """
-        rows = self._read(X)
-        values = self._targets(y, rows, maybe_nothing=True)
-        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
-        check_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
-        new = self._units.panel(rows, values, weights)
-        conditioned = copy.copy(self)
-        joined = conditioned.context_ = self.context_.joined(new)
-        changed = joined.ids.get_indexer(new.ids)
-        posterior = self.posterior_.take(self.context_.ids.get_indexer(joined.ids))
-        part = self._inferred(joined.take(changed), posterior.n_draws)
-        places = torch.from_numpy(changed)
-        posterior.mean[places], posterior.factor[places] = part.mean, part.factor
-        posterior.log_weights[:, places] = part.log_weights
-        conditioned.posterior_ = posterior
-        return conditioned
 
     def _architecture(self) -> dict[str, Any]:
         """The parameters that the network is built from."""
@@ -580,19 +576,5 @@ class LatentODERegressor(FittedLatentODE):
         module.start_read_outs(panel, self.time_scale_)
         return module
 
-    def _tensors_for(self, module: LatentModel) -> Callable[[Panel], PanelTensors]:
-        """A function that makes tensors of the observed rows of panels, of the dtype and on the device of a module."""
-        return partial(self._units.observed_tensors, like=next(module.parameters()))
-
     def _reconstruction(self, module: Any) -> dict[str, Any]:
         return {"module_": module, "posterior_": self._inferred(self.context_, self.n_draws, module)}
-
-    def _inferred(self, panel: Panel, n_draws: int, module: LatentModel | None = None) -> Posterior:
-        """The posteriors of a panel's series, in float64 whatever the model was trained in."""
-        module = _in_double(module or self.module_)
-        return infer(module, panel, self._tensors_for(module), self._solver(), n_draws, refined=self._refined)
-
-
-def _in_double(module: LatentModel) -> LatentModel:
-    """A module in float64: itself, or a copy."""
-    return module if next(module.parameters()).dtype == torch.float64 else copy.deepcopy(module).double()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -13,14 +16,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skode.frames import Column, LongRows, column_label, read_rows, read_times, times_of_kind
+from skode.frames import Column, LongRows, column_label, distinct_rows, read_rows, read_times, times_of_kind
+from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.known_ode import KnownODE
 from skode.timeseries.latent_ode import HORIZON, LatentModel
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import Posterior
+from skode.timeseries.posterior import Posterior, infer
 from skode.timeseries.predictive import Prediction, Predictive
 from skode.timeseries.query import Query
+from skode.timeseries.tensors import PanelTensors
 from skode.timeseries.units import Units
 from skode.training import (
     NeuralODEEstimator,
@@ -49,11 +54,53 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
     n_features_in_: int
 
     _units: Units
+    _refined: bool
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+    @array_api
+    def condition(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Take in more observations, of known or of new series, without training.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_rows, n_columns)
+            As in ``fit``.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs)
+            Observed values; NaN where nothing was observed, as in rows that only tell covariates to come.
+        sample_weight : array-like of shape (n_rows,), default=None
+            How often each row counts, as in ``fit``.
+
+        Returns
+        -------
+        LatentODERegressor
+            A new fitted estimator that shares this one's weights; this one stays as it is.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            Where X or y are not as in ``fit``; the message names the column.
+        """
+        rows = self._read(X)
+        values = self._targets(y, rows, maybe_nothing=True)
+        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
+        check_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
+        new = self._units.panel(rows, values, weights)
+        conditioned = copy.copy(self)
+        joined = conditioned.context_ = self.context_.joined(new)
+        changed = joined.ids.get_indexer(new.ids)
+        posterior = self.posterior_.take(self.context_.ids.get_indexer(joined.ids))
+        part = self._inferred(joined.take(changed), posterior.n_draws)
+        places = torch.from_numpy(changed)
+        posterior.mean[places], posterior.factor[places] = part.mean, part.factor
+        posterior.log_weights[:, places] = part.log_weights
+        conditioned.posterior_ = posterior
+        return conditioned
 
     @property
     def noise_std_(self) -> np.ndarray:
@@ -498,7 +545,21 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         keys = [c if isinstance(c, str) else names[c] for c in (self.series, self.time) if c is not None]
         return [name for name in names if name not in keys]
 
+    def _tensors_for(self, module: LatentModel) -> Callable[[Panel], PanelTensors]:
+        """A function that makes tensors of the observed rows of panels, of the dtype and on the device of a module."""
+        return partial(self._units.observed_tensors, like=next(module.parameters()))
+
+    def _inferred(self, panel: Panel, n_draws: int, module: LatentModel | None = None) -> Posterior:
+        """The posteriors of a panel's series, in float64 whatever the model was trained in."""
+        module = in_double(module or self.module_)
+        return infer(module, panel, self._tensors_for(module), self._solver(), n_draws, refined=self._refined)
+
 
 def _check_count(name: str, value: Any) -> None:
     if not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer, 1 or more; got {value!r}.")
+
+
+def in_double(module: LatentModel) -> LatentModel:
+    """A module in float64: itself, or a copy."""
+    return module if next(module.parameters()).dtype == torch.float64 else copy.deepcopy(module).double()

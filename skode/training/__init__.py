@@ -17,14 +17,16 @@ from skode.training.dataframes import as_python, missing_as_nan, to_pandas
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
-from skode.training.loop import INTERRUPTED, Objective, TrainingRecord, train
+from skode.training.loop import train
 from skode.training.penalties import PenalisedSolver, Regularisation
+from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.rollback import rollback
 from skode.training.samples import distinct
 from skode.training.scores import observed_r2
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
+from skode.training.stopwatch import Stopwatch
 from skode.training.tensors import (
     as_index,
     check_unit_times,
@@ -50,6 +52,7 @@ __all__ = [
     "Regularisation",
     "Solver",
     "SparseFeatures",
+    "Stopwatch",
     "TrainingRecord",
     "TrainingSettings",
     "array_api",

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from skode.dynamics.sizes import check_sizes
 from skode.training.documentation import documentation_site
-from skode.training.loop import Objective, TrainingRecord, train, train_epoch
+from skode.training.loop import train, train_epoch
+from skode.training.record import Objective, TrainingRecord
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 from skode.training.solver import Solver
+from skode.training.stopwatch import Stopwatch
 from skode.training.tensors import resolve_device, resolve_dtype
 
 #: With tolerances below this, networks are trained in float64.
@@ -38,6 +40,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     learning_rate: str
     learning_rate_init: float
     max_iter: int
+    max_time: float | None
     shuffle: bool
     tol: float
     verbose: Any
@@ -140,6 +143,10 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     def _batch_size(self, n_samples: int, auto: int) -> int:
         return min(auto if self.batch_size == "auto" else int(self.batch_size), n_samples)
 
+    def _n_epochs(self, n_samples: int) -> int:
+        """The largest number of epochs over so many samples."""
+        return self.max_iter
+
     def _solver(self) -> Solver:
         """A solver with this estimator's method and tolerances, as they are now."""
         return Solver(
@@ -159,6 +166,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         max_grad_norm: float | None = None,
         passes: int = 1,
         averaging: float = 0.0,
+        stopwatch: Stopwatch | None = None,
     ) -> TrainingSettings:
         """The parameters as the training loop takes them, with settings that estimators choose.
 
@@ -170,13 +178,13 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             Size of a batch with ``batch_size="auto"``.
         alpha : float, default=None
             Strength of the L2 penalty; None: the parameter.
-        max_grad_norm, passes, averaging
+        max_grad_norm, passes, averaging, stopwatch
             See :class:`TrainingSettings`.
         """
         return TrainingSettings(
             learning_rate=self.learning_rate_init,
             batch_size=self._batch_size(n_samples, auto_batch_size),
-            max_iter=self.max_iter,
+            max_iter=self._n_epochs(n_samples),
             schedule=self.learning_rate,
             shuffle=self.shuffle,
             alpha=self.alpha if alpha is None else alpha,
@@ -186,13 +194,17 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             max_grad_norm=max_grad_norm,
             passes=passes,
             averaging=averaging,
+            stopwatch=stopwatch,
         )
 
+    def _stopwatch(self) -> Stopwatch:
+        """The time of a fit that begins now."""
+        return Stopwatch(self.max_time, verbose=bool(self.verbose))
+
     def _fit_partially(
-        self, objective: Objective, n_samples: int, rng: np.random.RandomState, *, alpha: float, passes: int = 1
+        self, objective: Objective, n_samples: int, rng: np.random.RandomState, settings: TrainingSettings
     ) -> None:
         """Train ``module_`` for one epoch, going on from the last call's curves and optimiser."""
-        settings = self._settings(n_samples, alpha=alpha, passes=passes)
         self._record = train_epoch(objective, n_samples, settings, rng, self._record)
         self._keep(self._record)
 
@@ -226,7 +238,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         validate : callable, default=None
             Returns a validation score, by which the best weights are kept; higher is better.
         """
-        context = self._init_callback_context(max_subtasks=self.max_iter)
+        context = self._init_callback_context(max_subtasks=settings.max_iter)
         context.call_on_fit_task_begin(estimator=self, **task)
 
         def snapshot() -> dict[str, Any]:
@@ -263,6 +275,7 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
         self.best_validation_score_ = max(record.validation_scores, default=None)
         self.nfe_forward_ = list(record.nfe_forward)
         self.nfe_backward_ = list(record.nfe_backward)
+        self.stop_reason_ = record.stopped_because
 
 
 def _on_cpu(state: dict[Any, Any]) -> dict[Any, Any]:

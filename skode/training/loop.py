@@ -8,10 +8,9 @@ loss (or, with a validation score, that score) is not better than the best so fa
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,65 +21,17 @@ from skode.solvers import SolverError, Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.training.adam import Adam
 from skode.training.caller import warn_caller
-from skode.training.progress import epoch_line
+from skode.training.progress import epoch_line, time_so_far
+from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.settings import TrainingSettings
-from skode.training.solver import Solver
-
-#: Why training ended where a user interrupted it.
-INTERRUPTED = "interrupted"
+from skode.training.soap import SOAP
+from skode.training.stopwatch import Pace, Stopwatch
 
 MAX_RECOVERIES = 5
 RECOVERY_FACTOR = 0.3
 
 #: Updates between two looks at whether training on a device that is not to be waited for has diverged.
 LOOK_EVERY = 64
-
-
-class Objective(Protocol):
-    """A function to minimise, over batches of samples."""
-
-    @property
-    def solver(self) -> Solver | None:
-        """The solver, which counts its solves; None where none is needed."""
-        ...
-
-    def parameters(self) -> Iterable[Tensor]:
-        """The tensors to train."""
-        ...
-
-    def loss(self, rows: Any) -> Tensor:
-        """Mean loss of some samples, given by an ndarray of int, or by a tensor on the parameters' device."""
-        ...
-
-
-@dataclass
-class TrainingRecord:
-    """Curves of training, and how it ended.
-
-    Attributes
-    ----------
-    loss_curve, validation_scores : list of float
-        One value per epoch; scores only where there is a validation set.
-    nfe_forward, nfe_backward : list of float
-        Mean evaluations of the vector field per solve, per epoch.
-    stopped_because : str
-        Why training ended.
-    converged : bool
-        Whether it ended by itself, rather than by ``max_iter``, an interruption or a failure.
-    optimizer_state : dict or None
-        State of the optimiser, with which training can go on.
-    learning_rate : float or None
-        Lowered learning rate, where training diverged.
-    """
-
-    loss_curve: list[float] = field(default_factory=list)
-    validation_scores: list[float] = field(default_factory=list)
-    nfe_forward: list[float] = field(default_factory=list)
-    nfe_backward: list[float] = field(default_factory=list)
-    stopped_because: str = "max_iter was reached"
-    converged: bool = False
-    optimizer_state: dict[int, dict[str, Tensor]] | None = None
-    learning_rate: float | None = None
 
 
 class _DivergedError(Exception):
@@ -121,7 +72,7 @@ def train(
     Warns
     -----
     ConvergenceWarning
-        Where ``max_iter`` came first, or where training diverged and had to be set back.
+        Where ``max_iter`` or the time limit came first, or where training diverged and had to be set back.
     """
     return _Training(objective, n_samples, settings, rng, validate, on_epoch).run()
 
@@ -179,12 +130,14 @@ class _Training:
         # The running mean of the weights, where validation is to look at that.
         self.averaged = self._snapshot() if settings.averaging and validate is not None else None
         self.n_no_change = 0
-        self.began = time.perf_counter()  # the epoch
+        stopwatch = settings.stopwatch or Stopwatch(verbose=settings.verbose)
+        self.pace = Pace(stopwatch, settings.max_iter, share=settings.time_share)
+        self.out_of_time = False
         self.complete = True
 
     def go_on_from(self, record: TrainingRecord) -> None:
         """Take over the curves, the optimiser's moments and, where it had to be lowered, the learning rate."""
-        self.record = record
+        self.record = replace(record, stopped_because=TrainingRecord.stopped_because, converged=False)
         if record.learning_rate is not None and record.learning_rate < self.learning_rate:
             self.learning_rate = record.learning_rate
             self.optimizer = self._new_optimizer()
@@ -195,9 +148,11 @@ class _Training:
         """All epochs; a warning that ``max_iter`` came first only where they were to be ``complete``."""
         record, settings, self.complete = self.record, self.settings, complete
         try:
+            if self.pace.is_limited and self.validate is not None:
+                with self.pace.closing():
+                    self._validated()  # to know how long it takes
             for epoch in range(settings.max_iter):
                 start = self._snapshot()
-                self.began = time.perf_counter()
                 try:
                     self._epoch(epoch)
                 except _DivergedError as diverged:
@@ -207,6 +162,9 @@ class _Training:
                 if record.loss_curve[-1] < self.least:
                     self.sound, self.least = start, record.loss_curve[-1]
                 if self._finished():
+                    break
+                if self.out_of_time or (self.pace.is_over and epoch + 1 < settings.max_iter):
+                    self._end_by_time()
                     break
             else:
                 if settings.schedule == "cosine":
@@ -221,7 +179,9 @@ class _Training:
         self._warn()
         if settings.verbose and complete:
             print(
-                f"{settings.phase or 'Training'} ended after {len(record.loss_curve)} epochs: {record.stopped_because}."
+                f"{settings.phase or 'Training'} ended after {len(record.loss_curve)} epochs: "
+                f"{record.stopped_because}.",
+                flush=True,
             )
         record.optimizer_state = self.optimizer.state()
         record.learning_rate = self.learning_rate if self.recoveries else record.learning_rate
@@ -233,20 +193,27 @@ class _Training:
         n_drawn = 0
         n_in_epoch = self.n_samples * settings.passes
         self.solves.clear()
-        for _ in range(settings.passes):
-            order: Any = self.rng.permutation(self.n_samples) if settings.shuffle else np.arange(self.n_samples)
-            if self.diverged is not None:
-                order = torch.from_numpy(order).to(self.device)
-            for first in range(0, self.n_samples, settings.batch_size):
-                rows = order[first : first + settings.batch_size]
-                self._follow_schedule((epoch + n_drawn / n_in_epoch) / settings.max_iter)
-                total += self._update(rows) * len(rows)
-                n_drawn += len(rows)
+        for rows in self._batches():
+            self._follow_schedule(self.pace.progress((epoch + n_drawn / n_in_epoch) / settings.max_iter))
+            total += self._update(rows) * len(rows)
+            n_drawn += len(rows)
+            if self.pace.is_over and n_drawn < n_in_epoch:
+                self.out_of_time = True
+                break
         self._look()
         solves = self.solves
-        record.loss_curve.append(float(total) / n_in_epoch)
+        record.loss_curve.append(float(total) / n_drawn)
         record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
         record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
+
+    def _batches(self) -> Iterator[Any]:
+        """The rows of the updates of an epoch."""
+        for _ in range(self.settings.passes):
+            order: Any = self.rng.permutation(self.n_samples) if self.settings.shuffle else np.arange(self.n_samples)
+            if self.diverged is not None:
+                order = torch.from_numpy(order).to(self.device)
+            for first in range(0, self.n_samples, self.settings.batch_size):
+                yield order[first : first + self.settings.batch_size]
 
     def _follow_schedule(self, progress: float) -> None:
         """Set the learning rate for a moment of training, counted from 0 to 1."""
@@ -316,22 +283,25 @@ class _Training:
             self.diverged = torch.zeros_like(self.diverged)
             raise _DivergedError("the loss or its gradient became infinite or NaN")
 
+    def _end_by_time(self) -> None:
+        """Note that the time limit came first. A schedule that has followed the time is at its end all the same."""
+        record, settings = self.record, self.settings
+        self.out_of_time = True
+        record.stopped_because = f"max_time={self.pace.stopwatch.max_time} was reached"
+        if settings.schedule == "cosine" and self.n_updates * settings.batch_size >= self.n_samples * settings.passes:
+            record.stopped_because += ", over which the learning rate has come down to 0"
+            record.converged = True
+
     def _finished(self) -> bool:
         """Account for an epoch; whether it was the last."""
         record, settings = self.record, self.settings
-        if self.validate is not None:
-            score = self._validated()
-            record.validation_scores.append(score)
-        else:
-            score = -record.loss_curve[-1]
-        self.n_no_change = 0 if score > self.best + settings.tol else self.n_no_change + 1
-        if score > self.best:
-            self.best = score
-            if self.validate is not None:
-                self.best_weights = self._snapshot() if self.averaged is None else [w.clone() for w in self.averaged]
+        with self.pace.closing():
+            score = self._scored()
+            stopped = self.on_epoch is not None and self.on_epoch(record)
+        seconds = self.pace.end_epoch()
         if settings.verbose:
-            print(self._line(score if self.validate is not None else None))
-        if self.on_epoch is not None and self.on_epoch(record):
+            print(self._line(score if self.validate is not None else None, seconds), flush=True)
+        if stopped:
             record.stopped_because, record.converged = "a callback stopped it", True
             return True
         if settings.n_iter_no_change is not None and self.n_no_change >= settings.n_iter_no_change:
@@ -344,18 +314,34 @@ class _Training:
             return True
         return False
 
-    def _line(self, score: float | None) -> str:
-        """The line to print for the epoch that has just ended."""
+    def _scored(self) -> float:
+        """The score of an epoch, held-out or the negative loss; its weights are kept where it is the best."""
         record, settings = self.record, self.settings
-        return epoch_line(
+        if self.validate is not None:
+            score = self._validated()
+            record.validation_scores.append(score)
+        else:
+            score = -record.loss_curve[-1]
+        self.n_no_change = 0 if score > self.best + settings.tol else self.n_no_change + 1
+        if score > self.best:
+            self.best = score
+            if self.validate is not None:
+                self.best_weights = self._snapshot() if self.averaged is None else [w.clone() for w in self.averaged]
+        return score
+
+    def _line(self, score: float | None, seconds: float) -> str:
+        """The line to print for the epoch that has just ended."""
+        record, settings, pace = self.record, self.settings, self.pace
+        line = epoch_line(
             len(record.loss_curve),
             settings.max_iter if self.complete else None,
             record.loss_curve[-1],
             score=score,
             nfe=(record.nfe_forward[-1], record.nfe_backward[-1]) if self.solves else None,
-            seconds=time.perf_counter() - self.began,
+            seconds=seconds,
             phase=settings.phase,
         )
+        return f"{line}; {time_so_far(pace.stopwatch.elapsed, pace.left if self.complete else None)}"
 
     def _validated(self) -> float:
         """The held-out score, of the weights' running mean where there is one."""
@@ -417,6 +403,12 @@ class _Training:
                 f"Lower learning_rate_init (it was {self.settings.learning_rate:.3g}).",
                 ConvergenceWarning,
             )
+        elif self.complete and self.out_of_time and not self.record.converged:
+            warn_caller(
+                f"max_time={self.pace.stopwatch.max_time} ended training in epoch {len(self.record.loss_curve)} of "
+                f"{self.settings.max_iter}, and the optimization hasn't converged yet. Raise max_time.",
+                ConvergenceWarning,
+            )
         elif self.complete and self.record.stopped_because == "max_iter was reached":
             advice = "Raise max_iter or tol" + (", or set early_stopping=True." if self.validate is None else ".")
             warn_caller(
@@ -425,9 +417,10 @@ class _Training:
                 ConvergenceWarning,
             )
 
-    def _new_optimizer(self) -> Adam:
-        """Adam with scikit-learn's L2 penalty, divided by the size of a batch."""
-        return Adam(self.parameters, self.learning_rate, self.settings.alpha / self.settings.batch_size)
+    def _new_optimizer(self) -> Adam | SOAP:
+        """The optimiser, with scikit-learn's L2 penalty, divided by the size of a batch."""
+        kind = SOAP if self.settings.optimizer == "soap" else Adam
+        return kind(self.parameters, self.learning_rate, self.settings.alpha / self.settings.batch_size)
 
     def _snapshot(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from skode.training.stopwatch import in_words
+
 
 def epoch_line(
     epoch: int,
@@ -51,3 +53,27 @@ def epoch_line(
         parts.append(f"evaluations {nfe[0]:.1f} forward + {nfe[1]:.1f} backward")
     parts.append(f"{seconds:.2f} s")
     return f"{phase}{': epoch' if phase else 'Epoch'} {number}: {', '.join(parts)}"
+
+
+def time_so_far(in_all: float, left: float | None = None) -> str:
+    """What is printed behind the line of an epoch.
+
+    Parameters
+    ----------
+    in_all : float
+        Seconds since the fit began.
+    left : float, default=None
+        Estimate of the seconds that the fit will still take, if all epochs are run; None where nobody knows.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Examples
+    --------
+    >>> from skode.training.progress import time_so_far
+    >>> time_so_far(6.1, 94.0)
+    '6.1 s in all, about 1 min 34 s left'
+    """
+    return f"{in_words(in_all)} in all" + ("" if left is None else f", about {in_words(left)} left")

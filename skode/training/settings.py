@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.dynamics import ACTIVATIONS
 from skode.solvers import METHODS
+from skode.training.stopwatch import Stopwatch
 
 #: Samples in a batch where the user gives no number, as ``MLPClassifier``.
 AUTO_BATCH_SIZE = 200
@@ -38,6 +39,7 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "learning_rate": [Choices(SCHEDULES)],
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
+    "max_time": [Interval(Real, 0, None, closed="neither"), None],
     "shuffle": ["boolean"],
     "random_state": ["random_state"],
     "tol": [Interval(Real, 0, None, closed="left")],
@@ -63,8 +65,9 @@ class TrainingSettings:
     learning_rate: float
     batch_size: int
     max_iter: int
-    schedule: str = "constant"  # or "cosine", which falls to 0 over max_iter epochs
+    schedule: str = "constant"  # or "cosine", which falls to 0 over max_iter epochs, or over the time that there is
     shuffle: bool = True
+    optimizer: str = "adam"  # or "soap"
     alpha: float = 0.0
     tol: float = 1e-4
     n_iter_no_change: int | None = 10
@@ -72,4 +75,6 @@ class TrainingSettings:
     max_grad_norm: float | None = None
     passes: int = 1  # over the samples, in an epoch
     phase: str = ""  # what these epochs are called where there are others, when verbose
+    stopwatch: Stopwatch | None = None  # time of the fit, by which training may end
+    time_share: float = 1.0  # of these epochs in the time that is left when they begin
     averaging: float = 0.0  # share of the past in the running mean of the weights that validation looks at; 0: none

@@ -13,7 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skode import CNFDensityEstimator
+from skode.density import settings
 from skode.dynamics.fields import FIELDS
+from skode.training import estimator as training_estimator
+from skode.training import loop
 from tests.density.quadrature import Quadrature
 from tests.density.swirl import Swirl
 from tests.density.tiny import TINY
@@ -279,3 +282,61 @@ def test_the_score_with_weights_is_that_of_repeated_samples(fitted, moons):
 def test_negative_weights_are_refused(moons):
     with pytest.raises(ValueError, match="Negative values in data passed to `sample_weight`"):
         CNFDensityEstimator(**TINY).fit(moons, sample_weight=-np.ones(len(moons)))
+
+
+# Many samples
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """The optimisers and solvers of fits, with more samples than are many."""
+    monkeypatch.setattr(settings, "MANY", 50)
+    seen = []
+    train = loop.train
+
+    def noted(objective, n_samples, chosen, rng, **kwargs):
+        seen.append((objective, chosen))
+        return train(objective, n_samples, chosen, rng, **kwargs)
+
+    monkeypatch.setattr(training_estimator, "train", noted)
+    return seen
+
+
+def test_many_samples_are_trained_on_by_another_optimiser_and_at_a_looser_tolerance(moons, many):
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 2}, rtol=1e-4, atol=1e-5).fit(moons)
+    ((likelihood, chosen),) = many
+    assert chosen.optimizer == "soap"
+    assert (likelihood.solver.rtol, likelihood.solver.atol) == (1e-3, 1e-4)
+    assert flow.n_iter_ == 2
+
+
+def test_few_samples_are_trained_on_as_they_were(moons, many, monkeypatch):
+    monkeypatch.setattr(settings, "MANY", 10**6)
+    CNFDensityEstimator(**TINY, rtol=1e-4, atol=1e-5).fit(moons)
+    ((likelihood, chosen),) = many
+    assert chosen.optimizer == "adam"
+    assert (likelihood.solver.rtol, likelihood.solver.atol) == (1e-4, 1e-5)
+
+
+def test_many_samples_have_fewer_epochs_of_likelihood_but_not_of_matching(moons, many):
+    one = {**TINY, "max_iter": "auto", "hidden_layer_sizes": (2,), "batch_size": 1000}
+    assert CNFDensityEstimator(**one).fit(moons).n_iter_ == settings.auto_max_iter(len(many[0][0].x)) < 70
+    assert CNFDensityEstimator(**one, objective="flow_matching").fit(moons).n_iter_ == 70
+    assert [chosen.optimizer for _, chosen in many] == ["soap", "adam"]
+
+
+def test_a_weight_counts_how_often_one_of_many_samples_comes(moons, many):
+    weights = np.where(moons[:, 0] > 0.0, 2.0, 1.0)
+    repeated = np.repeat(moons, weights.astype(int), axis=0)
+    few = {**TINY, "early_stopping": False}
+    once, again = CNFDensityEstimator(**few).fit(moons, sample_weight=weights), CNFDensityEstimator(**few).fit(repeated)
+    np.testing.assert_allclose(once.score_samples(moons), again.score_samples(moons), rtol=1e-6)
+
+
+def test_many_samples_are_learned_within_their_time_and_gone_on_with(moons, many):
+    flow = CNFDensityEstimator(**{**TINY, "max_iter": 4}, warm_start=True, max_time=1e6).fit(moons)
+    before = flow.score(moons)
+    again = flow.fit(moons)
+    assert again.score(moons) > before
+    same = CNFDensityEstimator(**{**TINY, "max_iter": 4}).fit(moons)
+    assert same.score(moons) == before

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from skode import ODERegressor
-from skode.equations import fitted, levenberg_marquardt, shooting
+from skode.equations import levenberg_marquardt, series_regressor, shooting
 from tests.equations.systems import (
     compartments,
     decay,
@@ -344,7 +344,7 @@ def test_ctrl_c_before_anything_is_solved_is_one(monkeypatch):
 def clock(monkeypatch):
     """A clock that shows one second more each time that it is read, the last of which are the step's."""
     ticks = itertools.count()
-    for module in (levenberg_marquardt, fitted):
+    for module in (levenberg_marquardt, series_regressor):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
 
 

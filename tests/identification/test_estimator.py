@@ -1,6 +1,8 @@
 """Against dynamics that are known: equations, fields, errors and forecasts from simulated series."""
 
+import itertools
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,10 +10,13 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 
 from skode import NeuralODERegressor
+from skode.equations import levenberg_marquardt, series_regressor
+from skode.identification import fitting
 
 TIMES = np.linspace(0.0, 10.0, 80)
 
@@ -288,3 +293,34 @@ def test_too_few_observations_are_refused():
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
+
+
+def test_a_time_limit_keeps_the_best_so_far(monkeypatch):
+    X, y, _ = panel(pendulum, [[2.0, 0.0]], 0.05)
+    ticks = itertools.count()
+    for module in (levenberg_marquardt, series_regressor, fitting):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    short = {"field": "mlp", "hidden_layer_sizes": (4,), "series": "s", "time": "t", "random_state": 0}
+    with pytest.warns(ConvergenceWarning, match=r"ended by max_time=4.5 after \d+ steps; what was best so far is kept"):
+        model = NeuralODERegressor(**short, max_time=4.5).fit(X, y)
+    assert not model.converged_
+    assert model.n_iter_ <= 4
+    assert np.isfinite(model.predict(X)).all()
+    assert clone(model).max_time == 4.5
+
+
+def test_with_no_time_for_a_second_field_the_first_is_the_one(monkeypatch):
+    X, y, _ = panel(pendulum, [[2.0, 0.0]], 0.05)
+    ticks = itertools.count()
+    for module in (levenberg_marquardt, series_regressor, fitting):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    with pytest.warns(ConvergenceWarning, match=r"max_time=2"):
+        model = NeuralODERegressor("auto", series="s", time="t", max_time=2).fit(X, y)
+    assert model.field_ == "polynomial"
+
+
+@pytest.mark.parametrize("max_time", [0, -1.0, np.nan, "60"])
+def test_what_is_no_time_is_refused(max_time):
+    X, y, _ = panel(pendulum, [[2.0, 0.0]], 0.05)
+    with pytest.raises(ValueError, match="The 'max_time' parameter of NeuralODERegressor must be a float"):
+        NeuralODERegressor(series="s", time="t", max_time=max_time).fit(X, y)

@@ -208,7 +208,7 @@ def test_verbose_prints_the_curves_of_the_fit(name, early_stopping, capsys):
     assert bool(estimator.validation_scores_) == early_stopping
     assert column(r"evaluations (\S+) forward") == pytest.approx(estimator.nfe_forward_, abs=0.05)
     assert column(r"\+ (\S+) backward") == pytest.approx(estimator.nfe_backward_, abs=0.05)
-    assert len(column(r", (\d+\.\d\d) s$")) == 4
+    assert len(column(r", (\d+\.\d\d) s; \S+ s in all, about \S+ s left$")) == 4
 
 
 def test_partial_fit_counts_on(capsys):

@@ -9,7 +9,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skode.solvers import SolverError, Statistics, devices
 from skode.training import Solver, TrainingSettings, train
-from skode.training.loop import MAX_RECOVERIES
+from skode.training.loop import MAX_RECOVERIES, _Training
+from skode.training.stopwatch import Stopwatch
 
 TARGET = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
 
@@ -334,6 +335,7 @@ def printed(capsys):
     pattern = re.compile(
         r"Epoch +(?P<epoch>\d+)/(?P<of>\d+): loss (?P<loss>\S+)(?:, validation score (?P<score>\S+))?"
         r"(?:, evaluations (?P<forward>\S+) forward \+ (?P<backward>\S+) backward)?, (?P<seconds>\d+\.\d\d) s"
+        r"; (?P<in_all>.+) in all, about (?P<left>.+) left"
     )
     return [pattern.fullmatch(line).groupdict() for line in lines], last
 
@@ -442,26 +444,28 @@ def not_waited_for():
     devices.ASYNCHRONOUS.discard("cpu")
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
 @pytest.mark.parametrize("max_grad_norm", [None, 0.5])
-def test_training_that_does_not_wait_learns_the_same(not_waited_for, max_grad_norm):
+def test_training_that_does_not_wait_learns_the_same(not_waited_for, max_grad_norm, optimizer):
     class Indexed(Quadratic):
         def loss(self, rows):
             assert isinstance(rows, torch.Tensor)
             return super().loss(np.asarray(rows))
 
     ahead = Indexed()
-    record = run(ahead, max_grad_norm=max_grad_norm)
+    record = run(ahead, max_grad_norm=max_grad_norm, optimizer=optimizer)
     devices.ASYNCHRONOUS.discard("cpu")
     usual = Quadratic()
-    expected = run(usual, max_grad_norm=max_grad_norm)
+    expected = run(usual, max_grad_norm=max_grad_norm, optimizer=optimizer)
     np.testing.assert_allclose(record.loss_curve, expected.loss_curve, rtol=1e-12)
     torch.testing.assert_close(ahead.weight, usual.weight, rtol=1e-12, atol=1e-12)
     for one, other in zip(ahead.batches, usual.batches, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
 @pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_from_the_first_number_that_is_not_finite_on_weights_stay(not_waited_for, what):
+def test_from_the_first_number_that_is_not_finite_on_weights_stay(not_waited_for, what, optimizer):
     class Poisoned(Quadratic):
         def loss(self, rows):
             n = len(self.batches)
@@ -476,6 +480,191 @@ def test_from_the_first_number_that_is_not_finite_on_weights_stay(not_waited_for
 
     objective = Poisoned()
     with pytest.warns(ConvergenceWarning, match="the loss or its gradient became infinite or NaN"):
-        run(objective, 64, max_iter=3, n_iter_no_change=None)
+        run(objective, 64, max_iter=3, n_iter_no_change=None, optimizer=optimizer)
     torch.testing.assert_close(objective.later, objective.before, rtol=0.0, atol=0.0)
     assert torch.isfinite(objective.weight).all()
+
+
+# Another optimiser
+
+
+def test_the_other_optimiser_finds_the_minimum():
+    objective = Quadratic()
+    run(objective, max_iter=2000, tol=1e-12, n_iter_no_change=100, optimizer="soap")
+    torch.testing.assert_close(objective.weight.detach(), TARGET, atol=1e-3, rtol=0)
+    torch.testing.assert_close(objective.bias.detach(), torch.ones(2, dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_the_other_optimiser_has_the_penalty_and_leaves_biases_alone():
+    held = Quadratic()
+    quietly(held, max_iter=600, n_iter_no_change=None, alpha=8.0, optimizer="soap", schedule="cosine")
+    torch.testing.assert_close(held.weight.detach(), TARGET / 2, atol=1e-3, rtol=0)
+
+
+# Time
+
+
+class Timed(Quadratic):
+    """The same, an update of which takes a second."""
+
+    def __init__(self, now, seconds=lambda n: 1.0):
+        super().__init__()
+        self.now, self.seconds = now, seconds
+
+    def loss(self, rows):
+        self.now.seconds += self.seconds(len(self.batches))
+        return super().loss(rows)
+
+
+def validation(now, seconds):
+    """A validation that takes so many seconds, and whose scores rise."""
+    scores = iter(range(1000))
+
+    def validate():
+        now.seconds += seconds
+        return float(next(scores))
+
+    return validate
+
+
+def timed_run(now, max_time, *, n_updates_an_epoch=4, seconds=lambda n: 1.0, **changed):
+    objective = Timed(now, seconds)
+    stopwatch = Stopwatch(max_time)
+    after = changed.pop("after", None)
+    if after is not None:
+        stopwatch.after_training = lambda: after
+    validate = changed.pop("validate", None)
+    all_settings = {"n_iter_no_change": None, "schedule": "cosine", **changed, "stopwatch": stopwatch}
+    record = quietly(objective, 4 * n_updates_an_epoch, validate=validate, **all_settings)
+    return objective, record, stopwatch
+
+
+def test_training_ends_with_the_update_in_which_its_time_is_over(now):
+    objective, record, stopwatch = timed_run(now, 9.5)
+    assert len(objective.batches) == stopwatch.elapsed == 10
+    assert len(record.loss_curve) == len(record.nfe_forward) == 3  # of the last epoch, one half
+    assert record.stopped_because.startswith("max_time=9.5 was reached")
+    assert record.converged
+
+
+@pytest.mark.parametrize(("validating", "after"), [(0.0, 0.0), (1.5, 0.0), (0.0, 4.0), (1.5, 4.0)])
+def test_validation_and_the_phases_after_training_have_their_time(now, validating, after):
+    _, record, stopwatch = timed_run(now, 30.0, validate=validation(now, validating), after=after)
+    # An update may take it beyond its time; what is left is not enough for another one with its validation.
+    assert 30.0 - 1.0 - validating <= stopwatch.elapsed + after <= 30.0 + 1.0
+    assert len(record.validation_scores) == len(record.loss_curve)
+
+
+def test_of_several_passes_an_epoch_the_time_ends_all(now):
+    objective, record, _ = timed_run(now, 9.5, passes=3)
+    assert len(objective.batches) == 10
+    assert len(record.loss_curve) == 1
+
+
+def test_a_limit_far_away_changes_nothing(now):
+    free, near = timed_run(now, None, max_iter=7), timed_run(now, 1e9, max_iter=7)
+    assert near[1].loss_curve == free[1].loss_curve
+    assert near[1].stopped_because == free[1].stopped_because == "the learning rate has come down to 0"
+
+
+def test_all_epochs_in_the_last_moment_are_all_epochs(now):
+    _, record, _ = timed_run(now, 12.0, max_iter=3)
+    assert len(record.loss_curve) == 3
+    assert record.stopped_because == "the learning rate has come down to 0"
+
+
+def test_however_little_time_there_is_one_update_is_made(now):
+    objective, record, _ = timed_run(now, 1e-3, validate=validation(now, 5.0))
+    assert len(objective.batches) == 1
+    assert len(record.validation_scores) == 1
+    assert objective.weight.detach().abs().min() > 0.05  # at the full learning rate
+
+
+def test_the_best_weights_by_validation_are_kept_at_the_limit(now):
+    scores = iter([0.0, 1.0, 3.0, 2.0, 2.0])  # the first before training, to know how long it takes
+    seen = []
+
+    def validate():
+        seen.append(objective.weight.detach().clone())
+        return next(scores)
+
+    objective = Timed(now)
+    quietly(objective, 16, max_iter=9, n_iter_no_change=None, stopwatch=Stopwatch(13.5), validate=validate)
+    assert len(seen) == 5
+    assert torch.equal(objective.weight.detach(), seen[2])
+
+
+def timed_rates(now, max_time, max_iter):
+    """The learning rates of all updates, four an epoch."""
+    rates = []
+    chosen = settings(schedule="cosine", max_iter=max_iter, n_iter_no_change=None, stopwatch=Stopwatch(max_time))
+    training = _Training(Timed(now), 16, chosen, np.random.RandomState(0), None, None)
+    optimizer, step = training.optimizer, training.optimizer.step
+    optimizer.step = lambda: (rates.append(optimizer.learning_rate), step())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training.run()
+    return rates
+
+
+def cosine(n):
+    return 0.1 * 0.5 * (1.0 + np.cos(np.pi * np.arange(n) / n))
+
+
+def test_the_cosine_follows_the_time_where_epochs_are_too_many(now):
+    # Also of an epoch in the middle of which the time ends, and without a warning.
+    np.testing.assert_allclose(timed_rates(now, 18.0, max_iter=1000), cosine(18), rtol=1e-12)
+
+
+def test_the_cosine_follows_the_epochs_where_these_are_sooner_over(now):
+    np.testing.assert_allclose(timed_rates(now, 40.0, max_iter=5), cosine(20), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "max_time"), [("constant", 9.5), ("cosine", 2.5)], ids=["constant rate", "not one epoch"]
+)
+def test_a_limit_that_comes_too_early_warns(now, schedule, max_time):
+    with pytest.warns(ConvergenceWarning, match=rf"max_time={max_time} ended training in epoch .* Raise max_time"):
+        run(Timed(now), 16, schedule=schedule, n_iter_no_change=None, stopwatch=Stopwatch(max_time))
+
+
+def test_an_epoch_that_diverges_does_not_outlast_the_limit(now):
+    class Failing(Timed):
+        def loss(self, rows):
+            loss = super().loss(rows)
+            return loss * math.nan if len(self.batches) == 6 else loss
+
+    objective = Failing(now)
+    record = quietly(objective, 16, n_iter_no_change=None, stopwatch=Stopwatch(9.5))
+    assert len(objective.batches) == 10 + 4  # the last look whether the weights are usable
+    assert len(record.loss_curve) == 2
+    assert "max_time" in record.stopped_because
+
+
+def test_verbose_estimates_the_time_left_of_epochs_that_get_slower(now, capsys):
+    quietly(
+        Timed(now, lambda n: 1.0 + n // 2),  # epochs of 2, 4, 6, ... seconds
+        8,
+        max_iter=6,
+        n_iter_no_change=None,
+        stopwatch=Stopwatch(verbose=True),
+        verbose=True,
+    )
+    lines, _ = printed(capsys)
+    assert [line["in_all"] for line in lines] == ["2.0 s", "6.0 s", "12 s", "20 s", "30 s", "42 s"]
+    assert [line["left"] for line in lines[3:]] == ["22 s", "12 s", "0.0 s"]
+
+
+def test_verbose_counts_the_phases_after_training_in(now, capsys):
+    stopwatch = Stopwatch(verbose=True)
+    stopwatch.after_training = lambda: 60.0
+    quietly(Timed(now), 8, max_iter=3, n_iter_no_change=None, stopwatch=stopwatch, verbose=True)
+    lines, _ = printed(capsys)
+    assert [line["left"] for line in lines] == ["1 min 04 s", "1 min 02 s", "1 min 00 s"]
+
+
+def test_verbose_leaves_no_more_time_than_the_limit_does(now, capsys):
+    quietly(Timed(now), 8, max_iter=900, n_iter_no_change=None, stopwatch=Stopwatch(30.0, verbose=True), verbose=True)
+    lines, last = printed(capsys)
+    assert [line["left"] for line in lines[:2]] == ["28 s", "26 s"]
+    assert last.startswith("Training ended after 15 epochs: max_time=30.0 was reached")

@@ -1,0 +1,240 @@
+"""Densities, samples and paths of a fitted flow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skode.density.chunks import in_chunks
+from skode.density.flow import Flow
+from skode.density.gaussianisation import Gaussianisation
+from skode.density.spaces import check_range, to_data, to_flow
+from skode.training import (
+    NeuralODEEstimator,
+    array_api,
+    check_argument,
+    check_data,
+    check_unit_times,
+    check_weights,
+    memory_for,
+    resolve_device,
+    to_pandas,
+    warn_of_overflow,
+)
+
+
+class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
+    """Base of the estimator: its answers after a fit."""
+
+    module_: Flow
+    scaler_: Gaussianisation
+
+    def _checked(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        self.module_.to(resolve_device(self.device))
+        return check_data(self, X, dtype=[np.float64, np.float32], reset=False)
+
+    def _in_flow(self, X: np.ndarray) -> np.ndarray:
+        return to_flow(self.scaler_, X, self.module_.log_scale.dtype)
+
+    def _evaluated(self, function: Callable[[Tensor], Tensor], points: np.ndarray, *, axis: int = 0) -> np.ndarray:
+        """The values of a function of the flow at points where the flow lives."""
+        return in_chunks(function, points, self.module_.log_scale, axis=axis)
+
+    @array_api
+    def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
+        """Log-densities at a time between the base density's and the data's.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Points of data space.
+        t : float, default=1.0
+            The time: at 1 the density is that of the data, at 0 the base, a normal density in data space (bent as
+            ``marginals`` says).
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Log-densities in nats, in the units of X.
+
+        Raises
+        ------
+        ValueError
+            Where ``t`` is not as described, or X too large to standardise.
+
+        Warns
+        -----
+        UserWarning
+            Where a log-density is below the least number of X's dtype, and comes out as minus infinity.
+        """
+        X = self._checked(X)
+        if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
+            raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
+        log_prob = self._evaluated(lambda x: self.module_.log_prob(x, self._solver(), t=float(t))[0], self._in_flow(X))
+        with np.errstate(over="ignore"):
+            log_prob = (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
+        warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
+        return log_prob
+
+    @array_api
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-density of each sample, by the exact divergence however the flow was trained.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Log-densities in nats, in the units of X.
+        """
+        return self.log_prob(X)
+
+    @array_api
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Mean log-likelihood of samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+        y : None
+            Ignored; here for scikit-learn's conventions.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples in the mean, none negative; 1 where None.
+
+        Returns
+        -------
+        float
+            Mean log-density per sample in nats, as ``GaussianMixture.score``.
+        """
+        log_density = self.score_samples(X)
+        if sample_weight is None:
+            return float(log_density.mean(dtype=np.float64))
+        weights = check_weights(sample_weight, log_density)
+        # The density of a sample without weight may be minus infinity, times which 0 would be NaN.
+        some = weights > 0.0
+        return float(np.average(log_density[some], weights=weights[some]))
+
+    @validate_params(
+        {"n_samples": [Interval(Integral, 1, None, closed="left")], "random_state": ["random_state"]},
+        prefer_skip_nested_validation=True,
+    )
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draw samples from the fitted density.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of samples.
+        random_state : int, RandomState instance or None, default=None
+            Source of the draws.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Samples, in the units of X.
+        """
+        check_is_fitted(self)
+        with memory_for("n_samples", n_samples):
+            base = check_random_state(random_state).standard_normal((n_samples, self.n_features_in_))
+            return self._from_base(base)
+
+    @array_api
+    def transform(self, X: Any) -> np.ndarray:
+        """Carry samples back to the base, where data that follow the density are standard normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            The points of the base that the flow carries to the samples.
+        """
+        X = self._checked(X)
+        base = self._evaluated(lambda x: self.module_.pull(x, self._solver()), self._in_flow(X))
+        return base.astype(X.dtype, copy=False)
+
+    @array_api
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Carry points of the base to data space: the inverse of ``transform``, up to the solver's tolerance.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Points of the base, standard normal for new samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Points of data space.
+
+        Raises
+        ------
+        ValueError
+            Where X has another number of columns than the data.
+        """
+        check_is_fitted(self)
+        with check_argument("X"):
+            base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
+        if base.shape[1] != self.n_features_in_:
+            raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
+        return self._from_base(base)
+
+    def _from_base(self, base: np.ndarray) -> np.ndarray:
+        self.module_.to(resolve_device(self.device))
+        points = check_range(base, self.module_.log_scale.dtype)
+        points = self._evaluated(lambda z: self.module_.push(z, self._solver()), points)
+        return to_data(self.scaler_, points, base.dtype)
+
+    @array_api
+    def trajectory(self, X: Any, t: Any) -> np.ndarray:
+        """The paths on which the flow carries samples from the base to data space.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, where the paths end at time 1 (those of ``sample``, for example).
+        t : array-like of shape (n_times,)
+            Times between 0, the base's, and 1, the data's; strictly increasing.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_times, n_features)
+            The points, in data space.
+
+        Raises
+        ------
+        ValueError
+            Where ``t`` is not as described.
+        """
+        X = self._checked(X)
+        times = check_unit_times(t)
+        falling = times[::-1].tolist()
+        paths = self._evaluated(
+            lambda x: self.module_.paths(x, self._solver(), falling).flip(0), self._in_flow(X), axis=1
+        )
+        n_times, n, d = paths.shape
+        points = to_data(self.scaler_, paths.transpose(1, 0, 2).reshape(-1, d), X.dtype)
+        return points.reshape(n, n_times, d)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "module_")
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_in_

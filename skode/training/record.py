@@ -1,0 +1,61 @@
+"""Training as its two sides see it: the objective that it minimises, and the record that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from skode.training.solver import Solver
+
+#: Why training ended where a user interrupted it.
+INTERRUPTED = "interrupted"
+
+
+class Objective(Protocol):
+    """A function to minimise, over batches of samples."""
+
+    @property
+    def solver(self) -> Solver | None:
+        """The solver, which counts its solves; None where none is needed."""
+        ...
+
+    def parameters(self) -> Iterable[Tensor]:
+        """The tensors to train."""
+        ...
+
+    def loss(self, rows: Any) -> Tensor:
+        """Mean loss of some samples, given by an ndarray of int, or by a tensor on the parameters' device."""
+        ...
+
+
+@dataclass
+class TrainingRecord:
+    """Curves of training, and how it ended.
+
+    Attributes
+    ----------
+    loss_curve, validation_scores : list of float
+        One value per epoch; scores only where there is a validation set.
+    nfe_forward, nfe_backward : list of float
+        Mean evaluations of the vector field per solve, per epoch.
+    stopped_because : str
+        Why training ended.
+    converged : bool
+        Whether it ended by itself, rather than by ``max_iter``, an interruption or a failure.
+    optimizer_state : dict or None
+        State of the optimiser, with which training can go on.
+    learning_rate : float or None
+        Lowered learning rate, where training diverged.
+    """
+
+    loss_curve: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    nfe_forward: list[float] = field(default_factory=list)
+    nfe_backward: list[float] = field(default_factory=list)
+    stopped_because: str = "max_iter was reached"
+    converged: bool = False
+    optimizer_state: dict[str, Any] | None = None
+    learning_rate: float | None = None
