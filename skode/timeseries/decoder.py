@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from skode.dynamics import affine
-from skode.dynamics.products import as_right_factor, outer
-from skode.solvers.first_order import first_order
 
 
 class Decoder(nn.Module):
@@ -32,55 +28,9 @@ class Decoder(nn.Module):
         """Values of shape (..., n_outputs)."""
         if covariates.shape[-1]:
             z = torch.cat([z, covariates.expand(*z.shape[:-1], -1)], dim=-1)
-        x, layers = z.flatten(0, -2), (self.linear, self.hidden, self.bent)
-        weights = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
-            values = _Values.apply(x, *weights)
-        else:
-            values, _ = _values(x, *weights)
-        return values.view(*z.shape[:-1], len(self.bent.weight))
-
-
-class _Values(torch.autograd.Function):
-    """The read-out's values, with their pullback in half of autograd's operations.
-
-    With ``p = C x + c``, ``s = silu(p)`` and the cotangent ``g`` of ``A x + b + B s + d`` the cotangent of ``p`` is
-    ``q = silu'(p) * (B^T g)``, that of ``x`` is ``A^T g + C^T q``, and those of the weights are outer products.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
-        values, before = _values(x, *weights)
-        ctx.save_for_backward(x, *weights, before)
-        return values
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        x, straight, _, hidden, _, bent, _, before = ctx.saved_tensors
-        of_bend = torch.ops.aten.silu_backward(cotangent @ bent, before)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = torch.addmm(cotangent @ as_right_factor(straight), of_bend, as_right_factor(hidden))
-        if not any(ctx.needs_input_grad[1:]):
-            return (of_x, *[None] * 6)
-        total = cotangent.sum(0)
-        return (
-            of_x,
-            outer(cotangent, x),
-            total,
-            outer(of_bend, x),
-            of_bend.sum(0),
-            outer(cotangent, nn.functional.silu(before)),
-            total.clone(),
-        )
-
-
-def _values(
-    x: Tensor, straight: Tensor, b: Tensor, hidden: Tensor, c: Tensor, bent: Tensor, d: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Values for inputs of shape (n, n_inputs), and what enters the activation."""
-    # As products of matrices, the first weight in the layout that suits MKL.
-    before = torch.addmm(c, x, hidden.t().contiguous())
-    values = torch.addmm(b + d, x, straight.t())
-    return values.addmm_(nn.functional.silu(before), bent.t()), before
+        linear, hidden, bent = self.linear, self.hidden, self.bent
+        x = z.flatten(0, -2)
+        # As products of matrices, the first weight in the layout that suits MKL in the backward pass.
+        bend = nn.functional.silu(torch.addmm(hidden.bias, x, hidden.weight.t().contiguous()))
+        straight = torch.addmm(linear.bias + bent.bias, x, linear.weight.t())
+        return torch.addmm(straight, bend, bent.weight.t()).view(*z.shape[:-1], len(bent.weight))
