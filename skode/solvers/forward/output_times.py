@@ -193,11 +193,12 @@ class OwnOutputTimes:
         if rows is None:
             rows, times = np.tile(np.arange(n_samples), len(times)), np.repeat(times, n_samples)
         self.direction = np.where(spans[:, 1] < spans[:, 0], -1.0, 1.0)
-        forward = self.direction[rows] * times
+        pairs = _pairs(rows, self.direction[rows] * times)
+        in_order = (pairs[1:] >= pairs[:-1]).all()
         #: The outputs' positions, sample by sample, in the order in which its steps will reach them.
-        self.order = np.lexsort((forward, rows))
+        self.order = np.arange(len(pairs)) if in_order else np.lexsort((pairs.imag, rows))
         #: Sample and time of each. Complex numbers have the lexical order that these are in.
-        self.keys = _pairs(rows[self.order], forward[self.order])
+        self.keys = pairs[self.order]
         self.n_outputs = len(times)
         everyone, initial = np.arange(n_samples), self.direction * spans[:, 0]
         self.first = np.searchsorted(self.keys, _pairs(everyone, initial))
