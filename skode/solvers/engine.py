@@ -44,6 +44,9 @@ def solve(problem: Problem) -> tuple[Tensor, Path, Run]:
     run : Run
         The solve's statistics, events and failures.
     """
+    fused = fused_solve(problem)
+    if fused is not None:
+        return fused
     y0, plain = problem.y0, problem.y0.detach()
     if not y0.numel():  # states without elements have nothing to sweep over
         problem = replace(problem, gradients=replace(problem.gradients, adjoint="backprop"))
@@ -53,9 +56,6 @@ def solve(problem: Problem) -> tuple[Tensor, Path, Run]:
     if transform is not None:
         run = _transformed(problem, transform, start, jumps)
         return *adjoint(run, y0, problem.func), run
-    fused = fused_solve(problem)
-    if fused is not None:
-        return fused
     recorded, func = _recorded(problem, plain, jumps), problem.func
     if recorded is None or recorded.recordings.replay is None:
         run, func = _evaluated(problem, start, plain, jumps, recorded)

@@ -16,7 +16,7 @@ from skode.solvers.arguments.checks import (
 from skode.solvers.arguments.step_arguments import DEFAULT_MAX_STEPS, StepArguments
 from skode.solvers.autocast import solves_outside_autocast
 from skode.solvers.forward.events import as_events
-from skode.solvers.forward.problem import BackwardSolve, Gradients, RequestedOutputs
+from skode.solvers.forward.problem import AS_FORWARD, BackwardSolve, Gradients, RequestedOutputs
 from skode.solvers.ivp_call import IvpCall
 from skode.solvers.solution import Solution
 from skode.solvers.tableaus import get_method
@@ -213,7 +213,7 @@ def solve_ivp(
         t_eval,
         tableau,
         steps,
-        Gradients(check_adjoint(adjoint), budget, BackwardSolve(seminorm=seminorm)),
+        Gradients(check_adjoint(adjoint), budget, BackwardSolve(seminorm=seminorm) if seminorm else AS_FORWARD),
         RequestedOutputs(dense=dense_output, on_failure=check_choice("on_failure", on_failure, ["raise", "nan"])),
         as_events(events),
         compile,

@@ -23,6 +23,7 @@ from skode.solvers.fused.reverse import Sweep
 from skode.solvers.fused.threads import holding_threads, is_small
 from skode.solvers.tableaus import ButcherTableau, runge_kutta
 from skode.solvers.tolerances import rms_norm
+from skode.solvers.transforms import in_dual_level
 
 DTYPES = (torch.float32, torch.float64)
 
@@ -65,6 +66,8 @@ def _form_of(problem: Problem) -> FusedForm | None:
         and not outputs.dense
         and outputs.on_failure == "raise"
         and problem.events is None
+        and not torch._C._are_functorch_transforms_active()
+        and not in_dual_level()
     ):
         return None
     gradients, func = problem.gradients, problem.func
