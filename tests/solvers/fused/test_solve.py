@@ -27,6 +27,11 @@ def make_state(n=5, dtype=torch.float64, seed=1):
     return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed), dtype=dtype).requires_grad_()
 
 
+def crosses_five(t, y):
+    """An event."""
+    return y[0, 0] - 5.0
+
+
 def own_times(n=5, n_times=4, seed=2):
     """Time spans, forward and backward, and output times with padding, a start, an end and two in one step."""
     generator = torch.Generator().manual_seed(seed)
@@ -236,11 +241,11 @@ def test_failures_are_named(paths):
         {"jump_t": [0.5]},
         {"dense_output": True},
         {"on_failure": "nan"},
-        {"events": lambda t, y: y[0, 0] - 5.0},
+        {"events": crosses_five},
         {"adjoint": "backprop"},
         {"adjoint": "continuous"},
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings),
 )
 def test_other_problems_go_the_other_way(paths, settings):
     solve_ivp(make_field(), (0.0, 1.0), make_state(), t_eval=[1.0], **settings)
