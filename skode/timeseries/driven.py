@@ -113,11 +113,10 @@ class PathReader:
     def __init__(self, paths: CovariatePaths, series: Tensor) -> None:
         n_stretches = paths.times.shape[1] + 1
         ends, values = paths._stretches
-        self.dtype = values.numpy().dtype
-        self.start, self.rate = (np.ascontiguousarray(column) for column in ends.numpy().T)
-        self.low, self.rise = np.split(np.ascontiguousarray(values.numpy().T), 2)
+        self.dtype, self.n_covariates = values.numpy().dtype, paths.values.shape[2]
+        self.ends, self.values = (np.ascontiguousarray(x.numpy().T) for x in (ends, values))
         self.first, self.times = series.numpy() * n_stretches, paths.times[series]
-        self.constant = self.low[:, self.first] if n_stretches == 2 else None
+        self.constant = self.values[: self.n_covariates, self.first] if n_stretches == 2 else None
 
     def take(self, rows: Tensor) -> PathReader:
         """The same for some of the series."""
@@ -135,13 +134,12 @@ class PathReader:
         times = np.empty((len(self.first), 1))
         times[:, 0] = t
         stretch = torch.searchsorted(self.times, torch.from_numpy(times), right=True).numpy()[:, 0] + self.first
-        share = times[:, 0]
-        share -= self.start.take(stretch)
-        share *= self.rate.take(stretch)
+        (start, rate), values = self.ends.take(stretch, axis=1), self.values.take(stretch, axis=1)
+        share = (times[:, 0] - start) * rate
         np.maximum(share, 0.0, out=share)
         np.minimum(share, 1.0, out=share)
-        np.multiply(self.rise.take(stretch, axis=1), share.astype(self.dtype), out=out)
-        out += self.low.take(stretch, axis=1)
+        np.multiply(values[self.n_covariates :], share.astype(self.dtype), out=out)
+        out += values[: self.n_covariates]
 
 
 class DrivenField(nn.Module):
@@ -237,7 +235,7 @@ class DrivenBy:
 
     def _inputs(self, t: Tensor, z: Tensor) -> Tensor:
         if self.reader is not None:
-            covariates = np.empty((self.paths.values.shape[2], len(z)), self.reader.dtype)
+            covariates = np.empty((self.reader.n_covariates, len(z)), self.reader.dtype)
             self.reader.write(t.detach().reshape(-1).numpy() if isinstance(t, Tensor) else t, covariates)
             return torch.cat([z, torch.from_numpy(covariates).t()], dim=1)
         t = torch.as_tensor(t, dtype=self.paths.times.dtype, device=z.device).reshape(-1, 1).expand(len(z), 1)
