@@ -11,14 +11,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.dynamics import ACTIVATIONS
 from skode.solvers import METHODS
+from skode.solvers.adjoints import ADJOINTS
 
 #: Samples in a batch where the user gives no number, as ``MLPClassifier``.
 AUTO_BATCH_SIZE = 200
 
 #: How the learning rate goes on from ``learning_rate_init``.
 SCHEDULES = {"constant", "cosine"}
-
-ADJOINTS = {"discrete", "continuous", "backprop"}
 
 
 class Choices(StrOptions):
