@@ -19,6 +19,10 @@ from skode.solvers.devices import capturing
 #: Number of bytes that all pools hold together, at most.
 MOST_IDLE_BYTES = 2**27
 
+#: Number of bytes that are kept even for solves that are to keep nothing: those of a small problem, whose memory is
+#: quicker to keep than to make again.
+LITTLE = 2**18
+
 
 class BufferPool:
     """A pool of objects by their key. All pools share a number of bytes; those given first make room for new ones."""
@@ -70,25 +74,25 @@ class BufferPool:
     @classmethod
     def clear(cls) -> None:
         """Let all pools forget everything."""
-        cls.shrink(0)
+        cls.shrink(-1)
 
     @classmethod
     def shrink(cls, n_bytes: int) -> None:
         """Let go of the objects given last, until the pools hold no more than so many bytes."""
         with cls.lock:
-            while cls.order and (cls.total > n_bytes or n_bytes == 0):
+            while cls.order and cls.total > n_bytes:
                 pool, key = cls.order[next(reversed(cls.order))]
                 pool._taken(key, -1)
 
 
 @contextmanager
 def no_more_idle_memory() -> Iterator[None]:
-    """Leave the pools no fuller than they are."""
+    """Leave the pools no fuller than they are, or with no more than :data:`LITTLE`."""
     before = BufferPool.total
     try:
         yield
     finally:
-        BufferPool.shrink(before)
+        BufferPool.shrink(max(before, LITTLE))
 
 
 #: What else is kept for solves to come, and can be let go of by ``clear()``.

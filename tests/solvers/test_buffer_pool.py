@@ -9,7 +9,7 @@ from torch import nn
 
 from skode.dynamics import MLPField
 from skode.solvers import buffer_pool, free_idle_memory, odeint, solve_ivp
-from skode.solvers.buffer_pool import MOST_IDLE_BYTES, BufferPool, no_more_idle_memory
+from skode.solvers.buffer_pool import LITTLE, MOST_IDLE_BYTES, BufferPool, no_more_idle_memory
 from skode.solvers.fields.parameters import held_tensors
 
 
@@ -63,15 +63,19 @@ def test_all_pools_hold_no_more_than_their_bound_and_let_go_of_what_came_first(m
 
 
 def test_memory_given_last_can_be_let_go_of():
-    pool, first = BufferPool(), Piece()
+    pool, first = BufferPool(), Piece(2 * LITTLE)
     pool.release("a", first)
     with no_more_idle_memory():
         pool.release("a", Piece())
         pool.release("b", Piece())
-        assert BufferPool.total == 30
         assert pool.acquire("a", Piece) is not first
-    assert BufferPool.total == 10
+    assert BufferPool.total == 2 * LITTLE
     assert pool.acquire("a", Piece) is first
+    with no_more_idle_memory():
+        pool.release("a", Piece(LITTLE - 10))
+        pool.release("b", Piece())
+        pool.release("b", Piece())
+    assert BufferPool.total == LITTLE
 
 
 def test_all_idle_memory_can_be_freed():
@@ -106,14 +110,19 @@ def test_what_pools_hold_is_what_they_say(field, adjoint):
 
 
 @pytest.mark.parametrize("step_control", ["shared", "per_sample"])
-@pytest.mark.parametrize("method", ["dopri5", "kvaerno3"])
-def test_the_continuous_adjoint_leaves_nothing_behind(method, step_control):
-    field, y0 = MLPField(3, (20,)), torch.ones(7, 3, requires_grad=True)
+@pytest.mark.parametrize("method", ["dopri5", "bosh3"])
+@pytest.mark.parametrize("n_samples", [7, 2000])
+def test_the_continuous_adjoint_leaves_little_behind(n_samples, method, step_control):
+    field, y0 = MLPField(3, (20,)), torch.ones(n_samples, 3, requires_grad=True)
     settings = {"method": method, "step_control": step_control, "rtol": 1e-2, "atol": 1e-2, "adjoint": "continuous"}
     y = solve_ivp(field, (0.0, 1.0), y0, t_eval=[0.5, 1.0], **settings).y
-    assert BufferPool.total == 0
+    assert BufferPool.total <= LITTLE
     y.sum().backward()
-    assert BufferPool.total == 0
+    assert BufferPool.total <= LITTLE
+    settings["adjoint"] = "discrete"
+    y = solve_ivp(field, (0.0, 1.0), y0, t_eval=[0.5, 1.0], **settings).y
+    y.sum().backward()
+    assert n_samples == 7 or BufferPool.total > LITTLE
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])

@@ -107,11 +107,11 @@ class AugmentedField:
         tape.place(0).copy_(state if self.states_at is None else self.states_at(float(t)).reshape(-1))
         stretch, shaped = self.stretch, rate.view(self.shape)
         tape.evaluate(0, t if stretch is None else stretch.times(t), shaped)
-        adjoint = a.neg().view(self.shape)
+        cotangent = torch.neg(a, out=session.place(tape, 0))
         if stretch is not None:
             shaped.mul_(stretch.length)
-            adjoint.mul_(stretch.length)
-        session.pull(tape, 0, adjoint, rate_of_a.view(self.shape))
+            cotangent.view(self.shape).mul_(stretch.length)
+        session.pull(tape, 0, None, rate_of_a.view(self.shape))
         session.flush(tape)
         if self.states_at is not None:
             rate.zero_()
@@ -120,10 +120,11 @@ class AugmentedField:
 
     def _write(self, gradients: Sequence[Tensor | None], rates: Tensor) -> None:
         """Write the gradients one after another."""
-        if self.are_plain and all(gradient is not None and not gradient.is_sparse for gradient in gradients):
-            filling = [self.filling] if len(self.filling) else []
-            torch.cat([*(gradient.reshape(-1) for gradient in gradients if gradient is not None), *filling], out=rates)
-            return
+        if self.are_plain:
+            flat = [gradient.reshape(-1) for gradient in gradients if gradient is not None and not gradient.is_sparse]
+            if len(flat) == len(gradients):
+                torch.cat([*flat, self.filling] if len(self.filling) else flat, out=rates)
+                return
         pieces = rates.split([*self.parameter_sizes, len(self.filling)])
         pieces[-1].zero_()
         for piece, gradient, is_complex in zip(pieces[:-1], gradients, self.are_complex, strict=True):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skode.solvers.adjoints.adjoint_equation import AdjointSolve, CotangentsOfOutputs, adaptive_implicit, adjoint_norm
 from skode.solvers.adjoints.adjoint_equation_per_sample import PerSampleAdjointSolve
-from skode.solvers.buffer_pool import no_more_idle_memory
+from skode.solvers.buffer_pool import LITTLE, no_more_idle_memory
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.fields.pullback import PullbackField
 from skode.solvers.first_order import first_order
@@ -48,8 +48,10 @@ class _ContinuousAdjoint(torch.autograd.Function):
             ctx.states = DenseOutput(path, run.span.t0, path.t_end)
         # As with torchdiffeq's nodes, the norm of the error test can be read here, and set.
         ctx.adjoint_options = {"norm": adjoint_norm(run)}
-        # Neither the first evaluation nor copies of the weights are kept: these are made again.
-        field = run.field.unbound() if isinstance(run.field, PullbackField) else run.field
+        # Neither the first evaluation nor copies of many weights are kept: these are made again.
+        field, n_bytes = run.field, sum(p.numel() * p.element_size() for p in parameters)
+        if isinstance(field, PullbackField) and n_bytes > LITTLE // 2:
+            field = field.unbound()
         ctx.run = replace(run, field=field, f0=None)
         ctx.output_times, ctx.rows, ctx.t_end = path.times, path.rows, path.t_end
         ctx.save_for_backward(path.y_end, path.outputs, y0, jumps, *parameters)
@@ -60,7 +62,7 @@ class _ContinuousAdjoint(torch.autograd.Function):
     def backward(ctx: Any, grad_outputs: Tensor):
         y_end, outputs, y0, *_ = ctx.saved_tensors
         run, norm = ctx.run, ctx.adjoint_options["norm"]
-        if isinstance(run.field, PullbackField):
+        if isinstance(run.field, PullbackField) and run.field.func is None:
             run = replace(run, field=run.field.bound())
         given = CotangentsOfOutputs.of(ctx.output_times, ctx.rows, outputs, grad_outputs)
         grad_jumps = None if run.jumps is None else torch.zeros_like(run.jumps.times)
