@@ -16,7 +16,7 @@ from skode.solvers.devices import is_asynchronous
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.bind import as_field
 from skode.solvers.fields.protocols import Field
-from skode.solvers.fields.samples import Compiled
+from skode.solvers.fields.samples import uncompiled
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.run import Path, Run
 from skode.solvers.fused import fused_solve
@@ -101,7 +101,7 @@ def _transformed(problem: Problem, transform: str, start: Any, jumps: Jumps | No
 def _recorded(problem: Problem, y0: Tensor, jumps: Jumps | None) -> Run | None:
     """A solve that recordings on the device may serve; None for others."""
     gradients, func = problem.gradients, problem.func
-    as_it_is = jumps is None and gradients.parameters is None and not isinstance(func, Compiled)
+    as_it_is = jumps is None and gradients.parameters is None and uncompiled(func) is func
     found = recordable(func, y0) if as_it_is and gradients.adjoint != "backprop" else None
     if found is None:
         return None
@@ -120,19 +120,19 @@ def _evaluated(
 ) -> tuple[Run, Callable[..., Any]]:
     """A solve whose field has been evaluated at the start, and the function to differentiate where autograd does."""
     func, gradients = problem.func, problem.gradients
+    plain = uncompiled(func)
     field, f0, tape0 = as_field(
-        func.func if isinstance(func, Compiled) else func,
+        plain,
         start,
         y0,
         differentiate=torch.is_grad_enabled(),
         keep_graph=gradients.adjoint == "backprop",
         parameters=gradients.parameters,
     )
-    if isinstance(func, Compiled):
-        if isinstance(field, AutogradField):
-            field.func = func
-        else:
-            func = func.func
+    if isinstance(field, AutogradField):
+        field.func = func
+    else:
+        func = plain
     run = Run(problem, field, f0, jumps=jumps, statistics=Statistics(nfev=1))
     if gradients.adjoint == "discrete" and _is_differentiated(field, problem.y0, jumps):
         run.tape0 = tape0

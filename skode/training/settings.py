@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.dynamics import ACTIVATIONS
 from skode.solvers import METHODS
+from skode.solvers.adjoints import ADJOINTS
 from skode.training.stopwatch import Stopwatch
 
 #: Samples in a batch where the user gives no number, as ``MLPClassifier``.
@@ -18,8 +19,6 @@ AUTO_BATCH_SIZE = 200
 
 #: How the learning rate goes on from ``learning_rate_init``.
 SCHEDULES = {"constant", "cosine"}
-
-ADJOINTS = {"discrete", "continuous", "backprop"}
 
 
 class Choices(StrOptions):

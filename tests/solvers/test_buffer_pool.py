@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from skode.dynamics import MLPField
-from skode.solvers import free_idle_memory, odeint
-from skode.solvers.buffer_pool import BufferPool
+from skode.solvers import buffer_pool, free_idle_memory, odeint, solve_ivp
+from skode.solvers.buffer_pool import LITTLE, MOST_IDLE_BYTES, BufferPool, no_more_idle_memory
+from skode.solvers.fields.parameters import held_tensors
 
 
 class Piece:
@@ -20,39 +21,108 @@ class Piece:
         return self.size
 
 
+@pytest.fixture(autouse=True)
+def empty():
+    free_idle_memory()
+    yield
+    free_idle_memory()
+
+
 def test_what_is_given_is_taken_again_once_and_by_its_key_only():
     pool, piece = BufferPool(), Piece()
     pool.release("a", piece)
-    assert pool.bytes == 10
+    assert BufferPool.total == 10
     assert pool.acquire("b", Piece) is not piece
+    assert BufferPool().acquire("a", Piece) is not piece
     assert pool.acquire("a", Piece) is piece
-    assert pool.bytes == 0
+    assert BufferPool.total == 0
     assert pool.acquire("a", Piece) is not piece
 
 
-def test_a_pool_holds_no_more_than_its_bound_and_lets_go_of_what_came_first():
-    pool, pieces = BufferPool(most_bytes=30), [Piece() for _ in range(5)]
-    for piece in pieces:
-        pool.release("a", piece)
-    assert pool.bytes == 30
-    assert pool.idle["a"] == pieces[2:]
+def test_all_pools_hold_no_more_than_their_bound_and_let_go_of_what_came_first(monkeypatch):
+    monkeypatch.setattr(buffer_pool, "MOST_IDLE_BYTES", 30)
+    pool, other, pieces = BufferPool(), BufferPool(), [Piece() for _ in range(5)]
+
+    def idle(pool):
+        return {key: [piece for _, piece in pieces] for key, pieces in pool.idle.items()}
+
+    for i, piece in enumerate(pieces):
+        (pool, other)[i % 2].release("a", piece)
+    assert BufferPool.total == 30
+    assert idle(pool) == {"a": [pieces[2], pieces[4]]}
+    assert idle(other) == {"a": [pieces[3]]}
     pool.release("b", Piece(20))
-    assert pool.bytes == 30
-    assert pool.idle["a"] == pieces[4:]
-    pool.release("c", Piece(40))  # too large by itself
-    assert pool.bytes == 0
+    assert BufferPool.total == 30
+    assert idle(pool)["a"] == [pieces[4]]
+    assert not other.idle
+    other.release("c", Piece(40))  # too large by itself
+    assert BufferPool.total == 0
     assert not pool.idle
-    pool.release("a", Piece())
-    pool.clear()
-    assert pool.bytes == 0
-    assert not pool.idle
+    assert not other.idle
+    assert not BufferPool.order
+
+
+def test_memory_given_last_can_be_let_go_of():
+    pool, first = BufferPool(), Piece(2 * LITTLE)
+    pool.release("a", first)
+    with no_more_idle_memory():
+        pool.release("a", Piece())
+        pool.release("b", Piece())
+        assert pool.acquire("a", Piece) is not first
+    assert BufferPool.total == 2 * LITTLE
+    assert pool.acquire("a", Piece) is first
+    with no_more_idle_memory():
+        pool.release("a", Piece(LITTLE - 10))
+        pool.release("b", Piece())
+        pool.release("b", Piece())
+    assert BufferPool.total == LITTLE
 
 
 def test_all_idle_memory_can_be_freed():
-    odeint(lambda t, y: -y, torch.ones(3), [0.0, 1.0])
-    assert any(pool.bytes for pool in BufferPool.pools)
+    odeint(MLPField(3, (4,)), torch.ones(2, 3), [0.0, 1.0])
+    assert BufferPool.total
     free_idle_memory()
-    assert not any(pool.bytes or pool.idle for pool in BufferPool.pools)
+    assert not BufferPool.total
+    assert not BufferPool.order
+
+
+def size_of(thing):
+    """Bytes of the tensors that an object holds, each memory once."""
+    storages = [tensor.untyped_storage() for tensor in held_tensors(thing)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+@pytest.mark.parametrize(
+    "field",
+    [MLPField(20, (30, 40), activation="tanh"), MLPField(20, (30, 40), activation="silu"), lambda t, y: -y],
+    ids=["tanh", "silu", "plain"],
+)
+def test_what_pools_hold_is_what_they_say(field, adjoint):
+    for how in ({}, {"method": "rk4", "options": {"step_size": 0.25}}, {"method": "kvaerno3"}):
+        y0 = torch.ones(50, 20, requires_grad=True)
+        odeint(field, y0, [0.0, 1.0], adjoint=adjoint, rtol=1e-2, atol=1e-2, **how)[-1].sum().backward()
+    kept = [memory for pool, key in set(BufferPool.order.values()) for _, memory in pool.idle[key]]
+    assert len(kept) == len(BufferPool.order)
+    for memory in kept:
+        # Beside its buffers an object has no more than a few vectors of its own.
+        assert memory.nbytes() <= size_of(memory) <= memory.nbytes() + 1024
+    assert sum(memory.nbytes() for memory in kept) == BufferPool.total <= MOST_IDLE_BYTES
+
+
+@pytest.mark.parametrize("step_control", ["shared", "per_sample"])
+@pytest.mark.parametrize("method", ["dopri5", "bosh3"])
+@pytest.mark.parametrize("n_samples", [7, 2000])
+def test_the_continuous_adjoint_leaves_little_behind(n_samples, method, step_control):
+    field, y0 = MLPField(3, (20,)), torch.ones(n_samples, 3, requires_grad=True)
+    settings = {"method": method, "step_control": step_control, "rtol": 1e-2, "atol": 1e-2, "adjoint": "continuous"}
+    y = solve_ivp(field, (0.0, 1.0), y0, t_eval=[0.5, 1.0], **settings).y
+    assert BufferPool.total <= LITTLE
+    y.sum().backward()
+    assert BufferPool.total <= LITTLE
+    settings["adjoint"] = "discrete"
+    y = solve_ivp(field, (0.0, 1.0), y0, t_eval=[0.5, 1.0], **settings).y
+    y.sum().backward()
+    assert n_samples == 7 or BufferPool.total > LITTLE
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rk4"])

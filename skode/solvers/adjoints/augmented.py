@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,12 @@ class AugmentedField:
         self.size = 2 * self.n + sum(self.parameter_sizes)
         # Implicit methods see the state as blocks of equal size, to which it is filled up.
         self.states = independent_blocks(field, like, time) if implicit else Blocks(like)
-        self.size += -self.size % self.states.size if self.n else 0
+        n_filling = -self.size % self.states.size if self.n else 0
+        self.size += n_filling
+        self.filling = like.new_zeros(n_filling)
+        self.splits = [self.n, self.n, self.size - 2 * self.n]
+        # Gradients that can be written as they are: of the equation's dtype, and in memory on its device.
+        self.are_plain = all(p.dtype == like.dtype and p.device == like.device for p in field.parameters)
 
     def blocks(self) -> AdjointBlocks:
         """How an implicit method may take the state apart."""
@@ -89,31 +94,46 @@ class AugmentedField:
         return [*(piece.view(shape) for piece, shape in zip(pieces, shapes, strict=False)), *pieces[len(shapes) :]]
 
     def __call__(self, t: Any, y: Tensor) -> Tensor:
-        self.statistics.nfev_backward += 1
-        n, tape, session = self.n, self.evaluation, self.field.session()
         rates = torch.empty_like(y)
-        tape.place(0).copy_(y[:n] if self.states_at is None else self.states_at(float(t)).reshape(-1))
-        stretch, rate = self.stretch, rates[:n].view(self.shape)
-        tape.evaluate(0, t if stretch is None else stretch.times(t), rate)
-        adjoint = -y[n : 2 * n].view(self.shape)
+        self.evaluate(t, y, rates)
+        return rates
+
+    def evaluate(self, t: Any, y: Tensor, rates: Tensor) -> None:
+        """Write the rates of change at a flat state into a tensor like it."""
+        self.statistics.nfev_backward += 1
+        tape, session = self.evaluation, self.field.session()
+        state, a, _ = y.split(self.splits)
+        rate, rate_of_a, rate_of_g = rates.split(self.splits)
+        tape.place(0).copy_(state if self.states_at is None else self.states_at(float(t)).reshape(-1))
+        stretch, shaped = self.stretch, rate.view(self.shape)
+        tape.evaluate(0, t if stretch is None else stretch.times(t), shaped)
+        cotangent = torch.neg(a, out=session.place(tape, 0))
         if stretch is not None:
-            rate.mul_(stretch.length)
-            adjoint.mul_(stretch.length)
-        session.pull(tape, 0, adjoint, rates[n : 2 * n].view(self.shape))
+            shaped.mul_(stretch.length)
+            cotangent.view(self.shape).mul_(stretch.length)
+        session.pull(tape, 0, None, rate_of_a.view(self.shape))
         session.flush(tape)
         if self.states_at is not None:
-            rates[:n] = 0.0
-        end = 2 * n + sum(self.parameter_sizes)
-        pieces = rates[2 * n : end].split(self.parameter_sizes) if self.parameter_sizes else ()
-        for piece, gradient, is_complex in zip(pieces, session.parameter_gradients(), self.are_complex, strict=True):
+            rate.zero_()
+        if self.splits[2]:
+            self._write(session.parameter_gradients(), rate_of_g)
+
+    def _write(self, gradients: Sequence[Tensor | None], rates: Tensor) -> None:
+        """Write the gradients one after another."""
+        if self.are_plain:
+            flat = [gradient.reshape(-1) for gradient in gradients if gradient is not None and not gradient.is_sparse]
+            if len(flat) == len(gradients):
+                torch.cat([*flat, self.filling] if len(self.filling) else flat, out=rates)
+                return
+        pieces = rates.split([*self.parameter_sizes, len(self.filling)])
+        pieces[-1].zero_()
+        for piece, gradient, is_complex in zip(pieces[:-1], gradients, self.are_complex, strict=True):
             if gradient is None:
                 piece.zero_()
                 continue
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
             gradient = torch.view_as_real(gradient.resolve_conj()) if is_complex else gradient
             piece.copy_(gradient.reshape(-1))
-        rates[end:] = 0.0
-        return rates
 
     def parameter_gradients(self, y: Tensor) -> list[Tensor]:
         """``g`` of an augmented state, as gradients of the parameters."""
@@ -130,10 +150,21 @@ class AugmentedField:
         raise NotImplementedError("the adjoint equation has one flat state, which is solved in shared steps")
 
     def tape(self, like: Tensor, n_slots: int, *, pullable: bool) -> Tape:
-        return FunctionTape(self, like, n_slots)
+        return AugmentedTape(self, like, n_slots)
 
     def session(self, *, with_parameters: bool = True) -> Session:
         raise NotImplementedError("the adjoint equation is not differentiated again; use adjoint='backprop'")
+
+
+class AugmentedTape(FunctionTape):
+    """Evaluations of the adjoint equation, each written where it is wanted."""
+
+    def __init__(self, field: AugmentedField, like: Tensor, n_slots: int) -> None:
+        super().__init__(field, like, n_slots)
+        self.write = field.evaluate
+
+    def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
+        self.write(t, self.states[slot], out)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class PullbackField:
     """A callable that offers its own pullback."""
 
     def __init__(self, func: OffersPullback) -> None:
+        self.given = func
         with torch.no_grad():
             self.func: Any = func.bind() if hasattr(func, "bind") else func
         self.parameters = tuple((self.func if hasattr(self.func, "parameters") else func).parameters())
@@ -36,6 +37,16 @@ class PullbackField:
             tape.evaluate(0, t, value)
             tape.release()
             return value
+
+    def unbound(self) -> PullbackField:
+        """The field without what it has bound to, such as weights laid out for products; for :meth:`bound`."""
+        other = copy.copy(self)
+        other.func = None
+        return other
+
+    def bound(self) -> PullbackField:
+        """The field bound anew, to the parameters' present values."""
+        return PullbackField(self.given)
 
     def take(self, rows: Tensor) -> PullbackField:
         func = take_samples(self.func, rows)

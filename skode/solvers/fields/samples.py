@@ -92,6 +92,11 @@ class Compiled:
         return self if func is self.func else Compiled(func)
 
 
+def uncompiled(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind one that is compiled for a solve; any other as it is."""
+    return func.func if isinstance(func, Compiled) else func
+
+
 def take_samples(func: Function, rows: Tensor) -> Function:
     """The function on some samples: what its :meth:`~TakesSamples.take` answers, or itself where it has none.
 

@@ -106,7 +106,8 @@ class ExplicitStepper:
     def attempt(self, t: Any, h: StepSize, y: Tensor, edges: Edges = NO_EDGES) -> TakenStep:
         """Try a step of size ``h`` from ``(t, y)``. A second try from the same state uses its first stage again."""
         if self.tape is None:
-            self.tape = self.field.tape(self.like, len(self.own), pullable=self.keep)
+            # Where nothing is pulled back, one slot serves all stages.
+            self.tape = self.field.tape(self.like, len(self.own) if self.keep else 1, pullable=self.keep)
         return TakenStep(t, h, y, self._fill(t, h, y, self.tape, edges), self.stages, self.tableau, self.tape, edges)
 
     def error(self, step: TakenStep) -> Tensor:
@@ -167,6 +168,7 @@ class ExplicitStepper:
         for slot, i in enumerate(self.own):
             if i == 0 and self.first_is_current:
                 continue
+            slot = min(slot, tape.n_slots - 1)
             state = tape.place(slot)
             if i == 0:
                 state.copy_(flat)

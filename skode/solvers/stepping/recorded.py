@@ -71,7 +71,7 @@ class RecordedGraph:
     Attributes
     ----------
     steps : list of (t, h, y, edges)
-        The steps, as :meth:`RecordedStepper.attempt` takes them.
+        The accepted steps, as :meth:`RecordedStepper.attempt` takes them, and the one tried last.
     """
 
     def __init__(self, first: Tensor | None) -> None:
@@ -122,9 +122,11 @@ class RecordedStepper:
         self.values = self.memory.values  # the stages of steps that are not kept
         self.known: Tensor | None = None  # the first stage of the next step, without a graph, where it is known
         self.made = self.values  # the stages of the step just tried
-        # Of steps that are kept: their graph, what it begins with, and the state that it has come to, in the graph and
-        # as the solve has it. The first stage of the next step is there where it is known.
+        # Of steps that are kept: their graph, the number of its accepted steps, what it begins with, and the state that
+        # it has come to, in the graph and as the solve has it. The first stage of the next step is there where it is
+        # known.
         self.graph: RecordedGraph | None = None
+        self.n_accepted = 0
         self.leaves: list[Tensor] = []
         self.state: Tensor | None = None
         self.at: Tensor | None = None
@@ -151,7 +153,8 @@ class RecordedStepper:
         record = self._record(t, h, edges)
         self.first, self.made = record.stages[0], record.stages  # the first is that of the next attempt too
         taken = SeparateStages(t, h, y, record.y_next.detach(), record.stages, self.tableau, record, edges)  # type: ignore[arg-type]
-        taken.place = self.graph, len(self.graph.steps)
+        self.graph.steps[self.n_accepted :] = [(t, h, y, edges)]
+        taken.place = self.graph, self.n_accepted
         self.tried = taken, record
         return taken
 
@@ -168,8 +171,8 @@ class RecordedStepper:
         if tried is None or self.graph is None:
             return
         taken, record = tried
-        self.graph.steps.append((taken.t, taken.h, taken.y, taken.edges))
-        if not isinstance(taken.h, Tensor) and (len(self.graph.steps) + 1) * self.n_own <= MOST_EVALUATIONS:
+        self.n_accepted += 1
+        if not isinstance(taken.h, Tensor) and (self.n_accepted + 1) * self.n_own <= MOST_EVALUATIONS:
             self._go_on(record)
             self.at = taken.y_next
 
@@ -224,7 +227,8 @@ class RecordedStepper:
             graph, index = step.place
             if self.again[0] is not graph:
                 self.again = graph, self._recorded_again(graph, index + 1)
-            record = self.again[1].pop()
+            record = self.again[1][index]
+            del self.again[1][index:]
         else:
             if self.n_carried and first is None:
                 first = self.field(stage_time(step.t, step.h, 0.0, step.edges, self.time_dtype), step.y)
@@ -266,7 +270,8 @@ class RecordedStepper:
 
     def _begin(self, graph: RecordedGraph, y: Tensor) -> None:
         """Let the next step, from this state, be the first of a graph."""
-        self.graph, self.at, self.state, self.first = graph, y, y.detach().requires_grad_(), None
+        self.graph, self.n_accepted, self.at = graph, 0, y
+        self.state, self.first = y.detach().requires_grad_(), None
         self.leaves = [self.state]
         if graph.first is not None:
             self.first = graph.first.detach().view(self.shape).requires_grad_()

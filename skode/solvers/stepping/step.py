@@ -83,9 +83,12 @@ class SeparateStages(TakenStep):
     @property
     def stages(self) -> Tensor | None:
         """The stages as rows, flattened."""
-        if self._rows is None and self._separate:
-            self._rows = torch.stack(self._separate).view(len(self._separate), -1)
-        return self._rows
+        if not self._separate:
+            return self._rows
+        rows = torch.stack(self._separate).view(len(self._separate), -1)
+        if torch.is_grad_enabled():  # else without the graph that others may want
+            self.stages = rows
+        return rows
 
     @stages.setter
     def stages(self, stages: Any) -> None:
