@@ -119,7 +119,8 @@ class LatentODERegressor(FittedLatentODE):
     n_samples : int, default=1
         Draws per series in each update.
     kl_annealing : float, default=0.0
-        Share of the updates in which the weight of the divergence from the prior rises from 0 to 1.
+        Share of the updates of ``max_iter`` epochs in which the weight of the divergence from the prior rises from 0
+        to 1; ``max_time`` does not hasten it.
     forecasting : float, default=0.5
         Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
         and has to foresee the rest. The bound remains one.
