@@ -177,7 +177,8 @@ class Predictive:
 
         def moments(prediction: Prediction) -> Tensor:
             means = likelihood.mean(prediction.eta)
-            mean = prediction.mean(means)
+            # Weights sum to 1 but for rounding: a mean of probabilities must not exceed the largest.
+            mean = prediction.mean(means).clamp(means.amin(0), means.amax(0))
             if not with_std:
                 return mean[None]
             variance = prediction.mean(likelihood.variance(prediction.eta) + (means - mean) ** 2)

@@ -17,7 +17,7 @@ from skode.solvers.stepping.implicit import ImplicitStepper
 from skode.solvers.stepping.step import NO_EDGES, Edges, SeparateStages, TakenStep, stage_time
 from skode.solvers.tableaus import ButcherTableau, get_method
 from skode.solvers.tolerances import Tolerances
-from skode.solvers.transforms import no_derivatives
+from skode.solvers.transforms import in_dual_level, no_derivatives
 
 #: Order of the derivatives up to which recorded implicit steps are right.
 HIGHEST_DERIVATIVE = 4
@@ -113,7 +113,9 @@ class GraphStepper:
 
     def _evaluate(self, t: Any, y: Tensor) -> Tensor:
         self.statistics.nfev += 1
-        return self.func(t, y)
+        value = self.func(t, y)
+        # Tangents of vectorized Jacobians may have one dimension more than the value, which sums refuse.
+        return value.reshape(1, -1).reshape(y.shape) if in_dual_level() else value
 
 
 def local_error(func: Any, t: float, h: float, y: Tensor, *, method: str = "dopri5") -> Tensor:
