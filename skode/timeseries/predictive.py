@@ -53,7 +53,11 @@ class Prediction:
     def mean(self, values: Tensor) -> Tensor:
         """Over draws, of values of shape (n_draws, n_rows, ...)."""
         weights = self.weights.view(*self.weights.shape, *[1] * (values.ndim - 2))
-        return torch.where(weights > 0, weights * values, 0.0).sum(0)
+        counts = weights > 0
+        mean = torch.where(counts, weights * values, 0.0).sum(0)
+        # Weights sum to 1 but for rounding: a mean of probabilities must not exceed the largest.
+        most, least = (torch.where(counts, values, edge) for edge in (-torch.inf, torch.inf))
+        return mean.clamp(least.amin(0), most.amax(0))
 
 
 class Predictive:
@@ -177,8 +181,7 @@ class Predictive:
 
         def moments(prediction: Prediction) -> Tensor:
             means = likelihood.mean(prediction.eta)
-            # Weights sum to 1 but for rounding: a mean of probabilities must not exceed the largest.
-            mean = prediction.mean(means).clamp(means.amin(0), means.amax(0))
+            mean = prediction.mean(means)
             if not with_std:
                 return mean[None]
             variance = prediction.mean(likelihood.variance(prediction.eta) + (means - mean) ** 2)
