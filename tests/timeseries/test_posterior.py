@@ -463,3 +463,24 @@ def test_copies_solved_as_one_sample_are_those_solved_alone(settings, n_covariat
     kinks = 2e-5 if n_covariates else 1e-6  # paths have them between rows, where steps differ
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=kinks, equal_nan=True)
     assert torch.isfinite(alone).any()
+
+
+def test_the_search_ends_where_the_solvers_error_hides_what_is_left_to_gain():
+    """A parabola with an error on top of it, and a gradient that always promises a little more."""
+    tried = []
+
+    class Rough(Inference):
+        def __init__(self):
+            pass
+
+        def _local(self, z):
+            tried.append(z)
+            error = 0.2 * torch.sin(1e5 * z.sum(1))
+            value = -2.0 * ((z - 1.0) ** 2).sum(1) + error
+            return value, 4.0 * (1.0 - z) + 0.3, 4.0 * torch.eye(1, dtype=z.dtype).expand(len(z), 1, 1)
+
+    for start in torch.linspace(-3.0, 3.0, 12, dtype=torch.float64):
+        tried.clear()
+        mode, _, _ = Rough().mode(start.reshape(1, 1))
+        assert abs(float(mode) - 1.0) < 0.4
+        assert len(tried) <= 4
