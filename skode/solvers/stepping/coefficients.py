@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from skode.solvers.tableaus import ButcherTableau
 
@@ -74,6 +75,11 @@ def combined(y: Tensor | None, stages: Sequence[Tensor], terms: Terms, h: float 
     """
     if isinstance(h, Tensor):
         moved = combined(None, stages, terms, 1.0) * h
+        return moved if y is None else y + moved
+    if forward_ad._current_level >= 0:  # where vmap maps over tangents too, torch can't multiply by numbers
+        weights = stages[0].new_tensor([weight for _, weight in terms])
+        rows = torch.stack([stages[j].reshape(-1) for j, _ in terms])
+        moved = h * (weights @ rows).view(stages[0].shape)
         return moved if y is None else y + moved
     for j, weight in terms:
         y = stages[j] * (h * weight) if y is None else torch.add(y, stages[j], alpha=h * weight)
