@@ -20,7 +20,7 @@ from skode.solvers.forward.per_sample_steps import per_sample_steps
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.recording import Recorder
 from skode.solvers.forward.run import Path, Run
-from skode.solvers.forward.shared_steps import FLOATS, Clock, march
+from skode.solvers.forward.shared_steps import march
 from skode.solvers.forward.times_on_device import OwnTimesCollector
 from skode.solvers.stepping import new_stepper
 from skode.solvers.stepping.step import stage_time
@@ -41,15 +41,15 @@ def start_time(problem: Problem, func: Any, y0: Tensor) -> Any:
     return stage_time(start, direction, 0.0, (here, False), dtype)
 
 
-def accepted_steps(run: Run, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
+def accepted_steps(run: Run, stepper: Stepper, y0: Tensor) -> Iterator[AcceptedStep]:
     """The accepted steps, of the whole state or of each sample by itself."""
     if isinstance(stepper, AheadStepper):
         return steps_ahead(run, stepper, y0)
     if run.control.per_sample:
         return per_sample_steps(run, cast(AdaptiveStepper, stepper), y0)
     if run.control.callbacks is not None:
-        return observed(march, run, stepper, y0, clock)
-    return march(run, stepper, y0, clock)
+        return observed(march, run, stepper, y0)
+    return march(run, stepper, y0)
 
 
 def integrate(run: Run, y0: Tensor, *, record: bool, keep_stages: bool = False) -> Path:

@@ -15,13 +15,13 @@ from skode.solvers.stepping.stepper import Stepper
 
 
 def observed(
-    march: Callable[..., Iterator[AcceptedStep]], run: Run, stepper: Stepper, y0: Tensor, clock: Any
+    march: Callable[..., Iterator[AcceptedStep]], run: Run, stepper: Stepper, y0: Tensor
 ) -> Iterator[AcceptedStep]:
     """A march whose steps are reported to the problem's callbacks."""
     assert run.control.callbacks is not None
     observer = _Observer(stepper, run.control.callbacks)
     try:
-        for step in march(run, observer, y0, clock):
+        for step in march(run, observer, y0):
             observer.moved()
             yield step
     except SolverError:

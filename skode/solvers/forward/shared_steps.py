@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -32,20 +32,7 @@ from skode.solvers.tolerances import all_finite
 MOST_WATCHED = 2**24
 
 
-class Clock:
-    """Times and step sizes as the stepper wants them: plain floats."""
-
-    def at(self, t: float) -> Any:
-        return t
-
-    def between(self, t: float, t_next: float, h: float) -> Any:
-        return h
-
-
-FLOATS = Clock()
-
-
-def march(run: Run, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iterator[AcceptedStep]:
+def march(run: Run, stepper: Stepper, y0: Tensor) -> Iterator[AcceptedStep]:
     """Accepted steps from the problem's ``t0`` to its ``t1``, in order.
 
     Raises
@@ -57,11 +44,11 @@ def march(run: Run, stepper: Stepper, y0: Tensor, clock: Clock = FLOATS) -> Iter
         return iter(())
     check_finite(run.f0, run.span.t0, 0.0)
     if run.tableau.adaptive:
-        return _adaptive(run, cast(AdaptiveStepper, stepper), y0, clock)
-    return _fixed(run, stepper, y0, clock)
+        return _adaptive(run, cast(AdaptiveStepper, stepper), y0)
+    return _fixed(run, stepper, y0)
 
 
-def _adaptive(run: Run, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
+def _adaptive(run: Run, stepper: AdaptiveStepper, y: Tensor) -> Iterator[AcceptedStep]:
     control, span = run.control, run.span
     if control.sizes.first_step is not None:
         h = span.direction * control.sizes.first_step
@@ -74,11 +61,11 @@ def _adaptive(run: Run, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> It
     while pacing.t != pacing.t1:
         pacing.propose(y)
         t, t_next, opens = pacing.t, pacing.t_next, pacing.opens
-        step_size = clock.between(t, t_next, pacing.h)
-        taken = stepper.attempt(clock.at(t), step_size, y, pacing.edges)
+        h = pacing.h
+        taken = stepper.attempt(t, h, y, pacing.edges)
         ratio = control.tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
         if pacing.as_short_as_may_be and taken.unsolved is not None:
-            raise newton_failed(t, pacing.h)
+            raise newton_failed(t, h)
         accepted = pacing.accepts(ratio)
         pacing.settle(ratio)
         if accepted:
@@ -86,7 +73,7 @@ def _adaptive(run: Run, stepper: AdaptiveStepper, y: Tensor, clock: Clock) -> It
             stepper.accept()
             y = taken.y_next
             if pacing.jumped:
-                stepper.restart(clock.at(t_next), step_size, y, (True, False))
+                stepper.restart(t_next, h, y, (True, False))
     # A state that overflowed stays so, and makes the error test meaningless: one look at the end finds it.
     if not all_finite(y.detach()):
         raise overflowed(pacing.t, y.dtype, first_sample(y.detach()))
@@ -112,7 +99,7 @@ def _boundaries(control: StepControl, span: TimeSpan) -> Iterable[float]:
     return times
 
 
-def _fixed(run: Run, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[AcceptedStep]:
+def _fixed(run: Run, stepper: Stepper, y: Tensor) -> Iterator[AcceptedStep]:
     control, span = run.control, run.span
     grid = _boundaries(control, span)
     edges = (True, True) if control.stops.nudged else NO_EDGES
@@ -120,8 +107,8 @@ def _fixed(run: Run, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[Acce
     reopens = control.stops.nudged and getattr(run.tableau, "fsal", False)
     opens, watch = True, _Watch(run, y)
     for t, t_next in itertools.pairwise(grid):
-        h = clock.between(t, t_next, t_next - t)
-        taken = stepper.attempt(clock.at(t), h, y, edges)
+        h = t_next - t
+        taken = stepper.attempt(t, h, y, edges)
         y_next = taken.y_next
         watch.see(y_next.detach(), t, t_next - t)
         stepper.statistics.n_accepted += 1
@@ -129,7 +116,7 @@ def _fixed(run: Run, stepper: Stepper, y: Tensor, clock: Clock) -> Iterator[Acce
         stepper.accept()
         y, opens = y_next, False
         if reopens and t_next != run.span.t1:
-            cast(AdaptiveStepper, stepper).restart(clock.at(t_next), h, y, edges)
+            cast(AdaptiveStepper, stepper).restart(t_next, h, y, edges)
             opens = True
     watch.look()
     if math.isinf(run.span.t1):
