@@ -72,7 +72,8 @@ def integrate(run: Run, y0: Tensor, *, record: bool, keep_stages: bool = False) 
         The outputs and, if recorded, the steps.
     """
     budget = run.gradients.memory_budget
-    new: Any = AheadStepper if runs_ahead(run.problem, y0) else new_stepper
+    ahead = runs_ahead(run.problem, y0)
+    new: Any = AheadStepper if ahead else new_stepper
     stepper = new(
         run.tableau,
         run.field,
@@ -86,6 +87,7 @@ def integrate(run: Run, y0: Tensor, *, record: bool, keep_stages: bool = False) 
     if run.outputs.on_device is not None:
         collector = OwnTimesCollector(run.outputs.on_device, runge_kutta(run.tableau), collector.path)
     outputs, path = collector.outputs, collector.path
+    path.ahead = ahead
     for reading in collector.start:
         outputs.take(reading, y0)
     recorder = Recorder(stepper, budget, keep_stages=keep_stages or stepper.needs_stages) if record else None

@@ -26,7 +26,7 @@ from skode.solvers.forward.run import Path, Run
 from skode.solvers.indexing import entries, index
 from skode.solvers.integrate import integrate, start_time
 from skode.solvers.statistics import Statistics
-from skode.solvers.stepping import PulledStep, new_stepper
+from skode.solvers.stepping import ExplicitStepper, PulledStep, new_stepper
 from skode.solvers.stepping.step import changed_field, stage_time
 from skode.solvers.stepping.stepper import ReversibleStepper
 
@@ -271,7 +271,8 @@ class ReverseSweep:
         """A stepper for states like this one, of these samples."""
         run, field = self.run, self._field(rows)
         if y.shape not in self.steppers:
-            self.steppers[y.shape] = new_stepper(run.tableau, field, y, Statistics(), tolerances=run.control.tolerances)
+            new: Any = ExplicitStepper if self.path.ahead else new_stepper
+            self.steppers[y.shape] = new(run.tableau, field, y, Statistics(), tolerances=run.control.tolerances)
         stepper = self.steppers[y.shape]
         stepper.field = field
         return stepper

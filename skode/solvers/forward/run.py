@@ -141,6 +141,8 @@ class Path:
         Number of outputs that were requested.
     reading : OwnReading or None
         How outputs at times on the device were read off the steps.
+    ahead : bool
+        Whether the steps were taken ahead of the host, whose tapes hold single evaluations.
     """
 
     outputs: Tensor
@@ -154,3 +156,4 @@ class Path:
     failure: SolverError | None = None
     n_known: int = 0
     reading: OwnReading | None = None
+    ahead: bool = False
