@@ -84,12 +84,12 @@ class Adam:
         self._moments[i] = moments = (torch.zeros_like(p), torch.zeros_like(p), steps)
         return moments
 
-    def state(self) -> dict[int, dict[str, Tensor]]:
+    def state(self) -> dict[int, dict[str, Any]]:
         """The moments, with which another optimiser of the same parameters can go on."""
         names = ("exp_avg", "exp_avg_sq", "step")
         return {i: dict(zip(names, moments, strict=True)) for i, moments in self._moments.items()}
 
-    def go_on_from(self, state: dict[int, dict[str, Tensor]]) -> None:
+    def go_on_from(self, state: dict[int, dict[str, Any]]) -> None:
         """Take over the moments of another optimiser."""
         for i, own in state.items():
             like = self.parameters[i]

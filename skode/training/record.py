@@ -57,5 +57,5 @@ class TrainingRecord:
     nfe_backward: list[float] = field(default_factory=list)
     stopped_because: str = "max_iter was reached"
     converged: bool = False
-    optimizer_state: dict[str, Any] | None = None
+    optimizer_state: dict[int, dict[str, Any]] | None = None
     learning_rate: float | None = None
