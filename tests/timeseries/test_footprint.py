@@ -10,8 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skode import LatentODERegressor
-from skode.solvers import METHODS, free_idle_memory
-from skode.solvers.buffer_pool import BufferPool
+from skode.solvers import METHODS, buffer_pool, free_idle_memory
 from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.footprint import Footprint
@@ -102,8 +101,7 @@ SETTINGS = {
 @pytest.fixture
 def nothing_idle(monkeypatch):
     """No memory of finished solves is kept beside the block in hand, and that holds little."""
-    for pool in BufferPool.pools:
-        monkeypatch.setattr(pool, "most_bytes", 0)
+    monkeypatch.setattr(buffer_pool, "MOST_IDLE_BYTES", 0)
     monkeypatch.setattr(footprint, "MOST_NUMBERS", BOUND)
 
 
