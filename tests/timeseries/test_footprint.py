@@ -122,7 +122,9 @@ def test_what_is_held_is_what_is_counted(call, shape, settings, nothing_idle):
         trained.module_.likelihood.colour(0, 0.8, 1.0)
     X, y = long_frame(*SHAPES[shape], first=100, n_covariates=n_covariates)
     held = held_by(lambda: CALLS[call](trained, X, y))
-    assert 0.25 * BOUND <= held / 8 <= 1.1 * BOUND
+    # Covariates are read in NumPy, whose memory is counted in the footprint but not here.
+    least = 0.2 if n_covariates else 0.25
+    assert least * BOUND <= held / 8 <= 1.1 * BOUND
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
