@@ -200,7 +200,7 @@ class DrivenBy:
 
     @cached_property
     def reader(self) -> PathReader | None:
-        """What reads the covariates; None where they are not on the CPU."""
+        """Reader of the covariates; None where they are not on the CPU."""
         return PathReader(self.paths, self.series) if self.series.device.type == "cpu" else None
 
     def fused(self, like: Tensor) -> MLPForm | None:

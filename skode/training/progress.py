@@ -56,7 +56,7 @@ def epoch_line(
 
 
 def time_so_far(in_all: float, left: float | None = None) -> str:
-    """What is printed behind the line of an epoch.
+    """The time so far and the time left, as printed behind the line of an epoch.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ class SOAP:
             parameter.grad = None
 
     def state(self) -> dict[int, dict[str, Any]]:
-        """What another optimiser of the same parameters can go on from."""
+        """The state from which another optimiser of the same parameters can go on."""
         return {i: dict(own) for i, own in self._states.items()}
 
     def go_on_from(self, state: dict[int, dict[str, Any]]) -> None:

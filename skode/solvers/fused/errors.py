@@ -14,7 +14,7 @@ dot, multiply, absolute, maximum, add, divide = np.dot, np.multiply, np.absolute
 
 
 class ArrayTolerances:
-    """What :class:`skode.solvers.tolerances.Tolerances` does, in the root mean square, of arrays.
+    """The test of :class:`skode.solvers.tolerances.Tolerances` in the root mean square, on arrays.
 
     Parameters
     ----------

@@ -116,7 +116,7 @@ class Encoder(nn.Module):
 
 @torch.no_grad()
 def observations(series: PanelTensors) -> Tensor:
-    """What encoders read in each slot; see :class:`Encoder`. Of the last slot in use the gap is to be 0.
+    """Inputs of encoders in each slot; see :class:`Encoder`. Of the last slot in use the gap is to be 0.
 
     Returns
     -------
