@@ -18,10 +18,9 @@ from torch import Tensor
 import skode
 from skode.dynamics import MLPField
 from skode.solvers import METHODS, solve_ivp
+from skode.solvers.adjoints import ADJOINTS
 
 PACKAGES = ("torch", "numpy", "pandas", "scikit-learn", "scipy", "joblib", "matplotlib", "rich")
-
-ADJOINTS = ("discrete", "continuous", "backprop")
 
 
 class CheckError(Exception):

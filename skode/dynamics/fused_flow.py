@@ -10,12 +10,15 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from skode.dynamics.array_activations import ArrayActivation
 from skode.dynamics.fused_mlp import FusedMLP, FusedTape, MLPForm
+from skode.dynamics.mlp_divergence import add_divergence_gradients, divergence_weights
 
 # Looked up once: names of a module's own are found faster.
-dot, multiply, total = np.dot, np.multiply, np.add.reduce
+dot, multiply, sum_rows = np.dot, np.multiply, np.add.reduce
 
 
 class FusedFlow(FusedMLP):
@@ -40,27 +43,32 @@ class FusedFlow(FusedMLP):
         super().__init__(n, sizes, n_inputs, h, dtype, n_columns)
         self.one_layer = len(sizes) == 2
         self.n_columns = n_columns
-        self.slot_nbytes += n * (sum(sizes[1:]) + (sizes[-1] if len(sizes) > 2 else 0) + sizes[0]) * dtype.itemsize
+        # Beside an evaluation its slopes are kept, what they are mixed to, and for the energy the value.
+        kept = sum(sizes[1:]) + (0 if self.one_layer else sizes[-1]) + (sizes[0] if n_columns > 1 else 0)
+        self.slot_nbytes += n * kept * dtype.itemsize
         self.q = np.empty(sizes[:0:-1], dtype)
+        self.weighted = np.empty(0, dtype)
         self.tape_at_hand: FlowTape
         self.q_bar: np.ndarray | None = None
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """The perceptron's weights, without biases and inputs, as tensors in the same memory."""
+        d, (first, *middle, last) = self.sizes[0], self.forward
+        return [torch.from_numpy(w) for w in (first[:, :d], *(w[:, :-1] for w in middle), last[:d, :-1])]
+
     def load(self, form: MLPForm) -> None:
         super().load(form)
-        d = self.sizes[0]
-        first, last = self.forward[0][:, :d], self.forward[-1][:d, :-1]
-        if self.one_layer:
-            np.einsum("ki,ik->k", first, last, out=self.q)
-        else:
-            dot(last.T, first.T, self.q)
-            multiply(self.q, self.forward[1][:, :-1], self.q)
-        np.negative(self.q, self.q)
+        np.negative(divergence_weights(self.weights).numpy(), self.q)
+
+    def nbytes(self) -> int:
+        return super().nbytes() + self.q.nbytes + self.weighted.nbytes
 
     def tape(self, n_slots: int, *, keep: bool) -> FlowTape:
         return FlowTape(self, n_slots, keep=keep)
 
     def make_room(self, n_slots: int) -> None:
-        super().make_room(n_slots)
+        self._make_deltas(n_slots)
         #: Of each slot ``c``, or ``c p2``: what the cotangent of ``q`` is made of.
         self.weighted = np.empty((n_slots, *((self.n,) if self.one_layer else self.linear[1].shape)), self.dtype)
 
@@ -101,24 +109,12 @@ class FusedFlow(FusedMLP):
 
     def gradients(self) -> list[np.ndarray]:
         assert self.q_bar is not None
-        self._add_divergence_gradients(-self.q_bar)
+        # Of weights and biases; those of the latter do not change.
+        gradients = [torch.from_numpy(part) for total in self.sums for part in (total[:, :-1], total[:, -1])]
+        gradients[-2] = gradients[-2][: self.sizes[0]]
+        add_divergence_gradients(gradients, self.weights, torch.from_numpy(-self.q_bar))
         self.q_bar = None
         return super().gradients()
-
-    def _add_divergence_gradients(self, u_bar: np.ndarray) -> None:
-        """See :func:`skode.dynamics.mlp_divergence.add_divergence_gradients`."""
-        d = self.sizes[0]
-        first, last = self.forward[0][:, :d], self.forward[-1][:d, :-1]
-        to_first, to_last = self.sums[0][:, :d], self.sums[-1][:d, :-1]
-        if self.one_layer:
-            to_first += u_bar[:, None] * last.T
-            to_last += (u_bar[:, None] * first).T
-            return
-        middle, to_middle = self.forward[1][:, :-1], self.sums[1][:, :-1]
-        product_bar = (u_bar * middle).T  # the cotangent of W1 W3
-        to_first += dot(product_bar, last.T)
-        to_middle += u_bar * dot(first, last).T
-        to_last += dot(first.T, product_bar)
 
 
 class FlowTape(FusedTape):
@@ -146,11 +142,9 @@ class FlowTape(FusedTape):
         self.mixed_of = [self.mixed[slot] for slot in slots]
         self.values_of = [self.derivatives[slot] for slot in slots] if field.n_columns > 1 else []
 
-    def evaluate(self, slot: int, t: Any, out: np.ndarray) -> None:
+    def _value(self, slot: int, t: Any, out: np.ndarray) -> None:
         field = self.field
-        rates, field.rates = field.rates, None
-        super().evaluate(slot, t, out)
-        field.rates = rates
+        super()._value(slot, t, out)
         d, slopes = field.sizes[0], self.slopes_of[slot]
         for kept, slope in zip(self.kept_of[slot], slopes, strict=True):
             field.h.slope(kept, slope)
@@ -160,14 +154,12 @@ class FlowTape(FusedTape):
             mixed, product = self.mixed_of[slot], field.linear[1]
             dot(field.q, slopes[0], mixed)
             multiply(mixed, slopes[1], product)
-            total(product, 0, None, out[d])
+            sum_rows(product, 0, None, out[d])
         if field.n_columns > 1:
             values = self.values_of[slot]
             np.copyto(values, out[:d])
-            total(values * values, 0, None, out[d + 1])
+            sum_rows(values * values, 0, None, out[d + 1])
             out[d + 1] *= 1.0 / d
-        if rates is not None:
-            multiply(out, rates, out)
 
     def differentiate(self, low: int, high: int) -> None:
         """The slopes are there; the field is to pull back this tape."""

@@ -128,21 +128,21 @@ class FusedMLP:
 
     def make_room(self, n_slots: int) -> None:
         """Have memory for the cotangents of as many slots as a tape has."""
-        self.deltas = [np.empty((n_slots, size, self.n), self.dtype) for size in self.outputs]
+        self._make_deltas(n_slots)
         self.slopes = [np.empty((n_slots, size, self.n), self.dtype) for size in self.sizes[1:]]
-        self.cotangents = [cotangent.reshape(-1) for cotangent in self.deltas[-1]]
         self.pulls = []
-        for (*below, delta), slopes in zip(
-            zip(*self.deltas, strict=True),
-            zip(*self.slopes, strict=True) if self.slopes else [()] * n_slots,
-            strict=True,
-        ):
-            deltas = [*below, delta]
+        for slot in range(n_slots):
+            deltas, slopes = [layer[slot] for layer in self.deltas], [layer[slot] for layer in self.slopes]
             layers = [
                 (self.back[i], deltas[i], self.linear[i - 1], slopes[i - 1], deltas[i - 1])
                 for i in range(len(deltas) - 1, 0, -1)
             ]
             self.pulls.append((layers, deltas[0]))
+
+    def _make_deltas(self, n_slots: int) -> None:
+        """Memory for the cotangents of the layers' linear outputs."""
+        self.deltas = [np.empty((n_slots, size, self.n), self.dtype) for size in self.outputs]
+        self.cotangents = [cotangent.reshape(-1) for cotangent in self.deltas[-1]]
 
     def pull(self, slot: int, out: np.ndarray) -> None:
         """The cotangent of a slot's state into ``out``, from that of its value, which has been written in its place."""
@@ -190,7 +190,7 @@ class FusedTape:
 
     def __init__(self, field: FusedMLP, n_slots: int, *, keep: bool) -> None:
         n, size, of_input, dtype = field.n, field.size, field.h.of_input, field.dtype
-        self.field, self.n_slots = field, n_slots
+        self.field = field
         n_own = n_slots if keep else 1
         self.values = [np.ones((n_own, height, n), dtype) for height in field.heights]
         # The activations' derivatives are computed from their values, or from their inputs, which are then kept too.
@@ -214,16 +214,20 @@ class FusedTape:
 
     def evaluate(self, slot: int, t: Any, out: np.ndarray) -> None:
         """Evaluate the field at a slot's state, into ``out`` of shape (size, n)."""
+        self._value(slot, t, out)
+        if self.field.rates is not None:
+            multiply(out, self.field.rates, out)
+
+    def _value(self, slot: int, t: Any, out: np.ndarray) -> None:
+        """The value before it is multiplied by rates."""
         layers, last, inputs = self.slots[slot]
-        field, value = self.field, self.value
-        if field.write is not None:
-            field.write(t, inputs)
+        write, value = self.field.write, self.value
+        if write is not None:
+            write(t, inputs)
         for weight, x, linear, y in layers:
             dot(weight, x, linear)
             value(linear, y)
         dot(self.last_weight, last, out)
-        if field.rates is not None:
-            multiply(out, field.rates, out)
 
     def differentiate(self, low: int, high: int) -> None:
         """Compute what the pullbacks of some slots need of them all."""

@@ -493,7 +493,7 @@ class LatentODERegressor(FittedLatentODE):
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
-        if self.noise == "coloured" and self._refined and may_have_memory(panel):
+        if self._may_have_memory(panel):
             with stopwatch.phase("Memory of the noise"):
                 self._learn_noise(likelihood, panel)
         if aside is not None:
@@ -503,10 +503,14 @@ class LatentODERegressor(FittedLatentODE):
     def _seconds_after_training(self, panel: Panel, aside: Panel | None) -> float:
         """Estimate of the seconds of all phases after training: each takes about as long as the posteriors."""
         gaussian = isinstance(self.module_.likelihood, Gaussian)
-        n_phases = 1 + (gaussian and self._refined and self.noise == "coloured") + (gaussian and aside is not None)
+        n_phases = 1 + (gaussian and self._may_have_memory(panel)) + (gaussian and aside is not None)
         if isinstance(self.module_, KnownODE) and self._refined:
             n_phases += PASSES_FOR_POPULATION
         return n_phases * seconds_for(panel, lambda part: self._inferred(part, self.n_draws))
+
+    def _may_have_memory(self, panel: Panel) -> bool:
+        """Whether a memory of the noise is looked for."""
+        return self.noise == "coloured" and self._refined and may_have_memory(panel)
 
     def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
         """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""

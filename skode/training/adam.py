@@ -1,4 +1,4 @@
-"""The optimiser of the training loop."""
+"""Adam, the optimiser of most training."""
 
 from __future__ import annotations
 
@@ -8,43 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skode.training.optimizer import Optimizer
+
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
-class Adam:
+class Adam(Optimizer):
     """Adam (Kingma and Ba, ICLR 2015) with an L2 penalty on weights, not on biases, by torch's fused kernel.
 
     Updates are those of ``torch.optim.Adam(..., fused=True)``, which is slower for small networks, and whose
     first instance in a process loads torch's compiler, for a second.
-
-    Parameters
-    ----------
-    parameters : sequence of Tensor
-        The tensors to train, in place. Those without a gradient are left as they are.
-    learning_rate : float
-        The learning rate, which may be changed at any time.
-    decay : float, default=0.0
-        Derivative of the penalty for tensors of two or more dimensions, as a multiple of these.
-
-    Attributes
-    ----------
-    found_inf : Tensor or None
-        A number on the parameters' device, with which a step is skipped where it is 1; None: no step is.
     """
 
     def __init__(self, parameters: Sequence[Tensor], learning_rate: float, decay: float = 0.0) -> None:
         weights, others = ([p for p in parameters if (p.ndim > 1) == wanted] for wanted in (True, False))
-        self.parameters = [*weights, *others]
-        self.learning_rate = learning_rate
+        super().__init__([*weights, *others], learning_rate, decay)
         # Decays, with the parameters' positions.
         n, n_weights = len(self.parameters), len(weights)
         self.groups = [(decay, range(n_weights)), (0.0, range(n_weights, n))] if decay else [(0.0, range(n))]
-        self.found_inf: Tensor | None = None
         self._moments: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # first, second, number of steps; by position
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the parameters that have a gradient."""
         for decay, positions in self.groups:
             some = [i for i in positions if self.parameters[i].grad is not None]
             if not some:
@@ -72,11 +57,6 @@ class Adam:
             if self.found_inf is not None:
                 torch._foreach_sub_(steps, [self.found_inf] * len(steps))
 
-    def clear(self) -> None:
-        """Drop the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
     def _begun(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
         """The moments of a parameter before its first step."""
         p = self.parameters[i]
@@ -85,12 +65,10 @@ class Adam:
         return moments
 
     def state(self) -> dict[int, dict[str, Any]]:
-        """The moments, with which another optimiser of the same parameters can go on."""
         names = ("exp_avg", "exp_avg_sq", "step")
         return {i: dict(zip(names, moments, strict=True)) for i, moments in self._moments.items()}
 
     def go_on_from(self, state: dict[int, dict[str, Any]]) -> None:
-        """Take over the moments of another optimiser."""
         for i, own in state.items():
             like = self.parameters[i]
             moments = (own[name].to(device=like.device, dtype=like.dtype) for name in ("exp_avg", "exp_avg_sq"))

@@ -21,6 +21,7 @@ from skode.solvers import SolverError, Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.training.adam import Adam
 from skode.training.caller import warn_caller
+from skode.training.optimizer import Optimizer
 from skode.training.progress import epoch_line, time_so_far
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.settings import TrainingSettings
@@ -417,9 +418,9 @@ class _Training:
                 ConvergenceWarning,
             )
 
-    def _new_optimizer(self) -> Adam | SOAP:
+    def _new_optimizer(self) -> Optimizer:
         """The optimiser, with scikit-learn's L2 penalty, divided by the size of a batch."""
-        kind = SOAP if self.settings.optimizer == "soap" else Adam
+        kind: type[Optimizer] = SOAP if self.settings.optimizer == "soap" else Adam
         return kind(self.parameters, self.learning_rate, self.settings.alpha / self.settings.batch_size)
 
     def _snapshot(self) -> list[Tensor]:

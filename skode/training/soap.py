@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skode.training.optimizer import Optimizer
+
 #: Shares of the past in the running means: of gradients, of their squares in the eigenbasis, of their outer products.
 MEAN, SQUARE, OUTER = 0.9, 0.99, 0.95
 
@@ -20,7 +22,7 @@ LONGEST_SIDE = 512
 TINY = 1e-8
 
 
-class SOAP:
+class SOAP(Optimizer):
     r"""SOAP (Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025, algorithm 3).
 
     With :math:`L` and :math:`R` the running means of :math:`G G^T` and :math:`G^T G` over a matrix's gradients, and
@@ -28,30 +30,14 @@ class SOAP:
     those of :math:`G`, and its step turned back. Eigenvectors are brought up to date by one step of subspace iteration,
     the QR decomposition of :math:`L Q_L`. Parameters that are no matrices have Adam's steps as they are. The first
     gradient, which in the bases of itself alone would be diagonal but for rounding, only sets the bases.
-
-    Parameters
-    ----------
-    parameters : sequence of Tensor
-        The tensors to train, in place. Those without a gradient are left as they are.
-    learning_rate : float
-        The learning rate, which may be changed at any time.
-    decay : float, default=0.0
-        Derivative of the penalty for tensors of two or more dimensions, as a multiple of these.
-
-    Attributes
-    ----------
-    found_inf : Tensor or None
-        A number on the parameters' device, with which a step is skipped where it is not 0; None: no step is.
     """
 
     def __init__(self, parameters: Sequence[Tensor], learning_rate: float, decay: float = 0.0) -> None:
-        self.parameters, self.learning_rate, self.decay = list(parameters), learning_rate, decay
-        self.found_inf: Tensor | None = None
+        super().__init__(parameters, learning_rate, decay)
         self._states: dict[int, dict[str, Any]] = {}
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the parameters that have a gradient."""
         for i, parameter in enumerate(self.parameters):
             gradient = parameter.grad
             if gradient is None:
@@ -63,17 +49,10 @@ class SOAP:
                 step = torch.where(self.found_inf > 0.0, 0.0, step)
             parameter.sub_(step, alpha=self.learning_rate)
 
-    def clear(self) -> None:
-        """Drop the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
     def state(self) -> dict[int, dict[str, Any]]:
-        """The state from which another optimiser of the same parameters can go on."""
         return {i: dict(own) for i, own in self._states.items()}
 
     def go_on_from(self, state: dict[int, dict[str, Any]]) -> None:
-        """Take over what another optimiser has found."""
         for i, own in state.items():
             like = self.parameters[i]
             self._states[i] = {

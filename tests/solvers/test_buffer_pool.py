@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from skode.dynamics import MLPField
+from skode.dynamics.flow import flow_field
 from skode.solvers import buffer_pool, free_idle_memory, odeint, solve_ivp
 from skode.solvers.buffer_pool import LITTLE, MOST_IDLE_BYTES, BufferPool, no_more_idle_memory
 from skode.solvers.fields.parameters import held_tensors
@@ -110,8 +111,14 @@ def size_of(thing):
 
 @pytest.mark.parametrize(
     "field",
-    [MLPField(20, (30, 40), activation="tanh"), MLPField(20, (30, 40), activation="silu"), lambda t, y: -y],
-    ids=["tanh", "silu", "plain"],
+    [
+        MLPField(20, (30, 40), activation="tanh"),
+        MLPField(20, (30, 40), activation="silu"),
+        flow_field(MLPField(19, (30,))),
+        flow_field(MLPField(18, (30, 40), activation="silu"), energy=True),
+        lambda t, y: -y,
+    ],
+    ids=["tanh", "silu", "flow", "flow with energy", "plain"],
 )
 def test_what_pools_hold_is_what_they_say(field, adjoint):
     for how in ({}, {"method": "rk4", "options": {"step_size": 0.25}}, {"method": "kvaerno3"}):

@@ -83,19 +83,18 @@ class Pacing:
             return NO_EDGES
         return stops.nudged or self.t in stops.jumps, stops.nudged or self.t_next in stops.jumps
 
-    def accepts(self, ratio: float) -> bool:
-        """Whether a step that made so many times the allowed error is accepted."""
-        return ratio <= 1.0 or (self.as_short_as_may_be and math.isfinite(ratio))
+    def settle(self, ratio: float) -> bool:
+        """Change the step size by the step's error, in units of the allowed one, and move on if it is accepted.
 
-    def settle(self, ratio: float) -> None:
-        """Move on from the step if its error, in units of the allowed one, is accepted; change the step size."""
+        Returns whether it is.
+        """
         self.ratio = ratio
-        if not self.accepts(ratio):
+        if not (ratio <= 1.0 or (self.as_short_as_may_be and math.isfinite(ratio))):
             self.statistics.n_rejected += 1
             if not math.isfinite(ratio):
                 self.exits.note(self.t_next)
             self.h *= self.controller.factor(ratio)
-            return
+            return False
         self.statistics.n_accepted += 1
         self.t, self.opens = self.t_next, False
         factor, wanted = self.controller.factor(min(ratio, 1.0)), abs(self.wanted)
@@ -108,3 +107,4 @@ class Pacing:
         else:
             self.jumped = False
         self.h = self.direction * max(abs(self.h) * factor, cut_short)
+        return True

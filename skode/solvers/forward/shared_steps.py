@@ -66,9 +66,7 @@ def _adaptive(run: Run, stepper: AdaptiveStepper, y: Tensor) -> Iterator[Accepte
         ratio = control.tolerances.error_ratio(stepper.error(taken).detach(), y.detach(), taken.y_next.detach())
         if pacing.as_short_as_may_be and taken.unsolved is not None:
             raise newton_failed(t, h)
-        accepted = pacing.accepts(ratio)
-        pacing.settle(ratio)
-        if accepted:
+        if pacing.settle(ratio):
             yield AcceptedStep(taken, t, t_next, opens)
             stepper.accept()
             y = taken.y_next

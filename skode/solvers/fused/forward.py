@@ -101,10 +101,7 @@ def march(run: Run, work: Workspace, y0: np.ndarray, outputs: Outputs, budget: i
         evaluate_stages(work, tape, slot, t, h)
         statistics.nfev += work.n_own
         y_next = tape.states[slot + work.n_own - 1]
-        ratio = tolerances.error_ratio(step, h, y_next)
-        accepted = pacing.accepts(ratio)
-        pacing.settle(ratio)
-        if not accepted:
+        if not pacing.settle(tolerances.error_ratio(step, h, y_next)):
             continue
         readings = outputs.in_step(step, t, t_next, y_next)
         if budget >= 0:

@@ -129,14 +129,15 @@ class FusedSolve:
         """Gradients of the initial state and of the parameters."""
         run, y = self.run, y0.numpy()
         with holding_threads(len(y), self.form.largest), np.errstate(all="ignore"):
-            work = self.work
+            # A sweep that is broken off leaves sums behind: its memory is given back only where it ends.
+            work, self.work = self.work, None
             if work is None:  # a second backward pass, which few ask for
-                work = self.work = workspace(self.form, self.tableau, len(y), y.dtype)
+                work = workspace(self.form, self.tableau, len(y), y.dtype)
                 march_again(run, work, y, self.steps)
             cotangents = Cotangents(self.tableau, grad_outputs.numpy())
             grad_y0 = Sweep(run, work, cotangents).pull(self.steps, self.start).T.copy()
             gradients = work.field.gradients()
-        self.release()
+        work.release()
         return torch.from_numpy(grad_y0), [torch.from_numpy(gradient) for gradient in gradients]
 
     def release(self) -> None:

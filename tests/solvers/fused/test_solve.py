@@ -8,6 +8,7 @@ import torch
 from scipy.integrate import solve_ivp as scipy_solve_ivp
 
 from skode.dynamics import MLPField
+from skode.dynamics.fused_mlp import FusedMLP
 from skode.solvers import MaxStepsError, NonFiniteDerivativeError, free_idle_memory, solve_ivp
 from skode.solvers.buffer_pool import BufferPool
 from skode.solvers.fused.memory import POOL
@@ -183,6 +184,25 @@ def test_memory_is_given_back_with_and_without_a_backward_pass():
     assert BufferPool.total == kept.nbytes() > 0
     free_idle_memory()
     assert BufferPool.total == 0
+
+
+def test_a_sweep_that_is_broken_off_leaves_nothing_behind(monkeypatch):
+    field, y0 = make_field(), make_state()
+
+    def gradient():
+        y = solve_ivp(field, (0.0, 1.0), y0, t_eval=[0.5, 1.0], **TIGHT).y
+        return torch.autograd.grad(y.square().sum(), [y0, *field.parameters()])
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    expected = gradient()
+    with monkeypatch.context() as patch:
+        patch.setattr(FusedMLP, "gradients", interrupted)  # when the sums are there
+        with pytest.raises(KeyboardInterrupt):
+            gradient()
+    for found, one in zip(gradient(), expected, strict=True):
+        assert torch.equal(found, one)
 
 
 def test_a_parameter_that_was_changed_since_is_noticed():
