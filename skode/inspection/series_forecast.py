@@ -22,7 +22,6 @@ from skode.inspection._series_panels import (
     marked_rows,
 )
 from skode.timeseries import LatentODERegressor
-from skode.timeseries.latent_ode import HORIZON
 from skode.training import as_numpy, to_pandas
 
 
@@ -169,9 +168,7 @@ class SeriesForecastDisplay(SeriesPanels):
         forecasts = []
         for code in chosen:
             own = codes == code
-            seconds = (
-                grid_over(rows.time[own], HORIZON * estimator.time_scale_) if times is None else grid.seconds(times)
-            )
+            seconds = grid_over(rows.time[own], estimator._units.span) if times is None else grid.seconds(times)
             mean, std = estimator.predict(grid.at(own, seconds), return_std=True)
             mean, std = (part.reshape(len(seconds), -1)[:, columns] for part in (mean, std))
             forecasts.append(

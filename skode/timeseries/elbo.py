@@ -23,6 +23,12 @@ MOST_PADDED = 4
 #: Where the encoder reads only a part of a series, it is at least this share of the rows.
 SHORTEST_PART = 1 / 3
 
+#: Windows of the warm-up begin with this share of the rows of a series, but no fewer than so many.
+FIRST_WINDOW, FEWEST_IN_WINDOW = 0.1, 4
+
+#: Share of the warm-up in which the noise is held.
+HELD = 0.6
+
 
 @dataclass(frozen=True)
 class ELBOSettings:
@@ -34,17 +40,20 @@ class ELBOSettings:
         Whether the draws count by their importance.
     n_samples : int
         Draws per series.
-    annealing_updates : int
-        Updates in which the divergence's weight rises to 1.
+    annealing : float
+        Share of training in which the divergence's weight rises to 1.
+    warm_up : float
+        Share of training in which the objective is that of windows of the series.
     forecasting, hindcasting : float
         Share of the updates in which the encoder reads only a beginning, and of the others, only an end.
     """
 
     importance_weighted: bool
     n_samples: int
-    annealing_updates: int
+    annealing: float
     forecasting: float
     hindcasting: float = 0.0
+    warm_up: float = 0.0
 
 
 class NegativeELBO:
@@ -55,6 +64,11 @@ class NegativeELBO:
     :math:`\mathrm{E} \log \frac{1}{K} \sum_k w_k` (Burda, Grosse, Salakhutdinov 2016). It is a bound whatever x the
     encoder reads of the series; reading a beginning only, it has to foresee the rest, and reading
     an end only, what was before.
+
+    Training may begin with a warm-up. Of each series it takes windows, anywhere in it, which grow from a tenth of the
+    rows to all of them: short solutions, whose errors are small, and whose gradients lead to dynamics that longer ones
+    can then be improved from. And the noise of normal outputs is held at a third or so of their spread in the first
+    part of it, lest all of them be taken for noise, where the encoder need not tell anything.
 
     Parameters
     ----------
@@ -88,7 +102,8 @@ class NegativeELBO:
         self.coin = generator if on_cpu else torch.Generator().manual_seed(generator.initial_seed())
         self.solver = solver.counting()
         self._path_solver = self.solver.replace(reuse_step_size=True)  # the encoder's solves are of another length
-        self.n_updates = 0
+        #: How far training has come, from 0 to 1.
+        self.progress = 0.0
         longest = np.bincount(panel.codes, minlength=panel.n_series).max(initial=0)
         padded = panel.n_series * longest > MOST_PADDED * len(panel.codes)
         self._all_series = None if padded else with_observations(tensors(panel))
@@ -99,6 +114,12 @@ class NegativeELBO:
     def loss(self, rows: np.ndarray | Tensor) -> Tensor:
         series = self._series(rows)
         settings, module = self.settings, self.module
+        module.likelihood.hold(self.progress < HELD * settings.warm_up)
+        if self.progress < settings.warm_up:
+            share = FIRST_WINDOW + (1.0 - FIRST_WINDOW) * self.progress / settings.warm_up
+            fewest = (FEWEST_IN_WINDOW / series.lengths.clamp_min(1)).clamp(share, 1.0)
+            series = series.excerpt(fewest, self._uniform(len(rows)).to(fewest))
+            series = series.later(series.time[:, 0] - module.lead)
         read = series
         if self._happens(settings.forecasting):
             read = series.beginning(self._shares(len(rows)).to(series.time))
@@ -113,9 +134,8 @@ class NegativeELBO:
         observed = Rows(series, process=module.process)
         log_likelihood = module.log_likelihood(module.decode(z0, observed, self._path_solver), observed)
         weight = 1.0
-        if settings.annealing_updates and torch.is_grad_enabled():
-            weight = min(1.0, (self.n_updates + 1) / settings.annealing_updates)
-        self.n_updates += torch.is_grad_enabled()
+        if self.progress < settings.annealing and torch.is_grad_enabled():
+            weight = self.progress / settings.annealing
         if settings.importance_weighted:
             # log p(z) - log q(z), without the constant that both have
             log_ratio = (0.5 * noise**2 + torch.log(std) - 0.5 * z0**2).sum(-1)
@@ -128,6 +148,10 @@ class NegativeELBO:
             elbo = elbo + hyperprior / self.panel.n_series
         n_values = observed.n_values
         return -elbo.sum() / torch.where(n_values > 0, n_values, 1)
+
+    def follow(self, progress: float) -> None:
+        """Note how far training has come, from 0 to 1."""
+        self.progress = progress
 
     def _series(self, rows: np.ndarray | Tensor) -> PanelTensors:
         """Those of a batch."""

@@ -32,6 +32,7 @@ from skode.timeseries.noise.selection import may_have_memory
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import linearised_rows, normal_draws
 from skode.timeseries.predictive import Prediction
+from skode.timeseries.sizes import Sizes, choose_sizes
 from skode.timeseries.units import Units
 from skode.timeseries.validation import forecast_density, last_rows, widen_noise
 from skode.training import (
@@ -47,9 +48,6 @@ from skode.training import (
 
 #: Share of the past in the running mean of the weights that validation looks at.
 AVERAGING = 0.99
-
-#: Updates in an epoch, at least; where there are fewer batches an epoch goes over them more than once.
-LEAST_UPDATES = 2
 
 #: About how often the posteriors of all series are computed for the marginal likelihood of known dynamics.
 PASSES_FOR_POPULATION = 10
@@ -102,18 +100,19 @@ class LatentODERegressor(FittedLatentODE):
         Equations that latent states follow where they are known but for parameters [5]_, see :class:`KnownDynamics`;
         None: a vector field that is learnt. With equations ``latent_size``, ``hidden_layer_sizes`` (but for read-outs
         that are learnt), ``activation`` and ``hindcasting`` are not read.
-    latent_size : int, default=4
-        Size of the latent state.
-    hidden_layer_sizes : int or array-like of int, default=(32, 32)
+    latent_size : int or "auto", default="auto"
+        Size of the latent state; "auto": two more than twice the outputs, from 4 to 16.
+    hidden_layer_sizes : int, array-like of int or "auto", default="auto"
         Widths of the hidden layers of the latent vector field; the read-outs have one hidden layer of the widest.
+        "auto": two layers of 32, or of 64 where 8,192 values or more were observed.
     activation : {"silu", "tanh", "logistic", "softplus", "relu"}, default="silu"
         Activation of the vector field. Beyond the data the bounded ones level off; "silu" and "softplus" go on.
     encoder : str, default="gru"
         A name in ``skode.timeseries.encoders.ENCODERS``: "gru", a gated recurrent unit; "rnn", a plain recurrent
         network [1]_; "ode_rnn", a GRU whose state follows an ODE between observations [2]_, which costs a solve for
         each.
-    encoder_size : int, default=32
-        Size of the encoder's state.
+    encoder_size : int or "auto", default="auto"
+        Size of the encoder's state; "auto": 32 or 64, as the hidden layers'.
     bound : {"elbo", "iwae"}, default="elbo"
         The evidence lower bound, or the importance-weighted one [3]_, which is tighter with several draws.
     n_samples : int, default=1
@@ -121,6 +120,10 @@ class LatentODERegressor(FittedLatentODE):
     kl_annealing : float, default=0.0
         Share of the updates of ``max_iter`` epochs in which the weight of the divergence from the prior rises from 0
         to 1; ``max_time`` does not hasten it.
+    warm_up : float, default=0.5
+        Share of training in which it looks at windows of the series, which grow from a tenth of their rows to all, and
+        in the first part of which the noise of normal outputs is held at .3 of their spread. Epochs of it don't count
+        for ``n_iter_no_change``. Not read with ``dynamics``, and where training goes on by ``warm_start``.
     forecasting : float, default=0.5
         Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
         and has to foresee the rest. The bound remains one.
@@ -143,8 +146,8 @@ class LatentODERegressor(FittedLatentODE):
         (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
         Learning rate of Adam.
-    max_iter : int, default=250
-        Largest number of epochs, each of two updates at least.
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs, each of two updates at least; "auto": 250, or as many as make 10,000 updates.
     max_time : float or None, default=None
         Seconds that ``fit`` may take, posteriors and noise included; None: any number. The cosine schedule
         then follows the time where that is sooner over than ``max_iter`` epochs. A fit that is limited in this way
@@ -209,6 +212,9 @@ class LatentODERegressor(FittedLatentODE):
         Parameters that all series share, in the equations of ``dynamics``.
     priors_ : DataFrame of shape (n_unknowns, 3)
         Median and middle 95 % of the distributions that each series' parameters and initial states are drawn from.
+    sizes_ : Sizes
+        ``latent_size``, ``hidden_layer_sizes``, ``encoder_size``, ``batch_size`` and ``max_iter`` of the last fit,
+        with numbers for "auto".
     n_features_in_ : int
         Number of columns seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -260,12 +266,15 @@ class LatentODERegressor(FittedLatentODE):
         "noise": [StrOptions({"coloured", "white"})],
         "observation_times": [StrOptions({"given", "poisson"})],
         "dynamics": [KnownDynamics, None],
-        "latent_size": [Interval(Integral, 1, None, closed="left")],
+        "latent_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": [StrOptions({"auto"}), *COMMON_CONSTRAINTS["hidden_layer_sizes"]],
+        "max_iter": [StrOptions({"auto"}), *COMMON_CONSTRAINTS["max_iter"]],
         "encoder": [StrOptions(set(ENCODERS))],
-        "encoder_size": [Interval(Integral, 1, None, closed="left")],
+        "encoder_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "bound": [StrOptions({"elbo", "iwae"})],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
         "kl_annealing": [Interval(Real, 0, 1, closed="both")],
+        "warm_up": [Interval(Real, 0, 1, closed="left")],
         "forecasting": [Interval(Real, 0, 1, closed="both")],
         "hindcasting": [Interval(Real, 0, 1, closed="both")],
         "posterior": [StrOptions({"laplace", "encoder"})],
@@ -281,14 +290,15 @@ class LatentODERegressor(FittedLatentODE):
         noise: str = "coloured",
         observation_times: str = "given",
         dynamics: KnownDynamics | None = None,
-        latent_size: int = 4,
-        hidden_layer_sizes: Any = (32, 32),
+        latent_size: Any = "auto",
+        hidden_layer_sizes: Any = "auto",
         activation: str = "silu",
         encoder: str = "gru",
-        encoder_size: int = 32,
+        encoder_size: Any = "auto",
         bound: str = "elbo",
         n_samples: int = 1,
         kl_annealing: float = 0.0,
+        warm_up: float = 0.5,
         forecasting: float = 0.5,
         hindcasting: float = 0.3,
         posterior: str = "laplace",
@@ -297,7 +307,7 @@ class LatentODERegressor(FittedLatentODE):
         batch_size: Any = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float = 1e-2,
-        max_iter: int = 250,
+        max_iter: Any = "auto",
         max_time: float | None = None,
         shuffle: bool = True,
         random_state: Any = None,
@@ -329,6 +339,7 @@ class LatentODERegressor(FittedLatentODE):
         self.bound = bound
         self.n_samples = n_samples
         self.kl_annealing = kl_annealing
+        self.warm_up = warm_up
         self.forecasting = forecasting
         self.hindcasting = hindcasting
         self.posterior = posterior
@@ -414,14 +425,24 @@ class LatentODERegressor(FittedLatentODE):
             units = Units.learned(rows, values, weights, y, standardise=standardise)
             if self.dynamics is not None:
                 units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
+            else:
+                units = units.for_changes_of(units.panel(rows, values, weights))
             self._use_units(units)
             panel = self._units.panel(rows, values, weights)
+            self.sizes_ = self._chosen_sizes(panel)
             new_module = self._new_module if self.dynamics is None else self._known_module
             self.module_ = new_module(panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.module_.n_features
         else:
             panel = self._units.panel(rows, values, weights)
+            built = self.sizes_
+            self.sizes_ = replace(
+                self._chosen_sizes(panel),
+                latent_size=built.latent_size,
+                hidden_layer_sizes=built.hidden_layer_sizes,
+                encoder_size=built.encoder_size,
+            )
             # condition() shares weights between estimators: the others keep theirs.
             self.module_ = copy.deepcopy(self.module_)
             if isinstance(self.module_.likelihood, Gaussian):
@@ -430,7 +451,7 @@ class LatentODERegressor(FittedLatentODE):
         # Equations may be written in any way: they are trained with in the dtype of predictions.
         self.module_.to(device=device, dtype=dtype if self.dynamics is not None else self._training_dtype(dtype))
         self.context_ = panel
-        self._train(panel, rng, dtype, self._task(X, y, sample_weight), stopwatch)
+        self._train(panel, rng, dtype, self._task(X, y, sample_weight), stopwatch, first=first)
         with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
             self.posterior_ = self._inferred(panel, self.n_draws)
         return self
@@ -448,6 +469,8 @@ class LatentODERegressor(FittedLatentODE):
         dtype: torch.dtype,
         task: dict[str, Any],
         stopwatch: Stopwatch,
+        *,
+        first: bool,
     ) -> None:
         """Train on a panel; with early stopping on what is left of it after the last rows of some series.
 
@@ -461,28 +484,30 @@ class LatentODERegressor(FittedLatentODE):
             if self.observation_times == "poisson":
                 training = panel.until(rows_aside)  # nobody watched afterwards
             validate = forecast_density(self.module_, training, aside, tensors, self._solver())
-        auto_batch_size = min(max(panel.n_series // 5, 1), 50)
-        batch_size = self._batch_size(panel.n_series, auto_batch_size)
+        sizes = self.sizes_
+        warm_up = self.warm_up if first and self.dynamics is None else 0.0
+        if stopwatch.verbose:
+            print(f"Sizes: {sizes}.")
         device = next(self.module_.parameters()).device
-        n_batches = -(-panel.n_series // batch_size)
-        passes = -(-LEAST_UPDATES // n_batches)
         elbo = ELBOSettings(
             importance_weighted=self.bound == "iwae",
             n_samples=self.n_samples,
-            annealing_updates=round(self.kl_annealing * self.max_iter * passes * n_batches),
+            annealing=self.kl_annealing,
+            warm_up=warm_up,
             forecasting=self.forecasting,
             hindcasting=self.hindcasting if self.dynamics is None else 0.0,
         )
         objective = NegativeELBO(self.module_, training, tensors, self._solver(), elbo, new_generator(rng, device))
-        with worthwhile_threads(batch_size * max(self.encoder_size, *self._hidden_layers(), 1)):
+        with worthwhile_threads(sizes.batch_size * sizes.widest):
             settings = self._settings(
                 panel.n_series,
-                auto_batch_size,
+                sizes.batch_size,
                 max_grad_norm=MAX_GRAD_NORM,
-                passes=passes,
+                passes=sizes.passes,
                 averaging=AVERAGING,
                 stopwatch=stopwatch,
             )
+            settings = replace(settings, warm_up=warm_up, on_progress=objective.follow)
             stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
         if isinstance(self.module_, KnownODE) and self._refined:
@@ -532,7 +557,7 @@ class LatentODERegressor(FittedLatentODE):
         """The parameters that the network is built from."""
         return {
             "latent_size": self.latent_size,
-            "hidden_layer_sizes": self._hidden_layers(),
+            "hidden_layer_sizes": self._hidden_layers_or_auto(),
             "activation": self.activation,
             "encoder": self.encoder,
             "encoder_size": self.encoder_size,
@@ -541,14 +566,30 @@ class LatentODERegressor(FittedLatentODE):
             "dynamics": None if self.dynamics is None else self.dynamics.get_params(),
         }
 
+    def _hidden_layers_or_auto(self) -> Any:
+        return "auto" if isinstance(self.hidden_layer_sizes, str) else self._hidden_layers()
+
+    def _chosen_sizes(self, panel: Panel) -> Sizes:
+        return choose_sizes(
+            panel,
+            latent_size=self.latent_size,
+            hidden_layer_sizes=self._hidden_layers_or_auto(),
+            encoder_size=self.encoder_size,
+            batch_size=self.batch_size,
+            max_iter=self.max_iter,
+        )
+
+    def _n_epochs(self, n_samples: int) -> int:
+        return self.sizes_.max_iter
+
     def _new_module(self, panel: Panel, generator: torch.Generator) -> LatentModel:
-        n_outputs, n_covariates = panel.y.shape[1], panel.covariates.shape[1]
+        n_outputs, n_covariates, sizes = panel.y.shape[1], panel.covariates.shape[1], self.sizes_
         likelihood = LIKELIHOODS[self.likelihood]
-        encoder = ENCODERS[self.encoder](n_outputs, n_covariates, self.encoder_size, self.latent_size, generator)
+        encoder = ENCODERS[self.encoder](n_outputs, n_covariates, sizes.encoder_size, sizes.latent_size, generator)
         module = LatentODE(
             n_covariates,
-            latent_size=self.latent_size,
-            hidden_layer_sizes=self._hidden_layers(),
+            latent_size=sizes.latent_size,
+            hidden_layer_sizes=sizes.hidden_layer_sizes,
             activation=self.activation,
             encoder=encoder,
             likelihood=likelihood(n_outputs),
@@ -568,10 +609,10 @@ class LatentODERegressor(FittedLatentODE):
         module = KnownODE(
             equations,
             Conversion.of(units, n_outputs),
-            encoder=ENCODERS[self.encoder](n_outputs, len(inputs), self.encoder_size, size, generator),
+            encoder=ENCODERS[self.encoder](n_outputs, len(inputs), self.sizes_.encoder_size, size, generator),
             likelihood=likelihood(n_outputs),
             process=self.observation_times == "poisson",
-            width=max(self._hidden_layers(), default=self.encoder_size),
+            width=max(self.sizes_.hidden_layer_sizes, default=self.sizes_.encoder_size),
             n_series=panel.n_series,
             generator=generator,
         ).double()

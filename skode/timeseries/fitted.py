@@ -19,7 +19,7 @@ from torch import Tensor
 from skode.frames import Column, LongRows, column_label, distinct_rows, read_rows, read_times, times_of_kind
 from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.known_ode import KnownODE
-from skode.timeseries.latent_ode import HORIZON, LatentModel
+from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, infer
@@ -89,7 +89,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
         rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
-        check_absurd_times(rows, typical_span=HORIZON * self.time_scale_)
+        check_absurd_times(rows, typical_span=self._units.span)
         new = self._units.panel(rows, values, weights)
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
@@ -289,7 +289,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         if times is not None and (np.ndim(times) != 1 or len(times) == 0):
             raise ValueError(f"times must have one dimension and hold one time at least; got {times!r}.")
         if times is None:
-            offsets = np.linspace(0.0, HORIZON * self.time_scale_, 50)
+            offsets = np.linspace(0.0, self._units.span, 50)
             start = float(np.median(self.context_.origins)) + self._units.lead * self.time_scale_
             column = times_of_kind(start + offsets, self.time_kind_)
         else:

@@ -22,11 +22,13 @@ from skode.timeseries.panel import Panel
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
 
-#: A series of median length spans this much of the latent dynamics' time, whose rates start at about 1.
-HORIZON = 4.0
+#: A series of median length spans this much of the latent dynamics' time, or more where it changes faster.
+HORIZON, LONGEST_HORIZON = 4.0, 64.0
 #: Series start this much of the latent dynamics' time before their first row, so that times just before that
 #: row lie on a stretch that training has seen.
 LEAD = 0.1 * HORIZON
+#: Rates of the dynamics, at first, beside those of a perceptron: series begin by standing nearly still.
+FIRST_RATE = 0.2
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,9 @@ class LatentODE(LatentModel):
             self.field = DrivenField(latent_size, n_covariates, hidden_layer_sizes, activation, generator)
         else:
             self.field = MLPField(latent_size, hidden_layer_sizes, activation, False, generator=generator)
+        with torch.no_grad():
+            for parameter in self.field.layers[-1].parameters():
+                parameter *= FIRST_RATE
         width = max(hidden_layer_sizes, default=encoder.hidden_size)
         n_inputs = latent_size + n_covariates
         self.decoder = Decoder(n_inputs, likelihood.n_outputs, width, generator)

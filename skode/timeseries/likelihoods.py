@@ -24,6 +24,10 @@ LEAST_MEAN = 1e-6
 LARGEST_COUNT = 1e12
 
 
+#: Standard deviation, of standardised outputs, that noise is held at in the beginning of training.
+HELD_NOISE = 0.3
+
+
 class Likelihood(nn.Module):
     """The distribution of each output, independent given ``eta``; where y is NaN nothing was observed.
 
@@ -73,6 +77,9 @@ class Likelihood(nn.Module):
     def variance(self, eta: Tensor) -> Tensor:
         """Variance of each output about its mean."""
         raise NotImplementedError
+
+    def hold(self, held: bool) -> None:
+        """Hold the noise, where there is any, at :data:`HELD_NOISE` in training, or let it be learnt."""
 
     @property
     def has_memory(self) -> bool:
@@ -127,6 +134,12 @@ class Gaussian(Likelihood):
         sigma = torch.exp(self.log_noise[output])
         self.coloured[output], self.memory[output] = sigma * math.sqrt(share), memory
         self.log_noise[output] = torch.log(sigma * math.sqrt(1.0 - share))
+
+    @torch.no_grad()
+    def hold(self, held: bool) -> None:
+        if held and self.log_noise.requires_grad:
+            self.log_noise.fill_(math.log(HELD_NOISE))
+        self.log_noise.requires_grad_(not held)
 
     @torch.no_grad()
     def whiten(self) -> None:

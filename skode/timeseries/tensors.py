@@ -166,6 +166,25 @@ class PanelTensors:
             observations=None,
         )
 
+    def excerpt(self, share: Tensor, place: Tensor) -> PanelTensors:
+        """Some rows in a line of each series, in its first slots; no other row is there any more.
+
+        Parameters
+        ----------
+        share : Tensor of shape (n_series,)
+            The share of a series' rows, above 0 and at most 1.
+        place : Tensor of shape (n_series,)
+            Where these lie, from 0, the last rows, to 1, the first.
+        """
+        end = share + (1.0 - share) * place
+        rows = self.ending(end).beginning(share / end)
+        idle = torch.arange(self.time.shape[1], device=self.time.device) >= rows.lengths[:, None]
+        time, y = torch.where(idle, torch.nan, rows.time), torch.where(idle[..., None], torch.nan, rows.y)
+        weights = None if rows.weights is None else torch.where(idle, 0.0, rows.weights)
+        last = time.gather(1, (rows.lengths - 1).clamp_min(0)[:, None])
+        window = torch.nan_to_num(torch.cat([time[:, :1], last], dim=1))
+        return replace(rows, time=time, y=y, weights=weights, window=window).trimmed()
+
     def later(self, shift: Tensor) -> PanelTensors:
         """The same with each series' start so much later; rows before it are at negative times."""
         shift = torch.nan_to_num(shift)[:, None]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, output_names, read_targets
-from skode.timeseries.latent_ode import HORIZON, LEAD
+from skode.timeseries.correlation_time import correlation_time
+from skode.timeseries.latent_ode import HORIZON, LEAD, LONGEST_HORIZON
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 from skode.training import check_argument, fitted_scaler, to_pandas
@@ -30,6 +31,8 @@ class Units:
         Type of the time column.
     time_scale : float
         Time, in the units of the user, that is one unit of the latent dynamics.
+    span : float
+        Time from the first to the last row of a typical series, in the units of the user.
     y_scaler, covariate_scaler : StandardScaler or None
         Standardisation of outputs and of covariates; None where there is none.
     output_names : list
@@ -46,6 +49,7 @@ class Units:
 
     time_kind: str
     time_scale: float
+    span: float
     y_scaler: StandardScaler | None
     covariate_scaler: StandardScaler | None
     output_names: list[Any]
@@ -77,15 +81,22 @@ class Units:
         has_covariates = rows.covariates.shape[1] > 0
         covariate_scaler = fitted_scaler(rows.covariates, weights, what="covariates") if has_covariates else None
         spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
+        span = float(np.median(spans[spans > 0])) if (spans > 0).any() else HORIZON
         return cls(
             time_kind=rows.time_kind,
-            time_scale=float(np.median(spans[spans > 0])) / HORIZON if (spans > 0).any() else 1.0,
+            time_scale=span / HORIZON,
+            span=span,
             y_scaler=y_scaler,
             covariate_scaler=covariate_scaler,
             output_names=output_names(y),
             outputs_are_named=isinstance(y, pd.DataFrame),
             single_output=np.asarray(y).ndim == 1,
         )
+
+    def for_changes_of(self, panel: Panel) -> Units:
+        """The same with the correlation time of a panel's series as the unit of time, where that is shorter."""
+        horizon = self.span / correlation_time(panel, self.span)
+        return replace(self, time_scale=self.span / min(max(horizon, HORIZON), LONGEST_HORIZON))
 
     @property
     def y_scale(self) -> Any:

@@ -131,6 +131,7 @@ class _Training:
         # The running mean of the weights, where validation is to look at that.
         self.averaged = self._snapshot() if settings.averaging and validate is not None else None
         self.n_no_change = 0
+        self.progress = 0.0
         stopwatch = settings.stopwatch or Stopwatch(verbose=settings.verbose)
         self.pace = Pace(stopwatch, settings.max_iter, share=settings.time_share)
         self.out_of_time = False
@@ -218,6 +219,9 @@ class _Training:
 
     def _follow_schedule(self, progress: float) -> None:
         """Set the learning rate for a moment of training, counted from 0 to 1."""
+        self.progress = progress
+        if self.settings.on_progress is not None:
+            self.settings.on_progress(progress)
         if self.settings.schedule == "cosine":
             self.optimizer.learning_rate = self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
@@ -323,7 +327,8 @@ class _Training:
             record.validation_scores.append(score)
         else:
             score = -record.loss_curve[-1]
-        self.n_no_change = 0 if score > self.best + settings.tol else self.n_no_change + 1
+        better = score > self.best + settings.tol or self.progress < settings.warm_up
+        self.n_no_change = 0 if better else self.n_no_change + 1
         if score > self.best:
             self.best = score
             if self.validate is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -76,4 +76,6 @@ class TrainingSettings:
     phase: str = ""  # what these epochs are called where there are others, when verbose
     stopwatch: Stopwatch | None = None  # time of the fit, by which training may end
     time_share: float = 1.0  # of these epochs in the time that is left when they begin
+    warm_up: float = 0.0  # share of training after which epochs without improvement count
+    on_progress: Callable[[float], None] | None = None  # is told before each update how far training has come, 0 to 1
     averaging: float = 0.0  # share of the past in the running mean of the weights that validation looks at; 0: none

@@ -15,6 +15,9 @@ from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.tensors import PanelTensors
 
+#: Logarithm of the spread of posteriors at first: what the encoder tells is not drowned by the draws.
+FIRST_LOG_STD = -2.0
+
 
 class Encoder(nn.Module):
     """Reads a series from its last observation to its first; its final state gives mean and spread of ``z(0)``.
@@ -53,6 +56,8 @@ class Encoder(nn.Module):
         bound = 1 / math.sqrt(hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        with torch.no_grad():
+            self.head.bias[latent_size:] += FIRST_LOG_STD
 
     def forward(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each series' latent initial state.

@@ -110,7 +110,7 @@ class _Rows:
 
     def __init__(self, time: Tensor, residual: Tensor, slopes: Tensor, weights: Tensor) -> None:
         some = (~torch.isnan(residual)).any(1)
-        time, residual, slopes, weights = time[some], residual[some], slopes[:, some], weights[some]
+        time, residual, slopes, weights = _packed(time[some], residual[some], slopes[:, some], weights[some])
         self.observed = ~torch.isnan(residual)
         self.weights = torch.where(self.observed, weights, 1.0)
         #: How many values were observed, a row of weight two counting twice.
@@ -151,6 +151,18 @@ class _Rows:
         bounds = [(-7.0, 3.0), (-6.0, 6.0), (math.log(SHORTEST), math.log(LONGEST))][: len(start)]
         found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 50})
         return -float(found.fun) * n_values, found.x
+
+
+def _packed(time: Tensor, residual: Tensor, slopes: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+    """The same with each series' observed slots first, in their order, and no more slots than the most of any series.
+
+    Where outputs are seen at times of their own, matrices of all slots would be mostly empty.
+    """
+    observed = ~torch.isnan(residual)
+    most = int(observed.sum(1).max()) if len(observed) else 0
+    slots = torch.argsort(~observed, dim=1, stable=True)[:, :most]
+    series = torch.arange(len(slots), device=slots.device)[:, None]
+    return time[series, slots], residual[series, slots], slopes[:, series, slots], weights[series, slots]
 
 
 def _likeliest(rows: _Rows) -> tuple[float, float] | None:
