@@ -23,7 +23,8 @@ from skode.timeseries.duration import seconds_for
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.empirical_bayes import fit_population
 from skode.timeseries.encoders import ENCODERS
-from skode.timeseries.fitted import FittedLatentODE, in_double
+from skode.timeseries.fitted import in_double
+from skode.timeseries.forecasting import ForecastingLatentODE
 from skode.timeseries.known_dynamics import KnownDynamics, KnownEquations, OutputStatistics
 from skode.timeseries.known_ode import MOST_SERIES, Conversion, KnownODE
 from skode.timeseries.latent_ode import LatentModel, LatentODE
@@ -58,7 +59,7 @@ PASSES_FOR_POPULATION = 10
 MAX_GRAD_NORM = 10.0
 
 
-class LatentODERegressor(FittedLatentODE):
+class LatentODERegressor(ForecastingLatentODE):
     r"""Regressor for irregularly timed series: a latent neural ODE.
 
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``

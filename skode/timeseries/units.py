@@ -13,7 +13,7 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from skode.equations.reading import Clock
-from skode.frames import Column, LongRows, output_names, read_targets
+from skode.frames import Column, LongRows, output_names, read_targets, read_times, times_of_kind
 from skode.timeseries.latent_ode import HORIZON, LEAD
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
@@ -42,6 +42,8 @@ class Units:
         Scaled time from a series' start to its first row.
     clock : Clock or None
         Times as equations of the user's have them; None: there are none.
+    time_zone : tzinfo or None
+        Time zone of the dates in ``fit``; None where they had none.
     """
 
     time_kind: str
@@ -53,6 +55,7 @@ class Units:
     single_output: bool
     lead: float = LEAD
     clock: Clock | None = None
+    time_zone: Any = None
 
     @classmethod
     def learned(
@@ -85,6 +88,7 @@ class Units:
             output_names=output_names(y),
             outputs_are_named=isinstance(y, pd.DataFrame),
             single_output=np.asarray(y).ndim == 1,
+            time_zone=rows.time_zone,
         )
 
     @property
@@ -121,6 +125,29 @@ class Units:
     def scaled_covariates(self, covariates: np.ndarray) -> np.ndarray:
         """Covariates in the units of the model."""
         return covariates if self.covariate_scaler is None else self.covariate_scaler.transform(covariates)
+
+    def original_covariates(self, covariates: np.ndarray) -> np.ndarray:
+        """Covariates in the units of the user."""
+        return covariates if self.covariate_scaler is None else self.covariate_scaler.inverse_transform(covariates)
+
+    def local(self, times: np.ndarray) -> np.ndarray:
+        """Times by the clock of their time zone, where they have one: seconds since 1970 as these clocks showed it."""
+        if self.time_zone is None:
+            return times
+        instants = times_of_kind(times, self.time_kind, self.time_zone)
+        return read_times(instants.dt.tz_localize(None), "time")[0]
+
+    def from_local(self, times: np.ndarray) -> np.ndarray:
+        """Times from those of the clock of their time zone; of an hour that comes twice the first.
+
+        One that was left out counts from the end of that gap.
+        """
+        if self.time_zone is None:
+            return times
+        local = times_of_kind(times, "date")
+        twice = np.ones(len(times), dtype=bool)
+        instants = local.dt.tz_localize(self.time_zone, ambiguous=twice, nonexistent="shift_forward")
+        return read_times(instants, "time")[0]
 
     def panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
         """Rows as a panel in the units of the model, each series starting :attr:`lead` before its first row."""
@@ -208,6 +235,20 @@ class Units:
                 f"{covariates.shape}."
             ) from error
         return self.covariate_scaler.transform(given.reshape(-1, self.n_covariates)).reshape(given.shape)
+
+    def covariates_in_order(self, given: Any, n_rows: int) -> np.ndarray:
+        """Covariates that a user's function has returned, of shape (n_rows, n_covariates), checked."""
+        with check_argument("covariates"):
+            values = check_array(
+                to_pandas(given, "covariates"), ensure_2d=False, dtype=np.float64, input_name="covariates"
+            )
+        values = values.reshape(len(values), -1)
+        if values.shape != (n_rows, self.n_covariates):
+            raise ValueError(
+                f"covariates must return values of shape (n, n_covariates) = {(n_rows, self.n_covariates)}; got "
+                f"{values.shape}."
+            )
+        return values
 
     def new_panel(self, n_series: int, time: np.ndarray, covariates: np.ndarray) -> Panel:
         """Series 0, 1, ... without observations, all at the same times, in order.
