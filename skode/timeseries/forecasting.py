@@ -221,7 +221,7 @@ class ForecastingLatentODE(FittedLatentODE):
             if series is not None:
                 raise ValueError("series were given beside a frame of times, which names them; leave series=None.")
             if covariates is None and self._has_all_columns(times):
-                rows = self._read(times)
+                rows = self._read(self._in_order(times))
                 units.check_time_kind(rows, self.time)
                 return rows, None
             rows = take_apart(times, series=self.series, time=self.time, with_covariates=False)
@@ -230,12 +230,13 @@ class ForecastingLatentODE(FittedLatentODE):
         else:
             chosen = self._positions_of(series)
             if times is not None:
-                seconds, kind = read_times(pd.Series(times).reset_index(drop=True), "array times")
-                if np.ndim(times) != 1 or len(seconds) == 0 or kind != self.time_kind_:
+                if np.ndim(times) != 1 or len(times) == 0:
                     raise ValueError(
-                        f"times must be a frame, or have one dimension and hold at least one {self.time_kind_}, as the "
-                        f"time column did in fit; got {times!r}."
+                        f"times must be a frame, or have one dimension and hold one time at least; got {times!r}."
                     )
+                seconds, kind = read_times(pd.Series(times).reset_index(drop=True), "array times")
+                if kind != self.time_kind_:
+                    raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
                 ids = known.ids[np.repeat(chosen, len(seconds))]
                 seconds = np.tile(np.sort(seconds), len(chosen))
             else:
@@ -259,6 +260,11 @@ class ForecastingLatentODE(FittedLatentODE):
         if names is None:
             return frame.shape[1] == self.n_features_in_
         return set(names) <= {*frame.columns, *frame.index.names}
+
+    def _in_order(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The columns of X, as ``fit`` had them, of a frame that has all of them in any order."""
+        names = list(getattr(self, "feature_names_in_", frame.columns))
+        return frame[names] if set(names) <= set(frame.columns) else frame
 
     def _positions_of(self, series: Any) -> np.ndarray:
         """Positions of series by their ids; ValueError for those that the model is not conditioned on."""
