@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skode.equations.reading import Clock
 from skode.frames import Column, distinct_rows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
+from skode.timeseries.cycles import Cycles, CyclicModel
 from skode.timeseries.duration import seconds_for
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.empirical_bayes import fit_population
@@ -103,6 +104,10 @@ class LatentODERegressor(ForecastingLatentODE):
         Equations that latent states follow where they are known but for parameters [5]_, see :class:`KnownDynamics`;
         None: a vector field that is learnt. With equations ``latent_size``, ``hidden_layer_sizes`` (but for read-outs
         that are learnt), ``activation`` and ``hindcasting`` are not read.
+    periods : array-like or None, default=None
+        Periods of cycles by the calendar, such as ``["1D", "7D"]`` for dates (by the clock of their time zone) and
+        time differences, or numbers in the unit of ``time``. Outputs then have three harmonics of each, with
+        amplitudes that all series share, of which each series has a deviation and which depend on the latent state.
     latent_size : int, default=4
         Size of the latent state.
     hidden_layer_sizes : int or array-like of int, default=(32, 32)
@@ -261,6 +266,7 @@ class LatentODERegressor(ForecastingLatentODE):
         "noise": [StrOptions({"coloured", "white"})],
         "observation_times": [StrOptions({"given", "poisson"})],
         "dynamics": [KnownDynamics, None],
+        "periods": ["array-like", None],
         "latent_size": [Interval(Integral, 1, None, closed="left")],
         "encoder": [StrOptions(set(ENCODERS))],
         "encoder_size": [Interval(Integral, 1, None, closed="left")],
@@ -282,6 +288,7 @@ class LatentODERegressor(ForecastingLatentODE):
         noise: str = "coloured",
         observation_times: str = "given",
         dynamics: KnownDynamics | None = None,
+        periods: Any = None,
         latent_size: int = 4,
         hidden_layer_sizes: Any = (32, 32),
         activation: str = "silu",
@@ -322,6 +329,7 @@ class LatentODERegressor(ForecastingLatentODE):
         self.noise = noise
         self.observation_times = observation_times
         self.dynamics = dynamics
+        self.periods = periods
         self.latent_size = latent_size
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -415,6 +423,8 @@ class LatentODERegressor(ForecastingLatentODE):
             units = Units.learned(rows, values, weights, y, standardise=standardise)
             if self.dynamics is not None:
                 units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
+            if self.periods is not None:
+                units = replace(units, cycles=self._cycles(units))
             self._use_units(units)
             panel = self._units.panel(rows, values, weights)
             new_module = self._new_module if self.dynamics is None else self._known_module
@@ -435,6 +445,14 @@ class LatentODERegressor(ForecastingLatentODE):
         with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
             self.posterior_ = self._inferred(panel, self.n_draws)
         return self
+
+    def _cycles(self, units: Units) -> Cycles:
+        """Cycles of the periods; ValueError where the model can't have them."""
+        if self.dynamics is not None:
+            raise ValueError("periods are for dynamics that are learnt: equations may have cycles of the time t.")
+        if self.observation_times == "poisson":
+            raise ValueError('periods are cycles of outputs, which observation_times="poisson" does not go with.')
+        return Cycles.read(self.periods, units.time_kind, self.time)
 
     def _use_units(self, units: Units) -> None:
         """Set the units and the fitted attributes that tell of them."""
@@ -540,6 +558,7 @@ class LatentODERegressor(ForecastingLatentODE):
             "likelihood": self.likelihood,
             "observation_times": self.observation_times,
             "dynamics": None if self.dynamics is None else self.dynamics.get_params(),
+            "periods": None if self.periods is None else list(self.periods),
         }
 
     def _new_module(self, panel: Panel, generator: torch.Generator) -> LatentModel:
@@ -557,7 +576,10 @@ class LatentODERegressor(ForecastingLatentODE):
             generator=generator,
         )
         module.start_read_outs(panel, self.time_scale_)
-        return module
+        if self._units.cycles is None:
+            return module
+        series = self._units.observed_tensors(panel, torch.empty(0, dtype=torch.float64))
+        return CyclicModel(module, self._units.cycles.n_columns, series)
 
     def _known_module(self, panel: Panel, generator: torch.Generator) -> KnownODE:
         """The model with equations of the user's, in float64."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, output_names, read_targets, read_times, times_of_kind
+from skode.timeseries.cycles import Cycles
 from skode.timeseries.latent_ode import HORIZON, LEAD
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
@@ -44,6 +45,8 @@ class Units:
         Times as equations of the user's have them; None: there are none.
     time_zone : tzinfo or None
         Time zone of the dates in ``fit``; None where they had none.
+    cycles : Cycles or None
+        Cycles of absolute time, by the clock of the time zone; None: there are none.
     """
 
     time_kind: str
@@ -56,6 +59,7 @@ class Units:
     lead: float = LEAD
     clock: Clock | None = None
     time_zone: Any = None
+    cycles: Cycles | None = None
 
     @classmethod
     def learned(
@@ -156,8 +160,17 @@ class Units:
         return panel.starting(self.lead * self.time_scale)
 
     def tensors(self, panel: Panel, like: Tensor, known: Panel | None = None) -> PanelTensors:
-        """A panel as tensors, of the dtype and on the device of another, with covariates from what is known."""
+        """A panel as tensors, of the dtype and on the device of another, with covariates from what is known.
+
+        Cycles are the last covariates at rows, and not of those over time.
+        """
         tensors = PanelTensors.of(panel, self.time_scale, like.dtype, like.device, known)
+        if self.cycles is not None:
+            added = tensors.covariates.new_zeros(*tensors.time.shape, self.cycles.n_columns)
+            values = torch.from_numpy(self.cycles.at(self.local(panel.time))).to(added)
+            codes, places = (torch.from_numpy(x).to(added.device) for x in (panel.codes, panel.slots()[1]))
+            added[codes, places] = values
+            tensors = replace(tensors, covariates=torch.cat([tensors.covariates, added], dim=2))
         if self.clock is None:
             return tensors
         start = torch.from_numpy((panel.origins - self.clock.origin) / self.time_scale)
