@@ -16,7 +16,7 @@ interpolation", Neural Computation 4, 1992).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skode.frames import Column, read_span
+from skode.frames import read_span
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.latent_ode import HORIZON, LatentModel, SizeOfWork
@@ -40,8 +40,9 @@ LOOSE = 3.0
 #: Passes of the EM algorithm.
 N_PASSES = 30
 
-#: Amplitudes are series' own where there are so many series, and their variance is this share of what is left or more.
-FEWEST_SERIES, LEAST_VARIANCE = 5, 0.02
+#: Amplitudes are series' own where there are so many series, and their variance is this share of what is left or more,
+#: and so many of its standard errors.
+FEWEST_SERIES, LEAST_VARIANCE, CLEAR = 5, 0.02, 2.5
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,24 @@ class Cycles:
     frequencies: tuple[float, ...]
 
     @classmethod
-    def read(cls, periods: Iterable[Any], time_kind: str, time: Column) -> Cycles:
-        """The first harmonics of periods as a user gives them.
+    def of(cls, estimator: Any, time_kind: str) -> Cycles | None:
+        """The first harmonics of the periods that a latent ODE's estimator was given; None where it was given none.
 
         Raises
         ------
         ValueError
-            If a period does not suit the times, or is not positive.
+            If a period does not suit the times, or is not positive, or the model can't have cycles.
         """
-        lengths = [read_span("periods", period, time_kind, time) for period in periods]
-        frequencies = {round(k / length, 15): k / length for length in lengths for k in range(1, N_HARMONICS + 1)}
-        return cls(tuple(frequencies.values()))
+        if estimator.periods is None or not len(estimator.periods):
+            return None
+        if estimator.dynamics is not None:
+            raise ValueError("periods are for dynamics that are learnt: equations may have cycles of the time t.")
+        if estimator.observation_times == "poisson":
+            raise ValueError('periods are cycles of outputs, which observation_times="poisson" does not go with.')
+        lengths = [read_span("periods", period, time_kind, estimator.time) for period in estimator.periods]
+        # A harmonic that two periods have counts once.
+        frequencies = {float(f"{k / length:.12g}") for length in lengths for k in range(1, N_HARMONICS + 1)}
+        return cls(tuple(sorted(frequencies)))
 
     @property
     def n_columns(self) -> int:
@@ -90,17 +98,17 @@ class CyclicModel(LatentModel):
     n_columns : int
         Number of sines and cosines, the last of the covariates at rows.
     series : PanelTensors
-        The series that it will be trained on, in float64.
+        The series that it will be trained on.
     """
 
     def __init__(self, inner: LatentModel, n_columns: int, series: PanelTensors) -> None:
         super().__init__()
         self.inner, self.n_columns = inner, n_columns
         self.process, self.lead, self.likelihood = inner.process, inner.lead, inner.likelihood
-        n_outputs = self.likelihood.n_outputs
-        start = inner.likelihood.start(*(x.flatten(0, 1).numpy() for x in (series.y, _row_weights(series))))
-        effects = Effects.none(torch.from_numpy(start), n_outputs, n_columns)
-        effects = effects.fitted(self.likelihood, series)
+        n_outputs, likelihood = self.likelihood.n_outputs, copy.deepcopy(inner.likelihood).double().cpu()
+        series = _in_double(series)
+        level = likelihood.start(*(x.flatten(0, 1).numpy() for x in (series.y, _row_weights(series))))
+        effects = Effects.none(torch.from_numpy(level), n_outputs, n_columns).fitted(likelihood, series)
         self.outputs: Tensor
         self.columns: Tensor
         outputs, columns = torch.nonzero(effects.spread > 0.0, as_tuple=True)
@@ -225,7 +233,11 @@ class Effects:
             spread = torch.sqrt(squares / (known * seen[..., None]).sum(0).clamp_min(1e-6))
             spread = torch.where(several[:, None], spread.clamp(1e-4, 10.0), effects.spread)
             effects = Effects(self.level, effects.common + shift, spread, rest.clamp_min(1e-6))
-        clear = several[:, None] & (effects.spread**2 >= LEAST_VARIANCE * effects.rest[:, None])
+        # Variances of amplitudes, and the standard error of these where they are 0, from what a series tells of one.
+        variance, data = effects.spread**2, torch.where(seen[..., None], (1.0 - known) / known, torch.nan)
+        error = variance * data.nanmedian(0)[0] * torch.sqrt(2.0 / n_seen[:, None])
+        least = torch.maximum(LEAST_VARIANCE * effects.rest[:, None], CLEAR * torch.nan_to_num(error))
+        clear = several[:, None] & (variance >= least)
         return replace(effects, spread=torch.where(clear, effects.spread, 0.0))
 
     def _working(self, likelihood: Likelihood, series: PanelTensors, *, scaled: bool = True) -> tuple[Tensor, Tensor]:
@@ -258,6 +270,13 @@ class Effects:
         covariance = torch.cholesky_inverse(torch.linalg.cholesky(products + unit))
         moments = torch.einsum("nsi,nsk->nki", design, weight * left) * scale
         return (covariance @ moments[..., None])[..., 0], covariance, design
+
+
+def _in_double(series: PanelTensors) -> PanelTensors:
+    """The same on the CPU, as far as it is read here."""
+    weights = None if series.weights is None else series.weights.double().cpu()
+    y, covariates = series.y.double().cpu(), series.covariates.double().cpu()
+    return replace(series, time=series.time.cpu(), y=y, covariates=covariates, weights=weights)
 
 
 def _row_weights(series: PanelTensors) -> Tensor:

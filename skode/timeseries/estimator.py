@@ -423,9 +423,7 @@ class LatentODERegressor(ForecastingLatentODE):
             units = Units.learned(rows, values, weights, y, standardise=standardise)
             if self.dynamics is not None:
                 units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
-            if self.periods is not None:
-                units = replace(units, cycles=self._cycles(units))
-            self._use_units(units)
+            self._use_units(replace(units, cycles=Cycles.of(self, units.time_kind)))
             panel = self._units.panel(rows, values, weights)
             new_module = self._new_module if self.dynamics is None else self._known_module
             self.module_ = new_module(panel, new_generator(rng))
@@ -445,14 +443,6 @@ class LatentODERegressor(ForecastingLatentODE):
         with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
             self.posterior_ = self._inferred(panel, self.n_draws)
         return self
-
-    def _cycles(self, units: Units) -> Cycles:
-        """Cycles of the periods; ValueError where the model can't have them."""
-        if self.dynamics is not None:
-            raise ValueError("periods are for dynamics that are learnt: equations may have cycles of the time t.")
-        if self.observation_times == "poisson":
-            raise ValueError('periods are cycles of outputs, which observation_times="poisson" does not go with.')
-        return Cycles.read(self.periods, units.time_kind, self.time)
 
     def _use_units(self, units: Units) -> None:
         """Set the units and the fitted attributes that tell of them."""
@@ -578,8 +568,7 @@ class LatentODERegressor(ForecastingLatentODE):
         module.start_read_outs(panel, self.time_scale_)
         if self._units.cycles is None:
             return module
-        series = self._units.observed_tensors(panel, torch.empty(0, dtype=torch.float64))
-        return CyclicModel(module, self._units.cycles.n_columns, series)
+        return CyclicModel(module, self._units.cycles.n_columns, self._tensors_for(module)(panel))
 
     def _known_module(self, panel: Panel, generator: torch.Generator) -> KnownODE:
         """The model with equations of the user's, in float64."""
