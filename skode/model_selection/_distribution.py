@@ -140,8 +140,8 @@ class DistributionScorer:
             return ((lower <= true) & (true <= upper)).astype(float)
         if self.scoring == "neg_width":
             return lower - upper
-        ends = [(lower, tail), (upper, 1.0 - tail)]
-        return -np.mean([np.maximum(p * (true - end), (p - 1.0) * (true - end)) for end, p in ends], axis=0)
+        sides = [(true - lower, tail), (true - upper, 1.0 - tail)]
+        return -np.mean([np.maximum(p * over, (p - 1.0) * over) for over, p in sides], axis=0)
 
     def _moments(self, estimator: Any, X: Any, shape: tuple[int, ...]) -> list[np.ndarray]:
         """Means and standard deviations, of shape (n_rows, n_outputs)."""

@@ -101,6 +101,10 @@ class CyclicModel(LatentModel):
         The series that it will be trained on.
     """
 
+    outputs: Tensor
+    columns: Tensor
+    level: Tensor
+
     def __init__(self, inner: LatentModel, n_columns: int, series: PanelTensors) -> None:
         super().__init__()
         self.inner, self.n_columns = inner, n_columns
@@ -109,8 +113,6 @@ class CyclicModel(LatentModel):
         series = _in_double(series)
         level = likelihood.start(*(x.flatten(0, 1).numpy() for x in (series.y, _row_weights(series))))
         effects = Effects.none(torch.from_numpy(level), n_outputs, n_columns).fitted(likelihood, series)
-        self.outputs: Tensor
-        self.columns: Tensor
         outputs, columns = torch.nonzero(effects.spread > 0.0, as_tuple=True)
         self.register_buffer("outputs", outputs)
         self.register_buffer("columns", columns)

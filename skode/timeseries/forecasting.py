@@ -188,7 +188,7 @@ class ForecastingLatentODE(FittedLatentODE):
             "lower": ends[..., 0],
             "upper": ends[..., 1],
         }
-        frame = {} if self.series is None else {column_label(self.series, "series"): rows.series}
+        frame: dict[Any, Any] = {} if self.series is None else {column_label(self.series, "series"): rows.series}
         frame[column_label(self.time, "time")] = times_of_kind(rows.time, units.time_kind, units.time_zone)
         for k, output in enumerate(units.output_names):
             frame |= {f"{output}_{what}": values[:n, k] for what, values in columns.items()}
@@ -283,5 +283,5 @@ class ForecastingLatentODE(FittedLatentODE):
 
 
 def _check_level(level: Any) -> None:
-    if not isinstance(level, Real) or not 0.0 < level < 1.0:
+    if not isinstance(level, Real) or not 0.0 < float(level) < 1.0:
         raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
