@@ -110,6 +110,11 @@ class Units:
         """Number of covariates."""
         return 0 if self.covariate_scaler is None else len(self.covariate_scaler.scale_)
 
+    @property
+    def highest_frequency(self) -> float:
+        """The highest frequency of cycles, per unit of time; 0 where there are none."""
+        return 0.0 if self.cycles is None else max(self.cycles.frequencies)
+
     def standardised(self, values: np.ndarray) -> np.ndarray:
         """Outputs in the units of the model; ValueError where they overflow."""
         with np.errstate(over="ignore"):
