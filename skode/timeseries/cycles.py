@@ -217,6 +217,7 @@ class Effects:
         n_columns = self.common.shape[1]
         cycles, effects = series.covariates[..., -n_columns:], self
         response, weight = self._working(likelihood, series, scaled=False)
+        counts = (_row_weights(series)[..., None] * (weight > 0.0)).sum((0, 1)).clamp_min(1e-12)
         seen = (weight > 0.0).any(1)
         n_seen = seen.sum(0).clamp_min(1)
         several = n_seen >= FEWEST_SERIES
@@ -228,7 +229,7 @@ class Effects:
             scale = effects._scaled(torch.ones_like(mean))
             scaled = covariance * scale[..., None] * scale[..., None, :]
             wide = torch.einsum("nsi,nkij,nsj->nsk", design, scaled, design)
-            rest = (weight * (left**2 + wide)).sum((0, 1)) / (weight > 0.0).sum((0, 1)).clamp_min(1)
+            rest = (weight * (left**2 + wide)).sum((0, 1)) / counts
             shift = (own * seen[..., None]).sum(0) / n_seen[:, None]
             known = 1.0 - torch.diagonal(covariance, dim1=-2, dim2=-1)[..., :n_columns]
             squares = (((own - shift) ** 2) * seen[..., None]).sum(0)

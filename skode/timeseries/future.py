@@ -36,10 +36,10 @@ def usual_steps(known: Panel) -> np.ndarray:
 
 
 def last_times(known: Panel) -> np.ndarray:
-    """The last time at which each series was observed; its start where it never was."""
-    observed = known.observed()
+    """The last time at which each series was observed; of its last row where it never was."""
     last = known.origins.copy()
-    last[observed.codes] = observed.time  # in order: the last one stays
+    for rows in (known, known.observed()):
+        last[rows.codes] = rows.time  # in order: the last one stays
     return last
 
 

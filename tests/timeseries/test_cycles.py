@@ -131,6 +131,17 @@ def test_a_cycle_of_days_by_the_clock():
     np.testing.assert_allclose(morning - evening, 2 * amplitudes[0, 0], atol=0.5)
 
 
+def test_a_weight_of_two_is_the_row_twice():
+    series, _ = simulated(6, [0.5, 0.3])
+    t, y, cycles = (x.numpy() for x in (series.time, series.y, series.covariates))
+    twice = tensors(*(np.concatenate([x, x[:, :10]], axis=1) for x in (t, y, cycles)))
+    weights = np.repeat([[2.0] * 10 + [1.0] * 15], 6, axis=0)
+    start = Effects.none(torch.zeros(1, dtype=torch.float64), 1, 2)
+    first, second = (start.fitted(Gaussian(1), part) for part in (twice, tensors(t, y, cycles, weights)))
+    for name in ("common", "spread", "rest"):
+        np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=1e-9)
+
+
 @pytest.fixture(scope="module")
 def with_own():
     X, y, amplitudes = sensors(own=0.7)

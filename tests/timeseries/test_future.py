@@ -20,7 +20,7 @@ def test_usual_steps_are_between_observations():
     known = panel([0, 0, 0, 0, 1, 2, 2], [0, 1, 1, 4, 5, 7, 17], [1, 1, 2, NAN, 1, 1, 1])
     assert usual_steps(known).tolist() == [1.0, 5.5, 10.0]  # the second has the median of all gaps
     assert last_times(known).tolist() == [1.0, 5.0, 17.0]
-    assert last_times(panel([0, 1], [3, 4], [NAN, 1])).tolist() == [3.0, 4.0]
+    assert last_times(panel([0, 1], [3, 4], [NAN, 1])).tolist() == [3.0, 4.0]  # the first was never observed
     with pytest.raises(ValueError, match="No series was observed at two times"):
         usual_steps(panel([0, 0, 1], [1, 1, 2], [1, 2, 1]))
 
