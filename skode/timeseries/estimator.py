@@ -19,20 +19,21 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skode.equations.reading import Clock
 from skode.frames import Column, distinct_rows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
+from skode.timeseries.building import chosen_sizes, new_model
+from skode.timeseries.cycles import Cycles
 from skode.timeseries.duration import seconds_for
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.empirical_bayes import fit_population
 from skode.timeseries.encoders import ENCODERS
-from skode.timeseries.fitted import FittedLatentODE, in_double
-from skode.timeseries.known_dynamics import KnownDynamics, KnownEquations, OutputStatistics
-from skode.timeseries.known_ode import MOST_SERIES, Conversion, KnownODE
-from skode.timeseries.latent_ode import LatentModel, LatentODE
+from skode.timeseries.fitted import in_double
+from skode.timeseries.forecasting import ForecastingLatentODE
+from skode.timeseries.known_dynamics import KnownDynamics
+from skode.timeseries.known_ode import KnownODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
 from skode.timeseries.noise.selection import may_have_memory
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import linearised_rows, normal_draws
 from skode.timeseries.predictive import Prediction
-from skode.timeseries.sizes import Sizes, choose_sizes
 from skode.timeseries.units import Units
 from skode.timeseries.validation import forecast_density, last_rows, widen_noise
 from skode.training import (
@@ -56,7 +57,7 @@ PASSES_FOR_POPULATION = 10
 MAX_GRAD_NORM = 10.0
 
 
-class LatentODERegressor(FittedLatentODE):
+class LatentODERegressor(ForecastingLatentODE):
     r"""Regressor for irregularly timed series: a latent neural ODE.
 
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
@@ -100,6 +101,10 @@ class LatentODERegressor(FittedLatentODE):
         Equations that latent states follow where they are known but for parameters [5]_, see :class:`KnownDynamics`;
         None: a vector field that is learnt. With equations ``latent_size``, ``hidden_layer_sizes`` (but for read-outs
         that are learnt), ``activation`` and ``hindcasting`` are not read.
+    periods : array-like or None, default=None
+        Periods of cycles by the calendar, such as ``["1D", "7D"]`` for dates (by the clock of their time zone) and
+        time differences, or numbers in the unit of ``time``. Outputs then have three harmonics of each, with
+        amplitudes that all series share, of which each series has a deviation and which depend on the latent state.
     latent_size : int or "auto", default="auto"
         Size of the latent state; "auto": two more than twice the outputs, from 4 to 16.
     hidden_layer_sizes : int, array-like of int or "auto", default="auto"
@@ -266,6 +271,7 @@ class LatentODERegressor(FittedLatentODE):
         "noise": [StrOptions({"coloured", "white"})],
         "observation_times": [StrOptions({"given", "poisson"})],
         "dynamics": [KnownDynamics, None],
+        "periods": ["array-like", None],
         "latent_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": [StrOptions({"auto"}), *COMMON_CONSTRAINTS["hidden_layer_sizes"]],
         "max_iter": [StrOptions({"auto"}), *COMMON_CONSTRAINTS["max_iter"]],
@@ -290,6 +296,7 @@ class LatentODERegressor(FittedLatentODE):
         noise: str = "coloured",
         observation_times: str = "given",
         dynamics: KnownDynamics | None = None,
+        periods: Any = None,
         latent_size: Any = "auto",
         hidden_layer_sizes: Any = "auto",
         activation: str = "silu",
@@ -331,6 +338,7 @@ class LatentODERegressor(FittedLatentODE):
         self.noise = noise
         self.observation_times = observation_times
         self.dynamics = dynamics
+        self.periods = periods
         self.latent_size = latent_size
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -426,23 +434,19 @@ class LatentODERegressor(FittedLatentODE):
             if self.dynamics is not None:
                 units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
             else:
-                units = units.for_changes_of(units.panel(rows, values, weights))
+                cycles = Cycles.of(self, units.time_kind)
+                if cycles is None:  # they are not what the dynamics are to follow
+                    units = units.for_changes_of(units.panel(rows, values, weights))
+                units = replace(units, cycles=cycles)
             self._use_units(units)
             panel = self._units.panel(rows, values, weights)
-            self.sizes_ = self._chosen_sizes(panel)
-            new_module = self._new_module if self.dynamics is None else self._known_module
-            self.module_ = new_module(panel, new_generator(rng))
+            self.sizes_ = chosen_sizes(self, panel)
+            self.module_ = new_model(self, panel, new_generator(rng))
             self._built_from = wanted
             self._n_features_out = self.module_.n_features
         else:
             panel = self._units.panel(rows, values, weights)
-            built = self.sizes_
-            self.sizes_ = replace(
-                self._chosen_sizes(panel),
-                latent_size=built.latent_size,
-                hidden_layer_sizes=built.hidden_layer_sizes,
-                encoder_size=built.encoder_size,
-            )
+            self.sizes_ = self.sizes_.of_model(chosen_sizes(self, panel))
             # condition() shares weights between estimators: the others keep theirs.
             self.module_ = copy.deepcopy(self.module_)
             if isinstance(self.module_.likelihood, Gaussian):
@@ -564,63 +568,15 @@ class LatentODERegressor(FittedLatentODE):
             "likelihood": self.likelihood,
             "observation_times": self.observation_times,
             "dynamics": None if self.dynamics is None else self.dynamics.get_params(),
+            "periods": None if self.periods is None else list(self.periods),
         }
 
     def _hidden_layers_or_auto(self) -> Any:
+        """``hidden_layer_sizes``, checked."""
         return "auto" if isinstance(self.hidden_layer_sizes, str) else self._hidden_layers()
-
-    def _chosen_sizes(self, panel: Panel) -> Sizes:
-        return choose_sizes(
-            panel,
-            latent_size=self.latent_size,
-            hidden_layer_sizes=self._hidden_layers_or_auto(),
-            encoder_size=self.encoder_size,
-            batch_size=self.batch_size,
-            max_iter=self.max_iter,
-        )
 
     def _n_epochs(self, n_samples: int) -> int:
         return self.sizes_.max_iter
-
-    def _new_module(self, panel: Panel, generator: torch.Generator) -> LatentModel:
-        n_outputs, n_covariates, sizes = panel.y.shape[1], panel.covariates.shape[1], self.sizes_
-        likelihood = LIKELIHOODS[self.likelihood]
-        encoder = ENCODERS[self.encoder](n_outputs, n_covariates, sizes.encoder_size, sizes.latent_size, generator)
-        module = LatentODE(
-            n_covariates,
-            latent_size=sizes.latent_size,
-            hidden_layer_sizes=sizes.hidden_layer_sizes,
-            activation=self.activation,
-            encoder=encoder,
-            likelihood=likelihood(n_outputs),
-            process=self.observation_times == "poisson",
-            generator=generator,
-        )
-        module.start_read_outs(panel, self.time_scale_)
-        return module
-
-    def _known_module(self, panel: Panel, generator: torch.Generator) -> KnownODE:
-        """The model with equations of the user's, in float64."""
-        assert self.dynamics is not None
-        n_outputs, units, likelihood = panel.y.shape[1], self._units, LIKELIHOODS[self.likelihood]
-        inputs = self._input_names()
-        equations = KnownEquations.read(self.dynamics, OutputStatistics.of(panel, units), inputs, likelihood)
-        size = len(equations.own)
-        module = KnownODE(
-            equations,
-            Conversion.of(units, n_outputs),
-            encoder=ENCODERS[self.encoder](n_outputs, len(inputs), self.sizes_.encoder_size, size, generator),
-            likelihood=likelihood(n_outputs),
-            process=self.observation_times == "poisson",
-            width=max(self.sizes_.hidden_layer_sizes, default=self.sizes_.encoder_size),
-            n_series=panel.n_series,
-            generator=generator,
-        ).double()
-        series = self._tensors_for(module)(panel.take(np.arange(min(panel.n_series, MOST_SERIES))))
-        module.check(series)
-        module.measure(series, self._solver())
-        module.start_read_outs(panel, self.time_scale_)
-        return module
 
     def _reconstruction(self, module: Any) -> dict[str, Any]:
         return {"module_": module, "posterior_": self._inferred(self.context_, self.n_draws, module)}

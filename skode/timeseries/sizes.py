@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,15 @@ class Sizes:
     def widest(self) -> int:
         """Units of the widest layer."""
         return max(self.encoder_size, *self.hidden_layer_sizes, 1)
+
+    def of_model(self, training: Sizes) -> Sizes:
+        """These sizes of a model, with batches and epochs of others."""
+        return replace(
+            training,
+            latent_size=self.latent_size,
+            hidden_layer_sizes=self.hidden_layer_sizes,
+            encoder_size=self.encoder_size,
+        )
 
     def __str__(self) -> str:
         return (
