@@ -114,8 +114,7 @@ class NegativeELBO:
     def loss(self, rows: np.ndarray | Tensor) -> Tensor:
         series = self._series(rows)
         settings, module = self.settings, self.module
-        module.likelihood.hold(self.progress < HELD * settings.warm_up)
-        if self.progress < settings.warm_up:
+        if self.progress < settings.warm_up and torch.is_grad_enabled():
             share = FIRST_WINDOW + (1.0 - FIRST_WINDOW) * self.progress / settings.warm_up
             fewest = (FEWEST_IN_WINDOW / series.lengths.clamp_min(1)).clamp(share, 1.0)
             series = series.excerpt(fewest, self._uniform(len(rows)).to(fewest))
@@ -132,7 +131,13 @@ class NegativeELBO:
         noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device=mean.device).to(mean)
         z0 = mean + std * noise
         observed = Rows(series, process=module.process)
-        log_likelihood = module.log_likelihood(module.decode(z0, observed, self._path_solver), observed)
+        output = module.decode(z0, observed, self._path_solver)
+        if torch.is_grad_enabled():
+            if self.progress < HELD * settings.warm_up:
+                module.likelihood.hold()
+            else:
+                module.likelihood.release(output.eta, observed.y)
+        log_likelihood = module.log_likelihood(output, observed)
         weight = 1.0
         if self.progress < settings.annealing and torch.is_grad_enabled():
             weight = self.progress / settings.annealing

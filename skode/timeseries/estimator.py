@@ -128,7 +128,8 @@ class LatentODERegressor(ForecastingLatentODE):
     warm_up : float, default=0.5
         Share of training in which it looks at windows of the series, which grow from a tenth of their rows to all, and
         in the first part of which the noise of normal outputs is held at .3 of their spread. Epochs of it don't count
-        for ``n_iter_no_change``. Not read with ``dynamics``, and where training goes on by ``warm_start``.
+        for ``n_iter_no_change``. Not read with ``dynamics`` or ``observation_times="poisson"``, nor where training goes on
+        by ``warm_start``.
     forecasting : float, default=0.5
         Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
         and has to foresee the rest. The bound remains one.
@@ -150,9 +151,10 @@ class LatentODERegressor(ForecastingLatentODE):
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
-        Learning rate of Adam.
+        Learning rate of SOAP [6]_, and with ``dynamics`` of Adam.
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, each of two updates at least; "auto": 250, or as many as make 10,000 updates.
+        Largest number of epochs, each of two updates at least; "auto": by the number of observed values, see
+        :doc:`the guide </guide/latent_odes>`.
     max_time : float or None, default=None
         Seconds that ``fit`` may take, posteriors and noise included; None: any number. The cosine schedule
         then follows the time where that is sooner over than ``max_iter`` epochs. A fit that is limited in this way
@@ -248,6 +250,7 @@ class LatentODERegressor(ForecastingLatentODE):
     .. [4] R. H. Jones, F. Boadi-Boateng, "Unequally spaced longitudinal data with AR(1) serial correlation",
        Biometrics 47, 1991.
     .. [5] O. Linial, N. Ravid, D. Eytan, U. Shalit, "Generative ODE Modeling with Known Unknowns", CHIL 2021.
+    .. [6] N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025.
 
     Examples
     --------
@@ -431,17 +434,16 @@ class LatentODERegressor(ForecastingLatentODE):
         if first:
             standardise = LIKELIHOODS[self.likelihood].standardised
             units = Units.learned(rows, values, weights, y, standardise=standardise)
+            cycles = Cycles.of(self, units.time_kind)
             if self.dynamics is not None:
                 units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
-            else:
-                cycles = Cycles.of(self, units.time_kind)
-                if cycles is None:  # they are not what the dynamics are to follow
-                    units = units.for_changes_of(units.panel(rows, values, weights))
-                units = replace(units, cycles=cycles)
-            self._use_units(units)
+            elif cycles is None:  # with these, how fast outputs change is not how fast the dynamics are to be
+                units = units.for_changes_of(units.panel(rows, values, weights))
+            self._use_units(replace(units, cycles=cycles))
             panel = self._units.panel(rows, values, weights)
             self.sizes_ = chosen_sizes(self, panel)
             self.module_ = new_model(self, panel, new_generator(rng))
+            self.module_.horizon = self._units.span / self._units.time_scale
             self._built_from = wanted
             self._n_features_out = self.module_.n_features
         else:
@@ -489,7 +491,9 @@ class LatentODERegressor(ForecastingLatentODE):
                 training = panel.until(rows_aside)  # nobody watched afterwards
             validate = forecast_density(self.module_, training, aside, tensors, self._solver())
         sizes = self.sizes_
-        warm_up = self.warm_up if first and self.dynamics is None else 0.0
+        # Windows of so many events would say that there are more of them than there are.
+        may_warm_up = first and self.dynamics is None and self.observation_times == "given"
+        warm_up = self.warm_up if may_warm_up else 0.0
         if stopwatch.verbose:
             print(f"Sizes: {sizes}.")
         device = next(self.module_.parameters()).device
@@ -511,7 +515,12 @@ class LatentODERegressor(ForecastingLatentODE):
                 averaging=AVERAGING,
                 stopwatch=stopwatch,
             )
-            settings = replace(settings, warm_up=warm_up, on_progress=objective.follow)
+            settings = replace(
+                settings,
+                warm_up=warm_up,
+                on_progress=objective.follow,
+                optimizer="soap" if self.dynamics is None else "adam",
+            )
             stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
         if isinstance(self.module_, KnownODE) and self._refined:

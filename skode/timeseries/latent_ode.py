@@ -93,6 +93,8 @@ class LatentModel(nn.Module):
         The distribution of the outputs.
     lead : float
         Scaled time from a series' start to its first row.
+    horizon : float
+        Scaled time from the first to the last row of a typical series.
     decoder, log_intensity : Decoder or None
         Read-outs that are learnt, of outputs and of the intensity of times; None where there is none.
     learnt : index
@@ -109,6 +111,7 @@ class LatentModel(nn.Module):
     encoder: Encoder
     likelihood: Likelihood
     lead: float
+    horizon = HORIZON
     n_starts = 0
 
     def posterior(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:

@@ -81,8 +81,11 @@ class Likelihood(nn.Module):
         """Variance of each output about its mean."""
         raise NotImplementedError
 
-    def hold(self, held: bool) -> None:
-        """Hold the noise, where there is any, at :data:`HELD_NOISE` in training, or let it be learnt."""
+    def hold(self) -> None:
+        """Hold the noise, where there is any, at :data:`HELD_NOISE` in training."""
+
+    def release(self, eta: Tensor, y: Tensor) -> None:
+        """Let the noise be learnt again, where it was held: from the spread of residuals on."""
 
     def cdf(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
         """Probability of each output to be no larger than ``y``; ``added`` as in :meth:`log_prob`."""
@@ -144,10 +147,17 @@ class Gaussian(Likelihood):
         self.log_noise[output] = torch.log(sigma * math.sqrt(1.0 - share))
 
     @torch.no_grad()
-    def hold(self, held: bool) -> None:
-        if held and self.log_noise.requires_grad:
-            self.log_noise.fill_(math.log(HELD_NOISE))
-        self.log_noise.requires_grad_(not held)
+    def hold(self) -> None:
+        if self.log_noise.requires_grad:
+            self.log_noise.requires_grad_(False).fill_(math.log(HELD_NOISE))
+
+    @torch.no_grad()
+    def release(self, eta: Tensor, y: Tensor) -> None:
+        if self.log_noise.requires_grad:
+            return
+        variance = ((y - eta) ** 2).flatten(0, -2).nanmean(0)  # NaN of an output that was not observed
+        self.log_noise.copy_(torch.where(variance > 0.0, 0.5 * torch.log(variance), self.log_noise))
+        self.log_noise.requires_grad_(True)
 
     @torch.no_grad()
     def whiten(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skode.solvers import SolverError
 from skode.timeseries.footprint import Footprint
-from skode.timeseries.latent_ode import HORIZON, LatentModel
+from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Posterior, normal_draws
 from skode.timeseries.query import Query
@@ -327,10 +327,10 @@ class Predictive:
         Each series is solved to a whole number of horizons, so that a prediction does not depend on which other times
         within them are wanted, and beyond them only as much as the solver's accuracy.
         """
-        lead = self.module.lead
+        lead, horizon = self.module.lead, self.module.horizon
         # Forward, whole horizons from the first row on, and at least one; the margin is for rounding at a last row.
-        forward = ((series.reach[:, 1] - lead) / HORIZON - 1e-9).ceil().clamp_min(1.0) * HORIZON + lead
-        backward = (series.reach[:, 0] / HORIZON).floor() * HORIZON
+        forward = ((series.reach[:, 1] - lead) / horizon - 1e-9).ceil().clamp_min(1.0) * horizon + lead
+        backward = (series.reach[:, 0] / horizon).floor() * horizon
         reach = torch.stack([backward, torch.maximum(forward, series.reach[:, 1])], dim=1)
         return self.module.path(z0, series.time, reach, series, self.solver.replace(on_failure=on_failure))
 

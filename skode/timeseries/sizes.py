@@ -24,7 +24,7 @@ LEAST_UPDATES = 2
 
 #: Updates in all: so many times the root of the number of observed values, at most the last number, but those of
 #: 250 epochs at least where these are no more.
-UPDATES_PER_ROOT, MOST_UPDATES, EPOCHS = 40, 10_000, 250
+UPDATES_PER_ROOT, MOST_UPDATES, EPOCHS = 20, 6_000, 250
 
 
 @dataclass(frozen=True)

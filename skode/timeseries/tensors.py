@@ -144,7 +144,10 @@ class PanelTensors:
 
     def ending(self, share: Tensor) -> PanelTensors:
         """The last rows of each series: a share of them, at least one, in its first slots."""
-        dropped = self.lengths - self.beginning(share).lengths
+        return self._from(self.lengths - self.beginning(share).lengths)
+
+    def _from(self, dropped: Tensor) -> PanelTensors:
+        """The same without the first rows of each series, as many as given."""
         lengths = self.lengths - dropped
         n_slots = self.time.shape[1]
         slots = torch.arange(n_slots, device=dropped.device) + dropped[:, None]
@@ -176,8 +179,10 @@ class PanelTensors:
         place : Tensor of shape (n_series,)
             Where these lie, from 0, the last rows, to 1, the first.
         """
-        end = share + (1.0 - share) * place
-        rows = self.ending(end).beginning(share / end)
+        n_rows = self.beginning(share).lengths
+        spare = self.lengths - n_rows
+        dropped = torch.minimum(((1.0 - place) * (spare + 1)).to(spare.dtype), spare)
+        rows = replace(self._from(dropped), lengths=n_rows)
         idle = torch.arange(self.time.shape[1], device=self.time.device) >= rows.lengths[:, None]
         time, y = torch.where(idle, torch.nan, rows.time), torch.where(idle[..., None], torch.nan, rows.y)
         weights = None if rows.weights is None else torch.where(idle, 0.0, rows.weights)

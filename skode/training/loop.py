@@ -268,6 +268,11 @@ class _Training:
             raise _DivergedError(f"the loss became {value}")
         (gradients, norm), most = self._gradients(), self.settings.max_grad_norm
         size = norm.item()
+        if not math.isfinite(size) and most is not None:  # it may be the squares alone that are too large
+            largest = max((float(gradient.abs().max()) for gradient in gradients), default=math.nan)
+            if math.isfinite(largest):
+                torch._foreach_div_(gradients, largest / most)
+                size = self._gradients()[1].item()
         if not math.isfinite(size):
             raise _DivergedError("the gradient became infinite or NaN")
         if most is not None and size > most:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from skode.timeseries.elbo import SHORTEST_PART, ELBOSettings, NegativeELBO
+from skode.timeseries.elbo import HELD, SHORTEST_PART, ELBOSettings, NegativeELBO
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.latent_ode import LatentODE
-from skode.timeseries.likelihoods import Gaussian
+from skode.timeseries.likelihoods import HELD_NOISE, Gaussian
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 from skode.training import Solver
@@ -118,15 +118,16 @@ def test_one_weighted_draw_estimates_the_elbo(model, panel):
 
 @pytest.mark.parametrize("iwae", [False, True])
 def test_the_divergences_weight_rises_to_one(model, panel, by_hand, tight_solver, iwae):
-    bound = bound_of(model, panel, tight_solver, iwae=iwae, annealing=4)
+    bound = bound_of(model, panel, tight_solver, iwae=iwae, annealing=0.8)
     mean, std, z0, log_likelihood, n_values = pieces(model, panel, noise_of(), by_hand, tight_solver)
     if iwae:
         penalty = (Normal(mean, std).log_prob(z0) - Normal(0.0, 1.0).log_prob(z0)).sum()
     else:
         penalty = kl_divergence(Normal(mean, std), Normal(0.0, 1.0)).sum()
-    for weight in (0.25, 0.5, 0.75, 1.0, 1.0):
+    for progress, weight in ((0.0, 0.0), (0.2, 0.25), (0.4, 0.5), (0.8, 1.0), (1.0, 1.0)):
+        bound.follow(progress)
         bound.generator.manual_seed(0)
-        with torch.no_grad():  # without gradients it is the bound itself, and no update
+        with torch.no_grad():  # without gradients it is the bound itself
             whole = bound.loss(ALL).item()
         bound.generator.manual_seed(0)
         loss = bound.loss(ALL).item()
@@ -188,6 +189,65 @@ def test_the_bound_with_a_beginning_is_of_all_values(model, panel, by_hand, tigh
     divergence = 3 * LATENT * (0.5 * (1e-18 - 1) - math.log(1e-9))
     loss = bound_of(model, panel, tight_solver, forecasting=1.0).loss(ALL)
     assert loss.item() == pytest.approx((divergence - expected) / 20, rel=1e-5)
+
+
+@pytest.fixture
+def long_panel():
+    """Three series of twenty rows at times 0 to 19, whose values are those of the times."""
+    time = np.tile(np.arange(20.0), 3)
+    return Panel.of(np.repeat(np.arange(3), 20), time, np.empty((60, 0)), np.column_stack([time, -time]))
+
+
+@pytest.mark.parametrize(("progress", "length"), [(0.0, 4), (0.25, 11), (0.49, 20), (0.5, 20), (1.0, 20)])
+def test_a_warm_up_is_of_windows_that_grow(model, long_panel, tight_solver, progress, length):
+    decoded = []
+
+    def decode(z0, rows, solver):
+        decoded.append(rows)
+        return type(model).decode(model, z0, rows, solver)
+
+    model.decode = decode
+    bound = bound_of(model, long_panel, tight_solver)
+    bound.settings = replace(bound.settings, warm_up=0.5)
+    bound.follow(progress)
+    for _ in range(12):
+        bound.loss(ALL)
+    starts = []
+    for rows in decoded:
+        series = rows.series
+        assert series.filled.sum(1).tolist() == [length] * 3
+        times = series.y[:, :length, 0].numpy()  # which the values tell
+        np.testing.assert_allclose(np.diff(times, axis=1), 1.0)
+        np.testing.assert_allclose(series.time[:, 0], model.lead if progress < 0.5 else 0.0)
+        starts.extend(times[:, 0])
+    assert len(set(starts)) > 5 if length < 15 else max(starts) <= 20 - length
+    with torch.no_grad():  # without gradients it is the bound itself
+        bound.loss(ALL)
+    assert decoded[-1].series.filled.sum() == 60
+
+
+def test_the_noise_is_held_in_the_first_part_of_a_warm_up(model, panel, tight_solver):
+    bound = bound_of(model, panel, tight_solver)
+    bound.settings = replace(bound.settings, warm_up=0.5)
+    noise = model.likelihood.log_noise
+    bound.loss(ALL).backward()
+    assert noise.grad is None
+    np.testing.assert_allclose(noise.detach().exp(), HELD_NOISE)
+    with torch.no_grad():  # as it is where training ends there
+        bound.loss(ALL)
+    bound.follow(1.01 * HELD * 0.5)
+    spread = []
+
+    def decode(z0, rows, solver):
+        output = type(model).decode(model, z0, rows, solver)
+        spread.append(np.sqrt(np.nanmean((rows.y - output.eta[0]).detach().numpy() ** 2, axis=0)))
+        return output
+
+    model.decode = decode
+    bound.loss(ALL).backward()
+    np.testing.assert_allclose(noise.detach().exp(), spread[0], rtol=1e-6)
+    assert (noise.grad != 0.0).all()
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_batch_is_of_the_series_asked_for(model, panel, tight_solver):

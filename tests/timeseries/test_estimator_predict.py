@@ -137,6 +137,8 @@ def test_score_samples_is_the_density_of_the_predictive_mixture(fitted, waves):
     X, y = waves
     model = pickle.loads(pickle.dumps(fitted))
     model.posterior_ = replace(model.posterior_, factor=torch.zeros_like(model.posterior_.factor), n_of_prior=0)
+    model.module_.likelihood.whiten()
+    model.module_.likelihood.colour(0, 0.5, 1.0)
     mean, std = model.predict(X, return_std=True)
     assert (std < model.noise_std_).all()  # of its noise the part with a memory is known in part
     np.testing.assert_allclose(model.score_samples(X, y), norm.logpdf(y, mean, std), rtol=1e-6, atol=1e-8)

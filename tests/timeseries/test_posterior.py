@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 
 from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
-from skode.timeseries.latent_ode import LatentODE
+from skode.timeseries.latent_ode import FIRST_RATE, LatentODE
 from skode.timeseries.likelihoods import LIKELIHOODS
 from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Inference, Posterior, _jointly, _truncated, infer, linearised_rows, normal_draws
@@ -268,6 +268,7 @@ def test_times_as_data_inform_the_posterior(latent_size, by_hand, tight_solver):
         module.likelihood.log_noise.fill_(0.0)
         module.log_intensity.linear.bias.fill_(1.0)
         module.log_intensity.linear.weight.mul_(3.0)
+        module.field.layers[-1].weight.div_(FIRST_RATE)
     times, values = [0.0, 0.1, 0.15, 0.3, 0.4, 2.0], np.full((6, 1), np.nan)
     values[0] = 0.2
     values[1:] = 0.0

@@ -143,3 +143,21 @@ def test_weights_are_in_the_slots_of_their_rows(panel):
     alone = batch.take(torch.tensor([2])).trimmed()
     assert alone.weights.shape == alone.time.shape
     assert PanelTensors.of(panel, 2.0, torch.float64, CPU).weights is None
+
+
+def test_an_excerpt_is_the_rows_of_a_window_and_nothing_else(panel):
+    weighted = replace(panel, weights=np.arange(1.0, 8.0))
+    batch = PanelTensors.of(weighted, 2.0, torch.float64, CPU)
+    excerpt = batch.excerpt(torch.tensor([0.6, 0.3, 1.0]), torch.tensor([0.0, 1.0, 0.5]))
+    assert excerpt.lengths.tolist() == [2, 1, 1]
+    assert excerpt.filled.sum(1).tolist() == [2, 1, 1]
+    for i, rows in enumerate([slice(1, 3), slice(0, 1), slice(0, 1)]):  # the last two of three, the first, the only one
+        n = rows.stop - rows.start
+        for name in ("time", "y", "covariates", "weights"):
+            torch.testing.assert_close(getattr(excerpt, name)[i, :n], getattr(batch, name)[i, rows], equal_nan=True)
+        assert not excerpt.weights[i, n:].any()
+        times = excerpt.time[i, :n]
+        assert excerpt.window[i].tolist() == [times[0], times[-1]]
+    whole = batch.excerpt(torch.ones(3), torch.zeros(3))
+    for name in ("time", "y", "covariates", "weights", "window", "lengths"):
+        torch.testing.assert_close(getattr(whole, name), getattr(batch, name), equal_nan=True)
