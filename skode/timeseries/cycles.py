@@ -27,14 +27,14 @@ from torch import Tensor, nn
 from skode.frames import read_span
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
-from skode.timeseries.latent_ode import HORIZON, LatentModel, SizeOfWork
+from skode.timeseries.latent_ode import LatentModel, SizeOfWork
 from skode.timeseries.likelihoods import Likelihood
 from skode.timeseries.tensors import PanelTensors
 
 #: Harmonics of each period.
 N_HARMONICS = 3
 
-#: Standard deviations of a level and of a slope over :data:`HORIZON`, in standardised outputs: as good as unknown.
+#: Standard deviations of a level and of a slope over a series' span, in standardised outputs: as good as unknown.
 LOOSE = 3.0
 
 #: Passes of the EM algorithm.
@@ -264,7 +264,10 @@ class Effects:
         self, response: Tensor, weight: Tensor, series: PanelTensors, cycles: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and covariance of own amplitudes, levels and slopes, in units of their priors; and their design."""
-        time = torch.nan_to_num(series.time).to(cycles) / HORIZON - 0.5
+        since = torch.where(series.filled, series.time, torch.inf).amin(1, keepdim=True)
+        time = torch.nan_to_num(torch.nan_to_num(series.time) - since, posinf=0.0, neginf=0.0)
+        time = torch.where(series.filled, time, 0.0)
+        time = (time / time.amax(1, keepdim=True).clamp_min(1e-12) - 0.5).to(cycles)
         design = torch.cat([cycles, torch.ones_like(time)[..., None], time[..., None]], dim=-1)
         left = response - torch.einsum("kh,nsh->nsk", self.common, cycles)
         scale = self._scaled(torch.ones(len(self.spread), design.shape[-1]).to(self.spread))

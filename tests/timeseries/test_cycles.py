@@ -58,6 +58,11 @@ def test_harmonics_of_periods():
     assert Cycles.of(LatentODERegressor(periods=[]), "number") is None
 
 
+def trend(t):
+    """A level and a slope over the span of a series, as good as unknown."""
+    return LOOSE * np.column_stack([np.ones_like(t), (t - t.min()) / np.ptp(t) - 0.5])
+
+
 def simulated(n, spread, seed=0):
     rng = np.random.default_rng(seed)
     t = np.sort(rng.uniform(0, HORIZON, (n, 25)), axis=1)
@@ -80,7 +85,7 @@ def test_the_posterior_of_own_amplitudes_is_that_of_a_linear_model():
     for i in range(3):
         t, cycles, y = series.time[i].numpy(), series.covariates[i].numpy(), series.y[i, :, 0].numpy()
         seen = ~np.isnan(y)
-        loose = np.column_stack([np.ones_like(t), t / HORIZON - 0.5]) * LOOSE
+        loose = trend(t)
         design = np.hstack([cycles * spread, loose])[seen]
         total = design @ design.T + np.diag(0.09 / weights[i, seen])
         gain = design.T @ np.linalg.inv(total)
@@ -92,9 +97,7 @@ def marginal(series, effects):
     """Log-likelihood of a mixed model with levels and slopes."""
     total = 0.0
     for t, cycles, y in zip(series.time.numpy(), series.covariates.numpy(), series.y[..., 0].numpy(), strict=True):
-        design = np.column_stack(
-            [cycles * effects.spread[0].numpy(), LOOSE * np.ones_like(t), LOOSE * (t / HORIZON - 0.5)]
-        )
+        design = np.hstack([cycles * effects.spread[0].numpy(), trend(t)])
         covariance = design @ design.T + effects.rest[0].item() * np.eye(len(t))
         total += multivariate_normal(cycles @ effects.common[0].numpy(), covariance).logpdf(y)
     return total
