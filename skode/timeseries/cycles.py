@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
 from skode.timeseries.latent_ode import LatentModel, SizeOfWork
 from skode.timeseries.likelihoods import Likelihood
+from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 
 #: Harmonics of each period.
@@ -86,6 +88,31 @@ class Cycles:
         """Their values, of shape (n_times, n_columns)."""
         phases = 2.0 * np.pi * times[:, None] * np.array(self.frequencies)
         return np.concatenate([np.sin(phases), np.cos(phases)], axis=1)
+
+    def removed(self, panel: Panel, times: np.ndarray) -> Panel:
+        """A panel without its cycles, by ridge regressions of each series on them, a level and a slope.
+
+        Parameters
+        ----------
+        panel : Panel
+            The series, with standardised outputs.
+        times : ndarray of shape (n_rows,)
+            Times of the rows, as :meth:`at` takes them.
+        """
+        cycles, left = self.at(times), panel.y.copy()
+        penalty = np.diag([1.0] * self.n_columns + [1.0 / LOOSE**2] * 2)
+        ends = np.searchsorted(panel.codes, np.arange(panel.n_series + 1))
+        for first, after in pairwise(ends):
+            rows = slice(first, after)
+            since = panel.time[rows] - panel.time[first:after].min(initial=np.inf)
+            slope = since / max(since.max(initial=0.0), np.finfo(np.float64).tiny) - 0.5
+            design = np.column_stack([cycles[rows], np.ones(after - first), slope])
+            for output in range(left.shape[1]):
+                seen = ~np.isnan(left[rows, output])
+                some = design[seen]
+                found = np.linalg.solve(some.T @ some + penalty, some.T @ left[rows, output][seen])
+                left[rows, output] -= cycles[rows] @ found[: self.n_columns]
+        return replace(panel, y=left)
 
 
 class CyclicModel(LatentModel):

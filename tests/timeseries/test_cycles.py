@@ -12,6 +12,7 @@ from skode import KnownDynamics, LatentODERegressor
 from skode.timeseries.cycles import LOOSE, N_HARMONICS, Cycles, Effects
 from skode.timeseries.latent_ode import HORIZON
 from skode.timeseries.likelihoods import Gaussian
+from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 from tests.timeseries.waves import TINY
 
@@ -56,6 +57,19 @@ def test_harmonics_of_periods():
     np.testing.assert_allclose(cycles.at(times), np.hstack([np.sin(expected), np.cos(expected)]))
     assert len(Cycles.of(LatentODERegressor(periods=[6, 3]), "number").frequencies) == 5  # 1/3 is of both
     assert Cycles.of(LatentODERegressor(periods=[]), "number") is None
+
+
+def test_cycles_are_taken_out_of_a_panel():
+    rng = np.random.default_rng(0)
+    t, codes = np.sort(rng.uniform(0, 4, (3, 40)), axis=1), np.repeat(np.arange(3), 40)
+    slow = rng.normal(0, 1, (3, 1)) + t * rng.normal(0, 0.3, (3, 1))
+    y = (slow + 2.0 * np.sin(9.0 * t) - np.cos(9.0 * t)).reshape(-1, 1)
+    y[codes == 1] = np.nan
+    left = Cycles((9.0 / (2 * np.pi),)).removed(Panel.of(codes, t.ravel(), np.empty((120, 0)), y), t.ravel()).y
+    assert np.isnan(left[codes == 1]).all()
+    some = codes != 1
+    # Amplitudes are shrunk by a twentieth or so.
+    np.testing.assert_allclose(left[some, 0], slow.ravel()[some], atol=0.2)
 
 
 def trend(t):
