@@ -147,6 +147,10 @@ class CyclicModel(LatentModel):
         self.common = nn.Parameter(effects.common.float())
         self.log_spread = nn.Parameter(torch.log(effects.spread[outputs, columns]).float())
         self.log_rest = nn.Parameter(torch.log(effects.rest).float())
+        self.by_trend = nn.Parameter(torch.zeros(n_outputs, 2, inner.latent_size))
+        if inner.decoder is not None:  # series begin at their levels
+            with torch.no_grad():
+                self.by_trend[:, 0] = torch.linalg.pinv(inner.decoder.linear.weight[:, : inner.latent_size]).T
         self.by_state = nn.Parameter(torch.zeros(n_outputs, n_columns, inner.latent_size))
         self.latent_size = inner.latent_size + len(outputs)
         self.encoder = inner.encoder
@@ -159,11 +163,12 @@ class CyclicModel(LatentModel):
     def posterior(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
         effects, own = self.effects(), self._without_cycles(series)
         cycles = series.covariates[..., -self.n_columns :]
-        mean, variance = effects.posterior(self.likelihood, series, cycles)
+        mean, variance, trend = effects.posterior(self.likelihood, series, cycles)
         found = effects.eta(mean, cycles)
         level = self.level.expand_as(found)
         y = series.y - (self.likelihood.mean(level + found) - self.likelihood.mean(level))
         z_mean, z_std = self.inner.posterior(replace(own, y=y), solver)
+        z_mean = z_mean + torch.einsum("nkj,kji->ni", trend, self.by_trend)
         mean, std = (x[:, self.outputs, self.columns] for x in (mean, torch.sqrt(variance)))
         return torch.cat([z_mean, mean], dim=1), torch.cat([z_std, std], dim=1)
 
@@ -232,12 +237,20 @@ class Effects:
         """What cycles add at rows, of shape (n_series, n_slots, n_outputs)."""
         return torch.einsum("nkh,nsh->nsk", self.common + self.spread * own, cycles)
 
-    def posterior(self, likelihood: Likelihood, series: PanelTensors, cycles: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each series' own amplitudes, of shape (n_series, n_outputs, n_columns)."""
+    def posterior(self, likelihood: Likelihood, series: PanelTensors, cycles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of each series' own amplitudes, and its level and slope.
+
+        Returns
+        -------
+        mean, variance : Tensor of shape (n_series, n_outputs, n_columns)
+        trend : Tensor of shape (n_series, n_outputs, 2)
+            Posterior means.
+        """
         response, weight = self._working(likelihood, series)
         mean, covariance, _ = self._solved(response, weight, series, cycles)
         n_own = cycles.shape[-1]
-        return mean[..., :n_own], torch.diagonal(covariance, dim1=-2, dim2=-1)[..., :n_own]
+        variance = torch.diagonal(covariance, dim1=-2, dim2=-1)[..., :n_own]
+        return mean[..., :n_own], variance, LOOSE * mean[..., n_own:]
 
     def fitted(self, likelihood: Likelihood, series: PanelTensors) -> Effects:
         """The likeliest; own amplitudes only where there are enough series, and they clearly differ."""

@@ -95,7 +95,7 @@ def test_the_posterior_of_own_amplitudes_is_that_of_a_linear_model():
     spread = np.array([0.4, 0.7])
     parts = [[0.2], [[1.0, -0.5]], [spread], [0.09]]
     effects = Effects(*(torch.tensor(np.array(part), dtype=torch.float64) for part in parts))
-    mean, variance = effects.posterior(Gaussian(1), series, series.covariates)
+    mean, variance, trends = effects.posterior(Gaussian(1), series, series.covariates)
     for i in range(3):
         t, cycles, y = series.time[i].numpy(), series.covariates[i].numpy(), series.y[i, :, 0].numpy()
         seen = ~np.isnan(y)
@@ -104,6 +104,7 @@ def test_the_posterior_of_own_amplitudes_is_that_of_a_linear_model():
         total = design @ design.T + np.diag(0.09 / weights[i, seen])
         gain = design.T @ np.linalg.inv(total)
         np.testing.assert_allclose(mean[i, 0], (gain @ (y - 0.2 - cycles @ [1.0, -0.5])[seen])[:2], rtol=1e-8)
+        np.testing.assert_allclose(trends[i, 0], LOOSE * (gain @ (y - 0.2 - cycles @ [1.0, -0.5])[seen])[2:], rtol=1e-8)
         np.testing.assert_allclose(variance[i, 0], np.diag(np.eye(4) - gain @ design)[:2], rtol=1e-8)
 
 
