@@ -234,7 +234,7 @@ class Effects:
         return cls(level, zeros, zeros + 1.0, level.new_ones(n_outputs))
 
     def eta(self, own: Tensor, cycles: Tensor) -> Tensor:
-        """What cycles add at rows, of shape (n_series, n_slots, n_outputs)."""
+        """Contribution of cycles at rows, of shape (n_series, n_slots, n_outputs)."""
         return torch.einsum("nkh,nsh->nsk", self.common + self.spread * own, cycles)
 
     def posterior(self, likelihood: Likelihood, series: PanelTensors, cycles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
