@@ -170,7 +170,7 @@ class ForecastingLatentODE(FittedLatentODE):
         >>> X, y = make_spirals(n_series=20, n_observations=15, random_state=0)
         >>> model = LatentODERegressor(series="series", time="time", max_iter=5, random_state=0).fit(X, y)
         >>> model.forecast(n_steps=3, series=[0, 4]).columns.tolist()
-        ['series', 'time', 'y0_mean', 'y0_std', 'y0_lower', 'y0_upper', 'y1_mean', 'y1_std', 'y1_lower', 'y1_upper']
+        ['series', 'time', 'x_mean', 'x_std', 'x_lower', 'x_upper', 'y_mean', 'y_std', 'y_lower', 'y_upper']
         """
         _check_level(level)
         self._fitted_module()
