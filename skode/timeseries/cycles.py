@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,15 @@ from torch import Tensor, nn
 from skode.frames import read_span
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
-from skode.timeseries.latent_ode import HORIZON, LatentModel, SizeOfWork
+from skode.timeseries.latent_ode import LatentModel, SizeOfWork
 from skode.timeseries.likelihoods import Likelihood
+from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 
 #: Harmonics of each period.
 N_HARMONICS = 3
 
-#: Standard deviations of a level and of a slope over :data:`HORIZON`, in standardised outputs: as good as unknown.
+#: Standard deviations of a level and of a slope over a series' span, in standardised outputs: as good as unknown.
 LOOSE = 3.0
 
 #: Passes of the EM algorithm.
@@ -87,6 +89,31 @@ class Cycles:
         phases = 2.0 * np.pi * times[:, None] * np.array(self.frequencies)
         return np.concatenate([np.sin(phases), np.cos(phases)], axis=1)
 
+    def removed(self, panel: Panel, times: np.ndarray) -> Panel:
+        """A panel without its cycles, by ridge regressions of each series on them, a level and a slope.
+
+        Parameters
+        ----------
+        panel : Panel
+            The series, with standardised outputs.
+        times : ndarray of shape (n_rows,)
+            Times of the rows, as :meth:`at` takes them.
+        """
+        cycles, left = self.at(times), panel.y.copy()
+        penalty = np.diag([1.0] * self.n_columns + [1.0 / LOOSE**2] * 2)
+        ends = np.searchsorted(panel.codes, np.arange(panel.n_series + 1))
+        for first, after in pairwise(ends):
+            rows = slice(first, after)
+            since = panel.time[rows] - panel.time[first:after].min(initial=np.inf)
+            slope = since / max(since.max(initial=0.0), np.finfo(np.float64).tiny) - 0.5
+            design = np.column_stack([cycles[rows], np.ones(after - first), slope])
+            for output in range(left.shape[1]):
+                seen = ~np.isnan(left[rows, output])
+                some = design[seen]
+                found = np.linalg.solve(some.T @ some + penalty, some.T @ left[rows, output][seen])
+                left[rows, output] -= cycles[rows] @ found[: self.n_columns]
+        return replace(panel, y=left)
+
 
 class CyclicModel(LatentModel):
     """A latent model with cycles in its outputs.
@@ -120,6 +147,10 @@ class CyclicModel(LatentModel):
         self.common = nn.Parameter(effects.common.float())
         self.log_spread = nn.Parameter(torch.log(effects.spread[outputs, columns]).float())
         self.log_rest = nn.Parameter(torch.log(effects.rest).float())
+        self.by_trend = nn.Parameter(torch.zeros(n_outputs, 2, inner.latent_size))
+        if inner.decoder is not None:  # series begin at their levels
+            with torch.no_grad():
+                self.by_trend[:, 0] = torch.linalg.pinv(inner.decoder.linear.weight[:, : inner.latent_size]).T
         self.by_state = nn.Parameter(torch.zeros(n_outputs, n_columns, inner.latent_size))
         self.latent_size = inner.latent_size + len(outputs)
         self.encoder = inner.encoder
@@ -132,11 +163,12 @@ class CyclicModel(LatentModel):
     def posterior(self, series: PanelTensors, solver: Solve) -> tuple[Tensor, Tensor]:
         effects, own = self.effects(), self._without_cycles(series)
         cycles = series.covariates[..., -self.n_columns :]
-        mean, variance = effects.posterior(self.likelihood, series, cycles)
+        mean, variance, trend = effects.posterior(self.likelihood, series, cycles)
         found = effects.eta(mean, cycles)
         level = self.level.expand_as(found)
         y = series.y - (self.likelihood.mean(level + found) - self.likelihood.mean(level))
         z_mean, z_std = self.inner.posterior(replace(own, y=y), solver)
+        z_mean = z_mean + torch.einsum("nkj,kji->ni", trend, self.by_trend)
         mean, std = (x[:, self.outputs, self.columns] for x in (mean, torch.sqrt(variance)))
         return torch.cat([z_mean, mean], dim=1), torch.cat([z_std, std], dim=1)
 
@@ -202,15 +234,23 @@ class Effects:
         return cls(level, zeros, zeros + 1.0, level.new_ones(n_outputs))
 
     def eta(self, own: Tensor, cycles: Tensor) -> Tensor:
-        """What cycles add at rows, of shape (n_series, n_slots, n_outputs)."""
+        """Contribution of cycles at rows, of shape (n_series, n_slots, n_outputs)."""
         return torch.einsum("nkh,nsh->nsk", self.common + self.spread * own, cycles)
 
-    def posterior(self, likelihood: Likelihood, series: PanelTensors, cycles: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each series' own amplitudes, of shape (n_series, n_outputs, n_columns)."""
+    def posterior(self, likelihood: Likelihood, series: PanelTensors, cycles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of each series' own amplitudes, and its level and slope.
+
+        Returns
+        -------
+        mean, variance : Tensor of shape (n_series, n_outputs, n_columns)
+        trend : Tensor of shape (n_series, n_outputs, 2)
+            Posterior means.
+        """
         response, weight = self._working(likelihood, series)
         mean, covariance, _ = self._solved(response, weight, series, cycles)
         n_own = cycles.shape[-1]
-        return mean[..., :n_own], torch.diagonal(covariance, dim1=-2, dim2=-1)[..., :n_own]
+        variance = torch.diagonal(covariance, dim1=-2, dim2=-1)[..., :n_own]
+        return mean[..., :n_own], variance, LOOSE * mean[..., n_own:]
 
     def fitted(self, likelihood: Likelihood, series: PanelTensors) -> Effects:
         """The likeliest; own amplitudes only where there are enough series, and they clearly differ."""
@@ -264,7 +304,10 @@ class Effects:
         self, response: Tensor, weight: Tensor, series: PanelTensors, cycles: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and covariance of own amplitudes, levels and slopes, in units of their priors; and their design."""
-        time = torch.nan_to_num(series.time).to(cycles) / HORIZON - 0.5
+        since = torch.where(series.filled, series.time, torch.inf).amin(1, keepdim=True)
+        time = torch.nan_to_num(torch.nan_to_num(series.time) - since, posinf=0.0, neginf=0.0)
+        time = torch.where(series.filled, time, 0.0)
+        time = (time / time.amax(1, keepdim=True).clamp_min(1e-12) - 0.5).to(cycles)
         design = torch.cat([cycles, torch.ones_like(time)[..., None], time[..., None]], dim=-1)
         left = response - torch.einsum("kh,nsh->nsk", self.common, cycles)
         scale = self._scaled(torch.ones(len(self.spread), design.shape[-1]).to(self.spread))

@@ -20,7 +20,7 @@ from skode.training import array_api, to_pandas
 
 
 class ForecastingLatentODE(FittedLatentODE):
-    """Base of the latent ODE's estimator: forecasts and intervals, and what they score."""
+    """Base of the latent ODE's estimator: forecasts, intervals and their scores."""
 
     @array_api
     def predict_interval(self, X: Any, level: float = 0.9, known: str = "all") -> np.ndarray:
@@ -135,8 +135,8 @@ class ForecastingLatentODE(FittedLatentODE):
             Ids of the series; None: all that the model is conditioned on, in the order of ``latent_states()``. Not
             with a frame of times.
         covariates : DataFrame, array-like, callable or None, default=None
-            What is known of covariates to come: rows with the columns of X; or a function of an array of ids and a
-            series of times, which returns their covariates as a frame or as an array of shape (n, n_covariates).
+            Covariates to come: rows with the columns of X; or a function of an array of ids and a series of times,
+            which returns covariates as a frame or as an array of shape (n, n_covariates).
             Covariates change linearly between rows that are known and stay as they are after the last of them; None:
             only rows that the model is conditioned on are known.
         level : float, default=0.9
@@ -170,7 +170,7 @@ class ForecastingLatentODE(FittedLatentODE):
         >>> X, y = make_spirals(n_series=20, n_observations=15, random_state=0)
         >>> model = LatentODERegressor(series="series", time="time", max_iter=5, random_state=0).fit(X, y)
         >>> model.forecast(n_steps=3, series=[0, 4]).columns.tolist()
-        ['series', 'time', 'y0_mean', 'y0_std', 'y0_lower', 'y0_upper', 'y1_mean', 'y1_std', 'y1_lower', 'y1_upper']
+        ['series', 'time', 'x_mean', 'x_std', 'x_lower', 'x_upper', 'y_mean', 'y_std', 'y_lower', 'y_upper']
         """
         _check_level(level)
         self._fitted_module()

@@ -169,6 +169,10 @@ class Units:
         instants = local.dt.tz_localize(self.time_zone, ambiguous=twice, nonexistent="shift_forward")
         return read_times(instants, "time")[0]
 
+    def without_cycles(self, panel: Panel) -> Panel:
+        """A panel, its cycles taken out as far as a regression tells them."""
+        return panel if self.cycles is None else self.cycles.removed(panel, self.local(panel.time))
+
     def panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
         """Rows as a panel in the units of the model, each series starting :attr:`lead` before its first row."""
         covariates = self.scaled_covariates(rows.covariates)

@@ -12,6 +12,7 @@ from skode import KnownDynamics, LatentODERegressor
 from skode.timeseries.cycles import LOOSE, N_HARMONICS, Cycles, Effects
 from skode.timeseries.latent_ode import HORIZON
 from skode.timeseries.likelihoods import Gaussian
+from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 from tests.timeseries.waves import TINY
 
@@ -58,6 +59,24 @@ def test_harmonics_of_periods():
     assert Cycles.of(LatentODERegressor(periods=[]), "number") is None
 
 
+def test_cycles_are_taken_out_of_a_panel():
+    rng = np.random.default_rng(0)
+    t, codes = np.sort(rng.uniform(0, 4, (3, 40)), axis=1), np.repeat(np.arange(3), 40)
+    slow = rng.normal(0, 1, (3, 1)) + t * rng.normal(0, 0.3, (3, 1))
+    y = (slow + 2.0 * np.sin(9.0 * t) - np.cos(9.0 * t)).reshape(-1, 1)
+    y[codes == 1] = np.nan
+    left = Cycles((9.0 / (2 * np.pi),)).removed(Panel.of(codes, t.ravel(), np.empty((120, 0)), y), t.ravel()).y
+    assert np.isnan(left[codes == 1]).all()
+    some = codes != 1
+    # Amplitudes are shrunk by a twentieth or so.
+    np.testing.assert_allclose(left[some, 0], slow.ravel()[some], atol=0.2)
+
+
+def trend(t):
+    """A level and a slope over the span of a series, as good as unknown."""
+    return LOOSE * np.column_stack([np.ones_like(t), (t - t.min()) / np.ptp(t) - 0.5])
+
+
 def simulated(n, spread, seed=0):
     rng = np.random.default_rng(seed)
     t = np.sort(rng.uniform(0, HORIZON, (n, 25)), axis=1)
@@ -76,15 +95,16 @@ def test_the_posterior_of_own_amplitudes_is_that_of_a_linear_model():
     spread = np.array([0.4, 0.7])
     parts = [[0.2], [[1.0, -0.5]], [spread], [0.09]]
     effects = Effects(*(torch.tensor(np.array(part), dtype=torch.float64) for part in parts))
-    mean, variance = effects.posterior(Gaussian(1), series, series.covariates)
+    mean, variance, trends = effects.posterior(Gaussian(1), series, series.covariates)
     for i in range(3):
         t, cycles, y = series.time[i].numpy(), series.covariates[i].numpy(), series.y[i, :, 0].numpy()
         seen = ~np.isnan(y)
-        loose = np.column_stack([np.ones_like(t), t / HORIZON - 0.5]) * LOOSE
+        loose = trend(t)
         design = np.hstack([cycles * spread, loose])[seen]
         total = design @ design.T + np.diag(0.09 / weights[i, seen])
         gain = design.T @ np.linalg.inv(total)
         np.testing.assert_allclose(mean[i, 0], (gain @ (y - 0.2 - cycles @ [1.0, -0.5])[seen])[:2], rtol=1e-8)
+        np.testing.assert_allclose(trends[i, 0], LOOSE * (gain @ (y - 0.2 - cycles @ [1.0, -0.5])[seen])[2:], rtol=1e-8)
         np.testing.assert_allclose(variance[i, 0], np.diag(np.eye(4) - gain @ design)[:2], rtol=1e-8)
 
 
@@ -92,9 +112,7 @@ def marginal(series, effects):
     """Log-likelihood of a mixed model with levels and slopes."""
     total = 0.0
     for t, cycles, y in zip(series.time.numpy(), series.covariates.numpy(), series.y[..., 0].numpy(), strict=True):
-        design = np.column_stack(
-            [cycles * effects.spread[0].numpy(), LOOSE * np.ones_like(t), LOOSE * (t / HORIZON - 0.5)]
-        )
+        design = np.hstack([cycles * effects.spread[0].numpy(), trend(t)])
         covariance = design @ design.T + effects.rest[0].item() * np.eye(len(t))
         total += multivariate_normal(cycles @ effects.common[0].numpy(), covariance).logpdf(y)
     return total

@@ -58,6 +58,8 @@ def test_times_for_all_series_or_of_a_frame(tiny_waves):
     shuffled = frame.iloc[[2, 1, 3, 0]]
     again = model.forecast(times=shuffled[["t", "id"]])
     pd.testing.assert_frame_equal(again, shuffled.reset_index(drop=True))
+    pl = pytest.importorskip("polars")
+    pd.testing.assert_frame_equal(model.forecast(times=pl.from_pandas(frame[["id", "t"]])), frame)
     unseen = pd.DataFrame({"id": ["new"], "t": [2.0]})
     np.testing.assert_array_equal(model.forecast(times=unseen)["y_mean"], model.predict(unseen))
 
