@@ -434,12 +434,12 @@ class LatentODERegressor(ForecastingLatentODE):
         if first:
             standardise = LIKELIHOODS[self.likelihood].standardised
             units = Units.learned(rows, values, weights, y, standardise=standardise)
-            cycles = Cycles.of(self, units.time_kind)
-            if self.dynamics is not None:
+            units = replace(units, cycles=Cycles.of(self, units.time_kind))
+            if self.dynamics is None:
+                units = units.for_changes_of(units.without_cycles(units.panel(rows, values, weights)))
+            else:
                 units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
-            elif cycles is None:  # with these, how fast outputs change is not how fast the dynamics are to be
-                units = units.for_changes_of(units.panel(rows, values, weights))
-            self._use_units(replace(units, cycles=cycles))
+            self._use_units(units)
             panel = self._units.panel(rows, values, weights)
             self.sizes_ = chosen_sizes(self, panel)
             self.module_ = new_model(self, panel, new_generator(rng))

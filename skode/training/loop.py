@@ -334,7 +334,7 @@ class _Training:
             score = -record.loss_curve[-1]
         better = score > self.best + settings.tol or self.progress < settings.warm_up
         self.n_no_change = 0 if better else self.n_no_change + 1
-        if score > self.best:
+        if score > self.best and self.progress >= settings.warm_up:
             self.best = score
             if self.validate is not None:
                 self.best_weights = self._snapshot() if self.averaged is None else [w.clone() for w in self.averaged]
