@@ -128,8 +128,8 @@ class LatentODERegressor(ForecastingLatentODE):
     warm_up : float, default=0.5
         Share of training in which it looks at windows of the series, which grow from a tenth of their rows to all, and
         in the first part of which the noise of normal outputs is held at .3 of their spread. Epochs of it don't count
-        for ``n_iter_no_change``. Not read with ``dynamics`` or ``observation_times="poisson"``, nor where training goes on
-        by ``warm_start``.
+        for ``n_iter_no_change``. Not read with ``dynamics`` or ``observation_times="poisson"``, nor where training
+        goes on by ``warm_start``.
     forecasting : float, default=0.5
         Share of the updates in which the encoder reads only a beginning of each series, a third or more of its rows,
         and has to foresee the rest. The bound remains one.

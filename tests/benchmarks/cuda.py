@@ -32,7 +32,7 @@ from torch import Tensor
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier
 from skode.datasets import make_spirals
-from skode.timeseries.estimator import LEAST_UPDATES
+from skode.timeseries.sizes import LEAST_UPDATES
 from tests.benchmarks.peers import END, LIBRARIES, Contender, Problem, make_problem
 from tests.benchmarks.report import ROOT, setup, table
 from tests.benchmarks.speed import MANY_TIMES, SHAPES, irregular_calls

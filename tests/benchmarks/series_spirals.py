@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from skode import LatentODERegressor
 from skode.datasets import make_spirals
 from skode.datasets._spirals import SpiralTruth
-from skode.training.adam import Adam
+from skode.training.soap import SOAP
 from tests.benchmarks.report import ROOT, machine, table, write
 
 PAGE = ROOT / "docs" / "benchmarks" / "series_spirals.md"
@@ -248,11 +248,11 @@ def counted_updates() -> Iterator[list[None]]:
     """A list that gains an element with every update of an estimator's weights."""
     steps: list[None] = []
 
-    def step(optimiser: Adam, own: Callable[[Adam], None] = Adam.step) -> None:
+    def step(optimiser: SOAP, own: Callable[[SOAP], None] = SOAP.step) -> None:
         own(optimiser)
         steps.append(None)
 
-    with mock.patch.object(Adam, "step", step):
+    with mock.patch.object(SOAP, "step", step):
         yield steps
 
 
