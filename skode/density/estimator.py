@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from numbers import Integral, Real
 from typing import Any
@@ -22,6 +23,7 @@ from skode.density.gaussianisation import Gaussianisation
 from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.samples import Samples
 from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
+from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
 from skode.dynamics.fields import FIELDS
 from skode.training import (
     COMMON_CONSTRAINTS,
@@ -46,6 +48,9 @@ MAX_GRAD_NORM = 1.0
 #: Share of the past in the running mean of the weights. With early stopping that mean is validated and kept: it varies
 #: less from update to update than the weights themselves, and follows single samples less.
 AVERAGING = 0.99
+
+#: Share of ``max_time`` after which no more mixtures are fitted.
+PARTNERS_TIME = 0.2
 
 
 class CNFDensityEstimator(FittedDensity):
@@ -84,6 +89,12 @@ class CNFDensityEstimator(FittedDensity):
         Transform of the columns before they are whitened: "johnson" bends them by a Johnson S_U distribution fitted to
         their skewness and tails, so that outliers and heavy tails come to where a flow can follow; "normal" leaves
         them; "auto" bends those with an excess kurtosis above 2.
+    stacking : bool, default=True
+        Whether Gaussian mixtures and kernel densities stand beside the flow, in a convex stack of the weights that
+        give samples left out of the fits the largest likelihood [6]_: those set aside by ``early_stopping``, without
+        which the density is the flow's alone. Numbers of components, types of covariance and bandwidths are
+        cross-validated. Where samples are few, or copies of a few with noise, the others are ahead of a flow, and
+        together they are mostly ahead of each of them.
     kinetic_energy : float or "auto", default="auto"
         Strength of a penalty on the paths' kinetic energy ``int |f|^2 dt`` [4]_, in nats. Straight paths are easy to
         solve, and a flow that moves less follows single points less. "auto" is 600 over the number of samples, as a
@@ -144,7 +155,9 @@ class CNFDensityEstimator(FittedDensity):
     Attributes
     ----------
     module_ : torch.nn.Module
-        The trained flow, of whitened data.
+        The trained flow, of whitened data, and the densities beside it.
+    stacking_weights_ : ndarray of shape (1 + n_partners,)
+        Weights of the flow and of the densities beside it.
     scaler_ : object
         The map from data space to the space of the flow: ``transform``, ``inverse_transform`` and ``log_det``.
     n_features_in_ : int
@@ -184,6 +197,7 @@ class CNFDensityEstimator(FittedDensity):
     .. [4] C. Finlay, J.-H. Jacobsen, L. Nurbekyan, A. M. Oberman, "How to train your neural ODE: the world of Jacobian
        and kinetic regularization", ICML 2020.
     .. [5] N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025.
+    .. [6] P. Smyth, D. Wolpert, "Linearly combining density estimators via stacking", Machine Learning 36, 1999.
 
     Examples
     --------
@@ -208,6 +222,7 @@ class CNFDensityEstimator(FittedDensity):
         "matching_iter": [Interval(Integral, 0, None, closed="left")],
         "divergence": [StrOptions({"exact", "hutchinson"})],
         "marginals": [StrOptions({"auto", "johnson", "normal"})],
+        "stacking": ["boolean"],
         "kinetic_energy": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "jacobian_norm": [Interval(Real, 0, None, closed="left")],
     }
@@ -222,6 +237,7 @@ class CNFDensityEstimator(FittedDensity):
         matching_iter: int = 0,
         divergence: str = "exact",
         marginals: str = "auto",
+        stacking: bool = True,
         kinetic_energy: Any = "auto",
         jacobian_norm: float = 0.0,
         alpha: float = 0.0,
@@ -253,6 +269,7 @@ class CNFDensityEstimator(FittedDensity):
         self.matching_iter = matching_iter
         self.divergence = divergence
         self.marginals = marginals
+        self.stacking = stacking
         self.kinetic_energy = kinetic_energy
         self.jacobian_norm = jacobian_norm
         self.alpha = alpha
@@ -330,27 +347,63 @@ class CNFDensityEstimator(FittedDensity):
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
         with users_field(self.field, rng, f"(n, {X.shape[1]})"):
             self.module_.train()
-            in_flow = Samples(self._in_flow(samples.points), samples.weights)
-            self._train(in_flow, rng, dtype, self._task(X, y, sample_weight), stopwatch)
+            held_out = None
+            if self.early_stopping:
+                samples, held_out = samples.split(self.validation_fraction, rng)
+            beside = self._beside(samples, held_out, copy.deepcopy(rng), stopwatch)
+            self._set_alone()
+            self._train(samples, held_out, rng, dtype, self._task(X, y, sample_weight), stopwatch)
         self.module_.to(dtype).eval()
+        if held_out is not None and beside is not None:
+            self._stack(beside, held_out)
         return self
+
+    def _beside(
+        self, samples: Samples, held_out: Samples | None, rng: np.random.RandomState, stopwatch: Stopwatch
+    ) -> Partners | None:
+        """Mixtures and kernel densities to stand beside the flow, fitted to all samples."""
+        if not self.stacking or held_out is None or len(samples) + len(held_out) < LEAST_SAMPLES:
+            return None
+        # Those held out are first, because of them the flow's densities are compared with those that left them out.
+        X = np.concatenate([held_out.points, samples.points]).astype(np.float64)
+        weights = np.concatenate([held_out.weights, samples.weights])
+        weights = weights / weights.mean()
+        scalers = [self.scaler_]
+        if len(self.scaler_.marginals.columns):
+            scalers.append(Gaussianisation.fit(X, weights, marginals="normal"))
+        limit = PARTNERS_TIME * self.max_time if self.max_time is not None else np.inf
+        with stopwatch.phase("Gaussian mixtures and kernel densities"):
+            return Partners.fit(
+                X, weights, scalers, rng.randint(2**31 - 1), out_of_time=lambda: stopwatch.elapsed > limit
+            )
+
+    def _stack(self, beside: Partners, held_out: Samples) -> None:
+        """Weigh the densities beside the flow by samples that none of them was fitted to."""
+        few = held_out.points[: len(beside.left_out)]
+        if not len(few):
+            return
+        weights = held_out.weights[: len(few)]
+        logs = np.column_stack([self._flow_log_prob(few), beside.left_out[: len(few)]])
+        flow, others = stacking_weights(logs, weights / weights.mean())
+        if others > LEAST_WEIGHT:
+            self._set_beside(beside, np.concatenate([[flow], others * beside.shares]))
 
     def _train(
         self,
         samples: Samples,
+        held_out: Samples | None,
         rng: np.random.RandomState,
         dtype: torch.dtype,
         task: dict[str, Any],
         stopwatch: Stopwatch,
     ) -> None:
-        """Train ``module_`` on samples where the flow lives; ``task`` goes to callbacks."""
+        """Train ``module_`` on samples, and keep the weights best on those held out; ``task`` goes to callbacks."""
         like = self.module_.log_scale
         # Steps are shared with gradients and without: noise is drawn for the rows of a batch, none of which may leave.
         solver = self._solver().replace(step_control="shared")
         validate = None
-        if self.early_stopping:
-            samples, held_out = samples.split(self.validation_fraction, rng)
-            points = to_tensor(held_out.points, like.dtype, like.device)
+        if held_out is not None:
+            points = to_tensor(self._in_flow(held_out.points), like.dtype, like.device)
             validate = ValidationScore(self.module_, points, held_out.weights, solver)
         matching, likelihood = self._objectives(samples, solver, rng)
         n, auto = len(samples), auto_batch_size(len(samples))
@@ -373,7 +426,7 @@ class CNFDensityEstimator(FittedDensity):
         self, samples: Samples, solver: Solver, rng: np.random.RandomState
     ) -> tuple[FlowMatching, Likelihood]:
         flow, like = self.module_, self.module_.log_scale
-        x = to_tensor(samples.points, like.dtype, like.device)
+        x = to_tensor(self._in_flow(samples.points), like.dtype, like.device)
         weights = to_tensor(samples.weights / samples.weights.mean(), like.dtype, like.device)
         matching = FlowMatching(flow, x, weights, new_generator(rng, like.device))
         energy = auto_kinetic_energy(samples.size) if self.kinetic_energy == "auto" else float(self.kinetic_energy)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from skode.density.chunks import in_chunks
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.spaces import check_range, to_data, to_flow
+from skode.density.stacking import Partners
 from skode.training import (
     NeuralODEEstimator,
     array_api,
@@ -36,6 +39,8 @@ class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
 
     module_: Flow
     scaler_: Gaussianisation
+    stacking_weights_: np.ndarray
+    _scalers: list[Gaussianisation]
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -48,6 +53,30 @@ class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
     def _evaluated(self, function: Callable[[Tensor], Tensor], points: np.ndarray, *, axis: int = 0) -> np.ndarray:
         """The values of a function of the flow at points where the flow lives."""
         return in_chunks(function, points, self.module_.log_scale, axis=axis)
+
+    def _flow_log_prob(self, X: np.ndarray, t: float = 1.0) -> np.ndarray:
+        """Log-densities of the flow alone."""
+        in_flow = self._in_flow(X)
+        log_prob = self._evaluated(lambda x: self.module_.log_prob(x, self._solver(), t=t)[0], in_flow)
+        return log_prob + self.scaler_.log_det(X)
+
+    def _log_prob(self, X: np.ndarray, t: float) -> np.ndarray:
+        """Log-densities of the flow and all that stands beside it."""
+        logs = [self._flow_log_prob(X, t)]
+        for scaler, density in zip(self._scalers, self.module_.beside, strict=True):
+            points = check_range(scaler.transform(X), self.module_.log_scale.dtype)
+            logs.append(self._evaluated(partial(density.log_prob, t=t), points) + scaler.log_det(X))
+        return logsumexp(np.stack(logs, axis=1) + np.log(self.stacking_weights_), axis=1) if logs[1:] else logs[0]
+
+    def _set_alone(self) -> None:
+        """Have the density be the flow's."""
+        self.module_.beside, self._scalers, self.stacking_weights_ = nn.ModuleList(), [], np.ones(1)
+
+    def _set_beside(self, beside: Partners, weights: np.ndarray) -> None:
+        """Have the density be a stack of the weights given, the flow's first."""
+        like = self.module_.log_scale
+        self.module_.beside = nn.ModuleList(beside.densities).to(like.device, like.dtype)
+        self._scalers, self.stacking_weights_ = beside.scalers, weights
 
     @array_api
     def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
@@ -79,9 +108,8 @@ class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         X = self._checked(X)
         if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
             raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
-        log_prob = self._evaluated(lambda x: self.module_.log_prob(x, self._solver(), t=float(t))[0], self._in_flow(X))
         with np.errstate(over="ignore"):
-            log_prob = (log_prob + self.scaler_.log_det(X)).astype(X.dtype, copy=False)
+            log_prob = self._log_prob(X, float(t)).astype(X.dtype, copy=False)
         warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
         return log_prob
 
@@ -148,8 +176,17 @@ class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         """
         check_is_fitted(self)
         with memory_for("n_samples", n_samples):
-            base = check_random_state(random_state).standard_normal((n_samples, self.n_features_in_))
-            return self._from_base(base)
+            rng = check_random_state(random_state)
+            base = rng.standard_normal((n_samples, self.n_features_in_))
+            if len(self.stacking_weights_) == 1:
+                return self._from_base(base)
+            chosen = rng.choice(len(self.stacking_weights_), n_samples, p=self.stacking_weights_)
+            points = np.empty_like(base)
+            points[chosen == 0] = self._from_base(base[chosen == 0])
+            for k, (scaler, density) in enumerate(zip(self._scalers, self.module_.beside, strict=True), start=1):
+                draws = density.sample(np.count_nonzero(chosen == k), rng)
+                points[chosen == k] = to_data(scaler, draws, base.dtype)
+            return points
 
     @array_api
     def transform(self, X: Any) -> np.ndarray:
