@@ -88,7 +88,8 @@ class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
             Points of data space.
         t : float, default=1.0
             The time: at 1 the density is that of the data, at 0 the base, a normal density in data space (bent as
-            ``marginals`` says).
+            ``marginals`` says). Mixtures beside the flow are at a time ``t`` those of ``(1 - t) z_0 + t x``, with
+            ``z_0`` normal as the base and ``x`` of the mixture.
 
         Returns
         -------
@@ -182,15 +183,19 @@ class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
                 return self._from_base(base)
             chosen = rng.choice(len(self.stacking_weights_), n_samples, p=self.stacking_weights_)
             points = np.empty_like(base)
-            points[chosen == 0] = self._from_base(base[chosen == 0])
-            for k, (scaler, density) in enumerate(zip(self._scalers, self.module_.beside, strict=True), start=1):
-                draws = density.sample(np.count_nonzero(chosen == k), rng)
-                points[chosen == k] = to_data(scaler, draws, base.dtype)
+            for k in np.unique(chosen):
+                rows = chosen == k
+                points[rows] = self._from_base(base[rows]) if k == 0 else self._drawn_beside(k - 1, rows.sum(), rng)
             return points
+
+    def _drawn_beside(self, k: int, n_samples: int, rng: np.random.RandomState) -> np.ndarray:
+        """Draws from one of the densities beside the flow."""
+        draws = self.module_.beside[k].sample(n_samples, rng)
+        return to_data(self._scalers[k], draws, np.dtype(np.float64))
 
     @array_api
     def transform(self, X: Any) -> np.ndarray:
-        """Carry samples back to the base, where data that follow the density are standard normal.
+        """Carry samples back to the base, where data that follow the flow's density are standard normal.
 
         Parameters
         ----------

@@ -6,7 +6,6 @@ sample weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +22,8 @@ from skode.density.gaussians import Gaussians
 COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 BANDWIDTHS = np.geomspace(0.03, 2.0, 13)[::-1]
 
-#: Types of covariance that are compared, in the terms of ``GaussianMixture``.
-COVARIANCES = ("full", "tied", "diag")
+#: Types of covariance that are compared, in the terms of ``GaussianMixture``, with their largest number of components.
+COVARIANCES = {"full": 24, "tied": 8, "diag": 24}
 
 #: Parts of the cross-validation, the number of rows that it takes at most, and the least number for a component.
 FOLDS, MOST_VALIDATED, LEAST_ROWS = 5, 2000, 5
@@ -52,10 +51,8 @@ class Candidate:
     left_out: np.ndarray
 
 
-def candidates(
-    Z: np.ndarray, weights: np.ndarray, seed: int, *, out_of_time: Callable[[], bool]
-) -> Iterator[Candidate]:
-    """The best mixture of each type of covariance and the best kernel density, by cross-validation.
+class Validation:
+    """A cross-validation of mixtures and kernel densities.
 
     Parameters
     ----------
@@ -65,50 +62,46 @@ def candidates(
         Their weights, of mean 1.
     seed : int
         Source of the folds and starts.
-    out_of_time : callable
-        Whether no more of them are wanted.
     """
-    few, few_weights = Z[:MOST_VALIDATED], weights[:MOST_VALIDATED]
-    folds = list(KFold(min(FOLDS, len(few)), shuffle=True, random_state=seed).split(few))
-    for fit in (_kernel, *(_mixture_of(kind) for kind in COVARIANCES)):
-        if out_of_time():
-            return
-        yield fit(Z, weights, few, few_weights, folds, seed)
 
+    def __init__(self, Z: np.ndarray, weights: np.ndarray, seed: int) -> None:
+        self.Z, self.weights, self.seed = Z, weights, seed
+        self.few, self.few_weights = Z[:MOST_VALIDATED], weights[:MOST_VALIDATED]
+        n_folds = min(FOLDS, len(self.few))
+        self.folds = list(KFold(n_folds, shuffle=True, random_state=seed).split(self.few))
+        self._clusters: dict[tuple[int, int], np.ndarray] = {}
 
-def _kernel(
-    Z: np.ndarray, weights: np.ndarray, few: np.ndarray, few_weights: np.ndarray, folds: list, seed: int
-) -> Candidate:
-    """The kernel density of the best bandwidth; bandwidths are tried from wide to narrow as long as they get better."""
-    squares = [cdist(few[test], few[train], "sqeuclidean") for train, test in folds]
-    best, best_score, bandwidth = np.empty(0), -np.inf, BANDWIDTHS[0]
-    for h in BANDWIDTHS:
-        left_out = np.empty(len(few))
-        for (train, test), distances in zip(folds, squares, strict=True):
-            shares = few_weights[train] / few_weights[train].sum()
-            left_out[test] = logsumexp(-0.5 * distances / h**2, b=shares, axis=1)
-        left_out -= few.shape[1] * np.log(h * np.sqrt(2.0 * np.pi))
-        score = np.average(left_out, weights=few_weights)
-        if not score > best_score:
-            break
-        best, best_score, bandwidth = left_out, score, h
-    kept = np.random.RandomState(seed).permutation(len(Z))[:MOST_KERNELS] if len(Z) > MOST_KERNELS else slice(None)
-    covariance = bandwidth**2 * np.eye(Z.shape[1])
-    return Candidate(Gaussians(weights[kept] / weights[kept].sum(), Z[kept], covariance[None]), best)
+    def kernel(self) -> Candidate:
+        """The kernel density of the best bandwidth, tried from wide to narrow as long as they get better."""
+        few, few_weights, Z = self.few, self.few_weights, self.Z
+        squares = [cdist(few[test], few[train], "sqeuclidean") for train, test in self.folds]
+        best, best_score, bandwidth = np.empty(0), -np.inf, BANDWIDTHS[0]
+        for h in BANDWIDTHS:
+            left_out = np.empty(len(few))
+            for (train, test), distances in zip(self.folds, squares, strict=True):
+                shares = few_weights[train] / few_weights[train].sum()
+                left_out[test] = logsumexp(-0.5 * distances / h**2, b=shares, axis=1)
+            left_out -= few.shape[1] * np.log(h * np.sqrt(2.0 * np.pi))
+            score = np.average(left_out, weights=few_weights)
+            if not score > best_score:
+                break
+            best, best_score, bandwidth = left_out, score, h
+        n = len(Z)
+        kept = np.random.RandomState(self.seed).permutation(n)[:MOST_KERNELS] if n > MOST_KERNELS else slice(None)
+        covariance = bandwidth**2 * np.eye(Z.shape[1])
+        shares = self.weights[kept] / self.weights[kept].sum()
+        return Candidate(Gaussians(shares, Z[kept], covariance[None]), best)
 
-
-def _mixture_of(kind: str) -> Callable[..., Candidate]:
-    def fit(
-        Z: np.ndarray, weights: np.ndarray, few: np.ndarray, few_weights: np.ndarray, folds: list, seed: int
-    ) -> Candidate:
+    def mixture(self, kind: str) -> Candidate:
         """The mixture of the best number of components; more are tried until two numbers in a row were no better."""
+        few, few_weights = self.few, self.few_weights
         best, best_score, n_components, worse = np.empty(0), -np.inf, 1, 0
         for n in COMPONENTS:
-            if n > 1 and n * LEAST_ROWS > len(few) * (1.0 - 1.0 / FOLDS):
+            if n > 1 and n > min(COVARIANCES[kind], len(few) * (1.0 - 1.0 / FOLDS) / LEAST_ROWS):
                 break
             left_out = np.empty(len(few))
-            for train, test in folds:
-                density = expectation_maximisation(few[train], few_weights[train], n, kind, seed)
+            for fold, (train, test) in enumerate(self.folds):
+                density = expectation_maximisation(few[train], few_weights[train], self._start(fold, n), kind)
                 left_out[test] = density.log_prob(torch.from_numpy(few[test])).numpy()
             score = np.average(left_out, weights=few_weights)
             worse = 0 if score > best_score else worse + 1
@@ -116,14 +109,28 @@ def _mixture_of(kind: str) -> Callable[..., Candidate]:
                 best, best_score, n_components = left_out, score, n
             if worse == 2:
                 break
-        rows = slice(0, MOST_FITTED)
-        return Candidate(expectation_maximisation(Z[rows], weights[rows], n_components, kind, seed), best)
+        Z, weights = self.Z[:MOST_FITTED], self.weights[:MOST_FITTED]
+        labels = clusters(Z, weights, n_components, self.seed)
+        return Candidate(expectation_maximisation(Z, weights, labels, kind), best)
 
-    return fit
+    def _start(self, fold: int, n_components: int) -> np.ndarray:
+        """Clusters of the samples of a fold, the same for all types of covariance."""
+        key = fold, n_components
+        if key not in self._clusters:
+            train = self.folds[fold][0]
+            self._clusters[key] = clusters(self.few[train], self.few_weights[train], n_components, self.seed)
+        return self._clusters[key]
 
 
-def expectation_maximisation(Z: np.ndarray, weights: np.ndarray, n_components: int, kind: str, seed: int) -> Gaussians:
-    """A Gaussian mixture of weighted samples, by expectation and maximisation from the clusters of k-means.
+def clusters(Z: np.ndarray, weights: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    """Labels of samples by k-means."""
+    if n_clusters == 1:
+        return np.zeros(len(Z), dtype=np.int64)
+    return KMeans(n_clusters, n_init=1, random_state=seed).fit(Z, sample_weight=weights).labels_
+
+
+def expectation_maximisation(Z: np.ndarray, weights: np.ndarray, labels: np.ndarray, kind: str) -> Gaussians:
+    """A Gaussian mixture of weighted samples, by expectation and maximisation from clusters.
 
     Dempster, Laird, Rubin, Journal of the Royal Statistical Society B 39, 1977; a weight counts its sample so often.
 
@@ -133,18 +140,13 @@ def expectation_maximisation(Z: np.ndarray, weights: np.ndarray, n_components: i
         The samples.
     weights : ndarray of shape (n,)
         Their weights.
-    n_components : int
-        Number of components.
+    labels : ndarray of int of shape (n,)
+        The clusters that the samples are in at the start, counted from 0.
     kind : {"full", "tied", "diag"}
         Type of covariance.
-    seed : int
-        Source of the clusters' starts.
     """
     shares = weights / weights.sum()
-    if n_components == 1:
-        labels = np.zeros(len(Z), dtype=np.int64)
-    else:
-        labels = KMeans(n_components, n_init=1, random_state=seed).fit(Z, sample_weight=weights).labels_
+    n_components = labels.max() + 1
     responsibilities = np.eye(n_components)[labels]
     last = -np.inf
     for _ in range(ROUNDS):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import logsumexp
 
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.gaussians import Gaussians
-from skode.density.mixtures import MOST_VALIDATED, candidates
+from skode.density.mixtures import COVARIANCES, MOST_VALIDATED, Validation
 
 #: Samples that the prior on the weights is worth, the least number of samples that densities are stacked for, and the
 #: least weight of a density that is kept.
@@ -98,7 +99,13 @@ class Partners:
         scalers, densities, logs, few = [], [], [], X[:MOST_VALIDATED]
         for scaler in spaces:
             log_det = scaler.log_det(few)
-            for candidate in candidates(scaler.transform(X), weights, seed, out_of_time=out_of_time):
+            validation = Validation(scaler.transform(X), weights, seed)
+            # Of the further spaces, where columns are as they come, the two kinds that differ most.
+            kinds = COVARIANCES if scaler is spaces[0] else ["full"]
+            for fit in (validation.kernel, *(partial(validation.mixture, kind) for kind in kinds)):
+                if out_of_time():
+                    break
+                candidate = fit()
                 scalers.append(scaler)
                 densities.append(candidate.density)
                 logs.append(candidate.left_out + log_det)
