@@ -95,6 +95,10 @@ class CNFDensityEstimator(FittedDensity):
         which the density is the flow's alone. Numbers of components, types of covariance and bandwidths are
         cross-validated. Where samples are few, or copies of a few with noise, the others are ahead of a flow, and
         together they are mostly ahead of each of them.
+    contamination : float or "auto", default="auto"
+        Share of the training samples that ``predict`` takes for anomalies, at most 0.5, as ``IsolationForest`` has it.
+        "auto": anomalies are where the density is lower than at 99 % of its own draws (outside of its region of
+        highest density [7]_), whatever the share of the training samples there.
     kinetic_energy : float or "auto", default="auto"
         Strength of a penalty on the paths' kinetic energy ``int |f|^2 dt`` [4]_, in nats. Straight paths are easy to
         solve, and a flow that moves less follows single points less. "auto" is 600 over the number of samples, as a
@@ -158,6 +162,8 @@ class CNFDensityEstimator(FittedDensity):
         The trained flow, of whitened data, and the densities beside it.
     stacking_weights_ : ndarray of shape (1 + n_partners,)
         Weights of the flow and of the densities beside it.
+    offset_ : float
+        The log-density below which ``predict`` takes a sample for an anomaly.
     scaler_ : object
         The map from data space to the space of the flow: ``transform``, ``inverse_transform`` and ``log_det``.
     n_features_in_ : int
@@ -198,6 +204,7 @@ class CNFDensityEstimator(FittedDensity):
        and kinetic regularization", ICML 2020.
     .. [5] N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025.
     .. [6] P. Smyth, D. Wolpert, "Linearly combining density estimators via stacking", Machine Learning 36, 1999.
+    .. [7] R. J. Hyndman, "Computing and graphing highest density regions", The American Statistician 50, 1996.
 
     Examples
     --------
@@ -223,6 +230,7 @@ class CNFDensityEstimator(FittedDensity):
         "divergence": [StrOptions({"exact", "hutchinson"})],
         "marginals": [StrOptions({"auto", "johnson", "normal"})],
         "stacking": ["boolean"],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "kinetic_energy": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "jacobian_norm": [Interval(Real, 0, None, closed="left")],
     }
@@ -238,6 +246,7 @@ class CNFDensityEstimator(FittedDensity):
         divergence: str = "exact",
         marginals: str = "auto",
         stacking: bool = True,
+        contamination: Any = "auto",
         kinetic_energy: Any = "auto",
         jacobian_norm: float = 0.0,
         alpha: float = 0.0,
@@ -270,6 +279,7 @@ class CNFDensityEstimator(FittedDensity):
         self.divergence = divergence
         self.marginals = marginals
         self.stacking = stacking
+        self.contamination = contamination
         self.kinetic_energy = kinetic_energy
         self.jacobian_norm = jacobian_norm
         self.alpha = alpha
@@ -335,7 +345,8 @@ class CNFDensityEstimator(FittedDensity):
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=self.warm_start)
         X = check_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
-        samples = Samples.distinct(X, check_weights(sample_weight, X), shuffle=self.shuffle)
+        weights = check_weights(sample_weight, X)
+        samples = Samples.distinct(X, weights, shuffle=self.shuffle)
         check_columns(samples.points, samples.weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
         rng = check_random_state(self.random_state)
         device, dtype = self._device_and_dtype(X, first=first)
@@ -356,6 +367,7 @@ class CNFDensityEstimator(FittedDensity):
         self.module_.to(dtype).eval()
         if held_out is not None and beside is not None:
             self._stack(beside, held_out)
+        self._set_offset(X, weights)
         return self
 
     def _beside(

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from skode.density.anomalies import AnomalyMixin
 from skode.density.chunks import in_chunks
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
@@ -34,7 +35,7 @@ from skode.training import (
 )
 
 
-class FittedDensity(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
+class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
     """Base of the estimator: its answers after a fit."""
 
     module_: Flow
