@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,25 @@ class AnomalyMixin:
     """
 
     contamination: Any
+    score_samples: Callable[[Any], np.ndarray]
+    _log_density: Callable[[np.ndarray], np.ndarray]
+    _samples: Callable[[np.ndarray], np.ndarray]
+    _drawn: Callable[[int, np.random.RandomState], np.ndarray]
     _offset: float | None
 
-    def _set_offset(self, X: Any, weights: np.ndarray) -> None:
+    def _set_offset(self, X: np.ndarray, weights: np.ndarray) -> None:
         """Set the threshold by the training samples, unless it is the density's own."""
         self._offset = None
         if self.contamination != "auto":
-            self._offset = _quantile(self.score_samples(X), weights, float(self.contamination))
+            self._offset = _quantile(self._log_density(X), weights, float(self.contamination))
 
     @property
     def offset_(self) -> float:
         """The log-density below which a sample counts as an anomaly."""
         check_is_fitted(self)
         if self._offset is None:
-            draws = self.sample(N_DRAWS, random_state=0)
-            self._offset = _quantile(self.score_samples(draws), np.ones(N_DRAWS), AUTO_SHARE)
+            draws = self._samples(self._drawn(N_DRAWS, np.random.RandomState(0)))
+            self._offset = _quantile(self._log_density(draws), np.ones(N_DRAWS), AUTO_SHARE)
         return self._offset
 
     @array_api

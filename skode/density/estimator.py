@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from skode.density.columns import check_columns
+from skode.density.discrete import Dequantiser, discrete_groups
 from skode.density.fields import new_field
 from skode.density.fitted import FittedDensity
 from skode.density.flow import Flow
@@ -24,6 +25,7 @@ from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.samples import Samples
 from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
 from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
+from skode.density.tables import Categories, named_columns
 from skode.dynamics.fields import FIELDS
 from skode.training import (
     COMMON_CONSTRAINTS,
@@ -95,6 +97,11 @@ class CNFDensityEstimator(FittedDensity):
         which the density is the flow's alone. Numbers of components, types of covariance and bandwidths are
         cross-validated. Where samples are few, or copies of a few with noise, the others are ahead of a flow, and
         together they are mostly ahead of each of them.
+    categorical_features : "auto", None or array-like of int, str or bool, default="auto"
+        The discrete variables, whose values are given probabilities; on them ``score_samples`` is a log-density with
+        respect to counting. By position, name or mask; columns of categories, text or bools of a frame are in any case.
+        "auto" adds groups of adjacent columns of which one is 1 and the others 0, as one variable, and columns of few
+        numbers, each of which comes often. None: all columns are continuous.
     contamination : float or "auto", default="auto"
         Share of the training samples that ``predict`` takes for anomalies, at most 0.5, as ``IsolationForest`` has it.
         "auto": anomalies are where the density is lower than at 99 % of its own draws (outside of its region of
@@ -230,6 +237,7 @@ class CNFDensityEstimator(FittedDensity):
         "divergence": [StrOptions({"exact", "hutchinson"})],
         "marginals": [StrOptions({"auto", "johnson", "normal"})],
         "stacking": ["boolean"],
+        "categorical_features": [StrOptions({"auto"}), "array-like", None],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "kinetic_energy": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "jacobian_norm": [Interval(Real, 0, None, closed="left")],
@@ -246,6 +254,7 @@ class CNFDensityEstimator(FittedDensity):
         divergence: str = "exact",
         marginals: str = "auto",
         stacking: bool = True,
+        categorical_features: Any = "auto",
         contamination: Any = "auto",
         kinetic_energy: Any = "auto",
         jacobian_norm: float = 0.0,
@@ -279,6 +288,7 @@ class CNFDensityEstimator(FittedDensity):
         self.divergence = divergence
         self.marginals = marginals
         self.stacking = stacking
+        self.categorical_features = categorical_features
         self.contamination = contamination
         self.kinetic_energy = kinetic_energy
         self.jacobian_norm = jacobian_norm
@@ -344,31 +354,58 @@ class CNFDensityEstimator(FittedDensity):
         hidden = self._hidden_layers()
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=self.warm_start)
+        given = X
+        if first:
+            self._categories = None if self.categorical_features is None else Categories.find(X)
+        X = X if self._categories is None else self._categories.numbers(X)
         X = check_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
         weights = check_weights(sample_weight, X)
-        samples = Samples.distinct(X, weights, shuffle=self.shuffle)
-        check_columns(samples.points, samples.weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
+        if first:
+            self._dequantiser = self._fit_dequantiser(X, weights, given)
         rng = check_random_state(self.random_state)
+        points, names = self._continuous(X, copy.deepcopy(rng))
+        samples = Samples.distinct(points, weights, shuffle=self.shuffle)
+        check_columns(samples.points, samples.weights, names)
         device, dtype = self._device_and_dtype(X, first=first)
         if first:
-            field = new_field(self.field, X.shape[1], hidden, self.activation, new_generator(rng))
+            field = new_field(self.field, points.shape[1], hidden, self.activation, new_generator(rng))
             self.scaler_ = Gaussianisation.fit(samples.points, samples.weights, marginals=self.marginals)
-            self.module_ = Flow(field, X.shape[1])
+            self.module_ = Flow(field, points.shape[1])
             self._built_from = built_from
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
-        with users_field(self.field, rng, f"(n, {X.shape[1]})"):
+        with users_field(self.field, rng, f"(n, {points.shape[1]})"):
             self.module_.train()
             held_out = None
             if self.early_stopping:
                 samples, held_out = samples.split(self.validation_fraction, rng)
             beside = self._beside(samples, held_out, copy.deepcopy(rng), stopwatch)
             self._set_alone()
-            self._train(samples, held_out, rng, dtype, self._task(X, y, sample_weight), stopwatch)
+            self._train(samples, held_out, rng, dtype, self._task(given, y, sample_weight), stopwatch)
         self.module_.to(dtype).eval()
         if held_out is not None and beside is not None:
             self._stack(beside, held_out)
         self._set_offset(X, weights)
         return self
+
+    def _fit_dequantiser(self, X: np.ndarray, weights: np.ndarray, given: Any) -> Dequantiser | None:
+        """The discrete variables of samples; None where there are none."""
+        if self.categorical_features is None:
+            return None
+        named = [] if self._categories is None else self._categories.columns
+        find = isinstance(self.categorical_features, str)
+        if not find:
+            named = sorted({*named, *named_columns(self.categorical_features, given, X.shape[1])})
+        groups = discrete_groups(X[weights > 0.0], named, find=find)
+        groups = [group for group in groups if len(np.unique(X[:, group[0]])) > 1]
+        return Dequantiser.fit(X, weights, groups) if groups else None
+
+    def _continuous(self, X: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Samples as points of continuous variables, drawn from the cells of discrete values; and their names."""
+        names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))
+        if self._dequantiser is None:
+            return X, names
+        u = rng.uniform(size=(len(X), len(self._dequantiser.discrete)))
+        return self._dequantiser.points(X, u)[0].astype(X.dtype), names[self._dequantiser.first]
 
     def _beside(
         self, samples: Samples, held_out: Samples | None, rng: np.random.RandomState, stopwatch: Stopwatch

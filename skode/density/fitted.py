@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from skode.density.anomalies import AnomalyMixin
 from skode.density.chunks import in_chunks
+from skode.density.discrete import Dequantiser
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.spaces import check_range, to_data, to_flow
 from skode.density.stacking import Partners
+from skode.density.tables import Categories
 from skode.training import (
     NeuralODEEstimator,
     array_api,
@@ -42,11 +44,22 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
     scaler_: Gaussianisation
     stacking_weights_: np.ndarray
     _scalers: list[Gaussianisation]
+    _dequantiser: Dequantiser | None
+    _categories: Categories | None
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         self.module_.to(resolve_device(self.device))
+        X = X if self._categories is None else self._categories.numbers(X)
         return check_data(self, X, dtype=[np.float64, np.float32], reset=False)
+
+    def _points(self, X: np.ndarray) -> np.ndarray:
+        """Samples as points of continuous variables, in the middle of the cells of discrete values."""
+        return X if self._dequantiser is None else self._dequantiser.middle(X).astype(X.dtype)
+
+    def _samples(self, points: np.ndarray) -> np.ndarray:
+        """Samples from points of continuous variables."""
+        return points if self._dequantiser is None else self._dequantiser.samples(points)
 
     def _in_flow(self, X: np.ndarray) -> np.ndarray:
         return to_flow(self.scaler_, X, self.module_.log_scale.dtype)
@@ -68,6 +81,12 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
             points = check_range(scaler.transform(X), self.module_.log_scale.dtype)
             logs.append(self._evaluated(partial(density.log_prob, t=t), points) + scaler.log_det(X))
         return logsumexp(np.stack(logs, axis=1) + np.log(self.stacking_weights_), axis=1) if logs[1:] else logs[0]
+
+    def _log_density(self, X: np.ndarray, t: float = 1.0) -> np.ndarray:
+        """Log-densities of samples, with respect to counting on discrete variables."""
+        if self._dequantiser is None:
+            return self._log_prob(X, t)
+        return self._dequantiser.log_density(X, partial(self._log_prob, t=t))
 
     def _set_alone(self) -> None:
         """Have the density be the flow's."""
@@ -111,7 +130,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         if not isinstance(t, Real) or not 0.0 <= t <= 1.0:
             raise ValueError(f"t must be a time from 0, the base density's, to 1, the data's; got {t!r}.")
         with np.errstate(over="ignore"):
-            log_prob = self._log_prob(X, float(t)).astype(X.dtype, copy=False)
+            log_prob = self._log_density(X, float(t)).astype(X.dtype, copy=False)
         warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
         return log_prob
 
@@ -127,7 +146,8 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         Returns
         -------
         ndarray of shape (n_samples,)
-            Log-densities in nats, in the units of X.
+            Log-densities in nats, in the units of X. On discrete variables they count with respect to values and not
+            to volume: where all are discrete, these are log-probabilities.
         """
         return self.log_prob(X)
 
@@ -173,21 +193,25 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features)
-            Samples, in the units of X.
+        ndarray or DataFrame of shape (n_samples, n_features)
+            Samples, in the units of X; a frame of its dtypes where X was one with categories.
         """
         check_is_fitted(self)
         with memory_for("n_samples", n_samples):
-            rng = check_random_state(random_state)
-            base = rng.standard_normal((n_samples, self.n_features_in_))
-            if len(self.stacking_weights_) == 1:
-                return self._from_base(base)
-            chosen = rng.choice(len(self.stacking_weights_), n_samples, p=self.stacking_weights_)
-            points = np.empty_like(base)
-            for k in np.unique(chosen):
-                rows = chosen == k
-                points[rows] = self._from_base(base[rows]) if k == 0 else self._drawn_beside(k - 1, rows.sum(), rng)
-            return points
+            samples = self._samples(self._drawn(n_samples, check_random_state(random_state)))
+            return samples if self._categories is None else self._categories.frame(samples)
+
+    def _drawn(self, n_samples: int, rng: np.random.RandomState) -> np.ndarray:
+        """Draws of the continuous variables."""
+        base = rng.standard_normal((n_samples, self.module_.n_features))
+        if len(self.stacking_weights_) == 1:
+            return self._from_base(base)
+        chosen = rng.choice(len(self.stacking_weights_), n_samples, p=self.stacking_weights_)
+        points = np.empty_like(base)
+        for k in np.unique(chosen):
+            rows = chosen == k
+            points[rows] = self._from_base(base[rows]) if k == 0 else self._drawn_beside(k - 1, rows.sum(), rng)
+        return points
 
     def _drawn_beside(self, k: int, n_samples: int, rng: np.random.RandomState) -> np.ndarray:
         """Draws from one of the densities beside the flow."""
@@ -205,10 +229,11 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features)
-            The points of the base that the flow carries to the samples.
+        ndarray of shape (n_samples, n_variables)
+            The points of the base that the flow carries to the samples, or to the middle of the cells that discrete
+            values have: as many as columns, but one for columns that together are a variable.
         """
-        X = self._checked(X)
+        X = self._points(self._checked(X))
         base = self._evaluated(lambda x: self.module_.pull(x, self._solver()), self._in_flow(X))
         return base.astype(X.dtype, copy=False)
 
@@ -234,9 +259,9 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         check_is_fitted(self)
         with check_argument("X"):
             base = check_array(to_pandas(X), dtype=[np.float64, np.float32])
-        if base.shape[1] != self.n_features_in_:
-            raise ValueError(f"X has {base.shape[1]} features, but the base has {self.n_features_in_}.")
-        return self._from_base(base)
+        if base.shape[1] != self.module_.n_features:
+            raise ValueError(f"X has {base.shape[1]} features, but the base has {self.module_.n_features}.")
+        return self._samples(self._from_base(base))
 
     def _from_base(self, base: np.ndarray) -> np.ndarray:
         self.module_.to(resolve_device(self.device))
@@ -265,19 +290,19 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         ValueError
             Where ``t`` is not as described.
         """
-        X = self._checked(X)
+        X = self._points(self._checked(X))
         times = check_unit_times(t)
         falling = times[::-1].tolist()
         paths = self._evaluated(
             lambda x: self.module_.paths(x, self._solver(), falling).flip(0), self._in_flow(X), axis=1
         )
         n_times, n, d = paths.shape
-        points = to_data(self.scaler_, paths.transpose(1, 0, 2).reshape(-1, d), X.dtype)
-        return points.reshape(n, n_times, d)
+        points = self._samples(to_data(self.scaler_, paths.transpose(1, 0, 2).reshape(-1, d), X.dtype))
+        return points.reshape(n, n_times, self.n_features_in_)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_features_in_
+        return self.module_.n_features
