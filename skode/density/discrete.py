@@ -17,8 +17,12 @@ from scipy.stats import norm, qmc
 
 from skode.density.columns import LARGEST_ATOM, LEAST_ATOM
 
-#: Points of cells at which densities are averaged.
-N_POINTS = 16
+#: Points of cells at which densities are averaged: probabilities are then exact to a few percent.
+N_POINTS = 32
+
+#: Middle part of a category's cell in which samples lie, so that densities of neighbours, which have nothing in common,
+#: do not run into each other; and the share of the points that average over the cell which are there.
+MIDDLE, POINTS_IN_MIDDLE = 0.2, 0.75
 
 #: What each value, and any that was not seen, counts in addition to its samples.
 PRIOR = 0.5
@@ -40,20 +44,24 @@ class DiscreteVariable:
         The values, in rising order where there is one column.
     edges : ndarray of shape (m + 2,)
         Limits of their cells in probability, from 0 to 1. The last cell is that of values not seen.
+    middle : float
+        The part of a cell, in its middle, that samples lie in.
     """
 
     columns: np.ndarray
     values: np.ndarray
     edges: np.ndarray
+    middle: float
 
     @classmethod
-    def fit(cls, X: np.ndarray, weights: np.ndarray, columns: np.ndarray) -> DiscreteVariable:
+    def fit(cls, X: np.ndarray, weights: np.ndarray, columns: np.ndarray, *, ordered: bool) -> DiscreteVariable:
         """From samples with weights that count them."""
         own = X[:, columns]
         values = np.unique(own)[:, None] if len(columns) == 1 else np.eye(len(columns))
-        unfinished = cls(columns, values, np.empty(0))
+        middle = 1.0 if ordered else MIDDLE
+        unfinished = cls(columns, values, np.empty(0), middle)
         counts = np.bincount(unfinished.codes(X), weights=weights, minlength=len(values) + 1) + PRIOR
-        return cls(columns, values, np.concatenate([[0.0], np.cumsum(counts) / counts.sum()]))
+        return cls(columns, values, np.concatenate([[0.0], np.cumsum(counts) / counts.sum()]), middle)
 
     def codes(self, X: np.ndarray) -> np.ndarray:
         """Numbers of samples' values, ``m`` where not seen."""
@@ -63,6 +71,18 @@ class DiscreteVariable:
         else:
             found = own.argmax(1)
         return np.where((self.values[found] == own).all(1), found, m)
+
+    def places(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places in a cell, most of them in its middle, for uniform numbers ``v``; and the slopes by which they count.
+
+        The mean over ``v`` of a function of the places times the slopes is the function's mean over the cell.
+        """
+        if self.middle == 1.0:
+            return v, np.ones_like(v)
+        at, edge = 0.5 * (1.0 - POINTS_IN_MIDDLE), 0.5 * (1.0 - self.middle)
+        places = np.interp(v, [0.0, at, 1.0 - at, 1.0], [0.0, edge, 1.0 - edge, 1.0])
+        slopes = np.where(np.abs(v - 0.5) < 0.5 - at, self.middle / POINTS_IN_MIDDLE, edge / at)
+        return places, slopes
 
 
 @dataclass(frozen=True)
@@ -81,12 +101,16 @@ class Dequantiser:
     n_columns: int
 
     @classmethod
-    def fit(cls, X: np.ndarray, weights: np.ndarray, groups: Sequence[np.ndarray]) -> Dequantiser:
-        """From samples, and the positions of the columns of each discrete variable."""
+    def fit(
+        cls, X: np.ndarray, weights: np.ndarray, groups: Sequence[np.ndarray], unordered: Sequence[int]
+    ) -> Dequantiser:
+        """From samples, the columns of each discrete variable, and the columns whose values have no order."""
         of_first = {int(group[0]): group for group in groups}
         further = {int(column) for group in groups for column in group[1:]}
         variables: list[int | DiscreteVariable] = [
-            DiscreteVariable.fit(X, weights, of_first[j]) if j in of_first else j
+            DiscreteVariable.fit(X, weights, of_first[j], ordered=len(of_first[j]) == 1 and j not in unordered)
+            if j in of_first
+            else j
             for j in range(X.shape[1])
             if j not in further
         ]
@@ -102,23 +126,18 @@ class Dequantiser:
         """The first column of each variable."""
         return [v if isinstance(v, int) else int(v.columns[0]) for v in self.variables]
 
-    def points(self, X: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points within the cells of samples.
+    def drawn(self, X: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+        """Points drawn from the cells of samples, from their middle parts."""
+        u = rng.uniform(size=(len(X), len(self.discrete)))
+        middles = np.array([variable.middle for _, variable in self.discrete])
+        return self._points(X, 0.5 + middles * (u - 0.5))[0]
 
-        Parameters
-        ----------
-        X : ndarray of shape (n, n_columns)
-            The samples.
-        u : ndarray of shape (n, n_discrete) or (n_discrete,)
-            Where in the cells, from 0 to 1.
+    def middle(self, X: np.ndarray) -> np.ndarray:
+        """The points in the middle of samples' cells, in probability."""
+        return self._points(X, np.full(len(self.discrete), 0.5))[0]
 
-        Returns
-        -------
-        points : ndarray of shape (n, n_variables)
-            The points.
-        log_ratio : ndarray of shape (n,)
-            ``log P(c) - log phi(z)``, added up over the discrete variables.
-        """
+    def _points(self, X: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points at places from 0 to 1 in cells, and ``log P(c) - log phi(z)`` added up over the discrete variables."""
         X = X.astype(np.float64)
         points, log_ratio = X[:, self.first], np.zeros(len(X))
         for k, (j, variable) in enumerate(self.discrete):
@@ -127,10 +146,6 @@ class Dequantiser:
             points[:, j] = ndtri(variable.edges[codes] + u[..., k] * probability)
             log_ratio += np.log(probability) - norm.logpdf(points[:, j])
         return points, log_ratio
-
-    def middle(self, X: np.ndarray) -> np.ndarray:
-        """The points in the middle of samples' cells, in probability."""
-        return self.points(X, np.full(len(self.discrete), 0.5))[0]
 
     def samples(self, points: np.ndarray) -> np.ndarray:
         """The samples in whose cells points lie; none of values that were not seen."""
@@ -153,11 +168,11 @@ class Dequantiser:
         of_points : callable
             Gives the log-densities of points.
         """
-        places = qmc.Halton(len(self.discrete), rng=0).random(N_POINTS)
         logs = []
-        for u in places:
-            points, log_ratio = self.points(X, u)
-            logs.append(of_points(points) + log_ratio)
+        for v in qmc.Halton(len(self.discrete), rng=0).random(N_POINTS):
+            found = [variable.places(v[k]) for k, (_, variable) in enumerate(self.discrete)]
+            points, log_ratio = self._points(X, np.array([place for place, _ in found]))
+            logs.append(of_points(points) + log_ratio + np.log([slope for _, slope in found]).sum())
         return logsumexp(logs, axis=0) - np.log(N_POINTS)
 
 

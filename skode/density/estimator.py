@@ -397,15 +397,14 @@ class CNFDensityEstimator(FittedDensity):
             named = sorted({*named, *named_columns(self.categorical_features, given, X.shape[1])})
         groups = discrete_groups(X[weights > 0.0], named, find=find)
         groups = [group for group in groups if len(np.unique(X[:, group[0]])) > 1]
-        return Dequantiser.fit(X, weights, groups) if groups else None
+        return Dequantiser.fit(X, weights, groups, named) if groups else None
 
     def _continuous(self, X: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
         """Samples as points of continuous variables, drawn from the cells of discrete values; and their names."""
         names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))
         if self._dequantiser is None:
             return X, names
-        u = rng.uniform(size=(len(X), len(self._dequantiser.discrete)))
-        return self._dequantiser.points(X, u)[0].astype(X.dtype), names[self._dequantiser.first]
+        return self._dequantiser.drawn(X, rng).astype(X.dtype), names[self._dequantiser.first]
 
     def _beside(
         self, samples: Samples, held_out: Samples | None, rng: np.random.RandomState, stopwatch: Stopwatch
