@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ class LongRows:
         All other columns, in their order; of the index nothing.
     positions : ndarray of int, of shape (n,)
         Where each row stands in the frame, for messages.
+    time_zone : tzinfo or None
+        Time zone of the dates; None where they have none.
     """
 
     series: np.ndarray
@@ -51,13 +54,20 @@ class LongRows:
     time_kind: str
     covariates: np.ndarray
     positions: np.ndarray
+    time_zone: Any = None
 
     def __len__(self) -> int:
         return len(self.time)
 
     def take(self, rows: np.ndarray) -> LongRows:
         """Some of the rows, by position."""
-        return LongRows(self.series[rows], self.time[rows], self.time_kind, self.covariates[rows], self.positions[rows])
+        return replace(
+            self,
+            series=self.series[rows],
+            time=self.time[rows],
+            covariates=self.covariates[rows],
+            positions=self.positions[rows],
+        )
 
 
 def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: Column, reset: bool) -> LongRows:
@@ -156,7 +166,7 @@ def take_apart(frame: pd.DataFrame, *, series: Column | None, time: Column, with
     covariates = np.empty((len(frame), len(rest)))
     for k, position in enumerate(rest):
         covariates[:, k] = _read_covariate(frame.iloc[:, position], f"covariate {as_python(frame.columns[position])!r}")
-    return LongRows(ids, times, kind, covariates, np.arange(len(frame)))
+    return LongRows(ids, times, kind, covariates, np.arange(len(frame)), _time_zone(when.column))
 
 
 def column_position(frame: pd.DataFrame, column: Column, parameter: str) -> int:
@@ -372,6 +382,42 @@ def read_times(column: pd.Series, label: str) -> tuple[np.ndarray, str]:
     return times, "number"
 
 
+def _time_zone(column: pd.Series) -> Any:
+    """Time zone of a column of dates; None where there is none."""
+    return getattr(pd.Series(_distinct(column)).infer_objects().dtype, "tz", None)
+
+
+def read_span(name: str, span: Any, time_kind: str, time: Column) -> float:
+    """A length of time as a number in the unit of the times that were read, which is seconds for dates.
+
+    Parameters
+    ----------
+    name : str
+        The parameter, for messages.
+    span : float, str, timedelta or timedelta64
+        A number for times that are numbers; for others a time difference, or text that ``pd.Timedelta`` reads.
+    time_kind : str
+        Kind of the times; see :class:`LongRows`.
+    time : str or int
+        Their column, for messages.
+
+    Raises
+    ------
+    ValueError
+        If the span is of another kind than the times, or not positive.
+    """
+    is_number = not isinstance(span, timedelta | np.timedelta64 | str)
+    if is_number != (time_kind == "number"):
+        advice = "a number in the same unit" if time_kind == "number" else "one such as pd.Timedelta(days=7)"
+        raise ValueError(
+            f"{name}={span!r} does not suit the time column time={time!r}, which holds a {time_kind}: give {advice}."
+        )
+    number = float(span) if is_number else pd.Timedelta(span).total_seconds()
+    if not 0.0 < number < np.inf:
+        raise ValueError(f"{name}={span!r} must be positive.")
+    return number
+
+
 def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndarray:
     """Observed values as (n, n_outputs) floats, NaN where nothing was observed.
 
@@ -414,15 +460,15 @@ def _dtypes(y: Any) -> list[Any]:
     return [dtype for dtype in dtypes if hasattr(dtype, "kind")]
 
 
-def times_of_kind(times: np.ndarray, kind: str) -> pd.Series:
-    """Times as a column of the kind that :func:`read_times` read them from."""
+def times_of_kind(times: np.ndarray, kind: str, time_zone: Any = "UTC") -> pd.Series:
+    """Times as a column of the kind that :func:`read_times` read them from; those with a time zone in a given one."""
     if kind == "number":
         return pd.Series(times)
     # In microseconds, for nanoseconds reach to the year 2262 only.
     differences = pd.Series(np.round(times * 1e6).astype("timedelta64[us]"))
     if kind == "difference":
         return differences
-    return pd.Timestamp(0, tz="UTC" if kind == "date with a time zone" else None).as_unit("us") + differences
+    return pd.Timestamp(0, tz=time_zone if kind == "date with a time zone" else None).as_unit("us") + differences
 
 
 def output_names(y: Any) -> list[Any]:

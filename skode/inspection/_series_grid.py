@@ -14,6 +14,9 @@ from skode.training import to_pandas
 #: Times on the grid of a series, and how much of its span the grid goes on beyond its last row.
 N_TIMES, BEYOND = 200, 0.25
 
+#: Times on the grid in each cycle, where there are cycles, and times at most.
+N_TIMES_PER_CYCLE, MOST_TIMES = 8, 5000
+
 
 class Grid:
     """The rows of a long frame, to be taken over to other times.
@@ -148,10 +151,17 @@ def _place(frame: pd.DataFrame, column: Column, parameter: str) -> Column:
     return column_position(frame, column, parameter)
 
 
-def grid_over(times: np.ndarray, typical: float, beyond: float = BEYOND) -> np.ndarray:
-    """A grid over the times of a series' rows, and a share beyond; over a typical span where it has but one."""
+def grid_over(
+    times: np.ndarray, typical: float, beyond: float = BEYOND, *, highest_frequency: float = 0.0
+) -> np.ndarray:
+    """A grid over the times of a series' rows, and a share beyond; over a typical span where it has but one.
+
+    It has more times where cycles of a frequency need them to be drawn.
+    """
     first, last = times.min(), times.max()
-    return np.linspace(first, last + (beyond * (last - first) if last > first else typical), N_TIMES)
+    span = (1.0 + beyond) * (last - first) if last > first else typical
+    n_times = int(min(max(N_TIMES, N_TIMES_PER_CYCLE * highest_frequency * span), MOST_TIMES))
+    return np.linspace(first, first + span, n_times)
 
 
 def unit_of(grids: Sequence[Any]) -> tuple[str, pd.Timedelta | None]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 
 from skode.frames import read_rows
@@ -89,11 +87,9 @@ class SeriesForecastDisplay(SeriesPanels):
     ) -> SeriesForecastDisplay:
         r"""Predict series on a grid of times, and draw that beside their rows.
 
-        The band is ``mean +- z std`` of ``predict(return_std=True)``, with ``z`` the normal quantile for ``level``. It
-        is the band of an observation, not of its mean: ``std`` holds the noise of observations and the uncertainty of
-        the latent state. Counts (``likelihood="poisson"``) have the same band, cut off at 0, which is rough where they
-        are small. Values of 0 and 1 (``likelihood="bernoulli"``) have none: their standard deviation is
-        :math:`\sqrt{p (1 - p)}` whatever the uncertainty, and says no more than the mean ``p``.
+        The band is that of ``predict_interval(level=level)``: of an observation, not of its mean, with the noise of
+        observations and the uncertainty of the latent state. Values of 0 and 1 (``likelihood="bernoulli"``) have none:
+        their distribution is their mean ``p`` whatever the uncertainty.
 
         Covariates on the grid follow the rows of X as in the model: linearly from row to row of the series, and
         constant before the first and after the last.
@@ -110,7 +106,7 @@ class SeriesForecastDisplay(SeriesPanels):
             The ids of the series to draw; None: the first three in X.
         times : array-like of shape (n_times,), default=None
             The grid, in times of the kind that X holds; None: 200 times from a series' first row in X to a quarter of
-            its span beyond the last.
+            its span beyond the last; more where cycles (``periods``) are fast.
         level : float, default=0.9
             The probability that the band is to hold.
         outputs : str, int or array-like of them, default=None
@@ -169,17 +165,24 @@ class SeriesForecastDisplay(SeriesPanels):
         forecasts = []
         for code in chosen:
             own = codes == code
-            seconds = (
-                grid_over(rows.time[own], HORIZON * estimator.time_scale_) if times is None else grid.seconds(times)
-            )
-            mean, std = estimator.predict(grid.at(own, seconds), return_std=True)
-            mean, std = (part.reshape(len(seconds), -1)[:, columns] for part in (mean, std))
+            if times is None:
+                highest = estimator._units.highest_frequency
+                seconds = grid_over(rows.time[own], HORIZON * estimator.time_scale_, highest_frequency=highest)
+            else:
+                seconds = grid.seconds(times)
+            query = grid.at(own, seconds)
+            mean = estimator.predict(query).reshape(len(seconds), -1)[:, columns]
+            lower, upper = None, None
+            if estimator.likelihood != "bernoulli":
+                ends = estimator.predict_interval(query, level).reshape(len(seconds), -1, 2)[:, columns]
+                lower, upper = ends[..., 0], ends[..., 1]
             forecasts.append(
                 SeriesForecast(
                     ids[code],
                     grid.written(seconds),
                     mean,
-                    *_band(estimator.likelihood, mean, std, level),
+                    lower,
+                    upper,
                     grid.written(rows.time[own]),
                     values[own][:, columns],
                     aside[own],
@@ -194,14 +197,3 @@ class SeriesForecastDisplay(SeriesPanels):
             time_name=grid.time_name,
         )
         return display.plot(axes, line_kw=line_kw, band_kw=band_kw, points_kw=points_kw, held_out_kw=held_out_kw)
-
-
-def _band(
-    likelihood: str, mean: np.ndarray, std: np.ndarray, level: float
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Lower and upper ends of the band of an observation; None where outputs are 0 or 1."""
-    if likelihood == "bernoulli":
-        return None, None
-    reach = norm.ppf(0.5 * (1.0 + level)) * std
-    lower = mean - reach
-    return (np.maximum(lower, 0.0) if likelihood == "poisson" else lower), mean + reach

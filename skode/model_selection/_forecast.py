@@ -7,10 +7,9 @@ from datetime import timedelta
 from numbers import Integral, Real
 
 import numpy as np
-import pandas as pd
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
-from skode.frames import Column
+from skode.frames import Column, read_span
 from skode.model_selection._long import LongFrameSplit, SeriesTimes, part_of
 
 Duration = float | timedelta | np.timedelta64
@@ -119,7 +118,7 @@ class ForecastSplit(LongFrameSplit):
 
     def _masks(self, rows: SeriesTimes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         tested_in = self._fold_that_tests(rows)
-        gap = 0.0 if self.gap is None else self._in_units_of_time("gap", self.gap, rows.time_kind)
+        gap = 0.0 if self.gap is None else read_span("gap", self.gap, rows.time_kind, self.time)
         for fold in range(self.n_splits):
             test = tested_in == fold
             first_test = rows.per_series(np.where(test, rows.time, np.inf), "min")
@@ -139,26 +138,12 @@ class ForecastSplit(LongFrameSplit):
             last_rank = rows.per_series(rank, "max")
             folds_back = (last_rank - rank) // part_of(self.test_fraction, last_rank + 1)
         else:
-            horizon = self._in_units_of_time("horizon", self.horizon, rows.time_kind)
+            horizon = read_span("horizon", self.horizon, rows.time_kind, self.time)
             before_last = rows.per_series(rows.time, "max") - rows.time
             folds_back = (before_last + _rounding(rows.time)) // horizon
         fold = self.n_splits - 1 - folds_back
         begins = fold == rows.per_series(fold, "min")
         return np.where(begins, -1, fold)
-
-    def _in_units_of_time(self, name: str, duration: Duration, time_kind: str) -> float:
-        """A duration as a number in the unit of the times that were read, which is seconds for dates."""
-        is_number = not isinstance(duration, timedelta | np.timedelta64)
-        if is_number != (time_kind == "number"):
-            advice = "a number in the same unit" if time_kind == "number" else "one such as pd.Timedelta(days=7)"
-            raise ValueError(
-                f"{name}={duration!r} does not suit the time column time={self.time!r}, which holds a {time_kind}: "
-                f"give {advice}."
-            )
-        number = float(duration) if is_number else pd.Timedelta(duration).total_seconds()  # type: ignore[arg-type]
-        if not number > 0:
-            raise ValueError(f"{name}={duration!r} must be positive.")
-        return number
 
 
 def _rounding(time: np.ndarray) -> float:

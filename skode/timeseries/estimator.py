@@ -19,11 +19,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skode.equations.reading import Clock
 from skode.frames import Column, distinct_rows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
+from skode.timeseries.cycles import Cycles, CyclicModel
 from skode.timeseries.duration import seconds_for
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.empirical_bayes import fit_population
 from skode.timeseries.encoders import ENCODERS
-from skode.timeseries.fitted import FittedLatentODE, in_double
+from skode.timeseries.fitted import in_double
+from skode.timeseries.forecasting import ForecastingLatentODE
 from skode.timeseries.known_dynamics import KnownDynamics, KnownEquations, OutputStatistics
 from skode.timeseries.known_ode import MOST_SERIES, Conversion, KnownODE
 from skode.timeseries.latent_ode import LatentModel, LatentODE
@@ -58,7 +60,7 @@ PASSES_FOR_POPULATION = 10
 MAX_GRAD_NORM = 10.0
 
 
-class LatentODERegressor(FittedLatentODE):
+class LatentODERegressor(ForecastingLatentODE):
     r"""Regressor for irregularly timed series: a latent neural ODE.
 
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
@@ -102,6 +104,10 @@ class LatentODERegressor(FittedLatentODE):
         Equations that latent states follow where they are known but for parameters [5]_, see :class:`KnownDynamics`;
         None: a vector field that is learnt. With equations ``latent_size``, ``hidden_layer_sizes`` (but for read-outs
         that are learnt), ``activation`` and ``hindcasting`` are not read.
+    periods : array-like or None, default=None
+        Periods of cycles by the calendar, such as ``["1D", "7D"]`` for dates (by the clock of their time zone) and
+        time differences, or numbers in the unit of ``time``. Outputs then have three harmonics of each, with
+        amplitudes that all series share, of which each series has a deviation and which depend on the latent state.
     latent_size : int, default=4
         Size of the latent state.
     hidden_layer_sizes : int or array-like of int, default=(32, 32)
@@ -260,6 +266,7 @@ class LatentODERegressor(FittedLatentODE):
         "noise": [StrOptions({"coloured", "white"})],
         "observation_times": [StrOptions({"given", "poisson"})],
         "dynamics": [KnownDynamics, None],
+        "periods": ["array-like", None],
         "latent_size": [Interval(Integral, 1, None, closed="left")],
         "encoder": [StrOptions(set(ENCODERS))],
         "encoder_size": [Interval(Integral, 1, None, closed="left")],
@@ -281,6 +288,7 @@ class LatentODERegressor(FittedLatentODE):
         noise: str = "coloured",
         observation_times: str = "given",
         dynamics: KnownDynamics | None = None,
+        periods: Any = None,
         latent_size: int = 4,
         hidden_layer_sizes: Any = (32, 32),
         activation: str = "silu",
@@ -321,6 +329,7 @@ class LatentODERegressor(FittedLatentODE):
         self.noise = noise
         self.observation_times = observation_times
         self.dynamics = dynamics
+        self.periods = periods
         self.latent_size = latent_size
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -414,7 +423,7 @@ class LatentODERegressor(FittedLatentODE):
             units = Units.learned(rows, values, weights, y, standardise=standardise)
             if self.dynamics is not None:
                 units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
-            self._use_units(units)
+            self._use_units(replace(units, cycles=Cycles.of(self, units.time_kind)))
             panel = self._units.panel(rows, values, weights)
             new_module = self._new_module if self.dynamics is None else self._known_module
             self.module_ = new_module(panel, new_generator(rng))
@@ -539,6 +548,7 @@ class LatentODERegressor(FittedLatentODE):
             "likelihood": self.likelihood,
             "observation_times": self.observation_times,
             "dynamics": None if self.dynamics is None else self.dynamics.get_params(),
+            "periods": None if self.periods is None else list(self.periods),
         }
 
     def _new_module(self, panel: Panel, generator: torch.Generator) -> LatentModel:
@@ -556,7 +566,9 @@ class LatentODERegressor(FittedLatentODE):
             generator=generator,
         )
         module.start_read_outs(panel, self.time_scale_)
-        return module
+        if self._units.cycles is None:
+            return module
+        return CyclicModel(module, self._units.cycles.n_columns, self._tensors_for(module)(panel))
 
     def _known_module(self, panel: Panel, generator: torch.Generator) -> KnownODE:
         """The model with equations of the user's, in float64."""

@@ -150,7 +150,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         return self.module_
 
     @array_api
-    def predict(self, X: Any, return_std: bool = False) -> Any:
+    def predict(self, X: Any, return_std: bool = False, known: str = "all") -> Any:
         """Predict at any times of any series.
 
         Parameters
@@ -159,6 +159,11 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             As in ``fit``.
         return_std : bool, default=False
             Whether to return standard deviations as well: observation noise and uncertainty of the latent state.
+        known : {"all", "before"}, default="all"
+            Which observations of its series each row is answered from: all that the model is conditioned on, those
+            after the row included, or only those at earlier times, as for back-tests. With "before", a series' first
+            row is answered from the prior. The posterior of each row is then found anew, in a time that grows with
+            the square of the rows of a series; weights of the network and the noise stay those of all rows in ``fit``.
 
         Returns
         -------
@@ -176,13 +181,14 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         SolverError
             If no draw of a latent state can be solved as far as the times of X.
         """
-        query, units = self._query(self._read(X)), self._units
-        mean, std = self._predictive().moments(query, self._posterior_of(query), with_std=return_std)
+        rows = self._read(X)
+        units, (query, posterior) = self._units, self._asked(rows, known)
+        mean, std = self._predictive().moments(query, posterior, with_std=return_std)
         mean = units.in_shape_of_y(units.original(mean))
         return mean if std is None else (mean, units.in_shape_of_y(std * units.y_scale))
 
     @array_api
-    def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
+    def score_samples(self, X: Any, y: Any = None, known: str = "all") -> np.ndarray:
         """Log predictive density of each row, given what the model is conditioned on.
 
         Of each row by itself: outputs of one row are judged together, rows of one series are not. Rows that the
@@ -194,6 +200,8 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             As in ``fit``.
         y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
             Values; NaN where nothing was observed. None: nothing was observed at all, and all answers are NaN.
+        known : {"all", "before"}, default="all"
+            As in ``predict``.
 
         Returns
         -------
@@ -214,8 +222,8 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         if y is None:
             return np.full(len(rows), np.nan)
         values = self._targets(y, rows, maybe_nothing=True)
-        scaled, query = self._units.standardised(values), self._query(rows)
-        density = self._predictive().log_density(query, self._posterior_of(query), scaled)
+        scaled, (query, posterior) = self._units.standardised(values), self._asked(rows, known)
+        density = self._predictive().log_density(query, posterior, scaled)
         observed = ~np.isnan(values)
         density -= (observed * np.log(self._units.y_scale)).sum(1)
         some = observed.any(1)
@@ -521,6 +529,17 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
     def _query(self, rows: LongRows) -> Query:
         self._units.check_time_kind(rows, self.time)
         return Query.of(rows, self.context_, self._units)
+
+    def _asked(self, rows: LongRows, known: str) -> tuple[Query, Posterior]:
+        """Rows as a query, and the posteriors of its series given all observations or earlier ones."""
+        if known not in ("all", "before"):
+            raise ValueError(f'known must be "all" or "before"; got {known!r}.')
+        if known == "all":
+            query = self._query(rows)
+            return query, self._posterior_of(query)
+        self._units.check_time_kind(rows, self.time)
+        query = Query.before(rows, self.context_, self._units)
+        return query, self._inferred(query.known, self.posterior_.n_draws).take(query.positions)
 
     def _posterior_of(self, query: Query) -> Posterior:
         return self.posterior_.take(query.positions)

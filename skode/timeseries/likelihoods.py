@@ -31,9 +31,12 @@ class Likelihood(nn.Module):
     ----------
     standardised : bool
         Whether outputs are to be standardised.
+    discrete : bool
+        Whether outputs are whole numbers.
     """
 
     standardised = False
+    discrete = True
 
     def __init__(self, n_outputs: int) -> None:
         super().__init__()
@@ -74,6 +77,10 @@ class Likelihood(nn.Module):
         """Variance of each output about its mean."""
         raise NotImplementedError
 
+    def cdf(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
+        """Probability of each output to be no larger than ``y``; ``added`` as in :meth:`log_prob`."""
+        raise NotImplementedError
+
     @property
     def has_memory(self) -> bool:
         """Whether part of the noise has a memory."""
@@ -112,6 +119,7 @@ class Gaussian(Likelihood):
     """
 
     standardised = True
+    discrete = False
     coloured: Tensor
     memory: Tensor
 
@@ -152,6 +160,10 @@ class Gaussian(Likelihood):
 
     def variance(self, eta: Tensor) -> Tensor:
         return torch.exp(2.0 * self.log_noise).expand_as(eta)
+
+    def cdf(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
+        variance = self.variance(eta)
+        return torch.special.ndtr((y - eta) / torch.sqrt(variance if added is None else variance + added))
 
     def coloured_noise(self, time: Tensor, observed: Tensor, weights: Tensor | None = None) -> ColouredNoise | None:
         if not self.has_memory:
@@ -200,6 +212,9 @@ class Bernoulli(Likelihood):
         p = torch.sigmoid(eta)
         return p * (1.0 - p)
 
+    def cdf(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
+        return torch.where(y >= 1.0, 1.0, torch.where(y >= 0.0, torch.sigmoid(-eta), 0.0))
+
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(torch.sigmoid(eta).cpu(), generator=generator).to(eta.device)
 
@@ -235,6 +250,10 @@ class Poisson(Likelihood):
 
     def variance(self, eta: Tensor) -> Tensor:
         return self.mean(eta)
+
+    def cdf(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
+        # The incomplete gamma function, which is smooth in y between counts.
+        return torch.where(y > -1.0, torch.special.gammaincc((y + 1.0).clamp_min(1e-30), self.mean(eta)), 0.0)
 
     def sample(self, eta: Tensor, generator: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(eta).cpu(), generator=generator).to(eta.device)

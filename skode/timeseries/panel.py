@@ -93,6 +93,10 @@ class Panel:
         of_series = replace(self, ids=self.ids[codes], origins=self.origins[codes])
         return of_series._with_rows(rows, np.repeat(np.arange(len(codes)), lengths))
 
+    def prefixes(self, ids: pd.Index, origins: np.ndarray, codes: np.ndarray, rows: np.ndarray) -> Panel:
+        """Other series, of rows of these: their ids and starts; each row's series, and where it stands here."""
+        return replace(self, ids=ids, origins=origins)._with_rows(rows, codes)
+
     def _with_rows(self, rows: np.ndarray, codes: np.ndarray) -> Panel:
         """The same series with rows at some positions, and the series that each of these belongs to."""
         weights = None if self.weights is None else self.weights[rows]

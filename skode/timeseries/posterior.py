@@ -352,7 +352,7 @@ class Inference:
 
     def _decoded(self, z0: Tensor, *, jointly: bool = False) -> DecoderOutput:
         solver = self.solver.replace(on_failure="nan")
-        return self.module.decode(z0, self.rows, _jointly(solver, len(z0)) if jointly else solver)
+        return self.module.decode(z0, self.rows, _jointly(solver, z0.shape[1]) if jointly else solver)
 
 
 def _steps(information: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
@@ -389,11 +389,11 @@ class _Joint:
         return self.of_copies(t, y.reshape(-1, self.size)).reshape(len(y), -1)
 
 
-def _jointly(solver: Solver, n_copies: int) -> Solve:
-    """The same, with the copies of a series as one sample."""
+def _jointly(solver: Solver, n: int) -> Solve:
+    """The same, with the copies of each of n series as one sample."""
 
     def solve_jointly(field, span, y0, t_eval=None, **kwargs) -> Solution:
-        n, size = len(y0) // n_copies, y0.shape[1]
+        n_copies, size = len(y0) // n, y0.shape[1]
         joint = _Joint(field, size, torch.arange(len(y0), device=y0.device).view(n_copies, n).t())
         start = y0.view(n_copies, n, size).transpose(0, 1).reshape(n, -1)
         solution = solver(joint, span[:n], start, t_eval=t_eval[:n], **kwargs)

@@ -44,20 +44,69 @@ class Query:
         UserWarning
             If ids are of another type than those known, or times of unknown series are long before that start.
         """
-        codes, ids = pd.factorize(rows.series)
+        codes, ids, positions, origins = _series_of(rows, known, units)
+        return cls._of(rows, codes, ids, origins, known, positions, units)
+
+    @classmethod
+    def before(cls, rows: LongRows, known: Panel, units: Units) -> Query:
+        """The query in which each row has a series to itself, with what is known of its own at earlier times.
+
+        Rows with the same before them share one. Series start where they do with all that is known.
+        """
+        codes, _, positions, origins = _series_of(rows, known, units)
+        series = positions[codes]
+        earlier = _n_earlier(rows.time, series, known)
+        (own, lengths), prefix = np.unique(np.stack([codes, earlier]), axis=1, return_inverse=True)
+        _, first = np.unique(prefix, return_index=True)
+        starts = np.searchsorted(known.codes, series[first])
+        ids = pd.RangeIndex(len(own))
+        taken = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+        prefixes = known.prefixes(ids, origins[own], np.repeat(ids.to_numpy(), lengths), taken)
+        place = np.where(positions[own] >= 0, ids, -1)
+        return cls._of(rows, prefix.reshape(-1), ids, origins[own], prefixes, place, units)
+
+    @classmethod
+    def _of(
+        cls,
+        rows: LongRows,
+        codes: np.ndarray,
+        ids: pd.Index,
+        origins: np.ndarray,
+        known: Panel,
+        positions: np.ndarray,
+        units: Units,
+    ) -> Query:
+        """The query of rows in any order, of series with given ids, starts and positions in what is known."""
         order = np.lexsort((rows.time, codes))
-        positions = known.ids.get_indexer(pd.Index(ids))
-        if (positions < 0).all():
-            _warn_of_other_ids(pd.Index(ids), known.ids)
-        origins = np.where(positions >= 0, known.origins[positions], np.median(known.origins))
-        # A scale of time before the first row, for those not known.
-        too_early = np.where(positions < 0, origins + (units.lead - 1.0) * units.time_scale, -np.inf)
-        if (strange := rows.time < too_early[codes]).any():
-            _warn_of_early_times(as_python(rows.series[strange][0]))
         nothing = np.full((len(rows), known.y.shape[1]), np.nan)
         covariates = units.scaled_covariates(rows.covariates)
-        panel = Panel(pd.Index(ids), origins, codes[order], rows.time[order], covariates[order], nothing)
+        panel = Panel(ids, origins, codes[order], rows.time[order], covariates[order], nothing)
         return cls(panel, order, known, positions)
+
+
+def _series_of(rows: LongRows, known: Panel, units: Units) -> tuple[np.ndarray, pd.Index, np.ndarray, np.ndarray]:
+    """Each row's series; of the series the ids, the positions in what is known, and the starts."""
+    codes, distinct = pd.factorize(rows.series)
+    ids = pd.Index(distinct)
+    positions = known.ids.get_indexer(ids)
+    if (positions < 0).all():
+        _warn_of_other_ids(ids, known.ids)
+    origins = np.where(positions >= 0, known.origins[positions], np.median(known.origins))
+    # A scale of time before the first row, for those not known.
+    too_early = np.where(positions < 0, origins + (units.lead - 1.0) * units.time_scale, -np.inf)
+    if (strange := rows.time < too_early[codes]).any():
+        _warn_of_early_times(as_python(rows.series[strange][0]))
+    return codes, ids, positions, origins
+
+
+def _n_earlier(time: np.ndarray, series: np.ndarray, known: Panel) -> np.ndarray:
+    """How many rows are known of the series at a position before a time; none at a position below 0."""
+    is_known = np.concatenate([np.zeros(len(time), dtype=bool), np.ones(len(known.time), dtype=bool)])
+    all_series = np.concatenate([series, known.codes])
+    order = np.lexsort((is_known, np.concatenate([time, known.time]), all_series))
+    before = np.empty(len(order), dtype=np.int64)
+    before[order] = np.cumsum(is_known[order])
+    return np.where(series >= 0, before[: len(time)] - np.searchsorted(known.codes, series), 0)
 
 
 def _warn_of_other_ids(query: pd.Index, known: pd.Index) -> None:

@@ -13,7 +13,8 @@ from sklearn.utils import check_array
 from torch import Tensor
 
 from skode.equations.reading import Clock
-from skode.frames import Column, LongRows, output_names, read_targets
+from skode.frames import Column, LongRows, output_names, read_targets, read_times, times_of_kind
+from skode.timeseries.cycles import Cycles
 from skode.timeseries.latent_ode import HORIZON, LEAD
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
@@ -42,6 +43,10 @@ class Units:
         Scaled time from a series' start to its first row.
     clock : Clock or None
         Times as equations of the user's have them; None: there are none.
+    time_zone : tzinfo or None
+        Time zone of the dates in ``fit``; None where they had none.
+    cycles : Cycles or None
+        Cycles of absolute time, by the clock of the time zone; None: there are none.
     """
 
     time_kind: str
@@ -53,6 +58,8 @@ class Units:
     single_output: bool
     lead: float = LEAD
     clock: Clock | None = None
+    time_zone: Any = None
+    cycles: Cycles | None = None
 
     @classmethod
     def learned(
@@ -85,6 +92,7 @@ class Units:
             output_names=output_names(y),
             outputs_are_named=isinstance(y, pd.DataFrame),
             single_output=np.asarray(y).ndim == 1,
+            time_zone=rows.time_zone,
         )
 
     @property
@@ -101,6 +109,11 @@ class Units:
     def n_covariates(self) -> int:
         """Number of covariates."""
         return 0 if self.covariate_scaler is None else len(self.covariate_scaler.scale_)
+
+    @property
+    def highest_frequency(self) -> float:
+        """The highest frequency of cycles, per unit of time; 0 where there are none."""
+        return 0.0 if self.cycles is None else max(self.cycles.frequencies)
 
     def standardised(self, values: np.ndarray) -> np.ndarray:
         """Outputs in the units of the model; ValueError where they overflow."""
@@ -122,6 +135,29 @@ class Units:
         """Covariates in the units of the model."""
         return covariates if self.covariate_scaler is None else self.covariate_scaler.transform(covariates)
 
+    def original_covariates(self, covariates: np.ndarray) -> np.ndarray:
+        """Covariates in the units of the user."""
+        return covariates if self.covariate_scaler is None else self.covariate_scaler.inverse_transform(covariates)
+
+    def local(self, times: np.ndarray) -> np.ndarray:
+        """Times by the clock of their time zone, where they have one: seconds since 1970 as these clocks showed it."""
+        if self.time_zone is None:
+            return times
+        instants = times_of_kind(times, self.time_kind, self.time_zone)
+        return read_times(instants.dt.tz_localize(None), "time")[0]
+
+    def from_local(self, times: np.ndarray) -> np.ndarray:
+        """Times from those of the clock of their time zone; of an hour that comes twice the first.
+
+        One that was left out counts from the end of that gap.
+        """
+        if self.time_zone is None:
+            return times
+        local = times_of_kind(times, "date")
+        twice = np.ones(len(times), dtype=bool)
+        instants = local.dt.tz_localize(self.time_zone, ambiguous=twice, nonexistent="shift_forward")
+        return read_times(instants, "time")[0]
+
     def panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
         """Rows as a panel in the units of the model, each series starting :attr:`lead` before its first row."""
         covariates = self.scaled_covariates(rows.covariates)
@@ -129,8 +165,17 @@ class Units:
         return panel.starting(self.lead * self.time_scale)
 
     def tensors(self, panel: Panel, like: Tensor, known: Panel | None = None) -> PanelTensors:
-        """A panel as tensors, of the dtype and on the device of another, with covariates from what is known."""
+        """A panel as tensors, of the dtype and on the device of another, with covariates from what is known.
+
+        Cycles are the last covariates at rows, and not of those over time.
+        """
         tensors = PanelTensors.of(panel, self.time_scale, like.dtype, like.device, known)
+        if self.cycles is not None:
+            added = tensors.covariates.new_zeros(*tensors.time.shape, self.cycles.n_columns)
+            values = torch.from_numpy(self.cycles.at(self.local(panel.time))).to(added)
+            codes, places = (torch.from_numpy(x).to(added.device) for x in (panel.codes, panel.slots()[1]))
+            added[codes, places] = values
+            tensors = replace(tensors, covariates=torch.cat([tensors.covariates, added], dim=2))
         if self.clock is None:
             return tensors
         start = torch.from_numpy((panel.origins - self.clock.origin) / self.time_scale)
@@ -208,6 +253,20 @@ class Units:
                 f"{covariates.shape}."
             ) from error
         return self.covariate_scaler.transform(given.reshape(-1, self.n_covariates)).reshape(given.shape)
+
+    def covariates_in_order(self, given: Any, n_rows: int) -> np.ndarray:
+        """Covariates that a user's function has returned, of shape (n_rows, n_covariates), checked."""
+        with check_argument("covariates"):
+            values = check_array(
+                to_pandas(given, "covariates"), ensure_2d=False, dtype=np.float64, input_name="covariates"
+            )
+        values = values.reshape(len(values), -1)
+        if values.shape != (n_rows, self.n_covariates):
+            raise ValueError(
+                f"covariates must return values of shape (n, n_covariates) = {(n_rows, self.n_covariates)}; got "
+                f"{values.shape}."
+            )
+        return values
 
     def new_panel(self, n_series: int, time: np.ndarray, covariates: np.ndarray) -> Panel:
         """Series 0, 1, ... without observations, all at the same times, in order.

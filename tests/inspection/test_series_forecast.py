@@ -70,7 +70,7 @@ def test_panels_are_outputs_by_series_and_hold_mean_and_band_of_predict(fitted):
         rows = X[X["who"] == name].sort_values("when")
         query = pd.DataFrame({"who": name, "when": times, "sex": rows["sex"].iloc[0]})
         query["dose"] = np.interp(times, rows["when"], rows["dose"])
-        mean, std = fitted.predict(query, return_std=True)
+        mean, ends = fitted.predict(query), fitted.predict_interval(query, level=0.8)
         for i in range(2):
             line, band = display.lines_[i, j], display.bands_[i, j]
             assert line.axes is band.axes is display.axes_[i, j]
@@ -78,8 +78,8 @@ def test_panels_are_outputs_by_series_and_hold_mean_and_band_of_predict(fitted):
             assert_array_equal(line.get_ydata(), mean[:, i])
             lower, upper = band_edges(band)
             assert_array_equal(lower[:, 0], times)
-            assert_allclose(lower[:, 1], mean[:, i] - norm.ppf(0.9) * std[:, i])
-            assert_allclose(upper[:, 1], mean[:, i] + norm.ppf(0.9) * std[:, i])
+            assert_array_equal(lower[:, 1], ends[:, i, 0])
+            assert_array_equal(upper[:, 1], ends[:, i, 1])
     assert [ax.get_title() for ax in display.axes_[0]] == ["eve", "ann"]
     assert [ax.get_ylabel() for ax in display.axes_[:, 0]] == ["a", "b"]
 
@@ -119,6 +119,13 @@ def test_the_grid_spans_the_rows_and_goes_on_beyond(fitted):
     drawn = display.lines_[0, 0].get_xdata()
     assert drawn[0] == own.min()
     assert_allclose(drawn[-1], own.max() + 0.25 * np.ptp(own))
+
+
+def test_the_grid_is_finer_where_there_are_cycles():
+    model = latent(dated(), Y["a"], periods=["8h"])
+    display = SeriesForecastDisplay.from_estimator(model, dated(), Y["a"], series=["joe"])
+    drawn = display.lines_[0, 0].get_xdata()
+    assert np.diff(drawn).max() <= np.timedelta64(21, "m")  # an eighth of the third harmonic
 
 
 def test_the_grid_of_a_single_row_is_as_long_as_a_typical_series(fitted):
@@ -242,13 +249,11 @@ def test_counts_have_a_band_above_0_and_binary_values_have_none():
     )
     rows = X[X["who"] == "eve"].sort_values("when")
     query = rows.head(3).assign(when=[1.0, 4.0, 9.0])
-    mean, std = poisson.predict(
-        query.assign(dose=np.interp(query["when"], rows["when"], rows["dose"])), return_std=True
-    )
+    ends = poisson.predict_interval(query.assign(dose=np.interp(query["when"], rows["when"], rows["dose"])))
     lower, upper = band_edges(display.bands_[0, 0])
-    assert (mean < norm.ppf(0.95) * std).any()  # else there is nothing to be cut off
-    assert_allclose(lower[:, 1], np.maximum(mean - norm.ppf(0.95) * std, 0))
-    assert_allclose(upper[:, 1], mean + norm.ppf(0.95) * std)
+    assert_array_equal(lower[:, 1], ends[:, 0])
+    assert_array_equal(upper[:, 1], ends[:, 1])
+    assert (lower[:, 1] >= 0).all()
 
     binary = latent(X, counts, likelihood="bernoulli")
     display = SeriesForecastDisplay.from_estimator(binary, X, counts, series="eve", times=[1.0, 4.0, 9.0])

@@ -459,7 +459,7 @@ def test_copies_solved_as_one_sample_are_those_solved_alone(settings, n_covariat
     solver = Solver(rtol=1e-8, atol=1e-8, **settings)
     with torch.no_grad():
         alone = module.path(z0, series.time, series.reach, series, solver)
-        together = module.path(z0, series.time, series.reach, series, _jointly(solver, len(z0)))
+        together = module.path(z0, series.time, series.reach, series, _jointly(solver, len(lengths)))
     kinks = 2e-5 if n_covariates else 1e-6  # paths have them between rows, where steps differ
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=kinks, equal_nan=True)
     assert torch.isfinite(alone).any()

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skode.frames import take_apart
+from skode.frames import LongRows, take_apart
+from skode.timeseries.panel import Panel
 from skode.timeseries.query import Query
 from skode.timeseries.units import Units
 
@@ -53,3 +54,24 @@ def test_an_unknown_series_long_before_its_start_is_warned_of(query):
     query(["a"], [-100.0])
     with pytest.warns(UserWarning, match="'new' is queried long before that"):
         query(["new"], [-100.0])
+
+
+def test_each_row_has_what_is_known_before_it():
+    y = np.arange(6.0)[:, None]
+    known = Panel.of(np.array([7, 7, 7, 4, 4, 4]), np.array([0.0, 1, 2, 0, 1, 1]), np.zeros((6, 0)), y)
+    units = Units("number", 1.0, None, None, ["y"], False, True)
+    times = np.array([1.0, 1.5, 0.0, 1.8, 9.0, 1.0])
+    series = np.array([7, 4, 7, 4, 5, 7])
+    rows = LongRows(series, times, "number", np.zeros((6, 0)), np.arange(6))
+    query = Query.before(rows, known, units)
+    # Rows with the same before them share a series.
+    assert query.panel.n_series == query.known.n_series == 4
+    own = query.panel.codes[np.argsort(query.order)]
+    assert own[0] == own[5] != own[2]
+    assert own[1] == own[3]
+    for row, expected in enumerate([[0.0], [3.0, 4.0, 5.0], [], [3.0, 4.0, 5.0], [], [0.0]]):
+        place = query.positions[own[row]]
+        known_then = query.known.take(np.array([place] if place >= 0 else [], dtype=int))
+        assert known_then.y[:, 0].tolist() == expected
+    assert query.positions[own[4]] == -1
+    assert query.panel.time.tolist() == times[query.order].tolist()

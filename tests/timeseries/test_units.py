@@ -96,3 +96,23 @@ def test_a_frame_is_in_the_units_of_the_user():
     assert frame["id"].tolist() == [0, 0, 1, 1]
     np.testing.assert_allclose(frame["u"], 4.0)
     np.testing.assert_allclose(frame[["a", "b"]], np.broadcast_to(Y.mean(), (4, 2)))
+
+
+def test_the_clock_of_a_time_zone():
+    zone = "Europe/Berlin"
+    written = pd.to_datetime(["2024-03-30 06:00", "2024-03-31 06:00", "2024-10-27 06:00", "2024-10-28 06:00"])
+    frame = pd.DataFrame({"id": 0, "t": written.tz_localize(zone)})
+    rows = rows_of(frame)
+    units = units_of(np.arange(4.0), frame)
+    assert (np.diff(rows.time) / 3600).tolist() == [23, 210 * 24 + 1, 24]
+    local = units.local(rows.time)
+    np.testing.assert_array_equal(local % 86_400, 6 * 3600)
+    np.testing.assert_array_equal(units.from_local(local), rows.time)
+    # Two o'clock comes twice in autumn, and in spring not at all.
+    autumn, spring = pd.to_datetime(["2024-10-27 02:30", "2024-03-31 02:30"])
+    expected = pd.to_datetime(["2024-10-27 00:30", "2024-03-31 01:00"])  # UTC
+    seconds = (pd.DatetimeIndex([autumn, spring]) - pd.Timestamp(0)).total_seconds().to_numpy()
+    np.testing.assert_array_equal(units.from_local(seconds), (expected - pd.Timestamp(0)).total_seconds().to_numpy())
+    plain = units_of(np.arange(4.0), frame.assign(t=written))
+    assert plain.time_zone is None
+    np.testing.assert_array_equal(plain.local(local), local)
