@@ -89,14 +89,14 @@ def prepared(model: Any) -> Any:
 
 
 CLASSIFIERS: dict[str, Callable[[], Any]] = {
-    "ODENetClassifier": lambda: prepared(ODENetClassifier(random_state=0)),
+    "ODENetClassifier": lambda: ODENetClassifier(random_state=0),
     "MLPClassifier": lambda: prepared(MLPClassifier(random_state=0)),
     "LogisticRegression": lambda: prepared(LogisticRegression(max_iter=1000)),
     "HistGradientBoosting": lambda: HistGradientBoostingClassifier(random_state=0),
 }
 
 REGRESSORS: dict[str, Callable[[], Any]] = {
-    "ODENetRegressor": lambda: prepared(ODENetRegressor(random_state=0)),
+    "ODENetRegressor": lambda: ODENetRegressor(random_state=0),
     "MLPRegressor": lambda: TransformedTargetRegressor(
         prepared(MLPRegressor(random_state=0)), transformer=StandardScaler()
     ),
