@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from skode.supervised.fitted import FittedODENet
 from skode.supervised.inputs import UPDATES, Inputs, check_two_dimensional
 from skode.supervised.objective import Losses, Samples, SupervisedObjective
 from skode.supervised.odenet import Network
-from skode.supervised.strength import DECAYS, best_strength, up_to
+from skode.supervised.strength import DECAYS, best_strength, parts, up_to
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
@@ -108,6 +108,15 @@ class ODENetEstimator(FittedODENet):
     def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
         """Learn from the encoded targets that are trained on, before the network is made."""
 
+    def _calibrate(
+        self,
+        parts: Iterable[tuple[np.ndarray, np.ndarray]],
+        trial: Callable[[np.ndarray, np.ndarray], tuple[SupervisedObjective, Samples]],
+        settings: TrainingSettings,
+        rng: np.random.RandomState,
+    ) -> None:
+        """Learn from samples held out how far predictions are off, where that is wanted."""
+
     def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         """The samples' weights in training."""
         return sample_weight
@@ -180,18 +189,22 @@ class ODENetEstimator(FittedODENet):
             len(rows), inputs.auto_batch_size(len(rows)), alpha=0.0, passes=passes, stopwatch=stopwatch
         )
 
-        def begun(kept: np.ndarray, held_out: np.ndarray) -> tuple[SupervisedObjective, Callable[[], float]]:
+        search = np.random.RandomState(rng.randint(np.iinfo(np.int32).max))
+
+        def trial(kept: np.ndarray, held_out: np.ndarray) -> tuple[SupervisedObjective, Samples]:
             network = inputs.network(X.shape[1], self.n_outputs_, new_generator(search))
             network.to(device=device, dtype=training_dtype)
             own = samples(rows[kept], own_weights[kept])
-            others = samples(rows[held_out], own_weights[held_out])
             objective = self._objective(network, own, inputs, new_generator(search, device))
-            return objective, functools.partial(self._held_out_loss, network, others)
+            return objective, samples(rows[held_out], own_weights[held_out])
+
+        def begun(kept: np.ndarray, held_out: np.ndarray) -> tuple[SupervisedObjective, Callable[[], float]]:
+            objective, others = trial(kept, held_out)
+            return objective, functools.partial(self._held_out_loss, objective.network, others)
 
         with users_field(self.field, rng, self._state_shape()):
             interrupted = None
             if self.alpha == "auto" and self.image_shape is None and first and not partial:
-                search = np.random.RandomState(rng.randint(np.iinfo(np.int32).max))
                 place, interrupted = best_strength(
                     row_groups(X[rows]), self._strata(targets[rows]), begun, settings, search
                 )
@@ -218,6 +231,8 @@ class ODENetEstimator(FittedODENet):
                     objective = self._objective(untrained, samples(*every), inputs, new_generator(rng, device))
                     self._record = self._refit(objective, len(every[0]), rng, settings)
                     self.module_.to(dtype)
+                groups, strata = row_groups(X[rows]), self._strata(targets[rows])
+                self._calibrate(parts(groups, strata), trial, settings, search)
             self.module_.eval()
         return self
 

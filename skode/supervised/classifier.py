@@ -86,7 +86,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     steer : float, default=0.0
         Largest random change of the end time 1 in training, drawn for each batch, to either side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is an eighth of a table, but at least 32 and at most 200, and 200 images. Equal samples count as one, with their weights added.
+        Samples in a batch; "auto" is an eighth of a table, but at least 32 and at most 200, and 200 images. Equal
+        samples count as one, with their weights added.
     learning_rate : {"cosine", "constant"}, default="cosine"
         Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017). In ``partial_fit`` it is constant.
@@ -111,8 +112,9 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the last call.
     early_stopping : bool, default=False
-        Whether to set aside ``validation_fraction`` of the samples (stratified), stop by their accuracy, and keep
-        the weights that were best on them.
+        Whether to set aside ``validation_fraction`` of the samples (stratified), to find the epoch that is best by
+        their log loss, and to train anew on all samples for as many epochs. With ``max_time`` the weights of that
+        epoch are kept instead.
     validation_fraction : float, default=0.1
         See ``early_stopping``.
     n_iter_no_change : int or None, default=None
@@ -162,7 +164,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     loss_curve_ : list of float
         Training loss per epoch.
     validation_scores_ : list of float or None
-        Accuracy on the validation set per epoch, with ``early_stopping``.
+        Minus the mean loss on the validation set per epoch, with ``early_stopping``.
     best_validation_score_ : float or None
         The best of them.
     nfe_forward_, nfe_backward_ : list of float
