@@ -224,7 +224,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         n_blocks: int = 1,
         time_dependent: bool = True,
         evolving_weights: bool = False,
-        alpha: float | str = "auto",
+        alpha: Any = "auto",
         class_weight: Any = None,
         input_dropout: float = 0.1,
         kinetic_energy: float = 0.0,

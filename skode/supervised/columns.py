@@ -51,7 +51,7 @@ class CategoricalFeatures:
         )
         frame = as_frame(X)
         encoder.fit(_columns(frame, positions))
-        for position, categories in zip(positions, encoder.categories_, strict=True):
+        for position, categories in zip(positions.tolist(), encoder.categories_, strict=True):
             n = int(np.count_nonzero(~pd.isna(categories)))
             if n > MOST_CATEGORIES:
                 raise ValueError(

@@ -228,7 +228,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         n_blocks: int = 1,
         time_dependent: bool = True,
         evolving_weights: bool = False,
-        alpha: float | str = "auto",
+        alpha: Any = "auto",
         likelihood: str | None = None,
         input_dropout: float = 0.0,
         kinetic_energy: float = 0.0,
