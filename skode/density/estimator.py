@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,6 +22,7 @@ from skode.density.fields import new_field
 from skode.density.fitted import FittedDensity
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
+from skode.density.mixtures import COVARIANCES
 from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.samples import Samples
 from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
@@ -416,13 +418,15 @@ class CNFDensityEstimator(FittedDensity):
         X = np.concatenate([held_out.points, samples.points]).astype(np.float64)
         weights = np.concatenate([held_out.weights, samples.weights])
         weights = weights / weights.mean()
-        scalers = [self.scaler_]
+        spaces: list[tuple[Gaussianisation, Sequence[str]]] = [(self.scaler_, tuple(COVARIANCES))]
         if len(self.scaler_.marginals.columns):
-            scalers.append(Gaussianisation.fit(X, weights, marginals="normal"))
+            spaces.append((Gaussianisation.fit(X, weights, marginals="normal"), ["full"]))
+        if X.shape[1] > 1:
+            spaces.append((Gaussianisation.fit(X, weights, marginals="normal", whiten=False), ["diag"]))
         limit = PARTNERS_TIME * self.max_time if self.max_time is not None else np.inf
         with stopwatch.phase("Gaussian mixtures and kernel densities"):
             return Partners.fit(
-                X, weights, scalers, rng.randint(2**31 - 1), out_of_time=lambda: stopwatch.elapsed > limit
+                X, weights, spaces, rng.randint(2**31 - 1), out_of_time=lambda: stopwatch.elapsed > limit
             )
 
     def _stack(self, beside: Partners, held_out: Samples) -> None:
