@@ -2,6 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import kstest, multivariate_normal, norm
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
 
 from skode import CNFDensityEstimator
 from skode.density import discrete
@@ -126,6 +128,25 @@ def test_a_group_is_one_variable_of_the_base(of_kinds):
 def test_a_number_of_another_category_is_an_anomaly(of_kinds):
     assert of_kinds.predict(one_hot(np.array([0, 1, 2]), MEANS)).tolist() == [1, 1, 1]
     assert of_kinds.decision_function(one_hot(np.array([2]), np.array([5.0]))) < 0.0
+
+
+def test_anomalies_in_categories_are_found_as_well_as_by_an_isolation_forest():
+    # Columns are likely one by one, and a category does not go with its number.
+    (kind, x), (new, new_x) = kinds(600, 0), kinds(600, 1)
+    wrong = (new + 1 + np.arange(600) % 2) % 3
+    X, good, bad = one_hot(kind, x), one_hot(new, new_x), one_hot(wrong, new_x)
+    flow = CNFDensityEstimator(**{**TINY, "stacking": True}).fit(X)
+    forest = IsolationForest(random_state=0).fit(X)
+    is_bad = np.repeat([0, 1], 600)
+
+    def area(score):
+        return roc_auc_score(is_bad, -score)
+
+    log_prob = [np.log(SHARES[c]) + norm.logpdf(new_x, MEANS[c], SPREADS[c]) for c in (new, wrong)]
+    best = area(np.concatenate(log_prob))
+    found, by_forest = (area(model.score_samples(np.concatenate([good, bad]))) for model in (flow, forest))
+    assert found > by_forest
+    assert found > best - 0.02
 
 
 def test_values_that_were_not_seen_are_unlikely(of_kinds):
