@@ -24,6 +24,7 @@ class AnomalyMixin:
     """
 
     contamination: Any
+    fit: Callable[..., Any]
     score_samples: Callable[[Any], np.ndarray]
     _log_density: Callable[[np.ndarray], np.ndarray]
     _samples: Callable[[np.ndarray], np.ndarray]

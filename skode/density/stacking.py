@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.gaussians import Gaussians
-from skode.density.mixtures import MOST_VALIDATED, Validation
+from skode.density.mixtures import MOST_VALIDATED, Candidate, Validation
 
 #: Samples that the prior on the weights is worth, the least number of samples that densities are stacked for, and the
 #: least weight of a density that is kept.
@@ -96,11 +96,15 @@ class Partners:
         out_of_time : callable
             Whether no more of them are wanted.
         """
-        scalers, densities, logs, few = [], [], [], X[:MOST_VALIDATED]
+        scalers: list[Gaussianisation] = []
+        densities: list[Gaussians] = []
+        logs: list[np.ndarray] = []
+        few = X[:MOST_VALIDATED]
         for scaler, kinds in spaces:
             log_det = scaler.log_det(few)
             validation = Validation(scaler.transform(X), weights, seed)
-            for fit in (validation.kernel, *(partial(validation.mixture, kind) for kind in kinds)):
+            fits: list[Callable[[], Candidate]] = [validation.kernel]
+            for fit in fits + [partial(validation.mixture, kind) for kind in kinds]:
                 if out_of_time():
                     break
                 candidate = fit()
