@@ -58,7 +58,7 @@ PARTNERS_TIME = 0.2
 
 
 class CNFDensityEstimator(FittedDensity):
-    """Density estimator whose density is a normal one, carried by a neural ODE.
+    """Density estimator whose density is a normal one, carried by a neural ODE, beside mixtures of normal ones.
 
     A continuous normalizing flow [1]_: the data, whitened, are the end of ``dz/dt = f(t, z)`` started from a normal
     density, and the exact log-density follows the instantaneous change of variables

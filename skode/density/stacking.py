@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.gaussians import Gaussians
-from skode.density.mixtures import MOST_VALIDATED, Candidate, Validation
+from skode.density.mixtures import MOST_VALIDATED, WIDEST, Candidate, Validation
 
 #: Samples that the prior on the weights is worth, the least number of samples that densities are stacked for, and the
 #: least weight of a density that is kept.
@@ -104,7 +104,9 @@ class Partners:
             log_det = scaler.log_det(few)
             validation = Validation(scaler.transform(X), weights, seed)
             fits: list[Callable[[], Candidate]] = [validation.kernel]
-            for fit in fits + [partial(validation.mixture, kind) for kind in kinds]:
+            if X.shape[1] <= WIDEST:
+                fits += [partial(validation.mixture, kind) for kind in kinds]
+            for fit in fits:
                 if out_of_time():
                     break
                 candidate = fit()
