@@ -24,26 +24,28 @@ class AnomalyMixin:
     """
 
     contamination: Any
+    fit: Callable[..., Any]
     score_samples: Callable[[Any], np.ndarray]
     _log_density: Callable[[np.ndarray], np.ndarray]
     _samples: Callable[[np.ndarray], np.ndarray]
     _drawn: Callable[[int, np.random.RandomState], np.ndarray]
-    _offset: float | None
+    #: The threshold, empty until it is needed: answers leave an estimator's attributes as they are.
+    _offset: list[float]
 
     def _set_offset(self, X: np.ndarray, weights: np.ndarray) -> None:
         """Set the threshold by the training samples, unless it is the density's own."""
-        self._offset = None
+        self._offset = []
         if self.contamination != "auto":
-            self._offset = _quantile(self._log_density(X), weights, float(self.contamination))
+            self._offset.append(_quantile(self._log_density(X), weights, float(self.contamination)))
 
     @property
     def offset_(self) -> float:
         """The log-density below which a sample counts as an anomaly."""
         check_is_fitted(self)
-        if self._offset is None:
+        if not self._offset:
             draws = self._samples(self._drawn(N_DRAWS, np.random.RandomState(0)))
-            self._offset = _quantile(self._log_density(draws), np.ones(N_DRAWS), AUTO_SHARE)
-        return self._offset
+            self._offset.append(_quantile(self._log_density(draws), np.ones(N_DRAWS), AUTO_SHARE))
+        return self._offset[0]
 
     @array_api
     def decision_function(self, X: Any) -> np.ndarray:

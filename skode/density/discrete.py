@@ -28,8 +28,8 @@ MIDDLE, POINTS_IN_MIDDLE = 0.2, 0.75
 PRIOR = 0.5
 
 #: Numbers are discrete if there are no more than this number of different ones, each for so many samples on average; or
-#: if one of some more is common.
-FEW_VALUES, SAMPLES_PER_VALUE, SOME_VALUES = 20, 20, 50
+#: if one of some more is common, and the others are for so many samples on average.
+FEW_VALUES, SAMPLES_PER_VALUE, SOME_VALUES, SAMPLES_PER_OTHER = 20, 20, 50, 5
 
 
 @dataclass(frozen=True)
@@ -227,4 +227,6 @@ def _has_few_values(column: np.ndarray) -> bool:
     if len(values) < 2 or len(values) > SOME_VALUES:
         return False
     few = len(values) <= FEW_VALUES and len(column) >= SAMPLES_PER_VALUE * len(values)
-    return bool(few or (counts.max() >= LEAST_ATOM and counts.max() > LARGEST_ATOM * len(column)))
+    n, most = len(column), counts.max()
+    others_repeat = n - most >= SAMPLES_PER_OTHER * (len(values) - 1)
+    return bool(few or (most >= LEAST_ATOM and most > LARGEST_ATOM * n and others_repeat))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -21,6 +22,7 @@ from skode.density.fields import new_field
 from skode.density.fitted import FittedDensity
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
+from skode.density.mixtures import COVARIANCES
 from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.samples import Samples
 from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
@@ -56,7 +58,7 @@ PARTNERS_TIME = 0.2
 
 
 class CNFDensityEstimator(FittedDensity):
-    """Density estimator whose density is a normal one, carried by a neural ODE.
+    """Density estimator whose density is a normal one, carried by a neural ODE, beside mixtures of normal ones.
 
     A continuous normalizing flow [1]_: the data, whitened, are the end of ``dz/dt = f(t, z)`` started from a normal
     density, and the exact log-density follows the instantaneous change of variables
@@ -101,7 +103,8 @@ class CNFDensityEstimator(FittedDensity):
         The discrete variables, whose values are given probabilities; on them ``score_samples`` is a log-density with
         respect to counting. By position, name or mask; columns of categories, text or bools of a frame are in any case.
         "auto" adds groups of adjacent columns of which one is 1 and the others 0, as one variable, and columns of few
-        numbers, each of which comes often. None: all columns are continuous.
+        numbers, each of which comes often. None: all columns are continuous. Name the columns where densities of
+        several fits are to be compared, of classes for example: each finds for itself which of its columns are discrete.
     contamination : float or "auto", default="auto"
         Share of the training samples that ``predict`` takes for anomalies, at most 0.5, as ``IsolationForest`` has it.
         "auto": anomalies are where the density is lower than at 99 % of its own draws (outside of its region of
@@ -416,13 +419,15 @@ class CNFDensityEstimator(FittedDensity):
         X = np.concatenate([held_out.points, samples.points]).astype(np.float64)
         weights = np.concatenate([held_out.weights, samples.weights])
         weights = weights / weights.mean()
-        scalers = [self.scaler_]
+        spaces: list[tuple[Gaussianisation, Sequence[str]]] = [(self.scaler_, tuple(COVARIANCES))]
         if len(self.scaler_.marginals.columns):
-            scalers.append(Gaussianisation.fit(X, weights, marginals="normal"))
+            spaces.append((Gaussianisation.fit(X, weights, marginals="normal"), ["full"]))
+        if X.shape[1] > 1:
+            spaces.append((Gaussianisation.fit(X, weights, marginals="normal", whiten=False), ["diag"]))
         limit = PARTNERS_TIME * self.max_time if self.max_time is not None else np.inf
         with stopwatch.phase("Gaussian mixtures and kernel densities"):
             return Partners.fit(
-                X, weights, scalers, rng.randint(2**31 - 1), out_of_time=lambda: stopwatch.elapsed > limit
+                X, weights, spaces, rng.randint(2**31 - 1), out_of_time=lambda: stopwatch.elapsed > limit
             )
 
     def _stack(self, beside: Partners, held_out: Samples) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.special import logsumexp
@@ -20,6 +20,7 @@ from skode.density.chunks import in_chunks
 from skode.density.discrete import Dequantiser
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
+from skode.density.gaussians import Gaussians
 from skode.density.spaces import check_range, to_data, to_flow
 from skode.density.stacking import Partners
 from skode.density.tables import Categories
@@ -77,10 +78,14 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
     def _log_prob(self, X: np.ndarray, t: float) -> np.ndarray:
         """Log-densities of the flow and all that stands beside it."""
         logs = [self._flow_log_prob(X, t)]
-        for scaler, density in zip(self._scalers, self.module_.beside, strict=True):
+        for scaler, density in zip(self._scalers, self._densities_beside, strict=True):
             points = check_range(scaler.transform(X), self.module_.log_scale.dtype)
             logs.append(self._evaluated(partial(density.log_prob, t=t), points) + scaler.log_det(X))
         return logsumexp(np.stack(logs, axis=1) + np.log(self.stacking_weights_), axis=1) if logs[1:] else logs[0]
+
+    @property
+    def _densities_beside(self) -> list[Gaussians]:
+        return cast(list[Gaussians], list(self.module_.beside))
 
     def _log_density(self, X: np.ndarray, t: float = 1.0) -> np.ndarray:
         """Log-densities of samples, with respect to counting on discrete variables."""
@@ -181,7 +186,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         {"n_samples": [Interval(Integral, 1, None, closed="left")], "random_state": ["random_state"]},
         prefer_skip_nested_validation=True,
     )
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
         """Draw samples from the fitted density.
 
         Parameters
@@ -215,7 +220,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
 
     def _drawn_beside(self, k: int, n_samples: int, rng: np.random.RandomState) -> np.ndarray:
         """Draws from one of the densities beside the flow."""
-        draws = self.module_.beside[k].sample(n_samples, rng)
+        draws = self._densities_beside[k].sample(n_samples, rng)
         return to_data(self._scalers[k], draws, np.dtype(np.float64))
 
     @array_api

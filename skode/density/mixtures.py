@@ -28,6 +28,9 @@ COVARIANCES = {"full": 24, "tied": 8, "diag": 24}
 #: Parts of the cross-validation, the number of rows that it takes at most, and the least number for a component.
 FOLDS, MOST_VALIDATED, LEAST_ROWS = 5, 2000, 5
 
+#: Number of columns beyond which there are no mixtures, whose covariances would take long, but kernel densities only.
+WIDEST = 100
+
 #: Rows that a mixture is fitted to at most, and those that a kernel density consists of.
 MOST_FITTED, MOST_KERNELS = 20_000, 5000
 

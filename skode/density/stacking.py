@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.gaussians import Gaussians
-from skode.density.mixtures import COVARIANCES, MOST_VALIDATED, Validation
+from skode.density.mixtures import MOST_VALIDATED, WIDEST, Candidate, Validation
 
 #: Samples that the prior on the weights is worth, the least number of samples that densities are stacked for, and the
 #: least weight of a density that is kept.
@@ -76,12 +76,12 @@ class Partners:
         cls,
         X: np.ndarray,
         weights: np.ndarray,
-        spaces: list[Gaussianisation],
+        spaces: Sequence[tuple[Gaussianisation, Sequence[str]]],
         seed: int,
         *,
         out_of_time: Callable[[], bool],
     ) -> Partners | None:
-        """One of each kind in each space, or None where there is no time for any.
+        """A kernel density and mixtures in each space, or None where there is no time for any.
 
         Parameters
         ----------
@@ -89,20 +89,24 @@ class Partners:
             Samples; the first are those of the cross-validation.
         weights : ndarray of shape (n,)
             Their weights, of mean 1.
-        spaces : list of Gaussianisation
-            Maps to the spaces.
+        spaces : sequence of tuple
+            Maps to the spaces, each with the types of covariance of the mixtures there.
         seed : int
             Source of the folds and starts.
         out_of_time : callable
             Whether no more of them are wanted.
         """
-        scalers, densities, logs, few = [], [], [], X[:MOST_VALIDATED]
-        for scaler in spaces:
+        scalers: list[Gaussianisation] = []
+        densities: list[Gaussians] = []
+        logs: list[np.ndarray] = []
+        few = X[:MOST_VALIDATED]
+        for scaler, kinds in spaces:
             log_det = scaler.log_det(few)
             validation = Validation(scaler.transform(X), weights, seed)
-            # Of the further spaces, where columns are as they come, the two kinds that differ most.
-            kinds = COVARIANCES if scaler is spaces[0] else ["full"]
-            for fit in (validation.kernel, *(partial(validation.mixture, kind) for kind in kinds)):
+            fits: list[Callable[[], Candidate]] = [validation.kernel]
+            if X.shape[1] <= WIDEST:
+                fits += [partial(validation.mixture, kind) for kind in kinds]
+            for fit in fits:
                 if out_of_time():
                     break
                 candidate = fit()

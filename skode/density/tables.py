@@ -38,7 +38,7 @@ class Categories:
     @property
     def columns(self) -> list[int]:
         """Positions of the columns."""
-        return [self.template.columns.get_loc(name) for name in self.values]
+        return np.flatnonzero(self.template.columns.isin(list(self.values))).tolist()
 
     def numbers(self, X: Any) -> Any:
         """The frame with the number of each category in its place; one not seen has the number after the last."""
