@@ -137,11 +137,11 @@ class PlanarDensity:
 
 def contestants() -> dict[str, PlanarDensity | CNFDensityEstimator]:
     own = {"batch_size": BATCH_SIZE, "learning_rate_init": LEARNING_RATE, "kinetic_energy": 0.0, **TOLERANCE}
-    planar = {"field": "gated_planar", "max_iter": 60, "random_state": 0, **own}
+    planar = {"field": "gated_planar", "max_iter": 60, "stacking": False, "random_state": 0, **own}
     return {
         **{f"planar, depth {depth}": PlanarDensity(depth) for depth in SIZES},
         **{f"continuous, width {width}": CNFDensityEstimator((width,), **planar) for width in SIZES},
-        "continuous, perceptron": CNFDensityEstimator(max_iter=30, random_state=0),
+        "continuous, perceptron": CNFDensityEstimator(max_iter=30, stacking=False, random_state=0),
     }
 
 
@@ -226,7 +226,7 @@ def planar_and_continuous() -> str:
 def evolution(target: str = "two_circles") -> str:
     """The density, and the paths of samples, from the base at t = 0 to the data at t = 1."""
     X = make_toy_density(target, 3000, random_state=0)
-    model = CNFDensityEstimator(max_iter=30, random_state=0).fit(X)
+    model = CNFDensityEstimator(max_iter=30, stacking=False, random_state=0).fit(X)
     times, quarters = np.linspace(0, 1, 21), slice(None, None, 5)
     figure, axes = plt.subplots(2, 5, figsize=(12, 5.2), sharex=True, sharey=True, layout="constrained")
     own = {"n_samples": 600, "random_state": 0, "grid_resolution": 120, "eps": 1.0}

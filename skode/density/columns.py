@@ -49,8 +49,8 @@ def check_columns(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None
     if len(discrete):
         warn_caller(
             f"One value makes up more than {LARGEST_ATOM:.0%} of columns {names[discrete].tolist()}: they look "
-            "discrete, and the density there is unbounded, so that likelihoods mean little. Drop them, or add "
-            "noise as wide as their values lie apart.",
+            "discrete, and the density there is unbounded, so that likelihoods mean little. Name them in "
+            "categorical_features if all of their values are discrete; else drop them.",
             UserWarning,
         )
 

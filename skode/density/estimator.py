@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,13 +17,17 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from skode.density.columns import check_columns
+from skode.density.discrete import Dequantiser, discrete_groups
 from skode.density.fields import new_field
 from skode.density.fitted import FittedDensity
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
+from skode.density.mixtures import COVARIANCES
 from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.samples import Samples
 from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
+from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
+from skode.density.tables import Categories, named_columns
 from skode.dynamics.fields import FIELDS
 from skode.training import (
     COMMON_CONSTRAINTS,
@@ -47,9 +53,12 @@ MAX_GRAD_NORM = 1.0
 #: less from update to update than the weights themselves, and follows single samples less.
 AVERAGING = 0.99
 
+#: Share of ``max_time`` after which no more mixtures are fitted.
+PARTNERS_TIME = 0.2
+
 
 class CNFDensityEstimator(FittedDensity):
-    """Density estimator whose density is a normal one, carried by a neural ODE.
+    """Density estimator whose density is a normal one, carried by a neural ODE, beside mixtures of normal ones.
 
     A continuous normalizing flow [1]_: the data, whitened, are the end of ``dz/dt = f(t, z)`` started from a normal
     density, and the exact log-density follows the instantaneous change of variables
@@ -84,6 +93,22 @@ class CNFDensityEstimator(FittedDensity):
         Transform of the columns before they are whitened: "johnson" bends them by a Johnson S_U distribution fitted to
         their skewness and tails, so that outliers and heavy tails come to where a flow can follow; "normal" leaves
         them; "auto" bends those with an excess kurtosis above 2.
+    stacking : bool, default=True
+        Whether Gaussian mixtures and kernel densities stand beside the flow, in a convex stack of the weights that
+        give samples left out of the fits the largest likelihood [6]_: those set aside by ``early_stopping``, without
+        which the density is the flow's alone. Numbers of components, types of covariance and bandwidths are
+        cross-validated. Where samples are few, or copies of a few with noise, the others are ahead of a flow, and
+        together they are mostly ahead of each of them.
+    categorical_features : "auto", None or array-like of int, str or bool, default="auto"
+        The discrete variables, whose values are given probabilities; on them ``score_samples`` is a log-density with
+        respect to counting. By position, name or mask; columns of categories, text or bools of a frame are in any case.
+        "auto" adds groups of adjacent columns of which one is 1 and the others 0, as one variable, and columns of few
+        numbers, each of which comes often. None: all columns are continuous. Name the columns where densities of
+        several fits are to be compared, of classes for example: each finds for itself which of its columns are discrete.
+    contamination : float or "auto", default="auto"
+        Share of the training samples that ``predict`` takes for anomalies, at most 0.5, as ``IsolationForest`` has it.
+        "auto": anomalies are where the density is lower than at 99 % of its own draws (outside of its region of
+        highest density [7]_), whatever the share of the training samples there.
     kinetic_energy : float or "auto", default="auto"
         Strength of a penalty on the paths' kinetic energy ``int |f|^2 dt`` [4]_, in nats. Straight paths are easy to
         solve, and a flow that moves less follows single points less. "auto" is 600 over the number of samples, as a
@@ -144,7 +169,11 @@ class CNFDensityEstimator(FittedDensity):
     Attributes
     ----------
     module_ : torch.nn.Module
-        The trained flow, of whitened data.
+        The trained flow, of whitened data, and the densities beside it.
+    stacking_weights_ : ndarray of shape (1 + n_partners,)
+        Weights of the flow and of the densities beside it.
+    offset_ : float
+        The log-density below which ``predict`` takes a sample for an anomaly.
     scaler_ : object
         The map from data space to the space of the flow: ``transform``, ``inverse_transform`` and ``log_det``.
     n_features_in_ : int
@@ -184,6 +213,8 @@ class CNFDensityEstimator(FittedDensity):
     .. [4] C. Finlay, J.-H. Jacobsen, L. Nurbekyan, A. M. Oberman, "How to train your neural ODE: the world of Jacobian
        and kinetic regularization", ICML 2020.
     .. [5] N. Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", ICLR 2025.
+    .. [6] P. Smyth, D. Wolpert, "Linearly combining density estimators via stacking", Machine Learning 36, 1999.
+    .. [7] R. J. Hyndman, "Computing and graphing highest density regions", The American Statistician 50, 1996.
 
     Examples
     --------
@@ -208,6 +239,9 @@ class CNFDensityEstimator(FittedDensity):
         "matching_iter": [Interval(Integral, 0, None, closed="left")],
         "divergence": [StrOptions({"exact", "hutchinson"})],
         "marginals": [StrOptions({"auto", "johnson", "normal"})],
+        "stacking": ["boolean"],
+        "categorical_features": [StrOptions({"auto"}), "array-like", None],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "kinetic_energy": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "jacobian_norm": [Interval(Real, 0, None, closed="left")],
     }
@@ -222,6 +256,9 @@ class CNFDensityEstimator(FittedDensity):
         matching_iter: int = 0,
         divergence: str = "exact",
         marginals: str = "auto",
+        stacking: bool = True,
+        categorical_features: Any = "auto",
+        contamination: Any = "auto",
         kinetic_energy: Any = "auto",
         jacobian_norm: float = 0.0,
         alpha: float = 0.0,
@@ -253,6 +290,9 @@ class CNFDensityEstimator(FittedDensity):
         self.matching_iter = matching_iter
         self.divergence = divergence
         self.marginals = marginals
+        self.stacking = stacking
+        self.categorical_features = categorical_features
+        self.contamination = contamination
         self.kinetic_energy = kinetic_energy
         self.jacobian_norm = jacobian_norm
         self.alpha = alpha
@@ -317,40 +357,106 @@ class CNFDensityEstimator(FittedDensity):
         hidden = self._hidden_layers()
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=self.warm_start)
+        given = X
+        if first:
+            self._categories = None if self.categorical_features is None else Categories.find(X)
+        X = X if self._categories is None else self._categories.numbers(X)
         X = check_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
-        samples = Samples.distinct(X, check_weights(sample_weight, X), shuffle=self.shuffle)
-        check_columns(samples.points, samples.weights, getattr(self, "feature_names_in_", np.arange(X.shape[1])))
+        weights = check_weights(sample_weight, X)
+        if first:
+            self._dequantiser = self._fit_dequantiser(X, weights, given)
         rng = check_random_state(self.random_state)
+        points, names = self._continuous(X, copy.deepcopy(rng))
+        samples = Samples.distinct(points, weights, shuffle=self.shuffle)
+        check_columns(samples.points, samples.weights, names)
         device, dtype = self._device_and_dtype(X, first=first)
         if first:
-            field = new_field(self.field, X.shape[1], hidden, self.activation, new_generator(rng))
+            field = new_field(self.field, points.shape[1], hidden, self.activation, new_generator(rng))
             self.scaler_ = Gaussianisation.fit(samples.points, samples.weights, marginals=self.marginals)
-            self.module_ = Flow(field, X.shape[1])
+            self.module_ = Flow(field, points.shape[1])
             self._built_from = built_from
         self.module_.to(device=device, dtype=self._training_dtype(dtype))
-        with users_field(self.field, rng, f"(n, {X.shape[1]})"):
+        with users_field(self.field, rng, f"(n, {points.shape[1]})"):
             self.module_.train()
-            in_flow = Samples(self._in_flow(samples.points), samples.weights)
-            self._train(in_flow, rng, dtype, self._task(X, y, sample_weight), stopwatch)
+            held_out = None
+            if self.early_stopping:
+                samples, held_out = samples.split(self.validation_fraction, rng)
+            beside = self._beside(samples, held_out, copy.deepcopy(rng), stopwatch)
+            self._set_alone()
+            self._train(samples, held_out, rng, dtype, self._task(given, y, sample_weight), stopwatch)
         self.module_.to(dtype).eval()
+        if held_out is not None and beside is not None:
+            self._stack(beside, held_out)
+        self._set_offset(X, weights)
         return self
+
+    def _fit_dequantiser(self, X: np.ndarray, weights: np.ndarray, given: Any) -> Dequantiser | None:
+        """The discrete variables of samples; None where there are none."""
+        if self.categorical_features is None:
+            return None
+        named = [] if self._categories is None else self._categories.columns
+        find = isinstance(self.categorical_features, str)
+        if not find:
+            named = sorted({*named, *named_columns(self.categorical_features, given, X.shape[1])})
+        groups = discrete_groups(X[weights > 0.0], named, find=find)
+        groups = [group for group in groups if len(np.unique(X[:, group[0]])) > 1]
+        return Dequantiser.fit(X, weights, groups, named) if groups else None
+
+    def _continuous(self, X: np.ndarray, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
+        """Samples as points of continuous variables, drawn from the cells of discrete values; and their names."""
+        names = getattr(self, "feature_names_in_", np.arange(X.shape[1]))
+        if self._dequantiser is None:
+            return X, names
+        return self._dequantiser.drawn(X, rng).astype(X.dtype), names[self._dequantiser.first]
+
+    def _beside(
+        self, samples: Samples, held_out: Samples | None, rng: np.random.RandomState, stopwatch: Stopwatch
+    ) -> Partners | None:
+        """Mixtures and kernel densities to stand beside the flow, fitted to all samples."""
+        if not self.stacking or held_out is None or len(samples) + len(held_out) < LEAST_SAMPLES:
+            return None
+        # Those held out are first, because of them the flow's densities are compared with those that left them out.
+        X = np.concatenate([held_out.points, samples.points]).astype(np.float64)
+        weights = np.concatenate([held_out.weights, samples.weights])
+        weights = weights / weights.mean()
+        spaces: list[tuple[Gaussianisation, Sequence[str]]] = [(self.scaler_, tuple(COVARIANCES))]
+        if len(self.scaler_.marginals.columns):
+            spaces.append((Gaussianisation.fit(X, weights, marginals="normal"), ["full"]))
+        if X.shape[1] > 1:
+            spaces.append((Gaussianisation.fit(X, weights, marginals="normal", whiten=False), ["diag"]))
+        limit = PARTNERS_TIME * self.max_time if self.max_time is not None else np.inf
+        with stopwatch.phase("Gaussian mixtures and kernel densities"):
+            return Partners.fit(
+                X, weights, spaces, rng.randint(2**31 - 1), out_of_time=lambda: stopwatch.elapsed > limit
+            )
+
+    def _stack(self, beside: Partners, held_out: Samples) -> None:
+        """Weigh the densities beside the flow by samples that none of them was fitted to."""
+        few = held_out.points[: len(beside.left_out)]
+        if not len(few):
+            return
+        weights = held_out.weights[: len(few)]
+        logs = np.column_stack([self._flow_log_prob(few), beside.left_out[: len(few)]])
+        flow, others = stacking_weights(logs, weights / weights.mean())
+        if others > LEAST_WEIGHT:
+            self._set_beside(beside, np.concatenate([[flow], others * beside.shares]))
 
     def _train(
         self,
         samples: Samples,
+        held_out: Samples | None,
         rng: np.random.RandomState,
         dtype: torch.dtype,
         task: dict[str, Any],
         stopwatch: Stopwatch,
     ) -> None:
-        """Train ``module_`` on samples where the flow lives; ``task`` goes to callbacks."""
+        """Train ``module_`` on samples, and keep the weights best on those held out; ``task`` goes to callbacks."""
         like = self.module_.log_scale
         # Steps are shared with gradients and without: noise is drawn for the rows of a batch, none of which may leave.
         solver = self._solver().replace(step_control="shared")
         validate = None
-        if self.early_stopping:
-            samples, held_out = samples.split(self.validation_fraction, rng)
-            points = to_tensor(held_out.points, like.dtype, like.device)
+        if held_out is not None:
+            points = to_tensor(self._in_flow(held_out.points), like.dtype, like.device)
             validate = ValidationScore(self.module_, points, held_out.weights, solver)
         matching, likelihood = self._objectives(samples, solver, rng)
         n, auto = len(samples), auto_batch_size(len(samples))
@@ -373,7 +479,7 @@ class CNFDensityEstimator(FittedDensity):
         self, samples: Samples, solver: Solver, rng: np.random.RandomState
     ) -> tuple[FlowMatching, Likelihood]:
         flow, like = self.module_, self.module_.log_scale
-        x = to_tensor(samples.points, like.dtype, like.device)
+        x = to_tensor(self._in_flow(samples.points), like.dtype, like.device)
         weights = to_tensor(samples.weights / samples.weights.mean(), like.dtype, like.device)
         matching = FlowMatching(flow, x, weights, new_generator(rng, like.device))
         energy = auto_kinetic_energy(samples.size) if self.kinetic_energy == "auto" else float(self.kinetic_energy)

@@ -47,6 +47,8 @@ class Flow(nn.Module):
     ----------
     log_scale : nn.Parameter of shape (n_features,)
         Logarithms of the base density's standard deviations, which are trained as well.
+    beside : nn.ModuleList
+        Densities that an estimator mixes with the flow's, of which the methods here know nothing.
     """
 
     def __init__(self, field: nn.Module, n_features: int) -> None:
@@ -54,6 +56,7 @@ class Flow(nn.Module):
         self.field = field
         self.n_features = n_features
         self.log_scale = nn.Parameter(torch.zeros(n_features))
+        self.beside = nn.ModuleList()
 
     def log_prob(
         self,

@@ -129,10 +129,11 @@ class Gaussianisation:
     colouring: np.ndarray
 
     @classmethod
-    def fit(cls, X: np.ndarray, weights: np.ndarray, *, marginals: str) -> Gaussianisation:
+    def fit(cls, X: np.ndarray, weights: np.ndarray, *, marginals: str, whiten: bool = True) -> Gaussianisation:
         """Fit to samples of shape (n, d) with weights that count them.
 
-        ``marginals`` is "johnson", "normal", or "auto" for Johnson's where tails are heavy.
+        ``marginals`` is "johnson", "normal", or "auto" for Johnson's where tails are heavy. Without ``whiten`` columns
+        are only standardised.
         """
         X = X.astype(np.float64)
         chosen = {"johnson": lambda: np.arange(X.shape[1]), "normal": lambda: np.arange(0)}
@@ -141,6 +142,8 @@ class Gaussianisation:
         Y = johnson.transform(X)
         mean = np.average(Y, axis=0, weights=weights)
         spread = np.sqrt(np.average((Y - mean) ** 2, axis=0, weights=weights))
+        if not whiten:
+            return cls(johnson, mean, np.diag(1.0 / spread), np.diag(spread))
         correlation = shrunk_correlation((Y - mean) / spread, weights, least=TRUSTED * X.shape[1])
         values, vectors = np.linalg.eigh(correlation)
         values = np.maximum(values, LEAST_VARIANCE)  # where columns are multiples of each other

@@ -104,7 +104,8 @@ def _cost(estimator: Any, X: Any) -> tuple[float, float]:
         _, nfe = estimator.predict(X, return_nfe=True)
         return float(nfe.mean()), perf_counter() - started
     counts = _count_solves(estimator)
-    answer = estimator.predict if hasattr(estimator, "predict") else estimator.score_samples
+    is_density = get_tags(estimator).estimator_type == "density_estimator"
+    answer = estimator.score_samples if is_density else estimator.predict
     started = perf_counter()
     answer(X)
     seconds = perf_counter() - started

@@ -2,61 +2,59 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skode.dynamics.fields import FIELDS
-from skode.solvers import ButcherTableau, Solution, SolverError, get_method
-from skode.solvers.devices import is_asynchronous
-from skode.supervised.architecture import Architecture
-from skode.supervised.inputs import Inputs, check_two_dimensional, inputs_of
+from skode.solvers import ButcherTableau, SolverError, get_method
+from skode.supervised.columns import CategoricalFeatures, Columns
+from skode.supervised.fitted import FittedODENet
+from skode.supervised.inputs import UPDATES, Inputs, check_two_dimensional
 from skode.supervised.objective import Losses, Samples, SupervisedObjective
 from skode.supervised.odenet import Network
+from skode.supervised.strength import DECAYS, best_strength, parts, up_to
 from skode.training import (
-    AUTO_BATCH_SIZE,
     COMMON_CONSTRAINTS,
-    NeuralODEEstimator,
+    INTERRUPTED,
     Regularisation,
-    SparseFeatures,
-    array_api,
-    check_argument,
+    TrainingRecord,
+    TrainingSettings,
+    check_column_names,
     check_data,
-    check_labels,
-    check_numeric_targets,
-    check_squares,
-    check_unit_times,
     check_weights,
     distinct,
     new_generator,
-    resolve_device,
     rollback,
-    to_numpy,
+    row_groups,
     to_pandas,
     to_tensor,
+    train,
     users_field,
 )
 from skode.training.settings import Choices
 
-Result = TypeVar("Result")
-
-#: Largest number of values of the widest layer that predictions compute at once: more take as long, and more memory.
-BLOCK, BLOCK_ON_GPU = 2**19, 2**24
+#: ``alpha="auto"`` of images, and where training begins by ``partial_fit``.
+FIXED_ALPHA = 1.0
 
 SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
     **COMMON_CONSTRAINTS,
+    "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+    "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
     "state_size": [Interval(Integral, 1, None, closed="left"), None],
     "augment_dim": [Interval(Integral, 0, None, closed="left")],
     "field": [StrOptions(set(FIELDS)), nn.Module, None],
@@ -74,7 +72,7 @@ SUPERVISED_CONSTRAINTS: dict[str, list[Any]] = {
 }
 
 
-class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
+class ODENetEstimator(FittedODENet):
     """Base of the estimators whose hidden layers are the solution of a neural ODE.
 
     Subclasses define their targets: see :meth:`_encode`, :meth:`_losses` and :meth:`_score`.
@@ -94,6 +92,7 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     jacobian_norm: float
     local_error: float
     steer: float
+    categorical_features: Any
     random_state: Any
     early_stopping: bool
     validation_fraction: float
@@ -108,6 +107,15 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
         """Learn from the encoded targets that are trained on, before the network is made."""
+
+    def _calibrate(
+        self,
+        parts: Iterable[tuple[np.ndarray, np.ndarray]],
+        trial: Callable[[np.ndarray, np.ndarray], tuple[SupervisedObjective, Samples]],
+        settings: TrainingSettings,
+        rng: np.random.RandomState,
+    ) -> None:
+        """Learn from samples held out how far predictions are off, where that is wanted."""
 
     def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         """The samples' weights in training."""
@@ -139,16 +147,20 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
         inputs = self._inputs()
         first = self._is_first_fit(inputs.architecture.effective(), goes_on=self.warm_start or partial)
         self._check_parameters(inputs)
+        given = X
         X, y = self._checked_samples(X, y, first=first)
         inputs.check_size(X.shape[1])
-        task = self._task(X, y, sample_weight)
+        task = self._task(X if self._categories.encoder is None else given, y, sample_weight)
         sample_weight = check_weights(sample_weight, X)
         targets = self._encode(y, first=first, classes=classes)
         weights = self._weights(targets, sample_weight)
         rng = check_random_state(self.random_state)
         rows, held_out = self._parts(targets, weights, rng, validated=self.early_stopping and not partial)
-        n_given = len(rows)
         rows, own_weights = self._merged(X, targets, weights, rows)
+        every = self._merged(X, targets, weights, np.flatnonzero(weights)) if len(held_out) else (rows, own_weights)
+        if first:
+            self._columns = Columns.of(X[rows], self._categories.positions)
+        X = self._columns.expanded(X)
         self._prepare(targets[rows], own_weights, first=first)
         device, dtype = self._device_and_dtype(X, first=first)
         training_dtype = self._training_dtype(dtype)
@@ -168,38 +180,77 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             x = inputs.features(self.scaler_, X[rows], training_dtype, device)
             return Samples(x, self._as_tensor(targets[rows], w), w)
 
-        objective = self._objective(samples(rows, own_weights), inputs, new_generator(rng, device))
+        objective = self._objective(self.module_, samples(rows, own_weights), inputs, new_generator(rng, device))
         validate = None
         if len(held_out):
             validate = functools.partial(self._validation_score, samples(held_out, weights[held_out]))
-        alpha, passes = self._for_merged(own_weights, n_given, partial=partial)
+        weighs, passes = self._for_merged(own_weights, inputs, partial=partial)
+        settings = self._settings(
+            len(rows), inputs.auto_batch_size(len(rows)), alpha=0.0, passes=passes, stopwatch=stopwatch
+        )
+
+        search = np.random.RandomState(rng.randint(np.iinfo(np.int32).max))
+
+        def trial(kept: np.ndarray, held_out: np.ndarray) -> tuple[SupervisedObjective, Samples]:
+            network = inputs.network(X.shape[1], self.n_outputs_, new_generator(search))
+            network.to(device=device, dtype=training_dtype)
+            own = samples(rows[kept], own_weights[kept])
+            objective = self._objective(network, own, inputs, new_generator(search, device))
+            return objective, samples(rows[held_out], own_weights[held_out])
+
+        def begun(kept: np.ndarray, held_out: np.ndarray) -> tuple[SupervisedObjective, Callable[[], float]]:
+            objective, others = trial(kept, held_out)
+            return objective, functools.partial(self._held_out_loss, objective.network, others)
+
         with users_field(self.field, rng, self._state_shape()):
+            interrupted = None
+            if self.alpha == "auto" and self.image_shape is None and first and not partial:
+                place, interrupted = best_strength(
+                    row_groups(X[rows]), self._strata(targets[rows]), begun, settings, search
+                )
+                self.alpha_, settings = DECAYS[place] * weighs, up_to(place, settings)
+            else:
+                if self.alpha != "auto":
+                    self.alpha_ = float(self.alpha)
+                elif first:
+                    self.alpha_ = FIXED_ALPHA
+                settings = dataclasses.replace(settings, alpha=self.alpha_ * settings.batch_size / weighs)
             self.module_.train()
-            settings = self._settings(len(rows), alpha=alpha, passes=passes, stopwatch=stopwatch)
-            if partial:
+            untrained = copy.deepcopy(self.module_) if validate is not None and self.max_time is None else None
+            if interrupted is not None:
+                self._keep(TrainingRecord(stopped_because=interrupted.stopped_because))
+            elif partial:
                 self._fit_partially(objective, len(rows), rng, settings)
                 self.module_.to(dtype)
             else:
                 self._record = self._fit_module(
                     objective, len(rows), rng, settings, task=task, dtype=dtype, validate=validate
                 )
+                if untrained is not None and self._record.stopped_because != INTERRUPTED:
+                    self.module_ = untrained
+                    objective = self._objective(untrained, samples(*every), inputs, new_generator(rng, device))
+                    self._record = self._refit(objective, len(every[0]), rng, settings)
+                    self.module_.to(dtype)
+                groups, strata = row_groups(X[rows]), self._strata(targets[rows])
+                self._calibrate(parts(groups, strata), trial, settings, search)
             self.module_.eval()
         return self
 
-    def _inputs(self) -> Inputs:
-        """Tables or images, as the parameters say now."""
-        architecture = Architecture(
-            state_size=self.state_size,
-            augment_dim=self.augment_dim,
-            image_shape=None if self.image_shape is None else tuple(self.image_shape),
-            n_blocks=self.n_blocks,
-            field=self.field,
-            hidden_layer_sizes=self._hidden_layers(),
-            activation=self.activation,
-            time_dependent=self.time_dependent,
-            evolving_weights=self.evolving_weights,
+    def _refit(
+        self, objective: SupervisedObjective, n_samples: int, rng: np.random.RandomState, settings: TrainingSettings
+    ) -> TrainingRecord:
+        """Train on all samples for as many epochs as were best on those held out."""
+        n_best = int(np.argmax(self.validation_scores_)) + 1 if self.validation_scores_ else settings.max_iter
+        settings = dataclasses.replace(
+            settings,
+            batch_size=min(settings.batch_size, n_samples),
+            max_iter=n_best,
+            n_iter_no_change=None,
+            phase="Training on all samples",
         )
-        return inputs_of(architecture, self.image_shift)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Maximum iterations", ConvergenceWarning)  # which was the aim
+            return train(objective, n_samples, settings, rng)
 
     def _check_parameters(self, inputs: Inputs) -> None:
         """Raise a ValueError where parameters contradict each other."""
@@ -214,17 +265,28 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
     def _checked_samples(self, X: Any, y: Any, *, first: bool) -> tuple[Any, np.ndarray]:
         """X and y as scikit-learn checks them, y dense."""
         check_two_dimensional(X, type(self).__name__)
+        X = to_pandas(X)
+        check_column_names(X)
+        if first:
+            self._categories = self._categorical(X)
         X, y = check_data(
             self,
-            X,
+            self._categories.encoded(X),
             y,
-            accept_sparse="csr",
-            dtype=[np.float64, np.float32],
+            **self._input_checks(X),
             multi_output=True,
             y_numeric=self._y_is_numeric,
             reset=first,
         )
         return X, y.toarray() if issparse(y) else y
+
+    def _categorical(self, X: Any) -> CategoricalFeatures:
+        """The categorical features of X; images and sparse features have none."""
+        by_dtype = isinstance(self.categorical_features, str)
+        if self.categorical_features is not None and not by_dtype and self.image_shape is not None:
+            raise ValueError("categorical_features is for tables, but image_shape is given; set it to None.")
+        of_numbers = self.image_shape is not None or issparse(X)
+        return CategoricalFeatures.found(X, None if of_numbers else self.categorical_features)
 
     def _parts(
         self, targets: np.ndarray, weights: np.ndarray, rng: np.random.RandomState, *, validated: bool
@@ -243,9 +305,11 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             chosen, own_weights = chosen[order], own_weights[order]
         return rows[chosen], own_weights
 
-    def _objective(self, samples: Samples, inputs: Inputs, generator: torch.Generator) -> SupervisedObjective:
+    def _objective(
+        self, network: Network, samples: Samples, inputs: Inputs, generator: torch.Generator
+    ) -> SupervisedObjective:
         return SupervisedObjective(
-            self.module_,
+            network,
             samples,
             self._losses(),
             self._solver().counting(),
@@ -257,29 +321,40 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
 
     def _validation_score(self, samples: Samples) -> float:
         """The score of the network in training on samples held out."""
-        self.module_.eval()
-        outputs = torch.cat([outputs for outputs, _ in self._each(samples.x, self._outputs())])
-        score = self._score(outputs, samples.y, samples.weights)
-        self.module_.train()
-        return score
+        return self._score(self._evaluated(self.module_, samples), samples.y, samples.weights)
+
+    def _held_out_loss(self, network: Network, samples: Samples) -> float:
+        """Sum of the weighted losses of a network in training on samples held out; infinite where a solve fails."""
+        try:
+            losses = self._losses()(self._evaluated(network, samples), samples.y)
+        except SolverError:
+            return math.inf
+        return float((samples.weights * losses).sum())
+
+    def _evaluated(self, network: Network, samples: Samples) -> Tensor:
+        """Outputs of a network in training."""
+        network.eval()
+        solver = self._solver()
+        outputs = torch.cat(list(self._each(samples.x, lambda x: network.outputs(x, solver)[0])))
+        network.train()
+        return outputs
 
     def _state_shape(self) -> str:
         """Shape of the ODE's states, as error messages write it."""
-        size = (self.state_size or self.n_features_in_) + self.augment_dim
+        size = (self.state_size or self.scaler_.n_features_in_) + self.augment_dim
         return f"(n, {size}{self._inputs().state_dims})"
 
-    def _for_merged(self, weights: np.ndarray, n_given: int, *, partial: bool) -> tuple[float, int]:
-        """Strength of the L2 penalty, and passes over the distinct samples in an epoch.
+    def _for_merged(self, weights: np.ndarray, inputs: Inputs, *, partial: bool) -> tuple[float, int]:
+        """Weight of a batch, by which ``alpha`` is divided, and passes over the distinct samples in an epoch.
 
-        The penalty is divided by the weight of a batch, and an epoch makes as many updates, as if all samples differed.
+        Of a few samples with many copies an epoch makes as many updates as of a small table without.
         """
-        batch = AUTO_BATCH_SIZE if self.batch_size == "auto" else int(self.batch_size)
         n = len(weights)
-        weighs = batch if partial else min(batch, max(weights.sum(), n))
-        passes = max(1, round(math.ceil(n_given / batch) / math.ceil(n / batch)))
-        return self.alpha * self._batch_size(n, AUTO_BATCH_SIZE) / weighs, passes
-
-    _y_is_numeric = False
+        total = max(weights.sum(), n)
+        batch = inputs.auto_batch_size(round(total)) if self.batch_size == "auto" else int(self.batch_size)
+        n_updates = min(math.ceil(total / batch), UPDATES)
+        passes = max(1, round(n_updates / math.ceil(n / batch)))
+        return (batch if partial else min(batch, total)), passes
 
     def _split(
         self, rows: np.ndarray, targets: np.ndarray, rng: np.random.RandomState
@@ -315,121 +390,9 @@ class ODENetEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralO
             advice = f", or {change} validation_fraction to {fraction} or {end}"
         raise self._cannot_set_aside(n, f"{reason}. Set early_stopping=False{advice}")
 
-    def _outputs(self) -> Callable[[Tensor], tuple[Tensor, list[Solution]]]:
-        """The function from features to the network's outputs and the solves behind them."""
-        solver = self._solver()
-        return lambda x: self.module_.outputs(x, solver)
-
-    def _checked(self, X: Any) -> Tensor | SparseFeatures:
-        """Features as the fitted network takes them."""
-        check_is_fitted(self, "module_")
-        check_two_dimensional(X, type(self).__name__)
-        X = check_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        device = resolve_device(self.device)
-        self.module_.to(device)  # it may have been fitted on another
-        return self._inputs().features(self.scaler_, X, self.module_.head.weight.dtype, device)
-
-    def _predicted(self, X: Any) -> tuple[Tensor, np.ndarray]:
-        """The network's outputs for X, and the evaluations of the vector field that each sample took."""
-        outputs, counts = [], []
-        for part, solutions in self._each(self._checked(X), self._outputs()):
-            outputs.append(part)
-            counts.append(np.sum([evaluations(solution, len(part)) for solution in solutions], axis=0))
-        return torch.cat(outputs), np.concatenate(counts)
-
-    def _each(self, x: Tensor | SparseFeatures, function: Callable[[Tensor], Result]) -> Iterator[Result]:
-        """Apply a function to samples in blocks, which bounds its memory.
-
-        Every sample takes separate steps, so that results do not depend on the division into blocks.
-        """
-        most = BLOCK_ON_GPU if is_asynchronous(x.device) else BLOCK
-        n = max(most // max(self.module_.width, *self._hidden_layers(), 1), 1)
-        for first in range(0, len(x), n):
-            try:
-                with torch.no_grad():
-                    result = function(x[first : first + n])
-            except SolverError as error:
-                if error.sample is None:
-                    raise
-                raise type(error)(
-                    error.reason,
-                    time=error.time,
-                    step_size=error.step_size,
-                    advice=error.advice,
-                    sample=first + error.sample,
-                ) from None
-            yield result
-
-    def _scored(self, score: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
-        """A score by scikit-learn, of targets and weights that are checked as in ``fit``; errors name the argument."""
-        weights = None if sample_weight is None else check_weights(sample_weight, X)
-        y = to_pandas(y, "y")
-        with check_argument("y"), check_squares("y"):
-            if not issparse(y) and np.ndim(y):  # scikit-learn raises errors for other types
-                y = check_numeric_targets(y, type(self).__name__) if self._y_is_numeric else check_labels(y)
-            return float(score(X, y, sample_weight=weights))
-
-    @array_api
-    def transform(self, X: Any) -> np.ndarray:
-        """The state at the end of the ODE (of images, normalised and rectified), which outputs are affine functions of.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Features.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_states)
-            The states.
-        """
-        solver = self._solver()
-
-        def features(x: Tensor) -> np.ndarray:
-            return to_numpy(self.module_.features(self.module_.solutions(x, solver)[-1].y[-1]))
-
-        return np.concatenate(list(self._each(self._checked(X), features)))
-
-    @array_api
-    def trajectory(self, X: Any, t: Any) -> np.ndarray:
-        """The hidden state along depth, of the last ODE where there are several.
-
-        Parameters
-        ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Features.
-        t : array-like of shape (n_times,)
-            Depths between 0, the network's input, and 1, its output; strictly increasing.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_times, n_states), or (n_samples, n_times, channels, height, width)
-            The states ``z(t)``.
-
-        Raises
-        ------
-        ValueError
-            Where ``t`` is not as described.
-        """
-        x, times, solver = self._checked(X), check_unit_times(t).tolist(), self._solver()
-
-        def states(x: Tensor) -> np.ndarray:
-            return to_numpy(self.module_.solutions(x, solver, times)[-1].y.transpose(0, 1))
-
-        return np.concatenate(list(self._each(x, states)))
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.module_.size
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = self.image_shape is None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def evaluations(solution: Solution, n: int) -> np.ndarray:
-    """Evaluations of the vector field that each of n samples took."""
-    by_sample = solution.statistics.by_sample
-    return np.full(n, solution.nfev) if by_sample is None else by_sample[0]

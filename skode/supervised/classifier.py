@@ -10,7 +10,6 @@ import torch
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.exceptions import DataConversionWarning
-from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -35,13 +34,18 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     ----------
     hidden_layer_sizes : int or array-like of int, default=(64,)
         Widths of the hidden layers of the vector field ``f``.
-    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
+    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="silu"
         Activation of the vector field.
     state_size : int or None, default=64
         Size of the state ``z``. None: the standardised features are the state.
     augment_dim : int, default=0
         Number of zeros appended to the state [3]_: an ODE in more dimensions can represent maps that no ODE in the
         dimensions of the features can.
+    categorical_features : "from_dtype", array-like of bool, int or str, or None, default="from_dtype"
+        Which features are categories, as in scikit-learn's ``HistGradientBoosting`` models: columns of a frame whose
+        dtype is one of categories; a mask; positions; names; or none. Each category that occurs in ``fit``, of 255 at
+        most, becomes a column of 0 and 1; one that does not counts as missing. Missing values (NaN) of any feature
+        are marked by a column of their own, and numbers replaced by their mean.
     field : str, torch.nn.Module or None, default=None
         The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
         (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random field (with dropout)
@@ -63,8 +67,11 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     evolving_weights : bool, default=False
         Whether the vector field's weights evolve with time by another ODE [7]_, as combinations of two sets of
         weights. Such a field has no fast path.
-    alpha : float, default=1.0
-        Strength of the L2 penalty on the weights, divided by the batch size.
+    alpha : float or "auto", default="auto"
+        Strength of the L2 penalty on the weights, divided by the batch size. "auto": training goes from weak to strong,
+        in five stages within ``max_iter`` epochs; on part of the samples it goes all the way, and the loss on the
+        others says at which of them training on all samples is to end. Of fewer than 50 samples that is the third. Of
+        images, and in ``partial_fit``, it is 1.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes; "balanced" is inversely proportional to their frequencies.
     input_dropout : float, default=0.1
@@ -79,13 +86,14 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     steer : float, default=0.0
         Largest random change of the end time 1 in training, drawn for each batch, to either side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
+        Samples in a batch; "auto" is an eighth of a table, but at least 32 and at most 200, and 200 images. Equal
+        samples count as one, with their weights added.
     learning_rate : {"cosine", "constant"}, default="cosine"
         Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017). In ``partial_fit`` it is constant.
     learning_rate_init : float, default=3e-3
         Initial learning rate of Adam.
-    max_iter : int, default=50
+    max_iter : int, default=80
         Largest number of epochs. A constant learning rate needs more, such as 200.
     max_time : float or None, default=None
         Seconds that ``fit`` or ``partial_fit`` may take; None: any number. The cosine schedule then follows the time
@@ -104,11 +112,12 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the last call.
     early_stopping : bool, default=False
-        Whether to set aside ``validation_fraction`` of the samples (stratified), stop by their accuracy, and keep
-        the weights that were best on them.
+        Whether to set aside ``validation_fraction`` of the samples (stratified), to find the epoch that is best by
+        their log loss, and to train anew on all samples for as many epochs. With ``max_time`` the weights of that
+        epoch are kept instead.
     validation_fraction : float, default=0.1
         See ``early_stopping``.
-    n_iter_no_change : int or None, default=30
+    n_iter_no_change : int or None, default=None
         Epochs without improvement after which training stops; None: never.
     rtol, atol : float, default=1e-3
         Relative and absolute tolerance of the solver.
@@ -140,6 +149,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         The trained network.
     scaler_ : StandardScaler
         The standardisation of the features.
+    alpha_ : float
+        Strength of the L2 penalty at the end of training.
     n_features_in_ : int
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -153,7 +164,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     loss_curve_ : list of float
         Training loss per epoch.
     validation_scores_ : list of float or None
-        Accuracy on the validation set per epoch, with ``early_stopping``.
+        Minus the mean loss on the validation set per epoch, with ``early_stopping``.
     best_validation_score_ : float or None
         The best of them.
     nfe_forward_, nfe_backward_ : list of float
@@ -202,17 +213,18 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     def __init__(
         self,
         hidden_layer_sizes: Any = (64,),
-        activation: str = "tanh",
+        activation: str = "silu",
         *,
         state_size: int | None = 64,
         augment_dim: int = 0,
+        categorical_features: Any = "from_dtype",
         field: nn.Module | str | None = None,
         image_shape: Any = None,
         image_shift: float = 0.0,
         n_blocks: int = 1,
         time_dependent: bool = True,
         evolving_weights: bool = False,
-        alpha: float = 1.0,
+        alpha: Any = "auto",
         class_weight: Any = None,
         input_dropout: float = 0.1,
         kinetic_energy: float = 0.0,
@@ -222,7 +234,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         batch_size: Any = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float = 3e-3,
-        max_iter: int = 50,
+        max_iter: int = 80,
         max_time: float | None = None,
         shuffle: bool = True,
         random_state: Any = None,
@@ -231,7 +243,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         warm_start: bool = False,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int | None = 30,
+        n_iter_no_change: int | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         method: str = "dopri5",
@@ -244,6 +256,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         self.activation = activation
         self.state_size = state_size
         self.augment_dim = augment_dim
+        self.categorical_features = categorical_features
         self.field = field
         self.image_shape = image_shape
         self.image_shift = image_shift
@@ -301,7 +314,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         Raises
         ------
         ValueError
-            Where X or y are not as described, hold NaN or infinity, or y has one class only.
+            Where X or y are not as described, X holds infinity, or y has one class only.
         """
         return self._fit(X, y, sample_weight)
 
@@ -392,8 +405,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return binary_cross_entropies if self._multilabel else cross_entropies
 
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
-        found, true = to_numpy(self._decided(outputs)), to_numpy(targets)
-        return float(accuracy_score(true, found, sample_weight=to_numpy(weights)))
+        return -float((weights * self._losses()(outputs, targets)).sum() / weights.sum())
 
     def _strata(self, targets: np.ndarray) -> np.ndarray | None:
         return None if self._multilabel else targets

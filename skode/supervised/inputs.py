@@ -16,10 +16,13 @@ from torch import Tensor
 from skode.supervised.architecture import Architecture
 from skode.supervised.conv_odenet import ConvODENet
 from skode.supervised.odenet import Network, ODENet
-from skode.training import SparseFeatures, fitted_on, fitted_scaler, shifted, standardised, to_tensor
+from skode.training import AUTO_BATCH_SIZE, SparseFeatures, fitted_on, fitted_scaler, shifted, standardised, to_tensor
 
 #: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
 CLIP = 3.0
+
+#: Updates in an epoch over a small table, which is then learned in as many epochs, and the smallest batch for that.
+UPDATES, SMALLEST_BATCH = 8, 32
 
 
 class Inputs(ABC):
@@ -46,6 +49,10 @@ class Inputs(ABC):
     @abstractmethod
     def check_size(self, n_features: int) -> None:
         """Raise a ValueError where the parameters do not fit to X with so many columns."""
+
+    @abstractmethod
+    def auto_batch_size(self, n_samples: int) -> int:
+        """Samples in a batch where the user gives no number."""
 
     @abstractmethod
     def network(self, n_features: int, n_outputs: int, generator: torch.Generator) -> Network:
@@ -99,6 +106,9 @@ class TabularInputs(Inputs):
     def check_size(self, n_features: int) -> None:
         pass
 
+    def auto_batch_size(self, n_samples: int) -> int:
+        return min(max(n_samples // UPDATES, SMALLEST_BATCH), AUTO_BATCH_SIZE)
+
     def network(self, n_features: int, n_outputs: int, generator: torch.Generator) -> ODENet:
         chosen = self.architecture
         return ODENet(
@@ -117,8 +127,8 @@ class TabularInputs(Inputs):
         )
 
     def scaled(self, scaler: StandardScaler, X: np.ndarray) -> np.ndarray:
-        """Features standardised, and squashed smoothly so that no outlier is far from the rest."""
-        z = standardised(scaler, X)
+        """Features standardised, missing ones 0, and squashed smoothly so that no outlier is far from the rest."""
+        z = standardised(scaler, np.where(np.isnan(X), scaler.mean_, X))
         return z / np.hypot(1.0, z / CLIP)
 
     def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -153,6 +163,9 @@ class ImageInputs(Inputs):
             )
         if self.architecture.state_size is None:
             raise ValueError("image_shape needs a state_size, the number of channels.")
+
+    def auto_batch_size(self, n_samples: int) -> int:
+        return AUTO_BATCH_SIZE
 
     def network(self, n_features: int, n_outputs: int, generator: torch.Generator) -> ConvODENet:
         chosen = self.architecture

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
-from skode.supervised.objective import Losses, squared_errors
-from skode.training import array_api, check_numeric_targets, fitted_scaler, standardised, to_numpy, to_tensor
+from skode.supervised.objective import Losses, Samples, SupervisedObjective, squared_errors
+from skode.supervised.residuals import Residuals
+from skode.training import (
+    TrainingSettings,
+    array_api,
+    check_numeric_targets,
+    fitted_scaler,
+    standardised,
+    to_numpy,
+    to_tensor,
+    train,
+)
 
 
 class ODENetRegressor(RegressorMixin, ODENetEstimator):
@@ -28,13 +41,18 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     ----------
     hidden_layer_sizes : int or array-like of int, default=(64,)
         Widths of the hidden layers of the vector field ``f``.
-    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="tanh"
+    activation : {"tanh", "logistic", "softplus", "relu", "silu"}, default="silu"
         Activation of the vector field.
     state_size : int or None, default=64
         Size of the state ``z``. None: the standardised features are the state.
     augment_dim : int, default=0
         Number of zeros appended to the state [3]_: an ODE in more dimensions can represent maps that no ODE in the
         dimensions of the features can.
+    categorical_features : "from_dtype", array-like of bool, int or str, or None, default="from_dtype"
+        Which features are categories, as in scikit-learn's ``HistGradientBoosting`` models: columns of a frame whose
+        dtype is one of categories; a mask; positions; names; or none. Each category that occurs in ``fit``, of 255 at
+        most, becomes a column of 0 and 1; one that does not counts as missing. Missing values (NaN) of any feature
+        are marked by a column of their own, and numbers replaced by their mean.
     field : str, torch.nn.Module or None, default=None
         The vector field, called as ``field(t, z)`` with ``z`` of shape (n, state_size + augment_dim), or
         (n, state_size + augment_dim, height, width) with ``image_shape``; it is copied. A random field (with dropout)
@@ -56,8 +74,15 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     evolving_weights : bool, default=False
         Whether the vector field's weights evolve with time by another ODE [7]_, as combinations of two sets of
         weights. Such a field has no fast path.
-    alpha : float, default=1.0
-        Strength of the L2 penalty on the weights, divided by the batch size.
+    alpha : float or "auto", default="auto"
+        Strength of the L2 penalty on the weights, divided by the batch size. "auto": training goes from weak to strong,
+        in five stages within ``max_iter`` epochs; on part of the samples it goes all the way, and the loss on the
+        others says at which of them training on all samples is to end. Of fewer than 50 samples that is the third. Of
+        images, and in ``partial_fit``, it is 1.
+    likelihood : "gaussian" or None, default=None
+        Whether to learn how far predictions are off, for ``predict(return_std=True)`` and :meth:`predict_interval`:
+        networks that are trained like the fitted one on part of the samples predict the others, a fifth at a time,
+        until there are 120 residuals, which takes up to four times as long.
     input_dropout : float, default=0.0
         Fraction of the scaled features set to 0, their mean, at random for each sample in training.
     kinetic_energy, jacobian_norm : float, default=0.0
@@ -69,14 +94,15 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     steer : float, default=0.0
         Largest random change of the end time 1 in training, drawn for each batch, to either side [6]_; less than 1.
     batch_size : int or "auto", default="auto"
-        Samples in a batch; "auto" is ``min(200, n_samples)``. Equal samples count as one, with their weights added.
-    learning_rate : {"constant", "cosine"}, default="constant"
+        Samples in a batch; "auto" is an eighth of a table, but at least 32 and at most 200, and 200 images. Equal
+        samples count as one, with their weights added.
+    learning_rate : {"constant", "cosine"}, default="cosine"
         Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017), which suits a fixed number of epochs, with
         ``n_iter_no_change=None``, so that training does not end earlier. In ``partial_fit`` it is constant.
-    learning_rate_init : float, default=1e-3
+    learning_rate_init : float, default=3e-3
         Learning rate of Adam.
-    max_iter : int, default=200
+    max_iter : int, default=100
         Largest number of epochs.
     max_time : float or None, default=None
         Seconds that ``fit`` or ``partial_fit`` may take; None: any number. The cosine schedule then follows the time
@@ -95,11 +121,11 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     warm_start : bool, default=False
         Whether ``fit`` goes on from the weights of the last call.
     early_stopping : bool, default=False
-        Whether to set aside ``validation_fraction`` of the samples, stop by their R2, and keep the weights that
-        were best on them.
+        Whether to set aside ``validation_fraction`` of the samples, to find the epoch that is best by their R2, and to
+        train anew on all samples for as many epochs. With ``max_time`` the weights of that epoch are kept instead.
     validation_fraction : float, default=0.1
         See ``early_stopping``.
-    n_iter_no_change : int or None, default=10
+    n_iter_no_change : int or None, default=None
         Epochs without improvement after which training stops; None: never.
     rtol, atol : float, default=1e-3
         Relative and absolute tolerance of the solver.
@@ -129,6 +155,10 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         The trained network.
     scaler_ : StandardScaler
         The standardisation of the features.
+    alpha_ : float
+        Strength of the L2 penalty at the end of training.
+    noise_std_ : ndarray of shape (n_outputs,)
+        Standard deviation of a target about its prediction, with ``likelihood``.
     n_features_in_ : int
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -180,33 +210,35 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     True
     """
 
-    _parameter_constraints: dict = {**SUPERVISED_CONSTRAINTS}
+    _parameter_constraints: dict = {**SUPERVISED_CONSTRAINTS, "likelihood": [StrOptions({"gaussian"}), None]}
 
     _y_is_numeric = True
 
     def __init__(
         self,
         hidden_layer_sizes: Any = (64,),
-        activation: str = "tanh",
+        activation: str = "silu",
         *,
         state_size: int | None = 64,
         augment_dim: int = 0,
+        categorical_features: Any = "from_dtype",
         field: nn.Module | str | None = None,
         image_shape: Any = None,
         image_shift: float = 0.0,
         n_blocks: int = 1,
         time_dependent: bool = True,
         evolving_weights: bool = False,
-        alpha: float = 1.0,
+        alpha: Any = "auto",
+        likelihood: str | None = None,
         input_dropout: float = 0.0,
         kinetic_energy: float = 0.0,
         jacobian_norm: float = 0.0,
         local_error: float = 0.0,
         steer: float = 0.0,
         batch_size: Any = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 1e-3,
-        max_iter: int = 200,
+        learning_rate: str = "cosine",
+        learning_rate_init: float = 3e-3,
+        max_iter: int = 100,
         max_time: float | None = None,
         shuffle: bool = True,
         random_state: Any = None,
@@ -215,7 +247,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         warm_start: bool = False,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
-        n_iter_no_change: int | None = 10,
+        n_iter_no_change: int | None = None,
         rtol: float = 1e-3,
         atol: float = 1e-3,
         method: str = "dopri5",
@@ -228,6 +260,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         self.activation = activation
         self.state_size = state_size
         self.augment_dim = augment_dim
+        self.categorical_features = categorical_features
         self.field = field
         self.image_shape = image_shape
         self.image_shift = image_shift
@@ -235,6 +268,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         self.time_dependent = time_dependent
         self.evolving_weights = evolving_weights
         self.alpha = alpha
+        self.likelihood = likelihood
         self.input_dropout = input_dropout
         self.kinetic_energy = kinetic_energy
         self.jacobian_norm = jacobian_norm
@@ -284,7 +318,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         Raises
         ------
         ValueError
-            Where X or y are not as described, or hold NaN or infinity.
+            Where X or y are not as described, or X holds infinity, or y NaN.
         """
         return self._fit(X, y, sample_weight)
 
@@ -330,14 +364,40 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         return float(r2_score(to_numpy(targets), to_numpy(outputs), sample_weight=to_numpy(weights)))
 
+    def _calibrate(
+        self,
+        parts: Iterable[tuple[np.ndarray, np.ndarray]],
+        trial: Callable[[np.ndarray, np.ndarray], tuple[SupervisedObjective, Samples]],
+        settings: TrainingSettings,
+        rng: np.random.RandomState,
+    ) -> None:
+        self.__dict__.pop("_residuals", None)
+        if self.likelihood is None:
+            return
+        sizes, weights = [], []
+        for kept, held_out in parts:
+            objective, others = trial(kept, held_out)
+            train(objective, len(kept), replace(settings, phase="Training without those held out"), rng)
+            residuals = self._evaluated(objective.network, others) - others.y
+            sizes.append(np.abs(to_numpy(residuals)) * self.target_scaler_.scale_)
+            weights.append(to_numpy(others.weights))
+        if not sizes:
+            raise ValueError(
+                f"likelihood={self.likelihood!r} needs two samples at least that differ in their features."
+            )
+        self._residuals = Residuals(np.concatenate(sizes), np.concatenate(weights))
+        self.noise_std_ = self._residuals.standard_deviation
+
     @array_api
-    def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
+    def predict(self, X: Any, *, return_std: bool = False, return_nfe: bool = False) -> Any:
         """Targets of samples.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
+        return_std : bool, default=False
+            Whether to return the standard deviation of each target about its prediction as well; with ``likelihood``.
         return_nfe : bool, default=False
             Whether to return the number of evaluations of the vector field for each sample as well, its depth.
 
@@ -345,13 +405,59 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
+        std : ndarray of the shape of ``y``
+            Only with ``return_std``.
         nfe : ndarray of int, of shape (n_samples,)
             Only with ``return_nfe``.
+
+        Raises
+        ------
+        ValueError
+            Where ``return_std`` is True but the fit had no ``likelihood``.
         """
         outputs, nfe = self._predicted(X)
         y = self.target_scaler_.inverse_transform(to_numpy(outputs))
-        y = y[:, 0] if self._one_dimensional else y
-        return (y, nfe) if return_nfe else y
+        answers = [y]
+        if return_std:
+            answers.append(np.broadcast_to(self._known_residuals().standard_deviation, y.shape).astype(y.dtype))
+        if self._one_dimensional:
+            answers = [answer[:, 0] for answer in answers]
+        if return_nfe:
+            answers.append(nfe)
+        return tuple(answers) if len(answers) > 1 else answers[0]
+
+    @array_api
+    def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Intervals about the predictions that hold a share of new targets, by residuals of samples held out.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        level : float, default=0.9
+            The share, between 0 and 1.
+
+        Returns
+        -------
+        lower, upper : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Their ends.
+
+        Raises
+        ------
+        ValueError
+            Where the fit had no ``likelihood``, or ``level`` is not between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level must be between 0 and 1, got {level!r}.")
+        y = self.predict(X)
+        half = self._known_residuals().half_width(level).astype(y.dtype)
+        half = half[0] if self._one_dimensional else half
+        return y - half, y + half
+
+    def _known_residuals(self) -> Residuals:
+        if not hasattr(self, "_residuals"):
+            raise ValueError('Spreads and intervals are known after a fit with likelihood="gaussian" only.')
+        return self._residuals
 
     @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -21,7 +21,7 @@ from skode.training.loop import train
 from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.rollback import rollback
-from skode.training.samples import distinct
+from skode.training.samples import distinct, row_groups
 from skode.training.scores import observed_r2
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
 from skode.training.solver import Solver
@@ -79,6 +79,7 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "rollback",
+    "row_groups",
     "shifted",
     "standardised",
     "to_numpy",

@@ -7,6 +7,7 @@ loss (or, with a validation score, that score) is not better than the best so fa
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -118,6 +119,7 @@ class _Training:
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         # Where the device is not to be waited for: whether a loss or a gradient was not finite since the last look.
         self.diverged = torch.zeros((), device=self.device) if is_asynchronous(self.device) else None
+        self.stage = 0
         self.optimizer = self._new_optimizer()
         self.record = TrainingRecord()
         self.recoveries: list[str] = []
@@ -218,10 +220,18 @@ class _Training:
                 yield order[first : first + self.settings.batch_size]
 
     def _follow_schedule(self, progress: float) -> None:
-        """Set the learning rate for a moment of training, counted from 0 to 1."""
+        """Set the learning rate for a moment of training, counted from 0 to 1; it starts anew in each stage."""
         self.progress = progress
         if self.settings.on_progress is not None:
             self.settings.on_progress(progress)
+        if stages := self.settings.stages:
+            ends = [end for end, _ in stages]
+            stage = min(bisect.bisect_right(ends, progress), len(ends) - 1)
+            if stage != self.stage:
+                self.stage = stage
+                self.optimizer = self._new_optimizer()
+            begin = ends[stage - 1] if stage else 0.0
+            progress = min((progress - begin) / (ends[stage] - begin), 1.0)
         if self.settings.schedule == "cosine":
             self.optimizer.learning_rate = self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
 
@@ -430,8 +440,10 @@ class _Training:
 
     def _new_optimizer(self) -> Optimizer:
         """The optimiser, with scikit-learn's L2 penalty, divided by the size of a batch."""
-        kind: type[Optimizer] = SOAP if self.settings.optimizer == "soap" else Adam
-        return kind(self.parameters, self.learning_rate, self.settings.alpha / self.settings.batch_size)
+        settings = self.settings
+        kind: type[Optimizer] = SOAP if settings.optimizer == "soap" else Adam
+        alpha = settings.stages[self.stage][1] if settings.stages else settings.alpha
+        return kind(self.parameters, self.learning_rate, alpha / settings.batch_size)
 
     def _snapshot(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]

@@ -34,8 +34,12 @@ def distinct(X: Any, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np
         Their weights.
     """
     present = np.flatnonzero(weights > 0.0)
-    features = [row_hashes(X[present])] if issparse(X) else [*X[present].T]
-    columns: list[Any] = [*features, *y.reshape(len(y), -1)[present].T]
-    keys = pd.util.hash_pandas_object(pd.DataFrame(dict(enumerate(columns))), index=False).to_numpy()
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, group = np.unique(row_groups(X[present], y[present]), return_index=True, return_inverse=True)
     return present[first], np.bincount(group, weights=weights[present])
+
+
+def row_groups(X: Any, *others: np.ndarray) -> np.ndarray:
+    """A number for each row of a table, dense or sparse, and of others beside it: the same for equal rows."""
+    features = [row_hashes(X)] if issparse(X) else [*X.T]
+    columns: list[Any] = [*features, *(column for other in others for column in other.reshape(len(other), -1).T)]
+    return pd.util.hash_pandas_object(pd.DataFrame(dict(enumerate(columns))), index=False).to_numpy()

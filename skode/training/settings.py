@@ -68,6 +68,7 @@ class TrainingSettings:
     shuffle: bool = True
     optimizer: str = "adam"  # or "soap"
     alpha: float = 0.0
+    stages: tuple[tuple[float, float], ...] = ()  # progress from 0 to 1 at their ends, and their alpha in its place
     tol: float = 1e-4
     n_iter_no_change: int | None = 10
     verbose: bool = False

@@ -19,8 +19,8 @@ from torchdiffeq import odeint, odeint_adjoint
 
 from skode import LatentODERegressor
 from skode.datasets import make_spirals
-from skode.timeseries.sizes import LEAST_UPDATES
 from skode.timeseries.latent_ode import HORIZON
+from skode.timeseries.sizes import LEAST_UPDATES
 from tests.benchmarks.report import ROOT, machine, table, write
 from tests.benchmarks.timing import interleaved, milliseconds, ratio
 

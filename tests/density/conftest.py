@@ -15,7 +15,7 @@ def moons():
 @pytest.fixture(scope="module")
 def fitted(moons):
     """A flow that has learned something; tests must not change it."""
-    return CNFDensityEstimator((32,), learning_rate_init=1e-2, max_iter=15, random_state=0).fit(moons)
+    return CNFDensityEstimator((32,), learning_rate_init=1e-2, max_iter=15, stacking=False, random_state=0).fit(moons)
 
 
 @pytest.fixture(scope="module")

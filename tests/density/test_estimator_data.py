@@ -58,7 +58,7 @@ def test_an_outlier_does_not_spoil_the_rest(moons):
 def test_a_column_that_looks_discrete_is_warned_of(moons):
     X = np.column_stack([moons, np.arange(len(moons)) % 3])
     with pytest.warns(UserWarning, match=r"columns \[2\]: they look discrete") as warned:
-        flow = CNFDensityEstimator(**TINY).fit(X)
+        flow = CNFDensityEstimator(**TINY, categorical_features=None).fit(X)
     assert warned[0].filename == __file__  # it points at who called fit
     assert np.isfinite(flow.score_samples(X)).all()
 
@@ -164,7 +164,7 @@ def test_discreteness_is_warned_of_whatever_the_scale_of_weights():
     rng = np.random.RandomState(0)
     X = np.column_stack([rng.randint(0, 2, 100), rng.normal(size=100)])
     with pytest.warns(UserWarning, match="look discrete"):
-        CNFDensityEstimator(**TINY).fit(X, sample_weight=np.full(100, 0.01))
+        CNFDensityEstimator(**TINY, categorical_features=None).fit(X, sample_weight=np.full(100, 0.01))
 
 
 def test_a_field_of_another_shape_is_refused_by_name(moons):

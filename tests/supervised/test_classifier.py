@@ -310,18 +310,22 @@ def test_depths_that_are_none_are_refused(fitted, moons, t):
 # Stopping
 
 
-def test_early_stopping_keeps_the_weights_that_were_best_on_the_part_held_out():
+def test_early_stopping_trains_on_all_samples_for_the_epochs_that_were_best_on_the_part_held_out():
     X, y = make_classification(120, 4, flip_y=0.4, random_state=0)
-    clf = ODENetClassifier(
-        **{**TINY, "max_iter": 12, "learning_rate_init": 0.1}, early_stopping=True, validation_fraction=0.3
-    ).fit(X, y)
+    given = {**TINY, "max_iter": 12, "learning_rate_init": 0.1}
+    clf = ODENetClassifier(**given, early_stopping=True, validation_fraction=0.3).fit(X, y)
     assert clf.best_validation_score_ == max(clf.validation_scores_)
-    assert len(clf.validation_scores_) == clf.n_iter_
-    # the split is the first thing drawn
-    rng = np.random.RandomState(0)
-    _, held_out = train_test_split(np.arange(len(y)), test_size=0.3, random_state=rng, stratify=y)
-    assert clf.score(X[held_out], y[held_out]) == clf.best_validation_score_
-    assert clf.validation_scores_[-1] < clf.best_validation_score_  # so that keeping the last would have failed
+    assert len(clf.validation_scores_) == clf.n_iter_ == 12
+    n_best = int(np.argmax(clf.validation_scores_)) + 1
+    assert n_best < 12  # so that training to the end would have failed
+    ended = ODENetClassifier(**{**given, "max_iter": n_best}).fit(X, y)
+    # From other weights, since the split is drawn before them, but with the same loss.
+    assert log_loss(y, clf.predict_proba(X)) == pytest.approx(log_loss(y, ended.predict_proba(X)), rel=0.15)
+    rng = np.random.RandomState(0)  # the split is the first thing drawn
+    kept, held_out = train_test_split(np.arange(len(y)), test_size=0.3, random_state=rng, stratify=y)
+    timed = clone(clf).set_params(max_time=1e6).fit(X, y)  # which does not train again, and keeps the best weights
+    assert -log_loss(y[held_out], timed.predict_proba(X[held_out])) == pytest.approx(timed.best_validation_score_)
+    assert log_loss(y[kept], timed.predict_proba(X[kept])) != log_loss(y[kept], clf.predict_proba(X[kept]))
 
 
 def test_early_stopping_that_cannot_split_says_so(moons):

@@ -13,7 +13,7 @@ from sklearn.preprocessing import MinMaxScaler
 from skode import ODENetClassifier
 from skode.dynamics import ConvField
 from skode.dynamics.products import onednn_is_faster
-from skode.supervised import base
+from skode.supervised import fitted as answers
 from tests.supervised.tiny import TINY
 from tests.weights import same_weights, weights
 
@@ -50,7 +50,7 @@ def test_a_model_fitted_elsewhere_is_pickled_for_the_cpu_and_used_where_device_s
     assert len(moved) == 1
     assert {p.device.type for p in elsewhere.module_.parameters()} == {"meta"}
     np.testing.assert_array_equal(loaded.predict_proba(X), expected)
-    monkeypatch.setattr(base, "resolve_device", torch.device)  # it refuses a device without numbers
+    monkeypatch.setattr(answers, "resolve_device", torch.device)  # it refuses a device without numbers
     loaded.set_params(device="meta")
     assert loaded._checked(X).device.type == "meta"
     assert {p.device.type for p in loaded.module_.parameters()} == {"meta"}

@@ -26,6 +26,8 @@ TINY = {
     "hidden_layer_sizes": (8,),
     "state_size": 4,
     "max_iter": 5,
+    "alpha": 1.0,
+    "batch_size": 200,
     "learning_rate": "constant",
     "learning_rate_init": 1e-2,
     "random_state": 0,
@@ -198,7 +200,7 @@ def test_wrong_class_weights_are_refused(wrong):
 def test_penalties_are_weighted_as_losses_are(data):
     X, y = data
     w = np.where(np.arange(60) < 40, 1.0, 1e-12)
-    reg = ODENetRegressor(**TINY, kinetic_energy=10.0, alpha=0.0, shuffle=False)
+    reg = ODENetRegressor(**{**TINY, "alpha": 0.0}, kinetic_energy=10.0, shuffle=False)
     few, light = clone(reg).fit(X[:40], y[:40]), clone(reg).fit(X, y, sample_weight=w)
     light.scaler_, light.target_scaler_ = few.scaler_, few.target_scaler_
     np.testing.assert_allclose(light.predict(X), few.predict(X), rtol=1e-3, atol=1e-3)

@@ -7,6 +7,7 @@ TINY = {
     "learning_rate": "constant",
     "learning_rate_init": 1e-2,
     "alpha": 1e-4,
+    "batch_size": 200,
     "input_dropout": 0.0,
     "random_state": 0,
 }

@@ -96,9 +96,9 @@ def test_a_callback_that_returns_true_stops_training(name):
 
 def test_the_estimator_given_to_a_callback_predicts_as_if_training_had_stopped_there():
     recorder = Recorder()
-    classifier().set_callbacks(recorder).fit(X, LABELS)
+    classifier(alpha=1.0).set_callbacks(recorder).fit(X, LABELS)
     for n, prediction in enumerate(recorder.predictions, start=1):
-        np.testing.assert_array_equal(prediction, classifier(max_iter=n).fit(X, LABELS).predict_proba(X))
+        np.testing.assert_array_equal(prediction, classifier(alpha=1.0, max_iter=n).fit(X, LABELS).predict_proba(X))
 
 
 def test_callbacks_change_nothing_about_the_fit():

@@ -521,8 +521,8 @@ def test_columns_that_hold_no_numbers_are_named_alike(values, kind, form):
     X = pd.DataFrame({"a": [1.0, 2.0], "c": values})
     for x in (X, in_form(form, X)):
         for model, y in (
-            (ODENetClassifier(), ["u", "v"]),
-            (ODENetRegressor(), [1.0, 2.0]),
+            (ODENetClassifier(categorical_features=None), ["u", "v"]),
+            (ODENetRegressor(categorical_features=None), [1.0, 2.0]),
             (CNFDensityEstimator(), None),
         ):
             with pytest.raises(ValueError, match=rf"X has columns that hold no numbers: {{'c': '{kind}'}}"):
