@@ -22,6 +22,7 @@ from skode.solvers import SolverError, Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.training.adam import Adam
 from skode.training.caller import warn_caller
+from skode.training.gradients import clip, clip_without_waiting
 from skode.training.optimizer import Optimizer
 from skode.training.progress import epoch_line, time_so_far
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
@@ -266,36 +267,21 @@ class _Training:
             self._look()
         return value
 
-    def _gradients(self) -> tuple[list[Tensor], Tensor]:
-        """The gradients, and the norm of all together."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norms = torch._foreach_norm(gradients) if gradients else [torch.zeros((), device=self.device)]
-        return gradients, torch.linalg.vector_norm(torch.stack(norms))
-
     def _check_and_clip(self, value: float) -> None:
         """Refuse a loss or a gradient that is not finite, and shorten one that is too long."""
         if not math.isfinite(value):
             raise _DivergedError(f"the loss became {value}")
-        (gradients, norm), most = self._gradients(), self.settings.max_grad_norm
-        size = norm.item()
-        if not math.isfinite(size) and most is not None:  # it may be the squares alone that are too large
-            largest = max((float(gradient.abs().max()) for gradient in gradients), default=math.nan)
-            if math.isfinite(largest):
-                torch._foreach_div_(gradients, largest / most)
-                size = self._gradients()[1].item()
-        if not math.isfinite(size):
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if not clip(gradients, self.device, self.settings.max_grad_norm):
             raise _DivergedError("the gradient became infinite or NaN")
-        if most is not None and size > most:
-            torch._foreach_mul_(gradients, most / (size + 1e-6))
 
     def _note_and_clip(self, value: Tensor) -> None:
         """The same without waiting: from the first such update on the optimiser leaves all weights as they are."""
         assert self.diverged is not None
-        (gradients, norm), most = self._gradients(), self.settings.max_grad_norm
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = clip_without_waiting(gradients, self.device, self.settings.max_grad_norm)
         self.diverged = torch.maximum(self.diverged, 1.0 - torch.isfinite(norm + value).to(self.diverged))
         self.optimizer.found_inf = self.diverged
-        if most is not None:
-            torch._foreach_mul_(gradients, (most / (norm + 1e-6)).clamp_max(1.0))
 
     def _look(self) -> None:
         """See whether an update since the last look has diverged; the one place where the device is waited for."""
