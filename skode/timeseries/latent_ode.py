@@ -247,7 +247,7 @@ class LatentODE(LatentModel):
             self.field = MLPField(latent_size, hidden_layer_sizes, activation, False, generator=generator)
         with torch.no_grad():
             for parameter in self.field.layers[-1].parameters():
-                parameter *= FIRST_RATE
+                parameter.mul_(FIRST_RATE)
         width = max(hidden_layer_sizes, default=encoder.hidden_size)
         n_inputs = latent_size + n_covariates
         self.decoder = Decoder(n_inputs, likelihood.n_outputs, width, generator)
