@@ -228,8 +228,8 @@ class ODENetEstimator(FittedODENet):
                 )
                 if untrained is not None and self._record.stopped_because != INTERRUPTED:
                     self.module_ = untrained
-                    objective = self._objective(untrained, samples(*every), inputs, new_generator(rng, device))
-                    self._record = self._refit(objective, len(every[0]), rng, settings)
+                    objective = self._objective(untrained, samples(*every), inputs, new_generator(search, device))
+                    self._record = self._refit(objective, len(every[0]), search, settings)
                     self.module_.to(dtype)
                 groups, strata = row_groups(X[rows]), self._strata(targets[rows])
                 self._calibrate(parts(groups, strata), trial, settings, search)
