@@ -382,7 +382,9 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
             sizes.append(np.abs(to_numpy(residuals)) * self.target_scaler_.scale_)
             weights.append(to_numpy(others.weights))
         if not sizes:
-            raise ValueError(f"likelihood={self.likelihood!r} needs two samples at least that differ in their features.")
+            raise ValueError(
+                f"likelihood={self.likelihood!r} needs two samples at least that differ in their features."
+            )
         self._residuals = Residuals(np.concatenate(sizes), np.concatenate(weights))
         self.noise_std_ = self._residuals.standard_deviation
 
