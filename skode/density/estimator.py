@@ -104,7 +104,7 @@ class CNFDensityEstimator(FittedDensity):
         respect to counting. By position, name or mask; columns of categories, text or bools of a frame are in any case.
         "auto" adds groups of adjacent columns of which one is 1 and the others 0, as one variable, and columns of few
         numbers, each of which comes often. None: all columns are continuous. Name the columns where densities of
-        several fits are to be compared, of classes for example: each finds for itself which of its columns are discrete.
+        several fits are to be compared, of classes for example, as each finds for itself which of them are discrete.
     contamination : float or "auto", default="auto"
         Share of the training samples that ``predict`` takes for anomalies, at most 0.5, as ``IsolationForest`` has it.
         "auto": anomalies are where the density is lower than at 99 % of its own draws (outside of its region of

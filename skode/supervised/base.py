@@ -24,7 +24,7 @@ from skode.dynamics.fields import FIELDS
 from skode.solvers import ButcherTableau, SolverError, get_method
 from skode.supervised.columns import CategoricalFeatures, Columns
 from skode.supervised.fitted import FittedODENet
-from skode.supervised.inputs import UPDATES, Inputs, check_two_dimensional
+from skode.supervised.inputs import Inputs, check_two_dimensional
 from skode.supervised.objective import Losses, Samples, SupervisedObjective
 from skode.supervised.odenet import Network
 from skode.supervised.strength import DECAYS, best_strength, parts, up_to
@@ -47,6 +47,9 @@ from skode.training import (
     users_field,
 )
 from skode.training.settings import Choices
+
+#: Most updates of an epoch over the copies of few samples.
+MOST_UPDATES = 20
 
 #: ``alpha="auto"`` of images, and where training begins by ``partial_fit``.
 FIXED_ALPHA = 1.0
@@ -228,8 +231,8 @@ class ODENetEstimator(FittedODENet):
                 )
                 if untrained is not None and self._record.stopped_because != INTERRUPTED:
                     self.module_ = untrained
-                    objective = self._objective(untrained, samples(*every), inputs, new_generator(rng, device))
-                    self._record = self._refit(objective, len(every[0]), rng, settings)
+                    objective = self._objective(untrained, samples(*every), inputs, new_generator(search, device))
+                    self._record = self._refit(objective, len(every[0]), search, settings)
                     self.module_.to(dtype)
                 groups, strata = row_groups(X[rows]), self._strata(targets[rows])
                 self._calibrate(parts(groups, strata), trial, settings, search)
@@ -347,13 +350,16 @@ class ODENetEstimator(FittedODENet):
     def _for_merged(self, weights: np.ndarray, inputs: Inputs, *, partial: bool) -> tuple[float, int]:
         """Weight of a batch, by which ``alpha`` is divided, and passes over the distinct samples in an epoch.
 
-        Of a few samples with many copies an epoch makes as many updates as of a small table without.
+        Weights that are whole numbers count as numbers of copies: of a few samples with many copies an epoch makes as
+        many updates as if these differed, up to a bound.
         """
         n = len(weights)
         total = max(weights.sum(), n)
-        batch = inputs.auto_batch_size(round(total)) if self.batch_size == "auto" else int(self.batch_size)
-        n_updates = min(math.ceil(total / batch), UPDATES)
-        passes = max(1, round(n_updates / math.ceil(n / batch)))
+        copies = round(total) if (weights == np.round(weights)).all() else n
+        auto = inputs.auto_batch_size if self.batch_size == "auto" else lambda _: int(self.batch_size)
+        batch = auto(round(total))
+        n_updates = min(math.ceil(copies / auto(copies)), MOST_UPDATES)
+        passes = max(1, round(n_updates / math.ceil(n / auto(n))))
         return (batch if partial else min(batch, total)), passes
 
     def _split(

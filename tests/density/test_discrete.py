@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.stats import kstest, multivariate_normal, norm
 from sklearn.ensemble import IsolationForest
@@ -156,48 +155,3 @@ def test_anomalies_in_categories_are_found_as_well_as_by_an_isolation_forest(sta
 def test_values_that_were_not_seen_are_unlikely(of_kinds):
     likely, unlikely = of_kinds.score_samples(np.array([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
     assert unlikely < likely - 3.0
-
-
-@pytest.mark.parametrize("categories", ["text", "category", "bool"])
-def test_frames_come_back_with_their_dtypes(categories):
-    kind, x = kinds(150, 0)
-    column = pd.Series(np.array(["a", "b", "c"])[kind])
-    column = {"text": column, "category": column.astype("category"), "bool": column == "a"}[categories]
-    frame = pd.DataFrame({"kind": column, "x": x, "count": np.arange(150) % 4})
-    flow = CNFDensityEstimator(**TINY, contamination=0.1).fit(frame)
-    draws = flow.sample(20, random_state=0)
-    pd.testing.assert_series_equal(draws.dtypes, frame.dtypes)
-    assert set(draws["kind"]) <= set(column)
-    assert np.isfinite(flow.score_samples(draws)).all()
-    assert flow.predict(draws).shape == (20,)
-    assert flow.feature_names_in_.tolist() == ["kind", "x", "count"]
-
-
-def test_a_category_that_was_not_seen_is_unlikely_and_a_missing_one_refused():
-    kind, x = kinds(150, 0)
-    frame = pd.DataFrame({"kind": np.array(["a", "b", "c"])[kind], "x": x})
-    flow = CNFDensityEstimator(**TINY).fit(frame)
-    known, unknown = flow.score_samples(pd.DataFrame({"kind": ["a", "?"], "x": [0.0, 0.0]}))
-    assert unknown < known - 3.0
-    with pytest.raises(ValueError, match="NaN"):
-        flow.score_samples(pd.DataFrame({"kind": ["a", None], "x": [0.0, 0.0]}))
-
-
-@pytest.mark.parametrize("features", [[1], ["count"], [False, True]])
-def test_columns_are_named_by_position_name_or_mask(features):
-    rng = np.random.RandomState(0)
-    frame = pd.DataFrame({"x": rng.standard_normal(100), "count": rng.poisson(30.0, 100)})
-    flow = CNFDensityEstimator(**TINY, categorical_features=features).fit(frame)
-    assert flow.sample(20, random_state=0)[:, 1] == pytest.approx(np.round(flow.sample(20, random_state=0)[:, 1]))
-
-
-@pytest.mark.parametrize("features", [[5], ["b"], [True]])
-def test_columns_that_are_none_are_refused(moons, features):
-    with pytest.raises(ValueError, match="categorical_features"):
-        CNFDensityEstimator(**TINY, categorical_features=features).fit(moons)
-
-
-def test_categories_can_be_refused():
-    frame = pd.DataFrame({"kind": ["a", "b"] * 20, "x": np.arange(40.0)})
-    with pytest.raises(ValueError, match="hold no numbers"):
-        CNFDensityEstimator(**TINY, categorical_features=None).fit(frame)

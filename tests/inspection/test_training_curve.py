@@ -70,7 +70,8 @@ def test_the_epoch_whose_weights_were_kept_is_marked(fitted, name):
 def test_the_weights_of_the_marked_epoch_are_the_estimators():
     """A fit that ends at the marked epoch has the same weights, for it has made the same updates."""
     y = np.random.default_rng(0).permutation(X[:, 0] > 0)  # nothing is to be learned, so that scores go up and down
-    settings = {"state_size": 3, "early_stopping": True, "learning_rate": "constant", "learning_rate_init": 0.3}
+    settings = {"state_size": 3, "alpha": 1.0, "early_stopping": True, "learning_rate": "constant"}
+    settings["learning_rate_init"] = 0.3
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         whole = ODENetClassifier((4,), max_iter=8, random_state=0, **settings).fit(X, y)

@@ -150,8 +150,9 @@ def test_class_weight_moves_decisions():
 
 def test_balanced_class_weights_are_those_of_the_samples():
     X, y = make_moons((90, 30), noise=0.2, random_state=0)
-    balanced = ODENetClassifier(**TINY, class_weight="balanced", alpha=0.0).fit(X, y)
-    by_hand = ODENetClassifier(**TINY, alpha=0.0).fit(X, y, sample_weight=np.where(y == 0, 120 / 180, 120 / 60))
+    given = {**TINY, "alpha": 0.0}
+    balanced = ODENetClassifier(**given, class_weight="balanced").fit(X, y)
+    by_hand = ODENetClassifier(**given).fit(X, y, sample_weight=np.where(y == 0, 120 / 180, 120 / 60))
     np.testing.assert_allclose(balanced.predict_proba(X), by_hand.predict_proba(X), rtol=1e-9)
 
 
@@ -293,7 +294,7 @@ def test_a_class_that_comes_later_is_learned():
 
 def test_a_partial_fit_after_a_fit_goes_on_gently():
     X, y = load_iris(return_X_y=True)
-    clf = ODENetClassifier(learning_rate_init=1e-2, max_iter=50, random_state=0).fit(X, y)
+    clf = ODENetClassifier(learning_rate_init=1e-2, batch_size=200, max_iter=50, random_state=0).fit(X, y)
     before = clf.score(X, y)
     for _ in range(3):
         assert clf.partial_fit(X, y).score(X, y) > before - 0.05
