@@ -28,7 +28,7 @@ def wanderers():
     """A model of wandering series, less the last three rows of each; these rows; and the same with white noise."""
     X, y = wandering()
     later = X.groupby("id").cumcount() >= 9
-    settings = {**TINY, "max_iter": 10, "n_draws": 16}
+    settings = {**TINY, "max_iter": 4, "n_draws": 16, "warm_up": 0.0}  # dynamics that explain little
     models = [
         LatentODERegressor(**{**settings, "noise": noise}).fit(X[~later], y[~later]) for noise in ("coloured", "white")
     ]

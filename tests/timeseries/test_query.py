@@ -59,7 +59,7 @@ def test_an_unknown_series_long_before_its_start_is_warned_of(query):
 def test_each_row_has_what_is_known_before_it():
     y = np.arange(6.0)[:, None]
     known = Panel.of(np.array([7, 7, 7, 4, 4, 4]), np.array([0.0, 1, 2, 0, 1, 1]), np.zeros((6, 0)), y)
-    units = Units("number", 1.0, None, None, ["y"], False, True)
+    units = Units("number", 1.0, 4.0, None, None, ["y"], False, True)
     times = np.array([1.0, 1.5, 0.0, 1.8, 9.0, 1.0])
     series = np.array([7, 4, 7, 4, 5, 7])
     rows = LongRows(series, times, "number", np.zeros((6, 0)), np.arange(6))

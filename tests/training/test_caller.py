@@ -47,7 +47,7 @@ def test_it_does_so_through_whatever_fits(how):
 
 def test_that_a_column_looks_discrete_is_said_there_too():
     discrete = np.c_[X, np.arange(30) // 20]
-    cnf = CNFDensityEstimator((3,), max_iter=1, random_state=0)
+    cnf = CNFDensityEstimator((3,), max_iter=1, random_state=0, categorical_features=None)
     with pytest.warns(UserWarning, match="look discrete") as caught:
         cnf.fit(np.tile(discrete, (2, 1)) + np.repeat([[0, 0, 0], [1e-3, 0, 0]], 30, axis=0))
     assert "cnf.fit(" in line_of(caught[0])

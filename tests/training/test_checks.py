@@ -145,7 +145,7 @@ def test_columns_of_objects_that_miss_some_are_no_text(missing):
 def test_a_column_of_text_is_named_beside_one_that_misses_some():
     frame = pd.DataFrame({"a": pd.Series([1.0, pd.NA], dtype=object), "b": pd.Series([pd.NA, "x"], dtype=object)})
     with pytest.raises(ValueError, match=r"X has columns that hold no numbers: {'b': 'object'}"):
-        CNFDensityEstimator().fit(frame)
+        CNFDensityEstimator(categorical_features=None).fit(frame)
 
 
 def test_labels_that_are_text_are_not_blamed_for_text_in_an_array():

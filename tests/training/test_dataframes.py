@@ -523,7 +523,7 @@ def test_columns_that_hold_no_numbers_are_named_alike(values, kind, form):
         for model, y in (
             (ODENetClassifier(categorical_features=None), ["u", "v"]),
             (ODENetRegressor(categorical_features=None), [1.0, 2.0]),
-            (CNFDensityEstimator(), None),
+            (CNFDensityEstimator(categorical_features=None), None),
         ):
             with pytest.raises(ValueError, match=rf"X has columns that hold no numbers: {{'c': '{kind}'}}"):
                 model.fit(x, y)
