@@ -14,10 +14,10 @@ from tests.timeseries.waves import TINY, make_waves
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
 
-def wandering(n_series=24, n_rows=12, seed=0):
+def wandering(n_series=24, n_rows=12, seed=0, span=10.0):
     """Constants and Ornstein-Uhlenbeck processes of memory 2 and variance 1, seen with noise of 0.1."""
     rng = np.random.default_rng(seed)
-    t = np.sort(rng.uniform(0.0, 10.0, (n_series, n_rows)), axis=1)
+    t = np.sort(rng.uniform(0.0, span, (n_series, n_rows)), axis=1)
     dense = np.exp(-np.abs(t[:, None] - t[:, :, None]) / 2.0) + 0.01 * np.eye(n_rows)
     y = np.einsum("nij,nj->ni", np.linalg.cholesky(dense), rng.standard_normal(t.shape)) + 7.0
     return pd.DataFrame({"id": np.repeat(np.arange(n_series), n_rows), "t": t.ravel()}), y.ravel()
@@ -26,9 +26,9 @@ def wandering(n_series=24, n_rows=12, seed=0):
 @pytest.fixture(scope="module")
 def wanderers():
     """A model of wandering series, less the last three rows of each; these rows; and the same with white noise."""
-    X, y = wandering()
-    later = X.groupby("id").cumcount() >= 9
-    settings = {**TINY, "max_iter": 4, "n_draws": 16, "warm_up": 0.0}  # dynamics that explain little
+    X, y = wandering(n_rows=27, span=24.0)  # so long that a series' level is not its wandering
+    later = X.groupby("id").cumcount() >= 24
+    settings = {**TINY, "max_iter": 10, "n_draws": 16, "warm_up": 0.0}
     models = [
         LatentODERegressor(**{**settings, "noise": noise}).fit(X[~later], y[~later]) for noise in ("coloured", "white")
     ]
