@@ -197,7 +197,7 @@ warnings.simplefilter("ignore")
 rng = np.random.default_rng(0)
 X = sparse.random_array((1500, 40000), density=2e-4, format="csr", rng=rng)  # dense: 480 MB, and more in copies
 y = (X[:, :4000].sum(axis=1) > 0).astype(int)
-model = ODENetClassifier((8,), state_size=8, max_iter=1, batch_size=50, random_state=0)
+model = ODENetClassifier((8,), state_size=8, alpha=1.0, max_iter=1, batch_size=50, random_state=0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model.fit(X, y).predict(X[:50])
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
