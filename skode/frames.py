@@ -404,18 +404,31 @@ def read_span(name: str, span: Any, time_kind: str, time: Column) -> float:
     Raises
     ------
     ValueError
-        If the span is of another kind than the times, or not positive.
+        If the span is of another kind than the times, can't be read, has no unit, or is not positive.
     """
     is_number = not isinstance(span, timedelta | np.timedelta64 | str)
+    advice = "a number in the same unit" if time_kind == "number" else "one such as pd.Timedelta(days=7)"
     if is_number != (time_kind == "number"):
-        advice = "a number in the same unit" if time_kind == "number" else "one such as pd.Timedelta(days=7)"
         raise ValueError(
             f"{name}={span!r} does not suit the time column time={time!r}, which holds a {time_kind}: give {advice}."
         )
-    number = float(span) if is_number else pd.Timedelta(span).total_seconds()
+    try:
+        number = float(span) if is_number else pd.Timedelta(span).total_seconds()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={span!r} is no length of time ({error}): give {advice}.") from error
+    if isinstance(span, str) and _is_number(span):  # pandas would take nanoseconds
+        raise ValueError(f"{name}={span!r} has no unit: give {advice}.")
     if not 0.0 < number < np.inf:
         raise ValueError(f"{name}={span!r} must be positive.")
     return number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_targets(y: Any, n_rows: int, *, maybe_nothing: bool = False) -> np.ndarray:

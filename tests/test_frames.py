@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 
-from skode.frames import column_position, distinct_rows, read_rows, read_targets, take_apart
+from skode.frames import column_position, distinct_rows, read_rows, read_span, read_targets, take_apart
 
 
 def rows_of(X, *, series="id", time="t"):
@@ -652,3 +652,26 @@ def test_ids_of_several_types_may_be_mixed():
     rows, _, _ = merged(X, [1.0, 2.0, 3.0])
     assert rows.series.tolist() == [1, "b", "b"]
     assert rows.time.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_spans_of_time_are_in_the_unit_of_times():
+    assert (
+        read_span("gap", "36h", "date", "t") == read_span("gap", np.timedelta64(36, "h"), "difference", "t") == 129_600
+    )
+    assert read_span("gap", np.float32(2.5), "number", "t") == 2.5
+
+
+@pytest.mark.parametrize(
+    ("span", "kind", "message"),
+    [
+        ("a week", "date", r"gap='a week' is no length of time .*: give one such as pd.Timedelta\(days=7\)"),
+        ("1M", "difference", "gap='1M' is no length of time .*M.*: give"),
+        ("7", "date", "gap='7' has no unit: give one such as"),
+        ([1, 7], "number", r"gap=\[1, 7\] is no length of time .*: give a number in the same unit"),
+        ("-1D", "date", "gap='-1D' must be positive"),
+        (np.nan, "number", "gap=nan must be positive"),
+    ],
+)
+def test_what_is_no_span_of_time_is_refused_by_name(span, kind, message):
+    with pytest.raises(ValueError, match=message):
+        read_span("gap", span, kind, "t")

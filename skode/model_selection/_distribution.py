@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from numbers import Real
 from typing import Any
 
@@ -56,10 +58,11 @@ class DistributionScorer:
 
     Notes
     -----
-    The estimator's methods ``crps`` and ``predict_interval`` are called, which
-    :class:`~skode.LatentODERegressor` has. For one that has them not, the distribution is normal, of the mean and the
-    standard deviation of ``predict(X, return_std=True)``, as :class:`~skode.ODERegressor` and scikit-learn's
-    ``GaussianProcessRegressor`` return them; then [1]_, with :math:`z = (y - \mu) / \sigma`,
+    The estimator's methods ``crps`` and ``predict_interval`` are called, which :class:`~skode.LatentODERegressor` has;
+    :class:`~skode.ODENetRegressor`, fitted with a ``likelihood``, has the latter. For one that has them not, the
+    distribution is normal, of the mean and the standard deviation of ``predict(X, return_std=True)``, as
+    :class:`~skode.ODERegressor` and scikit-learn's ``GaussianProcessRegressor`` return them; then [1]_, with
+    :math:`z = (y - \mu) / \sigma`,
 
     .. math::
 
@@ -118,19 +121,21 @@ class DistributionScorer:
         true = read_targets(as_numpy(y, "y", who), len(X))
         seen = ~np.isnan(true)
         by_value = self._by_value(estimator, X, y, true)
-        weights = np.broadcast_to(check_weights(sample_weight, true)[:, None], true.shape)
-        return float(np.average(by_value[seen], weights=weights[seen]))
+        weights = np.broadcast_to(check_weights(sample_weight, true)[:, None], true.shape)[seen]
+        if not weights.any():
+            raise ValueError("sample_weight: no row that was observed has a weight.")
+        return float(np.average(by_value[seen], weights=weights))
 
     def _by_value(self, estimator: Any, X: Any, y: Any, true: np.ndarray) -> np.ndarray:
         """Scores of single values, of shape (n_rows, n_outputs)."""
-        known = {} if self.known == "all" else {"known": self.known}
         if self.scoring == "neg_crps":
             if hasattr(estimator, "crps"):
-                return -np.reshape(estimator.crps(X, y, **known), true.shape)
+                return -np.reshape(estimator.crps(X, y, **self._known_by(estimator, estimator.crps)), true.shape)
             mean, std = self._moments(estimator, X, true.shape)
             return -normal_crps(true, mean, std)
         tail = 0.5 * (1.0 - self.level)
         if hasattr(estimator, "predict_interval"):
+            known = self._known_by(estimator, estimator.predict_interval)
             ends = np.reshape(estimator.predict_interval(X, self.level, **known), (*true.shape, 2))
             lower, upper = ends[..., 0], ends[..., 1]
         else:
@@ -143,10 +148,17 @@ class DistributionScorer:
         sides = [(true - lower, tail), (true - upper, 1.0 - tail)]
         return -np.mean([np.maximum(p * over, (p - 1.0) * over) for over, p in sides], axis=0)
 
+    def _known_by(self, estimator: Any, method: Callable[..., Any]) -> dict[str, str]:
+        """The argument of a method that says which observations are known; TypeError if it needs one that it lacks."""
+        if self.known == "all":
+            return {}
+        if "known" not in signature(method).parameters:
+            raise TypeError(f'{type(estimator).__name__} has no method that takes known="{self.known}".')
+        return {"known": self.known}
+
     def _moments(self, estimator: Any, X: Any, shape: tuple[int, ...]) -> list[np.ndarray]:
         """Means and standard deviations, of shape (n_rows, n_outputs)."""
-        if self.known != "all":
-            raise TypeError(f'{type(estimator).__name__} has no method that takes known="before".')
+        self._known_by(estimator, estimator.predict)
         return [np.reshape(part, shape) for part in estimator.predict(X, return_std=True)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -427,7 +428,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         return tuple(answers) if len(answers) > 1 else answers[0]
 
     @array_api
-    def predict_interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+    def predict_interval(self, X: Any, level: float = 0.9) -> np.ndarray:
         """Intervals about the predictions that hold a share of new targets, by residuals of samples held out.
 
         Parameters
@@ -439,20 +440,20 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
         Returns
         -------
-        lower, upper : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Their ends.
+        ndarray of shape (n_samples, 2) or (n_samples, n_outputs, 2)
+            Lower and upper ends, in the units of y.
 
         Raises
         ------
         ValueError
             Where the fit had no ``likelihood``, or ``level`` is not between 0 and 1.
         """
-        if not 0.0 < level < 1.0:
+        if not isinstance(level, Real) or not 0.0 < float(level) < 1.0:
             raise ValueError(f"level must be between 0 and 1, got {level!r}.")
         y = self.predict(X)
         half = self._known_residuals().half_width(level).astype(y.dtype)
         half = half[0] if self._one_dimensional else half
-        return y - half, y + half
+        return np.stack([y - half, y + half], axis=-1)
 
     def _known_residuals(self) -> Residuals:
         if not hasattr(self, "_residuals"):

@@ -251,6 +251,11 @@ class ForecastingLatentODE(FittedLatentODE):
                     step, count = np.where(count > 0, step, span), np.maximum(count, 1)
                 seconds, codes = steps_ahead(last, step, count, units)
                 ids = known.ids[chosen[codes]]
+        if isinstance(others, LongRows) and not pd.Index(others.series).isin(ids).any():
+            raise ValueError(
+                f"covariates are of series {pd.unique(others.series).tolist()[:3]}, none of which is forecast; those "
+                f"that are: {ids.unique().tolist()[:3]}. Ids count with their type."
+            )
         rows = with_covariates(ids, seconds, known, units, others)
         return rows, others if isinstance(others, LongRows) else None
 

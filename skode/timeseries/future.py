@@ -11,10 +11,7 @@ import pandas as pd
 
 from skode.frames import LongRows, times_of_kind
 from skode.timeseries.panel import Panel
-from skode.timeseries.units import Units
-
-#: Seconds of a day: steps of whole days go by the calendar where dates have a time zone.
-DAY = 86_400.0
+from skode.timeseries.units import DAY, Units
 
 
 def usual_steps(known: Panel) -> np.ndarray:

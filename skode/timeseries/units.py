@@ -21,6 +21,9 @@ from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
 from skode.training import check_argument, fitted_scaler, to_pandas
 
+#: Seconds of a day: the unit of the dynamics' time where all dates are the same, and of steps by the calendar.
+DAY = 86_400.0
+
 
 @dataclass(frozen=True)
 class Units:
@@ -88,7 +91,7 @@ class Units:
         has_covariates = rows.covariates.shape[1] > 0
         covariate_scaler = fitted_scaler(rows.covariates, weights, what="covariates") if has_covariates else None
         spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
-        span = float(np.median(spans[spans > 0])) if (spans > 0).any() else HORIZON
+        span = float(np.median(spans[spans > 0])) if (spans > 0).any() else _span_without_series(rows)
         return cls(
             time_kind=rows.time_kind,
             time_scale=span / HORIZON,
@@ -326,3 +329,11 @@ class Units:
             frame[covariate_names] = self.covariate_scaler.inverse_transform(covariates)
         frame[self.output_names] = self.original(y)
         return frame
+
+
+def _span_without_series(rows: LongRows) -> float:
+    """What series would span of which each was seen at one time: all times together, or else a few numbers or days."""
+    span = float(np.ptp(rows.time))
+    if span > 0.0:
+        return span
+    return HORIZON if rows.time_kind == "number" else HORIZON * DAY

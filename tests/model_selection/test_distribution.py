@@ -9,7 +9,7 @@ from sklearn.metrics import mean_pinball_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skode import LatentODERegressor
+from skode import LatentODERegressor, ODENetRegressor
 from skode.model_selection import ContinuationScorer, DistributionScorer
 from skode.model_selection._distribution import normal_crps
 from tests.timeseries.waves import TINY, make_waves
@@ -47,6 +47,9 @@ def test_only_what_was_observed_counts():
 def test_rows_have_weights():
     weights = [1.0, 2.0, 0.0, 1.0]
     assert DistributionScorer()(Uniform(), X, Y, sample_weight=weights) == pytest.approx(-(4 * 1 + 2 * 3) / 6)
+    nothing = np.where(np.arange(4)[:, None] > 0, np.nan, Y)
+    with pytest.raises(ValueError, match="no row that was observed has a weight"):
+        DistributionScorer()(Uniform(), X, nothing, sample_weight=[0.0, 1.0, 1.0, 1.0])
 
 
 def test_the_pinball_loss_is_that_of_both_ends():
@@ -67,6 +70,23 @@ def test_other_estimators_are_normal():
     assert width(make_pipeline(FunctionTransformer(), model), X, y) == width(model, X, y)
     with pytest.raises(TypeError, match='BayesianRidge has no method that takes known="before"'):
         DistributionScorer(known="before")(model, X, y)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_intervals_of_residuals_are_taken_output_by_output(n_outputs):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 2)), rng.normal(size=(40, n_outputs)) * [1.0, 5.0][:n_outputs]
+    y = y[:, 0] if n_outputs == 1 else y
+    model = ODENetRegressor((4,), state_size=4, max_iter=2, alpha=0.1, likelihood="gaussian", random_state=0).fit(x, y)
+    ends = model.predict_interval(x, level=0.5)
+    covered = (ends[..., 0] <= y) & (y <= ends[..., 1])
+    assert DistributionScorer("coverage", level=0.5)(model, x, y) == covered.mean()
+    width = DistributionScorer("neg_width", level=0.5)(model, x, y)
+    assert width == pytest.approx((ends[..., 0] - ends[..., 1]).mean())
+    mean, std = model.predict(x, return_std=True)
+    assert DistributionScorer()(model, x, y) == pytest.approx(-normal_crps(y, mean, std).mean())
+    with pytest.raises(TypeError, match='ODENetRegressor has no method that takes known="before"'):
+        DistributionScorer("coverage", known="before")(model, x, y)
 
 
 def test_parameters_are_checked():

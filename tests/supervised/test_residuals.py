@@ -31,7 +31,9 @@ def test_spreads_are_those_of_the_noise_and_intervals_hold_their_share(fitted):
     np.testing.assert_allclose(fitted.noise_std_, [0.5, 3.0], rtol=0.25)
     np.testing.assert_allclose(fitted.noise_std_, np.sqrt(np.mean((y - mean) ** 2, axis=0)), rtol=0.15)
     for level in (0.5, 0.9):
-        lower, upper = fitted.predict_interval(X, level)
+        ends = fitted.predict_interval(X, level)
+        assert ends.shape == (3000, 2, 2)
+        lower, upper = ends[..., 0], ends[..., 1]
         np.testing.assert_allclose(np.mean((lower <= y) & (y <= upper), axis=0), level, atol=0.07)
 
 
@@ -53,11 +55,12 @@ def test_one_target_units_pickles_and_refusals(fitted):
     one = few.fit(X, y[:, 0])
     mean, std, nfe = one.predict(X, return_std=True, return_nfe=True)
     assert mean.shape == std.shape == nfe.shape == (60,)
-    lower, upper = pickle.loads(pickle.dumps(one)).predict_interval(X, level=0.8)
+    lower, upper = pickle.loads(pickle.dumps(one)).predict_interval(X, level=0.8).T
     assert (lower < mean).all()
     assert (mean < upper).all()
-    with pytest.raises(ValueError, match="level must be between 0 and 1"):
-        one.predict_interval(X, 90)
+    for level in (90, "0.9"):
+        with pytest.raises(ValueError, match="level must be between 0 and 1"):
+            one.predict_interval(X, level)
     plain = clone(few).set_params(likelihood=None).fit(X, y[:, 0])
     np.testing.assert_array_equal(plain.predict(X), mean)  # which calibration does not change
     with pytest.raises(ValueError, match='likelihood="gaussian" only'):

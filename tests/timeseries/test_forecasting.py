@@ -129,6 +129,8 @@ def test_arguments_that_do_not_go(tiny_waves, driven):
         model.forecast(1.0, covariates=X)
     with pytest.raises(ValueError, match=r"shape \(n, n_covariates\) = \(8, 1\); got \(8, 2\)"):
         driven[0].forecast(n_steps=2, covariates=lambda ids, times: np.zeros((len(ids), 2)))
+    with pytest.raises(ValueError, match=r"covariates are of series \[7\], none of which is forecast; .* \['s0'\]"):
+        driven[0].forecast(n_steps=2, series="s0", covariates=driven[1][:2].assign(id=7))
     with pytest.raises(ValueError, match="level must be"):
         model.predict_interval(X, 90)
     with pytest.raises(ValueError, match='known must be "all" or "before"'):

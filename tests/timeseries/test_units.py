@@ -29,6 +29,14 @@ def test_time_counts_in_parts_of_the_median_span():
     assert units_of(frame=FRAME.assign(t=1.0)).time_scale == 1.0
 
 
+def test_where_each_series_was_seen_once_time_counts_in_parts_of_all_times():
+    once = FRAME.assign(id=range(5))
+    assert units_of(frame=once).time_scale == pytest.approx(3.5 / HORIZON)
+    dates = once.assign(t=pd.Timestamp("2024-03-01") + pd.to_timedelta(once["t"], unit="D"))
+    assert units_of(frame=dates).time_scale == pytest.approx(3.5 * 86_400 / HORIZON)
+    assert units_of(frame=dates.assign(t=dates["t"][0])).time_scale == 86_400.0
+
+
 def test_outputs_go_there_and_back():
     units = units_of()
     scaled = units.standardised(Y.to_numpy())
