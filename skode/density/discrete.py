@@ -17,12 +17,14 @@ from scipy.stats import norm, qmc
 
 from skode.density.columns import LARGEST_ATOM, LEAST_ATOM
 
-#: Points of cells at which densities are averaged: probabilities are then exact to a few percent.
-N_POINTS = 32
+#: Points of cells at which densities are averaged, for one variable, and at most: twice as many for each further one.
+#: Of three categories' columns probabilities then add up to within a percent or so, of four to within some percent.
+FEWEST_POINTS, MOST_POINTS = 64, 256
 
 #: Middle part of a category's cell in which samples lie, so that densities of neighbours, which have nothing in common,
-#: do not run into each other; and the share of the points that average over the cell which are there.
-MIDDLE, POINTS_IN_MIDDLE = 0.2, 0.75
+#: do not run into each other; and the share of the points, and the wider part that they lie in, so that many of them see
+#: what spills over.
+MIDDLE, POINTS_IN_MIDDLE, WIDER_MIDDLE = 0.2, 0.85, 0.3
 
 #: What each value, and any that was not seen, counts in addition to its samples.
 PRIOR = 0.5
@@ -79,9 +81,9 @@ class DiscreteVariable:
         """
         if self.middle == 1.0:
             return v, np.ones_like(v)
-        at, edge = 0.5 * (1.0 - POINTS_IN_MIDDLE), 0.5 * (1.0 - self.middle)
+        at, edge = 0.5 * (1.0 - POINTS_IN_MIDDLE), 0.5 * (1.0 - WIDER_MIDDLE)
         places = np.interp(v, [0.0, at, 1.0 - at, 1.0], [0.0, edge, 1.0 - edge, 1.0])
-        slopes = np.where(np.abs(v - 0.5) < 0.5 - at, self.middle / POINTS_IN_MIDDLE, edge / at)
+        slopes = np.where(np.abs(v - 0.5) < 0.5 - at, WIDER_MIDDLE / POINTS_IN_MIDDLE, edge / at)
         return places, slopes
 
 
@@ -168,12 +170,12 @@ class Dequantiser:
         of_points : callable
             Gives the log-densities of points.
         """
-        logs = []
-        for v in qmc.Halton(len(self.discrete), rng=0).random(N_POINTS):
+        logs, n_points = [], min(FEWEST_POINTS * 2 ** (len(self.discrete) - 1), MOST_POINTS)
+        for v in qmc.Sobol(len(self.discrete), rng=0).random(n_points):
             found = [variable.places(v[k]) for k, (_, variable) in enumerate(self.discrete)]
             points, log_ratio = self._points(X, np.array([place for place, _ in found]))
             logs.append(of_points(points) + log_ratio + np.log([slope for _, slope in found]).sum())
-        return logsumexp(logs, axis=0) - np.log(N_POINTS)
+        return logsumexp(logs, axis=0) - np.log(n_points)
 
 
 def discrete_groups(X: np.ndarray, named: Sequence[int], *, find: bool) -> list[np.ndarray]:

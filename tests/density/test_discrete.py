@@ -3,6 +3,7 @@ import pytest
 from scipy.stats import kstest, multivariate_normal, norm
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KernelDensity
 
 from skode import CNFDensityEstimator
 from skode.density import discrete
@@ -49,7 +50,8 @@ def test_points_are_standard_normal_and_lead_back_to_their_samples():
 
 @pytest.mark.parametrize("unordered", [[], [0, 1]])
 def test_probabilities_are_integrals_over_cells(unordered, monkeypatch):
-    monkeypatch.setattr(discrete, "N_POINTS", 4096)
+    monkeypatch.setattr(discrete, "FEWEST_POINTS", 4096)
+    monkeypatch.setattr(discrete, "MOST_POINTS", 4096)
     rng = np.random.RandomState(0)
     X = np.column_stack([rng.randint(0, 3, 300), rng.randint(0, 2, 300), rng.standard_normal(300)]).astype(float)
     dequantiser = Dequantiser.fit(X, np.ones(len(X)), [np.array([0]), np.array([1])], unordered)
@@ -63,6 +65,18 @@ def test_probabilities_are_integrals_over_cells(unordered, monkeypatch):
     given = multivariate_normal(np.array([0.2, 0.0]) * 0.3, covariance)
     low = np.maximum(low, -12.0)
     assert found == pytest.approx(given.cdf(high, lower_limit=low) * norm.pdf(0.3), rel=1e-2)
+
+
+@pytest.mark.parametrize(("n_columns", "error"), [(1, 0.01), (2, 0.02), (3, 0.03)])
+def test_probabilities_of_categories_add_up(n_columns, error):
+    """Of a density whose mass lies in the middles of cells and spills over a little, as that of a trained flow does."""
+    rng = np.random.RandomState(n_columns)
+    X = rng.choice(3, size=(400, n_columns), p=[0.5, 0.3, 0.2]).astype(float)
+    dequantiser = Dequantiser.fit(X, np.ones(400), [np.array([j]) for j in range(n_columns)], list(range(n_columns)))
+    kernel = KernelDensity(bandwidth=0.04).fit(dequantiser.drawn(X, rng))
+    every = np.stack(np.meshgrid(*[[0.0, 1.0, 2.0]] * n_columns), axis=-1).reshape(-1, n_columns)
+    probabilities = np.exp(dequantiser.log_density(every, kernel.score_samples))
+    assert probabilities.sum() == pytest.approx(1.0, abs=error)
 
 
 def test_weights_count_samples_in_the_cells():
