@@ -22,8 +22,8 @@ from skode.density.columns import LARGEST_ATOM, LEAST_ATOM
 FEWEST_POINTS, MOST_POINTS = 64, 256
 
 #: Middle part of a category's cell in which samples lie, so that densities of neighbours, which have nothing in common,
-#: do not run into each other; and the share of the points, and the wider part that they lie in, so that many of them see
-#: what spills over.
+#: do not run into each other; and the share of the points, and the wider part that they lie in, which see what spills
+#: over.
 MIDDLE, POINTS_IN_MIDDLE, WIDER_MIDDLE = 0.2, 0.85, 0.3
 
 #: What each value, and any that was not seen, counts in addition to its samples.
