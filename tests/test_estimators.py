@@ -188,14 +188,15 @@ def test_frames_and_arrays_give_the_same(estimator):
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator(max_iter=5),  # no check asks for a good fit
         # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.
-        # A score above 0.5 is asked for: six seeds gave 0.66 to 0.8.
+        # A score above 0.5 is asked for: four seeds gave 0.70 to 0.78.
         LatentODERegressor(
             latent_size=2,
             hidden_layer_sizes=(8,),
             encoder_size=8,
             n_draws=8,
-            max_iter=12,
-            learning_rate_init=5e-2,
+            max_iter=20,
+            warm_up=0.0,
+            learning_rate_init=3e-2,
             rtol=1e-1,
             atol=1e-1,
             early_stopping=False,
