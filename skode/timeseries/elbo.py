@@ -26,8 +26,8 @@ SHORTEST_PART = 1 / 3
 #: Windows of the warm-up begin with this share of the rows of a series, but no fewer than so many.
 FIRST_WINDOW, FEWEST_IN_WINDOW = 0.1, 4
 
-#: Share of the warm-up in which the noise is held.
-HELD = 0.6
+#: Share of the warm-up in which the noise is held; series that it is estimated from where training ends then, at most.
+HELD, MOST_FOR_NOISE = 0.6, 100
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,15 @@ class NegativeELBO:
     def follow(self, progress: float) -> None:
         """Note how far training has come, from 0 to 1."""
         self.progress = progress
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Where training ended early and the noise is held, let it be what the residuals of some series are."""
+        if self.module.likelihood.is_held:
+            series = self.tensors(self.panel.take(np.arange(min(self.panel.n_series, MOST_FOR_NOISE))))
+            mean, _ = self.module.posterior(series, self.solver)
+            rows = Rows(series, process=self.module.process)
+            self.module.likelihood.release(self.module.decode(mean[None], rows, self.solver).eta, rows.y)
 
     def _series(self, rows: np.ndarray | Tensor) -> PanelTensors:
         """Those of a batch."""

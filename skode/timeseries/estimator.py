@@ -523,6 +523,7 @@ class LatentODERegressor(ForecastingLatentODE):
             )
             stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
+            objective.end()
         if isinstance(self.module_, KnownODE) and self._refined:
             with stopwatch.phase("Parameters that series share, and the spread of the others"):
                 known: Any = in_double(self.module_)

@@ -81,6 +81,11 @@ class Likelihood(nn.Module):
         """Variance of each output about its mean."""
         raise NotImplementedError
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the noise is held."""
+        return False
+
     def hold(self) -> None:
         """Hold the noise, where there is any, at :data:`HELD_NOISE` in training."""
 
@@ -146,14 +151,18 @@ class Gaussian(Likelihood):
         self.coloured[output], self.memory[output] = sigma * math.sqrt(share), memory
         self.log_noise[output] = torch.log(sigma * math.sqrt(1.0 - share))
 
+    @property
+    def is_held(self) -> bool:
+        return not self.log_noise.requires_grad
+
     @torch.no_grad()
     def hold(self) -> None:
-        if self.log_noise.requires_grad:
+        if not self.is_held:
             self.log_noise.requires_grad_(False).fill_(math.log(HELD_NOISE))
 
     @torch.no_grad()
     def release(self, eta: Tensor, y: Tensor) -> None:
-        if self.log_noise.requires_grad:
+        if not self.is_held:
             return
         variance = ((y - eta) ** 2).flatten(0, -2).nanmean(0)  # NaN of an output that was not observed
         self.log_noise.copy_(torch.where(variance > 0.0, 0.5 * torch.log(variance), self.log_noise))

@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from skode import LatentODERegressor
 from skode.timeseries import estimator
+from skode.timeseries.elbo import NegativeELBO
 from skode.timeseries.validation import forecast_density, last_rows
 from tests.timeseries.waves import TINY, same_weights, weights
 
@@ -107,6 +108,26 @@ def test_early_stopping_keeps_the_best_weights(waves):
     assert best < model.n_iter_  # so that keeping the last would fail below
     stopped = LatentODERegressor(**{**settings, "max_iter": best}, early_stopping=True).fit(*waves)
     assert same_weights(model, stopped)
+
+
+def test_noise_that_is_held_where_training_is_interrupted_is_learnt_later(waves, monkeypatch):
+    X, y = waves
+    calls, loss = [], NegativeELBO.loss
+
+    def interrupted(self, rows):
+        calls.append(self.progress)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return loss(self, rows)
+
+    monkeypatch.setattr(NegativeELBO, "loss", interrupted)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = LatentODERegressor(**{**TINY, "max_iter": 50}, warm_start=True).fit(X, y)
+    assert calls[-1] < 0.3  # in the warm-up's first part
+    first = model.noise_std_
+    assert first == pytest.approx(np.std(y), rel=0.3)  # nothing is explained yet
+    model.set_params(max_iter=20).fit(X, y)
+    assert model.noise_std_ < first
 
 
 def test_warm_start_goes_on(waves):
