@@ -81,15 +81,6 @@ class ODENetEstimator(FittedODENet):
     Subclasses define their targets: see :meth:`_encode`, :meth:`_losses` and :meth:`_score`.
     """
 
-    activation: str
-    state_size: int | None
-    augment_dim: int
-    field: nn.Module | str | None
-    image_shape: Any
-    image_shift: float
-    n_blocks: int
-    time_dependent: bool
-    evolving_weights: bool
     input_dropout: float
     kinetic_energy: float
     jacobian_norm: float
