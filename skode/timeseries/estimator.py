@@ -151,7 +151,7 @@ class LatentODERegressor(ForecastingLatentODE):
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
         (Loshchilov, Hutter, "SGDR", ICLR 2017).
     learning_rate_init : float, default=1e-2
-        Learning rate of SOAP [6]_, and with ``dynamics`` of Adam.
+        Learning rate of SOAP [6]_, and with ``dynamics`` or ``observation_times="poisson"`` of Adam.
     max_iter : int or "auto", default="auto"
         Largest number of epochs, each of two updates at least; "auto": by the number of observed values, see
         :doc:`the guide </guide/latent_odes>`.
@@ -491,9 +491,10 @@ class LatentODERegressor(ForecastingLatentODE):
                 training = panel.until(rows_aside)  # nobody watched afterwards
             validate = forecast_density(self.module_, training, aside, tensors, self._solver())
         sizes = self.sizes_
-        # Windows of so many events would say that there are more of them than there are.
-        may_warm_up = first and self.dynamics is None and self.observation_times == "given"
-        warm_up = self.warm_up if may_warm_up else 0.0
+        # Windows of so many events would say that there are more of them than there are; and validation is of outputs
+        # alone, which SOAP has learnt long before the intensities.
+        outputs_alone = self.dynamics is None and self.observation_times == "given"
+        warm_up = self.warm_up if first and outputs_alone else 0.0
         if stopwatch.verbose:
             print(f"Sizes: {sizes}.")
         device = next(self.module_.parameters()).device
@@ -519,7 +520,7 @@ class LatentODERegressor(ForecastingLatentODE):
                 settings,
                 warm_up=warm_up,
                 on_progress=objective.follow,
-                optimizer="soap" if self.dynamics is None else "adam",
+                optimizer="soap" if outputs_alone else "adam",
             )
             stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
