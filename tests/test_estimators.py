@@ -188,7 +188,7 @@ def test_frames_and_arrays_give_the_same(estimator):
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator(max_iter=5),  # no check asks for a good fit
         # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.
-        # A score above 0.5 is asked for: four seeds gave 0.70 to 0.78.
+        # The score has to be above 0.5: four seeds gave 0.70 to 0.78.
         LatentODERegressor(
             latent_size=2,
             hidden_layer_sizes=(8,),

@@ -26,7 +26,7 @@ FEWEST_POINTS, MOST_POINTS = 64, 256
 #: over.
 MIDDLE, POINTS_IN_MIDDLE, WIDER_MIDDLE = 0.2, 0.85, 0.3
 
-#: What each value, and any that was not seen, counts in addition to its samples.
+#: Pseudo-count of each value, and of those that were not seen.
 PRIOR = 0.5
 
 #: Numbers are discrete if there are no more than this number of different ones, each for so many samples on average; or
@@ -88,12 +88,29 @@ class DiscreteVariable:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """The cells that samples lie in.
+
+    Attributes
+    ----------
+    continuous : ndarray of shape (n, n_variables)
+        The samples' continuous variables, in the columns that these have among all.
+    low, probability : ndarray of shape (n, n_discrete)
+        Lower limits of the cells in probability, and their probabilities.
+    """
+
+    continuous: np.ndarray
+    low: np.ndarray
+    probability: np.ndarray
+
+
+@dataclass(frozen=True)
 class Dequantiser:
     """The map between samples with discrete columns and points of continuous variables only.
 
     Attributes
     ----------
-    variables : list of ndarray or DiscreteVariable
+    variables : list of int or DiscreteVariable
         The variables in the order of the points' columns; of continuous ones the position of the column.
     n_columns : int
         Number of columns of the samples.
@@ -132,22 +149,24 @@ class Dequantiser:
         """Points drawn from the cells of samples, from their middle parts."""
         u = rng.uniform(size=(len(X), len(self.discrete)))
         middles = np.array([variable.middle for _, variable in self.discrete])
-        return self._points(X, 0.5 + middles * (u - 0.5))[0]
+        return self._points(self._cells(X), 0.5 + middles * (u - 0.5))[0]
 
     def middle(self, X: np.ndarray) -> np.ndarray:
         """The points in the middle of samples' cells, in probability."""
-        return self._points(X, np.full(len(self.discrete), 0.5))[0]
+        return self._points(self._cells(X), np.full(len(self.discrete), 0.5))[0]
 
-    def _points(self, X: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points at places from 0 to 1 in cells, and ``log P(c) - log phi(z)`` added up over the discrete variables."""
+    def _cells(self, X: np.ndarray) -> Cells:
         X = X.astype(np.float64)
-        points, log_ratio = X[:, self.first], np.zeros(len(X))
-        for k, (j, variable) in enumerate(self.discrete):
-            codes = variable.codes(X)
-            probability = np.diff(variable.edges)[codes]
-            points[:, j] = ndtri(variable.edges[codes] + u[..., k] * probability)
-            log_ratio += np.log(probability) - norm.logpdf(points[:, j])
-        return points, log_ratio
+        codes = [(variable, variable.codes(X)) for _, variable in self.discrete]
+        low = np.column_stack([variable.edges[code] for variable, code in codes])
+        return Cells(X[:, self.first], low, np.column_stack([np.diff(v.edges)[code] for v, code in codes]))
+
+    def _points(self, cells: Cells, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points at places from 0 to 1 in cells, and ``log P(c) - log phi(z)`` added up over the discrete variables."""
+        z = ndtri(cells.low + u * cells.probability)
+        points = cells.continuous.copy()
+        points[:, [j for j, _ in self.discrete]] = z
+        return points, (np.log(cells.probability) - norm.logpdf(z)).sum(1)
 
     def samples(self, points: np.ndarray) -> np.ndarray:
         """The samples in whose cells points lie; none of values that were not seen."""
@@ -170,10 +189,11 @@ class Dequantiser:
         of_points : callable
             Gives the log-densities of points.
         """
+        cells = self._cells(X)
         logs, n_points = [], min(FEWEST_POINTS * 2 ** (len(self.discrete) - 1), MOST_POINTS)
         for v in qmc.Sobol(len(self.discrete), rng=0).random(n_points):
             found = [variable.places(v[k]) for k, (_, variable) in enumerate(self.discrete)]
-            points, log_ratio = self._points(X, np.array([place for place, _ in found]))
+            points, log_ratio = self._points(cells, np.array([place for place, _ in found]))
             logs.append(of_points(points) + log_ratio + np.log([slope for _, slope in found]).sum())
         return logsumexp(logs, axis=0) - np.log(n_points)
 

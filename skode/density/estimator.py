@@ -27,7 +27,7 @@ from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.samples import Samples
 from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
 from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
-from skode.density.tables import Categories, named_columns
+from skode.density.tables import Categories
 from skode.dynamics.fields import FIELDS
 from skode.training import (
     COMMON_CONSTRAINTS,
@@ -36,10 +36,12 @@ from skode.training import (
     Stopwatch,
     TrainingRecord,
     array_api,
+    categorical_positions,
     check_data,
     check_weights,
     new_generator,
     rollback,
+    to_pandas,
     to_tensor,
     train,
     users_field,
@@ -397,7 +399,7 @@ class CNFDensityEstimator(FittedDensity):
         named = [] if self._categories is None else self._categories.columns
         find = isinstance(self.categorical_features, str)
         if not find:
-            named = sorted({*named, *named_columns(self.categorical_features, given, X.shape[1])})
+            named = sorted({*named, *categorical_positions(to_pandas(given), self.categorical_features).tolist()})
         groups = discrete_groups(X[weights > 0.0], named, find=find)
         groups = [group for group in groups if len(np.unique(X[:, group[0]])) > 1]
         return Dequantiser.fit(X, weights, groups, named) if groups else None

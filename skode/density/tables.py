@@ -66,29 +66,6 @@ class Categories:
         return pd.DataFrame(columns)
 
 
-def named_columns(features: Any, X: Any, n_features: int) -> list[int]:
-    """Positions of columns given by position, name or mask.
-
-    Raises
-    ------
-    ValueError
-        Where one of them is none of X's.
-    """
-    given = np.atleast_1d(np.asarray(features))
-    if given.dtype == bool:
-        if given.shape != (n_features,):
-            raise ValueError(f"categorical_features is a mask of {len(given)} columns, but X has {n_features}.")
-        return np.flatnonzero(given).tolist()
-    names = list(getattr(to_pandas(X), "columns", []))
-    found = []
-    for feature in given.tolist():
-        position = names.index(feature) if feature in names else feature
-        if not isinstance(position, int) or not 0 <= position < n_features:
-            raise ValueError(f"categorical_features has {feature!r}, which is no column of X.")
-        found.append(position)
-    return found
-
-
 def _holds_categories(column: pd.Series) -> bool:
     of = pd.api.types
     dtype = column.dtype

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from skode.inspection._axes import require_matplotlib
 from skode.inspection._estimators import refusal
 from skode.inspection._series_grid import EquationsGrid, grid_over
 from skode.inspection._series_panels import SeriesForecast, SeriesPanels, chosen_outputs, chosen_series, marked_rows
-from skode.training import as_numpy, to_pandas
+from skode.training import as_numpy, check_level, to_pandas
 
 
 class ODEFitDisplay(SeriesPanels):
@@ -148,8 +147,7 @@ class ODEFitDisplay(SeriesPanels):
         if not hasattr(estimator, "vector_field") or not hasattr(estimator, "predict"):
             raise refusal("estimator must have predict and vector_field, as an ODERegressor has", estimator)
         check_is_fitted(estimator)
-        if not isinstance(level, Real) or not 0.0 < level < 1.0:
-            raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
+        check_level(level)
         who = type(estimator).__name__
         X, y, times, held_out = (
             as_numpy(value, name, who) for value, name in ((X, "X"), (y, "y"), (times, "times"), (held_out, "held_out"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skode.inspection._axes import require_matplotlib, several_axes
 from skode.inspection._estimators import refusal
+from skode.training import check_level
 
 #: Points of a parabola.
 N_PARABOLA = 200
@@ -228,8 +229,7 @@ class ProfileDisplay:
 
 
 def _check_level(level: Any) -> None:
-    if not isinstance(level, Real) or not 0.0 < float(level) < 1.0:
-        raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
+    check_level(level)
 
 
 def _parabolas(summary: pd.DataFrame, names: list[str]) -> dict[str, Parabola]:

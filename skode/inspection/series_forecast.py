@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -20,7 +19,7 @@ from skode.inspection._series_panels import (
     marked_rows,
 )
 from skode.timeseries import LatentODERegressor
-from skode.training import as_numpy, to_pandas
+from skode.training import as_numpy, check_level, to_pandas
 
 
 class SeriesForecastDisplay(SeriesPanels):
@@ -142,8 +141,7 @@ class SeriesForecastDisplay(SeriesPanels):
         if not isinstance(estimator, LatentODERegressor):
             raise refusal("estimator must be a LatentODERegressor", estimator)
         check_is_fitted(estimator)
-        if not isinstance(level, Real) or not 0.0 < level < 1.0:
-            raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
+        check_level(level)
         who = type(estimator).__name__
         X, y, times, held_out = (
             as_numpy(value, name, who) for value, name in ((X, "X"), (y, "y"), (times, "times"), (held_out, "held_out"))

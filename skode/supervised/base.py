@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -27,7 +26,8 @@ from skode.supervised.fitted import FittedODENet
 from skode.supervised.inputs import Inputs, check_two_dimensional
 from skode.supervised.objective import Losses, Samples, SupervisedObjective
 from skode.supervised.odenet import Network
-from skode.supervised.strength import DECAYS, best_strength, parts, up_to
+from skode.supervised.strength import DECAYS, best_strength, up_to
+from skode.supervised.trials import Table, Trials
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
@@ -40,9 +40,7 @@ from skode.training import (
     distinct,
     new_generator,
     rollback,
-    row_groups,
     to_pandas,
-    to_tensor,
     train,
     users_field,
 )
@@ -102,13 +100,7 @@ class ODENetEstimator(FittedODENet):
     def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
         """Learn from the encoded targets that are trained on, before the network is made."""
 
-    def _calibrate(
-        self,
-        parts: Iterable[tuple[np.ndarray, np.ndarray]],
-        trial: Callable[[np.ndarray, np.ndarray], tuple[SupervisedObjective, Samples]],
-        settings: TrainingSettings,
-        rng: np.random.RandomState,
-    ) -> None:
+    def _calibrate(self, trials: Trials, settings: TrainingSettings) -> None:
         """Learn from samples held out how far predictions are off, where that is wanted."""
 
     def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
@@ -169,46 +161,18 @@ class ODENetEstimator(FittedODENet):
             self.module_.set_autocast(self.dtype == "bfloat16")
         self.module_.to(device=device, dtype=training_dtype)
 
-        def samples(rows: np.ndarray, weights: np.ndarray) -> Samples:
-            w = to_tensor(weights / weights.mean(), training_dtype, device)
-            x = inputs.features(self.scaler_, X[rows], training_dtype, device)
-            return Samples(x, self._as_tensor(targets[rows], w), w)
-
-        objective = self._objective(self.module_, samples(rows, own_weights), inputs, new_generator(rng, device))
+        table = Table(self, inputs, X, targets, training_dtype, device)
+        objective = self._objective(self.module_, table.samples(rows, own_weights), inputs, new_generator(rng, device))
         validate = None
         if len(held_out):
-            validate = functools.partial(self._validation_score, samples(held_out, weights[held_out]))
+            validate = functools.partial(self._validation_score, table.samples(held_out, weights[held_out]))
         weighs, passes = self._for_merged(own_weights, inputs, partial=partial)
         settings = self._settings(
             len(rows), inputs.auto_batch_size(len(rows)), alpha=0.0, passes=passes, stopwatch=stopwatch
         )
-
-        search = np.random.RandomState(rng.randint(np.iinfo(np.int32).max))
-
-        def trial(kept: np.ndarray, held_out: np.ndarray) -> tuple[SupervisedObjective, Samples]:
-            network = inputs.network(X.shape[1], self.n_outputs_, new_generator(search))
-            network.to(device=device, dtype=training_dtype)
-            own = samples(rows[kept], own_weights[kept])
-            objective = self._objective(network, own, inputs, new_generator(search, device))
-            return objective, samples(rows[held_out], own_weights[held_out])
-
-        def begun(kept: np.ndarray, held_out: np.ndarray) -> tuple[SupervisedObjective, Callable[[], float]]:
-            objective, others = trial(kept, held_out)
-            return objective, functools.partial(self._held_out_loss, objective.network, others)
-
+        trials = Trials(table, rows, own_weights, np.random.RandomState(rng.randint(np.iinfo(np.int32).max)))
         with users_field(self.field, rng, self._state_shape()):
-            interrupted = None
-            if self.alpha == "auto" and self.image_shape is None and first and not partial:
-                place, interrupted = best_strength(
-                    row_groups(X[rows]), self._strata(targets[rows]), begun, settings, search
-                )
-                self.alpha_, settings = DECAYS[place] * weighs, up_to(place, settings)
-            else:
-                if self.alpha != "auto":
-                    self.alpha_ = float(self.alpha)
-                elif first:
-                    self.alpha_ = FIXED_ALPHA
-                settings = dataclasses.replace(settings, alpha=self.alpha_ * settings.batch_size / weighs)
+            settings, interrupted = self._with_strength(settings, weighs, trials, first=first, partial=partial)
             self.module_.train()
             untrained = copy.deepcopy(self.module_) if validate is not None and self.max_time is None else None
             if interrupted is not None:
@@ -222,13 +186,30 @@ class ODENetEstimator(FittedODENet):
                 )
                 if untrained is not None and self._record.stopped_because != INTERRUPTED:
                     self.module_ = untrained
-                    objective = self._objective(untrained, samples(*every), inputs, new_generator(search, device))
-                    self._record = self._refit(objective, len(every[0]), search, settings)
+                    generator = new_generator(trials.rng, device)
+                    objective = self._objective(untrained, table.samples(*every), inputs, generator)
+                    self._record = self._refit(objective, len(every[0]), trials.rng, settings)
                     self.module_.to(dtype)
-                groups, strata = row_groups(X[rows]), self._strata(targets[rows])
-                self._calibrate(parts(groups, strata), trial, settings, search)
+                self._calibrate(trials, settings)
             self.module_.eval()
         return self
+
+    def _with_strength(
+        self, settings: TrainingSettings, weighs: float, trials: Trials, *, first: bool, partial: bool
+    ) -> tuple[TrainingSettings, TrainingRecord | None]:
+        """Settings with the strength of the L2 penalty, and the record of a search that the user interrupted.
+
+        ``weighs`` is the weight of a batch, by which ``alpha`` is divided.
+        """
+        if self.alpha == "auto" and self.image_shape is None and first and not partial:
+            place, interrupted = best_strength(trials.groups, trials.strata, trials.begun, settings, trials.rng)
+            self.alpha_ = DECAYS[place] * weighs
+            return up_to(place, settings), interrupted
+        if self.alpha != "auto":
+            self.alpha_ = float(self.alpha)
+        elif first:
+            self.alpha_ = FIXED_ALPHA
+        return dataclasses.replace(settings, alpha=self.alpha_ * settings.batch_size / weighs), None
 
     def _refit(
         self, objective: SupervisedObjective, n_samples: int, rng: np.random.RandomState, settings: TrainingSettings

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.preprocessing import OrdinalEncoder
-from sklearn.utils.validation import _check_categorical_features
 
-from skode.training import to_pandas
+from skode.training import categorical_positions, to_pandas
 
 #: Most categories of a feature, as scikit-learn's HistGradientBoosting has them.
 MOST_CATEGORIES = 255
@@ -39,13 +38,9 @@ class CategoricalFeatures:
         ValueError
             Where ``categorical_features`` does not fit to ``X``, or a feature has too many categories.
         """
-        by_dtype = isinstance(categorical_features, str)
-        if not hasattr(X, "shape") and not by_dtype and categorical_features is not None:
-            X = np.asarray(X, dtype=object)
-        mask = _check_categorical_features(X, categorical_features)
-        if mask is None or not mask.any():
-            return cls(np.empty(0, dtype=int), None)
-        positions = np.flatnonzero(mask)
+        positions = categorical_positions(X, categorical_features)
+        if not len(positions):
+            return cls(positions, None)
         encoder = OrdinalEncoder(
             handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=np.nan, dtype=np.float64
         )

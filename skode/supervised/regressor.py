@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,13 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
-from skode.supervised.objective import Losses, Samples, SupervisedObjective, squared_errors
+from skode.supervised.objective import Losses, squared_errors
 from skode.supervised.residuals import Residuals
+from skode.supervised.trials import Trials
 from skode.training import (
     TrainingSettings,
     array_api,
+    check_level,
     check_numeric_targets,
     fitted_scaler,
     standardised,
@@ -365,20 +365,14 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     def _score(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> float:
         return float(r2_score(to_numpy(targets), to_numpy(outputs), sample_weight=to_numpy(weights)))
 
-    def _calibrate(
-        self,
-        parts: Iterable[tuple[np.ndarray, np.ndarray]],
-        trial: Callable[[np.ndarray, np.ndarray], tuple[SupervisedObjective, Samples]],
-        settings: TrainingSettings,
-        rng: np.random.RandomState,
-    ) -> None:
+    def _calibrate(self, trials: Trials, settings: TrainingSettings) -> None:
         self.__dict__.pop("_residuals", None)
         if self.likelihood is None:
             return
         sizes, weights = [], []
-        for kept, held_out in parts:
-            objective, others = trial(kept, held_out)
-            train(objective, len(kept), replace(settings, phase="Training without those held out"), rng)
+        for kept, held_out in trials.parts():
+            objective, others = trials.trial(kept, held_out)
+            train(objective, len(kept), replace(settings, phase="Training without those held out"), trials.rng)
             residuals = self._evaluated(objective.network, others) - others.y
             sizes.append(np.abs(to_numpy(residuals)) * self.target_scaler_.scale_)
             weights.append(to_numpy(others.weights))
@@ -448,8 +442,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         ValueError
             Where the fit had no ``likelihood``, or ``level`` is not between 0 and 1.
         """
-        if not isinstance(level, Real) or not 0.0 < float(level) < 1.0:
-            raise ValueError(f"level must be between 0 and 1, got {level!r}.")
+        check_level(level)
         y = self.predict(X)
         half = self._known_residuals().half_width(level).astype(y.dtype)
         half = half[0] if self._one_dimensional else half

@@ -525,6 +525,10 @@ class LatentODERegressor(ForecastingLatentODE):
             stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
             objective.end()
+        self._learn_the_rest(panel, training, aside, stopwatch)
+
+    def _learn_the_rest(self, panel: Panel, training: Panel, aside: Panel | None, stopwatch: Stopwatch) -> None:
+        """Learn what is not trained by gradients: the population of known dynamics, and the noise."""
         if isinstance(self.module_, KnownODE) and self._refined:
             with stopwatch.phase("Parameters that series share, and the spread of the others"):
                 known: Any = in_double(self.module_)

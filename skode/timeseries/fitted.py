@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skode.frames import Column, LongRows, column_label, distinct_rows, read_rows, read_times, times_of_kind
+from skode.frames import Column, LongRows, column_label, distinct_rows, read_rows, times_of_kind
 from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.known_ode import KnownODE
 from skode.timeseries.latent_ode import LatentModel
@@ -182,7 +182,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             If no draw of a latent state can be solved as far as the times of X.
         """
         rows = self._read(X)
-        units, (query, posterior) = self._units, self._asked(rows, known)
+        units, (query, posterior) = self._units, self._query_and_posterior(rows, known)
         mean, std = self._predictive().moments(query, posterior, with_std=return_std)
         mean = units.in_shape_of_y(units.original(mean))
         return mean if std is None else (mean, units.in_shape_of_y(std * units.y_scale))
@@ -222,7 +222,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         if y is None:
             return np.full(len(rows), np.nan)
         values = self._targets(y, rows, maybe_nothing=True)
-        scaled, (query, posterior) = self._units.standardised(values), self._asked(rows, known)
+        scaled, (query, posterior) = self._units.standardised(values), self._query_and_posterior(rows, known)
         density = self._predictive().log_density(query, posterior, scaled)
         observed = ~np.isnan(values)
         density -= (observed * np.log(self._units.y_scale)).sum(1)
@@ -302,9 +302,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             column = times_of_kind(start + offsets, self.time_kind_)
         else:
             column = pd.Series(times)
-        seconds, kind = read_times(column.reset_index(drop=True), "array times")
-        if kind != self.time_kind_:
-            raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
+        seconds = self._units.read_array_of_times(column)
         with memory_for("n_series", n_series):
             return self._new_series(n_series, column, seconds, covariates, random_state)
 
@@ -530,7 +528,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         self._units.check_time_kind(rows, self.time)
         return Query.of(rows, self.context_, self._units)
 
-    def _asked(self, rows: LongRows, known: str) -> tuple[Query, Posterior]:
+    def _query_and_posterior(self, rows: LongRows, known: str) -> tuple[Query, Posterior]:
         """Rows as a query, and the posteriors of its series given all observations or earlier ones."""
         if known not in ("all", "before"):
             raise ValueError(f'known must be "all" or "before"; got {known!r}.')

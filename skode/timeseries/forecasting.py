@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from skode.frames import LongRows, column_label, read_rows, read_span, read_times, take_apart, times_of_kind
+from skode.frames import LongRows, column_label, read_rows, read_span, take_apart, times_of_kind
 from skode.timeseries.fitted import FittedLatentODE
 from skode.timeseries.future import joined, last_times, steps_ahead, usual_steps, with_covariates
 from skode.timeseries.mixtures import crps, quantile
 from skode.timeseries.posterior import Posterior
 from skode.timeseries.query import Query
-from skode.training import array_api, to_pandas
+from skode.training import array_api, check_level, to_pandas
 
 
 class ForecastingLatentODE(FittedLatentODE):
@@ -54,8 +54,8 @@ class ForecastingLatentODE(FittedLatentODE):
         SolverError
             If no draw of a latent state can be solved as far as the times of X.
         """
-        _check_level(level)
-        return self._units.in_shape_of_y(self._interval(*self._asked(self._read(X), known), level))
+        check_level(level)
+        return self._units.in_shape_of_y(self._interval(*self._query_and_posterior(self._read(X), known), level))
 
     @array_api
     def crps(self, X: Any, y: Any, known: str = "all") -> np.ndarray:
@@ -97,7 +97,7 @@ class ForecastingLatentODE(FittedLatentODE):
         """
         rows = self._read(X)
         values = torch.from_numpy(self._units.standardised(self._targets(y, rows, maybe_nothing=True)))
-        query, posterior = self._asked(rows, known)
+        query, posterior = self._query_and_posterior(rows, known)
         likelihood = self.module_.likelihood
         score = self._predictive().gather(
             lambda p: crps(likelihood, p, values[torch.from_numpy(p.rows)].to(p.eta))[None], query, posterior
@@ -172,12 +172,12 @@ class ForecastingLatentODE(FittedLatentODE):
         >>> model.forecast(n_steps=3, series=[0, 4]).columns.tolist()
         ['series', 'time', 'x_mean', 'x_std', 'x_lower', 'x_upper', 'y_mean', 'y_std', 'y_lower', 'y_upper']
         """
-        _check_level(level)
+        check_level(level)
         self._fitted_module()
         if sum(one is not None for one in (horizon, n_steps, times)) != 1:
             raise ValueError("forecast needs exactly one of horizon, n_steps and times.")
         rows, others = self._rows_to_come(horizon, n_steps, times, series, covariates)
-        query, posterior = self._asked(joined(rows, others), "all")
+        query, posterior = self._query_and_posterior(joined(rows, others), "all")
         n, units = len(rows), self._units
         mean, std = self._predictive().moments(query, posterior, with_std=True)
         assert std is not None
@@ -228,29 +228,7 @@ class ForecastingLatentODE(FittedLatentODE):
             units.check_time_kind(rows, self.time)
             ids, seconds = pd.Index(rows.series), rows.time
         else:
-            chosen = self._positions_of(series)
-            if times is not None:
-                if np.ndim(times) != 1 or len(times) == 0:
-                    raise ValueError(
-                        f"times must be a frame, or have one dimension and hold one time at least; got {times!r}."
-                    )
-                seconds, kind = read_times(pd.Series(times).reset_index(drop=True), "array times")
-                if kind != self.time_kind_:
-                    raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind_} in fit.")
-                ids = known.ids[np.repeat(chosen, len(seconds))]
-                seconds = np.tile(np.sort(seconds), len(chosen))
-            else:
-                last, step = last_times(known)[chosen], usual_steps(known)[chosen]
-                if n_steps is not None:
-                    if not isinstance(n_steps, Integral) or n_steps < 1:
-                        raise ValueError(f"n_steps must be an integer, 1 or more; got {n_steps!r}.")
-                    count = np.full(len(chosen), int(n_steps))
-                else:
-                    span = read_span("horizon", horizon, self.time_kind_, self.time)
-                    count = np.floor(span / step + 1e-6).astype(int)
-                    step, count = np.where(count > 0, step, span), np.maximum(count, 1)
-                seconds, codes = steps_ahead(last, step, count, units)
-                ids = known.ids[chosen[codes]]
+            ids, seconds = self._times_to_come(horizon, n_steps, times, self._positions_of(series))
         if isinstance(others, LongRows) and not pd.Index(others.series).isin(ids).any():
             raise ValueError(
                 f"covariates are of series {pd.unique(others.series).tolist()[:3]}, none of which is forecast; those "
@@ -258,6 +236,28 @@ class ForecastingLatentODE(FittedLatentODE):
             )
         rows = with_covariates(ids, seconds, known, units, others)
         return rows, others if isinstance(others, LongRows) else None
+
+    def _times_to_come(self, horizon: Any, n_steps: Any, times: Any, chosen: np.ndarray) -> tuple[pd.Index, np.ndarray]:
+        """Ids and times of a forecast of series at some positions."""
+        known, units = self.context_, self._units
+        if times is not None:
+            if np.ndim(times) != 1 or len(times) == 0:
+                raise ValueError(
+                    f"times must be a frame, or have one dimension and hold one time at least; got {times!r}."
+                )
+            seconds = np.sort(units.read_array_of_times(pd.Series(times)))
+            return known.ids[np.repeat(chosen, len(seconds))], np.tile(seconds, len(chosen))
+        last, step = last_times(known)[chosen], usual_steps(known)[chosen]
+        if n_steps is not None:
+            if not isinstance(n_steps, Integral) or n_steps < 1:
+                raise ValueError(f"n_steps must be an integer, 1 or more; got {n_steps!r}.")
+            count = np.full(len(chosen), int(n_steps))
+        else:
+            span = read_span("horizon", horizon, self.time_kind_, self.time)
+            count = np.floor(span / step + 1e-6).astype(int)
+            step, count = np.where(count > 0, step, span), np.maximum(count, 1)
+        seconds, codes = steps_ahead(last, step, count, units)
+        return known.ids[chosen[codes]], seconds
 
     def _has_all_columns(self, frame: pd.DataFrame) -> bool:
         """Whether a frame has all columns that X had in ``fit``."""
@@ -285,8 +285,3 @@ class ForecastingLatentODE(FittedLatentODE):
                 "condition, or a frame of times."
             )
         return positions
-
-
-def _check_level(level: Any) -> None:
-    if not isinstance(level, Real) or not 0.0 < float(level) < 1.0:
-        raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")

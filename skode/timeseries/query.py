@@ -49,7 +49,7 @@ class Query:
 
     @classmethod
     def before(cls, rows: LongRows, known: Panel, units: Units) -> Query:
-        """The query in which each row has a series to itself, with what is known of its own at earlier times.
+        """The query in which each row has a series to itself, with the observations of its own series at earlier times.
 
         Rows with the same before them share one. Series start where they do with all that is known.
         """

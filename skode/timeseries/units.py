@@ -210,6 +210,13 @@ class Units:
                 f"The time column time={column!r} holds a {rows.time_kind}, but held a {self.time_kind} in fit."
             )
 
+    def read_array_of_times(self, times: pd.Series) -> np.ndarray:
+        """Times of an argument ``times`` as numbers; ValueError where they are not of the type that ``fit`` saw."""
+        seconds, kind = read_times(times.reset_index(drop=True), "array times")
+        if kind != self.time_kind:
+            raise ValueError(f"times holds a {kind}, but the time column held a {self.time_kind} in fit.")
+        return seconds
+
     def read_targets(self, y: Any, rows: LongRows, column: Column, *, maybe_nothing: bool = False) -> np.ndarray:
         """Observed values beside rows, of shape (n, n_outputs).
 
@@ -332,7 +339,7 @@ class Units:
 
 
 def _span_without_series(rows: LongRows) -> float:
-    """What series would span of which each was seen at one time: all times together, or else a few numbers or days."""
+    """Typical span where each series was seen at one time: that of all times together, or else four units or days."""
     span = float(np.ptp(rows.time))
     if span > 0.0:
         return span

@@ -7,13 +7,14 @@ from skode.training.checks import (
     check_column_names,
     check_data,
     check_labels,
+    check_level,
     check_missing_labels,
     check_numeric_targets,
     check_squares,
     check_weights,
     first_not_a_number,
 )
-from skode.training.dataframes import as_python, missing_as_nan, to_pandas
+from skode.training.dataframes import as_python, categorical_positions, missing_as_nan, to_pandas
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
@@ -59,10 +60,12 @@ __all__ = [
     "as_index",
     "as_numpy",
     "as_python",
+    "categorical_positions",
     "check_argument",
     "check_column_names",
     "check_data",
     "check_labels",
+    "check_level",
     "check_missing_labels",
     "check_numeric_targets",
     "check_squares",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,12 @@ def check_argument(argument: str) -> Iterator[None]:
             yield
     except (ValueError, TypeError) as error:
         raise named(error, argument)  # noqa: B904
+
+
+def check_level(level: Any) -> None:
+    """Refuse what is no probability of an interval, by ValueError."""
+    if not isinstance(level, Real) or not 0.0 < float(level) < 1.0:
+        raise ValueError(f"level must be a probability between 0 and 1; got {level!r}.")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import narwhals.stable.v2 as nw  # which scikit-learn requires, and reads frames
 import numpy as np
 import pandas as pd
 from scipy.sparse import issparse
+from sklearn.utils.validation import _check_categorical_features
 
 
 def to_pandas(data: Any, name: str = "X") -> Any:
@@ -69,6 +70,27 @@ def missing_as_nan(values: Any) -> Any:
     if objects.dtype != object or not (missing := np.asarray(pd.isna(objects))).any():
         return values
     return np.where(missing, np.nan, objects)
+
+
+def categorical_positions(X: Any, categorical_features: Any) -> np.ndarray:
+    """Positions of the categorical features of a table, as ``HistGradientBoostingClassifier`` finds them.
+
+    Parameters
+    ----------
+    X : DataFrame or array-like of shape (n_samples, n_features)
+        The table; a frame is one of pandas.
+    categorical_features : "from_dtype", array-like of bool, int or str, or None
+        Columns of a frame whose dtype is one of categories; a mask, positions or names; or none.
+
+    Raises
+    ------
+    ValueError
+        Where ``categorical_features`` does not fit to ``X``.
+    """
+    if not hasattr(X, "shape") and categorical_features is not None and not isinstance(categorical_features, str):
+        X = np.asarray(X, dtype=object)
+    mask = _check_categorical_features(X, categorical_features)
+    return np.empty(0, dtype=int) if mask is None else np.flatnonzero(mask)
 
 
 def as_python(value: Any) -> Any:

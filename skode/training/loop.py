@@ -7,7 +7,6 @@ loss (or, with a validation score, that score) is not better than the best so fa
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,6 +25,7 @@ from skode.training.gradients import clip, clip_without_waiting
 from skode.training.optimizer import Optimizer
 from skode.training.progress import epoch_line, time_so_far
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
+from skode.training.schedule import Schedule
 from skode.training.settings import TrainingSettings
 from skode.training.soap import SOAP
 from skode.training.stopwatch import Pace, Stopwatch
@@ -120,7 +120,7 @@ class _Training:
         self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
         # Where the device is not to be waited for: whether a loss or a gradient was not finite since the last look.
         self.diverged = torch.zeros((), device=self.device) if is_asynchronous(self.device) else None
-        self.stage = 0
+        self.schedule = Schedule(settings)
         self.optimizer = self._new_optimizer()
         self.record = TrainingRecord()
         self.recoveries: list[str] = []
@@ -134,7 +134,6 @@ class _Training:
         # The running mean of the weights, where validation is to look at that.
         self.averaged = self._snapshot() if settings.averaging and validate is not None else None
         self.n_no_change = 0
-        self.progress = 0.0
         stopwatch = settings.stopwatch or Stopwatch(verbose=settings.verbose)
         self.pace = Pace(stopwatch, settings.max_iter, share=settings.time_share)
         self.out_of_time = False
@@ -221,20 +220,13 @@ class _Training:
                 yield order[first : first + self.settings.batch_size]
 
     def _follow_schedule(self, progress: float) -> None:
-        """Set the learning rate for a moment of training, counted from 0 to 1; it starts anew in each stage."""
-        self.progress = progress
+        """Set the learning rate, and in a new stage the penalty, for a moment of training, counted from 0 to 1."""
         if self.settings.on_progress is not None:
             self.settings.on_progress(progress)
-        if stages := self.settings.stages:
-            ends = [end for end, _ in stages]
-            stage = min(bisect.bisect_right(ends, progress), len(ends) - 1)
-            if stage != self.stage:
-                self.stage = stage
-                self.optimizer = self._new_optimizer()
-            begin = ends[stage - 1] if stage else 0.0
-            progress = min((progress - begin) / (ends[stage] - begin), 1.0)
-        if self.settings.schedule == "cosine":
-            self.optimizer.learning_rate = self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+        if self.schedule.follow(progress):
+            self.optimizer = self._new_optimizer()
+        if self.schedule.is_cosine:
+            self.optimizer.learning_rate = self.learning_rate * self.schedule.factor
 
     def _update(self, rows: Any) -> Any:
         """One step of Adam; returns the loss before it, a number or a tensor on a device not to be waited for."""
@@ -328,9 +320,9 @@ class _Training:
             record.validation_scores.append(score)
         else:
             score = -record.loss_curve[-1]
-        better = score > self.best + settings.tol or self.progress < settings.warm_up
+        better = score > self.best + settings.tol or self.schedule.progress < settings.warm_up
         self.n_no_change = 0 if better else self.n_no_change + 1
-        if score > self.best and self.progress >= settings.warm_up:
+        if score > self.best and self.schedule.progress >= settings.warm_up:
             self.best = score
             if self.validate is not None:
                 self.best_weights = self._snapshot() if self.averaged is None else [w.clone() for w in self.averaged]
@@ -428,8 +420,7 @@ class _Training:
         """The optimiser, with scikit-learn's L2 penalty, divided by the size of a batch."""
         settings = self.settings
         kind: type[Optimizer] = SOAP if settings.optimizer == "soap" else Adam
-        alpha = settings.stages[self.stage][1] if settings.stages else settings.alpha
-        return kind(self.parameters, self.learning_rate, alpha / settings.batch_size)
+        return kind(self.parameters, self.learning_rate, self.schedule.alpha / settings.batch_size)
 
     def _snapshot(self) -> list[Tensor]:
         return [p.detach().clone() for p in self.parameters]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Optimizer:
-    """What all optimisers have in common.
+    """Base of the optimisers.
 
     Parameters
     ----------

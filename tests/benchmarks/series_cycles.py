@@ -27,7 +27,7 @@ and phases of its own, in `growing` they also grow linearly in time to twice the
 of Berlin, on both sides of the change of clocks in March, and `gaps` is `own` with 8 to 150 rows a sensor.
 
 Forecast: the last week of every sensor is held out. New sensors: eight sensors are not in the fit; the first two
-weeks of each are then given, and the others asked. RMSE is against the noisy values, so that 0.4 is the least;
+weeks of each are then given, and the others predicted. RMSE is against the noisy values, so that 0.4 is the least;
 coverage is the share of them within `predict_interval(level=0.9)`, CRPS is `DistributionScorer`'s, which is lower for
 the better. Seconds are of the processor, for fit and answers.
 
@@ -85,70 +85,70 @@ def harmonics(clock: np.ndarray) -> np.ndarray:
     return np.hstack([np.sin(phase), np.cos(phase)])
 
 
-def by_sensor(fit: Sensors, known: Sensors, asked: Sensors) -> np.ndarray:
+def by_sensor(fit: Sensors, known: Sensors, query: Sensors) -> np.ndarray:
     """Least squares for each sensor by itself."""
-    answer = np.empty(len(asked.y))
-    for name, rows in asked.X.groupby("sensor").indices.items():
+    answer = np.empty(len(query.y))
+    for name, rows in query.X.groupby("sensor").indices.items():
         own = (known.X["sensor"] == name).to_numpy()
         designs = [
-            np.column_stack([np.ones(len(t)), t / DAYS, harmonics(t)]) for t in (known.clock[own], asked.clock[rows])
+            np.column_stack([np.ones(len(t)), t / DAYS, harmonics(t)]) for t in (known.clock[own], query.clock[rows])
         ]
         answer[rows] = designs[1] @ np.linalg.lstsq(designs[0], known.y[own], rcond=None)[0]
     return answer
 
 
-def pooled(fit: Sensors, known: Sensors, asked: Sensors) -> np.ndarray:
+def pooled(fit: Sensors, known: Sensors, query: Sensors) -> np.ndarray:
     """Least squares with a level and a slope for each sensor, and harmonics of all of them."""
     code, t = fit.X["sensor"].to_numpy(), fit.clock
     levels = (code[:, None] == np.unique(code)).astype(float)
     design = np.hstack([harmonics(t), levels, levels * t[:, None] / DAYS])
     common = np.linalg.lstsq(design, fit.y, rcond=None)[0][: harmonics(t).shape[1]]
-    answer = harmonics(asked.clock) @ common
-    for name, rows in asked.X.groupby("sensor").indices.items():
+    answer = harmonics(query.clock) @ common
+    for name, rows in query.X.groupby("sensor").indices.items():
         own = (known.X["sensor"] == name).to_numpy()
         left = known.y[own] - harmonics(known.clock[own]) @ common
         degree = 1 if own.sum() > 2 else 0
-        answer[rows] += np.polyval(np.polyfit(known.clock[own], left, degree), asked.clock[rows])
+        answer[rows] += np.polyval(np.polyfit(known.clock[own], left, degree), query.clock[rows])
     return answer
 
 
 def splits(rows: Sensors) -> dict[str, tuple[Sensors, Sensors, Sensors]]:
-    """Of each task the rows to fit, those known then, and those asked."""
+    """Of each task the rows to fit, those known then, and those to predict."""
     days = ((rows.X["date"] - rows.X["date"].min()) / pd.Timedelta("1D")).to_numpy()
     later, new = days >= DAYS - WEEK, (rows.X["sensor"] < 8).to_numpy()
     counts = pd.Series(~later).groupby(rows.X["sensor"]).transform("sum").to_numpy()
-    asked = later & (counts >= 3)
+    query = later & (counts >= 3)
     early = days < DAYS / 2
     counts = pd.Series(early).groupby(rows.X["sensor"]).transform("sum").to_numpy()
     return {
-        "forecast": (rows.take(~later), rows.take(~later), rows.take(asked)),
+        "forecast": (rows.take(~later), rows.take(~later), rows.take(query)),
         "new sensors": (rows.take(~new), rows.take(new & early), rows.take(new & ~early & (counts >= 3))),
     }
 
 
-def latent_ode(fit: Sensors, known: Sensors, asked: Sensors, **settings: int) -> tuple[np.ndarray, float, float]:
+def latent_ode(fit: Sensors, known: Sensors, query: Sensors, **settings: int) -> tuple[np.ndarray, float, float]:
     """Means, coverage and CRPS of the model."""
     model = LatentODERegressor("sensor", "date", periods=["1D", "7D"], random_state=0, **settings).fit(fit.X, fit.y)
     if known is not fit:
         model = model.condition(known.X, known.y)
-    ends = model.predict_interval(asked.X)
-    inside = (ends[:, 0] <= asked.y) & (asked.y <= ends[:, 1])
-    return model.predict(asked.X), float(inside.mean()), float(model.crps(asked.X, asked.y).mean())
+    ends = model.predict_interval(query.X)
+    inside = (ends[:, 0] <= query.y) & (query.y <= ends[:, 1])
+    return model.predict(query.X), float(inside.mean()), float(model.crps(query.X, query.y).mean())
 
 
 def measures(case: str, seed: int, **settings: int) -> list[dict[str, str | float]]:
     """All models at all tasks of a case."""
     found: list[dict[str, str | float]] = []
-    for task, (fit, known, asked) in splits(sensors(case, seed)).items():
+    for task, (fit, known, query) in splits(sensors(case, seed)).items():
         answers: dict[str, Callable[[], tuple[np.ndarray, float, float]]] = {
-            "LatentODERegressor": lambda rows=(fit, known, asked): latent_ode(*rows, **settings),
-            "harmonics, by sensor": lambda rows=(fit, known, asked): (by_sensor(*rows), np.nan, np.nan),
-            "harmonics, common": lambda rows=(fit, known, asked): (pooled(*rows), np.nan, np.nan),
+            "LatentODERegressor": lambda rows=(fit, known, query): latent_ode(*rows, **settings),
+            "harmonics, by sensor": lambda rows=(fit, known, query): (by_sensor(*rows), np.nan, np.nan),
+            "harmonics, common": lambda rows=(fit, known, query): (pooled(*rows), np.nan, np.nan),
         }
         for model, answer in answers.items():
             started = process_time()
             mean, coverage, crps = answer()
-            rmse = float(np.sqrt(np.mean((mean - asked.y) ** 2)))
+            rmse = float(np.sqrt(np.mean((mean - query.y) ** 2)))
             found.append(
                 {
                     "case": case,

@@ -38,12 +38,12 @@ each panel, on five folds. The 20 % for validation are not used here.
 **Unseen systems**: of ODEBench's systems (d'Ascoli et al., ICLR 2024) all of three states or more that are called
 neither chaotic nor an attractor, unless a periodic one. **Tuning systems**: five others. Panels are made by the recipe
 of Physiome-ODE: 600 series with constants and initial states times log-normal factors (spread .15 and .3), 100 times
-over the span, standardised, normal noise of .05, four of five values missing; split and asked as above. The error of
+over the span, standardised, normal noise of .05, four of five values missing; split and queried as above. The error of
 the true solutions is .0025.
 
 **Generators**: the whole first span of `make_damped_pendulum()` and `make_lotka_volterra(noise=0.05)` is known, and a
-second one is asked; errors and estimated noise in units of the true noise (of Lotka-Volterra of the logarithms, which
-are what is fitted)."""
+second one is predicted; errors and estimated noise in units of the true noise (for Lotka-Volterra of the logarithms,
+which are fitted)."""
 
 PHYSIOME = ROOT.parent / "shared" / "data" / "physiome"
 ODEBENCH = ROOT.parent / "shared" / "data" / "odebench" / "odebench.json"
@@ -190,11 +190,11 @@ def forecast_error(panel: Panel) -> tuple[float, float, LatentODERegressor]:
     X, y = panel.frames()
     n_series = len(panel.values)
     train, test = X["series"] < int(0.7 * n_series), X["series"] >= int(0.9 * n_series)
-    known, asked = test & (X["time"] <= 0.5), test & (X["time"] > 0.5)
+    known, query = test & (X["time"] <= 0.5), test & (X["time"] > 0.5)
     began = process_time()
     model = LatentODERegressor(series="series", time="time", random_state=0).fit(X[train], y[train])
     seconds = process_time() - began
-    error = model.condition(X[known], y[known]).predict(X[asked]) - y[asked]
+    error = model.condition(X[known], y[known]).predict(X[query]) - y[query]
     return float(np.nanmean(error[:, panel.scored] ** 2)), seconds, model
 
 

@@ -59,7 +59,7 @@ def test_one_target_units_pickles_and_refusals(fitted):
     assert (lower < mean).all()
     assert (mean < upper).all()
     for level in (90, "0.9"):
-        with pytest.raises(ValueError, match="level must be between 0 and 1"):
+        with pytest.raises(ValueError, match="level must be a probability between 0 and 1"):
             one.predict_interval(X, level)
     plain = clone(few).set_params(likelihood=None).fit(X, y[:, 0])
     np.testing.assert_array_equal(plain.predict(X), mean)  # which calibration does not change
