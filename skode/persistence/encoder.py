@@ -63,11 +63,14 @@ class Encoder:
         The table.
     tensors : dict of str to Tensor
         The tensors that it refers to.
+    users : list
+        The user's classes and functions that it names.
     """
 
     def __init__(self, codec_of: Callable[[Any], Codec | None]) -> None:
         self.entries: list[list[Any]] = []
         self.tensors: dict[str, Tensor] = {}
+        self.users: list[Any] = []
         self._codec_of = codec_of
         self._places: dict[int, int] = {}
         self._kept_alive: list[Any] = []  # so that no other object gets the place in memory of one that is written

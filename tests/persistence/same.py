@@ -55,6 +55,8 @@ def _parts(x):
         return {"state": x.get_state()}
     if isinstance(x, np.random.RandomState):
         return {"state": x.get_state()}
+    if hasattr(x, "_state_in_files"):
+        return x._state_in_files()
     state = None if isinstance(x, type | pd.offsets.BaseOffset) else x.__getstate__()
     if state is None and type(x).__eq__ is object.__eq__ and not callable(x):
         return {}
