@@ -37,7 +37,10 @@ def state_of(x: Any, encoder: Encoder) -> dict[str, Any]:
     cls = type(x)
     if hasattr(cls, "_state_in_files"):
         return x._state_in_files()
-    function, arguments, state, *contents = (*x.__reduce_ex__(2), None)[:5]
+    try:
+        function, arguments, state, *contents = (*x.__reduce_ex__(2), None)[:5]
+    except Exception as error:
+        raise encoder.refuse(f"a {cls.__qualname__} can't be saved, as it can't be pickled ({error}).") from error
     if function is not NEW or arguments != (cls,) or any(part is not None for part in contents):
         raise encoder.refuse(f"objects of the class {cls.__module__}.{cls.__qualname__} can't be saved.")
     state = {} if state is None else state
