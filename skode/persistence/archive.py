@@ -113,6 +113,8 @@ def _in_terms_of(name: str) -> Iterator[None]:
 
 
 def _read(file: TensorFile, kind: str, trusted: Iterable[Any]) -> Any:
+    if isinstance(trusted, str) or not all(isinstance(thing, str) or callable(thing) for thing in trusted):
+        raise TypeError(f"trusted must be a list of names, classes or functions, got {trusted!r}.")
     writer, users = in_terms_of_the_file(lambda: _heading(file, kind, trusted))
     found = {key: imported(thing) for key, thing in users.items()}
     try:

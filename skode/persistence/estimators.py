@@ -146,6 +146,8 @@ def load(path: str | os.PathLike[str], trusted: Iterable[Any] = ()) -> Any:
         If skode did not write it, or it holds something else.
     IncompatibleFileError
         If it was written with a newer version of skode.
+    TypeError
+        If ``trusted`` is not a list of names, classes or functions.
     OSError
         If it can't be read.
 

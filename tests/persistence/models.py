@@ -44,6 +44,10 @@ class Field(nn.Module):
         return torch.tanh(self.layer(z))
 
 
+class OwnClassifier(ODENetClassifier):
+    """An estimator of a user's."""
+
+
 def table():
     """Thirty rows of numbers, categories and gaps, with classes."""
     rng = np.random.default_rng(0)

@@ -87,6 +87,30 @@ def test_code_of_users_needs_their_leave(fitted, path):
         skode.load(path, trusted=["tests.persistence.models.Other"])
 
 
+def test_what_is_trusted_is_a_list(path):
+    ODENetClassifier().save(path)
+    for trusted in ("models.Field", [3]):
+        with pytest.raises(TypeError, match="trusted must be a list"):
+            skode.load(path, trusted=trusted)
+
+
+def test_estimators_of_users_are_saved_by_name(path):
+    model = models.OwnClassifier(**models.NET).fit(models.numbers(), np.arange(30) % 2)
+    model.save(path)
+    with pytest.raises(UntrustedError, match="OwnClassifier"):
+        skode.load(path)
+    loaded = skode.load(path, trusted=[models.OwnClassifier])
+    np.testing.assert_array_equal(loaded.predict_proba(models.numbers()), model.predict_proba(models.numbers()))
+
+
+def test_another_version_of_scikit_learn_does_not_matter(path, monkeypatch, fitted):
+    model, X, _ = fitted("classifier")
+    monkeypatch.setattr("sklearn.base.__version__", "0.0.1")
+    model.save(path)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(skode.load(path).predict_proba(X), model.predict_proba(X))
+
+
 @pytest.mark.parametrize("local", ["lambda", "function", "class"])
 def test_what_has_no_name_is_refused_when_it_is_saved(local, path):
     def rhs(t, y, p):

@@ -9,6 +9,7 @@ from functools import cached_property
 from types import FunctionType
 from typing import Any
 
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from skode.persistence.classes import name_of
@@ -24,6 +25,9 @@ HELD = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
 
 #: The function by which pickles make an object of a plain class.
 NEW = copyreg.__newobj__  # type: ignore[attr-defined]
+
+#: Ways to set a state that only set attributes, or compare versions besides.
+PLAIN = (None, nn.Module.__setstate__, BaseEstimator.__setstate__)
 
 #: What an attribute of an object may not stand in the way of.
 METHODS = (FunctionType, property, classmethod, staticmethod)
@@ -46,6 +50,8 @@ def state_of(x: Any, encoder: Encoder) -> dict[str, Any]:
     state = {} if state is None else state
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise encoder.refuse(f"a {cls.__qualname__}, whose state is not a dict of attributes, can't be saved.")
+    # the version of skode stands for those of what its objects consist of
+    state.pop("_sklearn_version", None)
     computed = {name for base in cls.__mro__ for name, own in vars(base).items() if isinstance(own, cached_property)}
     return {name: own for name, own in state.items() if name not in computed}
 
@@ -93,8 +99,7 @@ def _module_again(decoder: Decoder, cls: Any, names: Any, values: Any) -> nn.Mod
 
 def _set_state(new: Any, state: dict[str, Any]) -> None:
     cls = type(new)
-    own = getattr(cls, "__setstate__", nn.Module.__setstate__)
-    if own is nn.Module.__setstate__ or hasattr(cls, "_state_in_files"):
+    if getattr(cls, "__setstate__", None) in PLAIN or hasattr(cls, "_state_in_files"):
         new.__dict__.update(state)
     else:
         new.__setstate__(state)
