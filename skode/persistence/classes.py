@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Modules with the classes that estimators hold, beside the layers of ``torch.nn``; ``"supervised.Columns"`` stands in files.
+#: Modules with the classes that estimators hold, beside the layers of ``torch.nn``. Files say ``"supervised.Columns"``.
 MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     "supervised": {
         "skode.supervised.classifier": ("ODENetClassifier",),
