@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "skode"
 
 #: From the bottom up. A part imports from the lines above its own, and from itself.
 LAYERS = (
-    {"solvers", "datasets", "_version"},
+    {"solvers", "datasets", "version"},
     {"dynamics"},
     {"persistence"},
     {"training"},

@@ -98,6 +98,7 @@ class Checkpoint:
 
     def _go_on(self) -> None:
         """Take over the progress in the file; that of another fit is left where it has ended."""
+        assert self.path is not None
         content = read_archive(self.path, kind=KIND)
         different = differences(self.begun_with, content["begun_with"])
         if different and not content["ended"]:

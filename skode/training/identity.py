@@ -14,8 +14,8 @@ import torch
 from scipy.sparse import issparse
 from torch import nn
 
-from skode._version import __version__
 from skode.training.dataframes import to_pandas
+from skode.version import __version__
 
 #: Parameters that a fit may go on with others of.
 FREE = {"checkpoint", "checkpoint_interval", "verbose"}
@@ -34,7 +34,7 @@ def identity(estimator: Any, data: Mapping[str, Any]) -> dict[str, list[str]]:
     data : dict
         Arguments of ``fit``, by name.
     """
-    found = {"skode": __version__, "torch": torch.__version__, "estimator": type(estimator).__name__}
+    found = {"skode": __version__, "torch": str(torch.__version__), "estimator": type(estimator).__name__}
     entries = {name: [value, value] for name, value in found.items()}
     for name, value in estimator.get_params(deep=False).items():
         if name not in FREE:
