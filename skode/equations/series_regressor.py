@@ -14,7 +14,7 @@ from skode.equations.columns import Columns
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, column_label, read_targets
 from skode.persistence.estimators import SavableEstimator
-from skode.training import array_api, check_weights, observed_r2
+from skode.training import Checkpoint, array_api, check_weights, observed_r2
 
 
 class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
@@ -27,8 +27,13 @@ class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
     series: Column | None
     time: Column
     max_time: float | None
+    checkpoint: Any
+    checkpoint_interval: float
 
     states_: list[str]
+
+    #: The journal of a fit under way.
+    _checkpoint = Checkpoint()
 
     _clock: Clock
     _columns: Columns
@@ -44,7 +49,7 @@ class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
 
     def _deadline(self) -> float:
         """When a search that begins now has to end."""
-        return math.inf if self.max_time is None else time.monotonic() + self.max_time
+        return math.inf if self.max_time is None else time.monotonic() + self.max_time - self._checkpoint.seconds_before
 
     def _read(self, X: Any) -> LongRows:
         """Rows of X, as in ``fit``."""
