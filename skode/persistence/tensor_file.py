@@ -157,11 +157,10 @@ def opened(path: str | os.PathLike[str]) -> Iterator[TensorFile]:
         If the file can't be read.
     """
     name = os.fspath(path)
+    if not stat.S_ISREG(os.stat(name).st_mode):  # a pipe would be waited for
+        raise ForeignFileError(f"{name} is not a file.")
     with open(name, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ForeignFileError(f"{name} is not a file.")
-        yield TensorFile(name, file, status.st_size)
+        yield TensorFile(name, file, os.fstat(file.fileno()).st_size)
 
 
 def _digest(file: IO[bytes]) -> bytes:

@@ -1,16 +1,19 @@
 """A file is the old one or the new one, whatever happens to those that write it."""
 
 import contextlib
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from skode.persistence import atomic
 from skode.persistence.atomic import ENDING, replaced
 
+#: A process that is killed while it writes. It needs the one file of the package, not the package.
 WRITER = """
-import sys, time
-from skode.persistence.atomic import replaced
-with replaced(sys.argv[1]) as file:
+import runpy, sys, time
+with runpy.run_path(sys.argv[1])["replaced"](sys.argv[2]) as file:
     file.write(b"half")
     file.flush()
     print("writing", flush=True)
@@ -42,6 +45,21 @@ def test_an_error_leaves_the_old_file(error, tmp_path):
         file.write(b"half")
         raise error
     assert path.read_bytes() == b"old"
+    assert leftovers(tmp_path) == []
+
+
+def test_a_kill_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    command = [sys.executable, "-c", WRITER, atomic.__file__, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"writing\n"
+        assert len(leftovers(tmp_path)) == 1
+        writer.kill()
+    assert path.read_bytes() == b"old"
+    with replaced(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
     assert leftovers(tmp_path) == []
 
 

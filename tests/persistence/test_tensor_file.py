@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from skode import ODENetClassifier, load
-from skode.persistence import DamagedFileError, UnreadableFileError, UnsavableError, tensor_file
+from skode.persistence import DamagedFileError, ForeignFileError, UnreadableFileError, UnsavableError, tensor_file
 from skode.persistence.archive import read_archive, write_archive
 from tests.persistence.damage import DAMAGES, damaged
 
@@ -58,9 +58,10 @@ def test_the_same_content_makes_the_same_bytes(tmp_path):
 
 
 def test_what_is_no_file_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe") if hasattr(os, "mkfifo") else None
-    with pytest.raises(IsADirectoryError):
-        load(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ForeignFileError, match="is not a file"):
+            load(path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "missing")
 
