@@ -28,6 +28,9 @@ MOST_OBJECTS = 20_000
 #: A sequence of this many items or more, all numbers or all strings, is written as a tensor.
 LONG = 32
 
+#: Letters of the longest string that is a plain value.
+LONGEST_TEXT = 1000
+
 #: Integers outside of these bounds are no plain values.
 SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
 
@@ -62,7 +65,7 @@ class Encoder:
     Parameters
     ----------
     codec_of : callable
-        Finds the codec of an object; None where there is none.
+        Finds the codec of an object.
 
     Attributes
     ----------
@@ -74,7 +77,7 @@ class Encoder:
         The user's classes and functions that it names.
     """
 
-    def __init__(self, codec_of: Callable[[Any], Codec | None]) -> None:
+    def __init__(self, codec_of: Callable[[Any], Codec]) -> None:
         self.entries: list[list[Any]] = []
         self.tensors: dict[str, Tensor] = {}
         self.users: list[Any] = []
@@ -94,7 +97,7 @@ class Encoder:
             If it can't be written; the message says where it was found.
         """
         kind = type(x)
-        if x is None or kind is bool or kind is str:
+        if x is None or kind is bool or (kind is str and len(x) <= LONGEST_TEXT):
             return x
         if (kind is int and SMALLEST_INT <= x <= LARGEST_INT) or (kind is float and math.isfinite(x)):
             return x
@@ -138,8 +141,6 @@ class Encoder:
 
     def _add(self, x: Any) -> None:
         codec = self._codec_of(x)
-        if codec is None:
-            raise self.refuse(f"objects of the class {type(x).__module__}.{type(x).__qualname__} can't be saved.")
         if id(x) in self._within:
             raise self.refuse(f"a {type(x).__name__} that contains itself can't be saved.")
         if len(self._within) >= DEEPEST:

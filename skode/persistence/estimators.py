@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
 from collections.abc import Iterable
@@ -13,13 +12,16 @@ import numpy as np
 from sklearn.exceptions import InconsistentVersionWarning
 
 from skode.persistence.archive import archive_of, content_of, read_archive, write_archive
+from skode.persistence.classes import name_of
+from skode.persistence.codecs.objects import parameters_of, set_defaults
 from skode.persistence.errors import DamagedFileError, IncompatibleFileError
 from skode.version import __version__
 
 KIND = "estimator"
 
-#: Attributes that belong to a fit in this process: scikit-learn's callbacks, which are not saved.
-OF_CALLBACKS = ("_skl_callbacks", "_callback_fit_ctx", "_skl_callbacks_to_teardown")
+#: Attributes that files do not hold: scikit-learn's callbacks of a fit in this process, and a path that a fit writes
+#: to, which a file of others must not choose.
+LEFT_OUT = ("_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx", "_skl_callbacks_to_teardown", "checkpoint")
 
 #: Whether a state is asked for to be pickled or copied, rather than by skops.
 _for_pickle: ContextVar[bool] = ContextVar("_for_pickle", default=False)
@@ -56,7 +58,8 @@ class SavableEstimator:
         """Save the estimator to a file that :func:`skode.load` reads, without pickle.
 
         The file holds parameters and fitted attributes: a fitted estimator predicts and goes on from there as this one
-        would. Callbacks are left out. A file that is there is replaced once the new one is complete.
+        would. Callbacks and the parameter ``checkpoint`` are left out. A file that is there is replaced once the new
+        one is complete.
 
         Parameters
         ----------
@@ -95,6 +98,7 @@ class SavableEstimator:
             found = content_of(state["archive"].tobytes(), kind=KIND, trusted=state["users"])
             if type(found) is not type(self):
                 raise DamagedFileError(f"An archive of {type(self).__name__} holds a {type(found).__name__}.")
+            _complete("The archive", found)
             state = vars(found)
         else:
             state = dict(state)
@@ -111,9 +115,9 @@ class SavableEstimator:
         self.__dict__.update(state)
 
     def _state_in_files(self) -> dict[str, Any]:
-        """Attributes by name, without what belongs to this process."""
+        """Attributes by name, without those that files do not hold."""
         state = SavableEstimator.__reduce_ex__(self, 2)[2]
-        return {name: value for name, value in state.items() if name not in (*OF_CALLBACKS, "_skode_version")}
+        return {name: value for name, value in state.items() if name not in (*LEFT_OUT, "_skode_version")}
 
 
 def load(path: str | os.PathLike[str], trusted: Iterable[Any] = ()) -> Any:
@@ -172,15 +176,13 @@ def load(path: str | os.PathLike[str], trusted: Iterable[Any] = ()) -> Any:
 
 
 def _complete(path: str, estimator: Any) -> None:
-    """Set parameters that the version which wrote a file did not have, and refuse those that only it had."""
-    parameters = inspect.signature(type(estimator).__init__).parameters
-    state = vars(estimator)
-    unknown = [name for name in state if not (name.startswith("_") or name.endswith("_") or name in parameters)]
-    if unknown:
+    """Set parameters that a file does not hold to their defaults, and refuse those that only its version had."""
+    cls, state = type(estimator), vars(estimator)
+    for name in LEFT_OUT:
+        state.pop(name, None)
+    unknown = [name for name in state if not (name.startswith("_") or name.endswith("_") or name in parameters_of(cls))]
+    if unknown and name_of(cls) is not None:
         raise IncompatibleFileError(
-            f"{path} holds parameters of {type(estimator).__name__} that skode {__version__} does not know: "
-            f"{', '.join(unknown)}."
+            f"{path} holds parameters of {cls.__name__} that skode {__version__} does not know: {', '.join(unknown)}."
         )
-    for name, parameter in parameters.items():
-        if name != "self" and name not in state and parameter.default is not parameter.empty:
-            state[name] = parameter.default
+    set_defaults(cls, state)

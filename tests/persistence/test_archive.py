@@ -56,6 +56,7 @@ def seeded():
 VALUES = {
     "plain": [None, True, False, 0, -1, 2**63 - 1, 2**200, -(2**64), 0.1, -0.0, 5e-324, "", 'ä\ud800\x00"\\'],
     "special floats": [math.nan, math.inf, -math.inf, complex(-0.0, math.nan)],
+    "texts": ["ä\ud800" * 1000],
     "bytes": [b"", bytes(range(256))],
     "containers": [
         (1, [2, {3}]),

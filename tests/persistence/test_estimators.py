@@ -160,6 +160,16 @@ def test_callbacks_are_left_out(path):
     assert model._skl_callbacks
 
 
+def test_a_file_does_not_say_where_checkpoints_are_written(path, tmp_path, monkeypatch):
+    model = ODENetClassifier(checkpoint=tmp_path / "fit.checkpoint")
+    model.save(path)
+    assert skode.load(path).checkpoint is None
+    monkeypatch.setattr(estimators, "LEFT_OUT", ())
+    ODENetClassifier(checkpoint="/elsewhere").save(path)
+    monkeypatch.undo()
+    assert skode.load(path).checkpoint is None
+
+
 def test_parameters_of_a_newer_version_take_their_defaults(fitted, path):
     model = copy.deepcopy(fitted("multilabel")[0])
     del model.steer

@@ -20,8 +20,8 @@ BY_TYPE = BUILTIN | DATES | ARRAYS | TENSORS | FRAMES
 BY_TAG = {codec.tag: codec for codec in (*BY_TYPE.values(), *REFERENCE_CODECS, OFFSET, MODULE, OBJECT)}
 
 
-def codec_of(x: Any) -> Codec | None:
-    """The codec that writes an object; None if it can't be written."""
+def codec_of(x: Any) -> Codec:
+    """The codec that writes an object, or says why it can't be written."""
     found = BY_TYPE.get(type(x)) or reference_of(x) or offset_of(x)
     if found is not None:
         return found

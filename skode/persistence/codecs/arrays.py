@@ -14,7 +14,7 @@ from skode.persistence.encoder import Codec, Encoder
 from skode.persistence.errors import DamagedFileError
 
 #: The dtypes that arrays in files may have.
-DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|O|[SU]\d{1,6}|[mM]8(?:\[\d{0,9}[a-zA-Z]{1,7}\])?)")
+DTYPE = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c(?:8|16)|O|[SU][1-9]\d{0,5}|[mM]8(?:\[\d{0,9}[a-zA-Z]{1,7}\])?)")
 
 #: Largest code point of a letter.
 LAST_LETTER = 0x10FFFF

@@ -74,6 +74,14 @@ def _parts(tag: str, kind: type, *names: str) -> Codec:
     return Codec(tag, lambda x, encoder: [encoder.value(getattr(x, name)) for name in names], decode)
 
 
+def _text(x: str, encoder: Encoder) -> list[Any]:
+    return _bytes(x.encode("utf-8", "surrogatepass"), encoder)
+
+
+def _text_again(decoder: Decoder, name: Any) -> str:
+    return decoder.array(name, "uint8").tobytes().decode("utf-8", "surrogatepass")
+
+
 def _bytes(x: bytes, encoder: Encoder) -> list[Any]:
     return [encoder.data(torch.from_numpy(np.frombuffer(x, dtype=np.uint8).copy()))]
 
@@ -83,6 +91,7 @@ BUILTIN: dict[type, Codec] = {
     int: Codec("int", lambda x, encoder: [hex(x)], lambda decoder, digits: int(expected(digits, str), 16)),
     complex: _parts("complex", complex, "real", "imag"),
     bytes: Codec("bytes", _bytes, lambda decoder, name: decoder.array(name, "uint8").tobytes()),
+    str: Codec("text", _text, _text_again),
     list: _sequence("list", list),
     tuple: _sequence("tuple", tuple),
     set: _collection("set", set),

@@ -76,6 +76,8 @@ def _object_again(decoder: Decoder, cls: Any, names: Any, values: Any) -> Any:
     _check_names(cls, state)
     if dataclasses.is_dataclass(cls):
         _check_fields(cls, state)
+    elif issubclass(cls, BaseEstimator):
+        set_defaults(cls, state)
     _set_state(new, state)
     return new
 
@@ -125,6 +127,19 @@ def _check_fields(cls: Any, state: dict[str, Any]) -> None:
             state[field.name] = field.default_factory()
         else:
             raise DamagedFileError(f"a {cls.__qualname__} has no {field.name}")
+
+
+def parameters_of(cls: type) -> dict[str, Any]:
+    """Defaults of the parameters of an estimator, by name; ``inspect.Parameter.empty`` for those without."""
+    parameters = inspect.signature(cls).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def set_defaults(cls: type, state: dict[str, Any]) -> None:
+    """Set the parameters of an estimator that a state lacks, as those of older versions do."""
+    for name, default in parameters_of(cls).items():
+        if name not in state and default is not inspect.Parameter.empty:
+            state[name] = default
 
 
 MODULE = Codec("module", _module, _module_again)
