@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from skode.persistence.archive import archive_of, content_of, read_archive, write_archive
 from skode.persistence.classes import name_of
 from skode.persistence.codecs.objects import parameters_of, set_defaults
+from skode.persistence.decoder import in_terms_of_the_file
 from skode.persistence.errors import DamagedFileError, IncompatibleFileError
 from skode.version import __version__
 
@@ -22,6 +24,9 @@ KIND = "estimator"
 #: Attributes that files do not hold: scikit-learn's callbacks of a fit in this process, and a path that a fit writes
 #: to, which a file of others must not choose.
 LEFT_OUT = ("_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx", "_skl_callbacks_to_teardown", "checkpoint")
+
+#: The attribute that holds what an estimator requests by scikit-learn's metadata routing.
+REQUESTS = "_metadata_request"
 
 #: Whether a state is asked for to be pickled or copied, rather than by skops.
 _for_pickle: ContextVar[bool] = ContextVar("_for_pickle", default=False)
@@ -117,6 +122,8 @@ class SavableEstimator:
     def _state_in_files(self) -> dict[str, Any]:
         """Attributes by name, without those that files do not hold."""
         state = SavableEstimator.__reduce_ex__(self, 2)[2]
+        if REQUESTS in state:
+            state[REQUESTS] = _requests(state[REQUESTS])
         return {name: value for name, value in state.items() if name not in (*LEFT_OUT, "_skode_version")}
 
 
@@ -186,3 +193,20 @@ def _complete(path: str, estimator: Any) -> None:
             f"{path} holds parameters of {cls.__name__} that skode {__version__} does not know: {', '.join(unknown)}."
         )
     set_defaults(cls, state)
+    if REQUESTS in state:
+        state[REQUESTS] = in_terms_of_the_file(lambda: _requests_again(estimator, state[REQUESTS]))
+
+
+def _requests(request: MetadataRequest) -> dict[str, dict[str, Any]]:
+    """What an estimator requests by scikit-learn's metadata routing, by methods and parameters."""
+    by_method = {name: getattr(own, "requests", None) for name, own in vars(request).items()}
+    return {name: dict(requests) for name, requests in by_method.items() if requests}
+
+
+def _requests_again(estimator: Any, requests: dict[str, dict[str, Any]]) -> MetadataRequest:
+    """The requests, as an object of scikit-learn, which refers back to the estimator."""
+    found = MetadataRequest(owner=estimator)
+    for method, parameters in requests.items():
+        for parameter, alias in parameters.items():
+            vars(found)[method].add_request(param=parameter, alias=alias)
+    return found

@@ -2,12 +2,14 @@
 
 import os
 
+import numpy as np
 import pytest
 
 import skode
 from skode.persistence import UnreadableFileError, UntrustedError, decoder
 from tests.persistence import models
 from tests.persistence.attacks import ATTACKS, estimator, objects
+from tests.persistence.damage import forged
 from tests.persistence.watched import watched
 
 
@@ -42,6 +44,20 @@ def test_what_runs_is_noticed(path):
 def test_a_well_meant_file_of_the_same_kind_is_read(path):
     path.write_bytes(estimator(alpha=0.25))
     assert skode.load(path).alpha == 0.25
+
+
+def test_forged_files_are_refused_or_harmless(path):
+    skode.ODENetClassifier(hidden_layer_sizes=(4,), max_iter=1, alpha=1.0).fit(np.eye(4), [0, 1, 0, 1]).save(path)
+    content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    with watched() as ran:
+        for _ in range(100):
+            path.write_bytes(forged(content, rng))
+            try:
+                skode.load(path)
+            except UnreadableFileError:
+                refused += 1
+    assert ran == []
+    assert refused > 50
 
 
 def test_trusted_names_are_imported_and_no_others(path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import skops.io
 import torch
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
@@ -28,7 +29,7 @@ from skode.persistence import (
     estimators,
     write_archive,
 )
-from tests.persistence import models
+from tests.persistence import attacks, models
 from tests.persistence.same import differences
 
 CASES = list(models.CASES)
@@ -150,6 +151,20 @@ def test_parametrised_layers_are_refused(path):
     torch.nn.utils.parametrizations.weight_norm(field.layer)
     with pytest.raises(UnsavableError, match="ParametrizedLinear"):
         ODENetClassifier(field=field).save(path)
+
+
+def test_requests_of_metadata_are_kept(path):
+    with config_context(enable_metadata_routing=True):
+        model = ODENetClassifier().set_fit_request(sample_weight="weight").set_score_request(sample_weight=True)
+        model.save(path)
+        loaded = skode.load(path)
+        assert str(loaded.get_metadata_routing()) == str(model.get_metadata_routing())
+        assert loaded._metadata_request.owner is loaded
+        path.write_bytes(
+            attacks.objects(attacks.ESTIMATOR, ["dict", ["owner"], [3]], ["object", [0], [estimators.REQUESTS], [[1]]])
+        )
+        with pytest.raises(DamagedFileError):
+            skode.load(path)
 
 
 def test_callbacks_are_left_out(path):
