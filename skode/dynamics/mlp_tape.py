@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from skode.dynamics.activations import ACTIVATIONS, Activation
 from skode.dynamics.products import as_right_factor, as_transposed, large_linear, worthwhile
 from skode.solvers.buffer_pool import BufferPool
+from skode.solvers.cached import cached
 from skode.solvers.devices import capturing
 
 # Slots of several steps share an arena while it is smaller than this: the weights' gradients of a whole arena are then
@@ -70,7 +70,7 @@ class FoldedMLP:
         self.arenas: dict[int, Arena] = {}
         self.large: dict[int, list[bool]] = {}
 
-    @functools.cached_property
+    @cached
     def factors(self) -> list[Tensor]:
         """The folded weights in the layout for their pullback."""
         return [as_right_factor(w) if w.device.type == "cpu" else w for w in self.weights]
