@@ -25,10 +25,11 @@ MOST_IDLE_BYTES = 2**27
 
 #: Number of bytes that are kept even for solves that are to keep nothing: those of a small problem, whose memory is
 #: quicker to keep than to make again.
-LITTLE = 2**18
+LITTLE = 2**19
 
-#: Bytes, about, of a view into an array or tensor, with its place in a list: of small problems more than their numbers.
-VIEW_NBYTES = 192
+#: Bytes, about, of a view into a tensor and into an array, with its places in lists: in memory for small problems they
+#: are a hundred times those of the numbers.
+TENSOR_VIEW, ARRAY_VIEW = 600, 180
 
 
 Place = tuple["BufferPool", Hashable]
@@ -56,7 +57,7 @@ class BufferPool:
         cls.total, cls.held, cls.idle, cls.given, cls.lock = 0, {}, {}, deque(), threading.Lock()
 
     def acquire(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """An idle object with this key, or a new one. Objects have a method ``nbytes()``."""
+        """An idle object with this key, or a new one. Objects have a method ``nbytes()``, which counts views too."""
         place = self, key
         # A capture takes a new object: its graph keeps the addresses.
         if (place in self.idle or self.given) and not capturing():
