@@ -5,8 +5,7 @@ from skode.equations import ODERegressor
 from skode.identification import NeuralODERegressor
 from skode.supervised import ODENetClassifier, ODENetRegressor
 from skode.timeseries import KnownDynamics, LatentODERegressor
-
-__version__ = "0.1.0"
+from skode.version import __version__ as __version__
 
 __all__ = [
     "CNFDensityEstimator",

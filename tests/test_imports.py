@@ -12,8 +12,9 @@ ROOT = Path(__file__).parent.parent / "skode"
 
 #: From the bottom up. A part imports from the lines above its own, and from itself.
 LAYERS = (
-    {"solvers", "datasets"},
+    {"solvers", "datasets", "version"},
     {"dynamics"},
+    {"persistence"},
     {"training"},
     {"frames"},
     {"supervised", "density", "equations"},

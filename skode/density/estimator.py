@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
@@ -39,8 +39,8 @@ from skode.training import (
     categorical_positions,
     check_data,
     check_weights,
+    draft,
     new_generator,
-    rollback,
     to_pandas,
     to_tensor,
     train,
@@ -162,6 +162,12 @@ class CNFDensityEstimator(FittedDensity):
         Step size of fixed-step methods; None: 0.1.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         Method of computing gradients; see :func:`skode.solvers.solve_ivp`.
+    checkpoint : str, path-like or None, default=None
+        File with the progress of ``fit``, from which the same fit goes on where its process was killed, and ends in the
+        same numbers; in a folder each fit has a file of its own. SIGTERM then ends a fit as Ctrl-C does. See
+        :doc:`the guide </guide/checkpoints>`.
+    checkpoint_interval : float, default=60.0
+        Seconds between two writes of that file.
     device : str, default="auto"
         Device of computations: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
@@ -282,6 +288,8 @@ class CNFDensityEstimator(FittedDensity):
         method: str = "dopri5",
         step_size: float | None = None,
         adjoint: str = "discrete",
+        checkpoint: Any = None,
+        checkpoint_interval: float = 60.0,
         device: str = "auto",
         dtype: str | None = None,
     ) -> None:
@@ -316,6 +324,8 @@ class CNFDensityEstimator(FittedDensity):
         self.method = method
         self.step_size = step_size
         self.adjoint = adjoint
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.device = device
         self.dtype = dtype
 
@@ -351,10 +361,12 @@ class CNFDensityEstimator(FittedDensity):
         UserWarning
             Where a column looks discrete, so that its density is unbounded.
         """
-        with rollback(self, changed_in_place=("module_",) if self.warm_start else ()):
-            return self._fit(X, y, sample_weight)
+        data = {"X": X, "sample_weight": sample_weight}
+        with draft(self, changed_in_place=("module_",) if self.warm_start else (), data=data) as new:
+            new._learn(X, y, sample_weight)
+        return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> CNFDensityEstimator:
+    def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         stopwatch = self._stopwatch()
         hidden = self._hidden_layers()
         built_from = self._architecture(hidden)
@@ -367,7 +379,7 @@ class CNFDensityEstimator(FittedDensity):
         weights = check_weights(sample_weight, X)
         if first:
             self._dequantiser = self._fit_dequantiser(X, weights, given)
-        rng = check_random_state(self.random_state)
+        rng = self._checkpoint.random_state(self.random_state)
         points, names = self._continuous(X, copy.deepcopy(rng))
         samples = Samples.distinct(points, weights, shuffle=self.shuffle)
         check_columns(samples.points, samples.weights, names)
@@ -390,7 +402,6 @@ class CNFDensityEstimator(FittedDensity):
         if held_out is not None and beside is not None:
             self._stack(beside, held_out)
         self._set_offset(X, weights)
-        return self
 
     def _fit_dequantiser(self, X: np.ndarray, weights: np.ndarray, given: Any) -> Dequantiser | None:
         """The discrete variables of samples; None where there are none."""
@@ -428,9 +439,9 @@ class CNFDensityEstimator(FittedDensity):
             spaces.append((Gaussianisation.fit(X, weights, marginals="normal", whiten=False), ["diag"]))
         limit = PARTNERS_TIME * self.max_time if self.max_time is not None else np.inf
         with stopwatch.phase("Gaussian mixtures and kernel densities"):
-            return Partners.fit(
-                X, weights, spaces, rng.randint(2**31 - 1), out_of_time=lambda: stopwatch.elapsed > limit
-            )
+            seed = rng.randint(2**31 - 1)
+            fit = partial(Partners.fit, X, weights, spaces, seed, out_of_time=lambda: stopwatch.elapsed > limit)
+            return self._checkpoint.step(fit)
 
     def _stack(self, beside: Partners, held_out: Samples) -> None:
         """Weigh the densities beside the flow by samples that none of them was fitted to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,10 @@ class Likelihood:
         # The integrals are means over dimensions.
         self.strengths = flow.n_features * x.new_tensor([strength for strength in strengths if strength > 0])
 
+    @property
+    def parts(self) -> Sequence[Any]:
+        return self.flow, self.generator, self.solver
+
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.parameters()
 
@@ -85,6 +90,10 @@ class FlowMatching:
 
     def __init__(self, flow: Flow, x: Tensor, weights: Tensor, generator: torch.Generator) -> None:
         self.flow, self.x, self.weights, self.generator = flow, x, weights, generator
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        return self.flow, self.generator
 
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.field.parameters()

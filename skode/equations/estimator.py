@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,6 @@ import numpy as np
 import pandas as pd
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.equations.columns import check_named, check_trials
@@ -31,7 +31,7 @@ from skode.equations.sensitivities import AUTO
 from skode.equations.stiffness import is_stiff
 from skode.frames import Column, output_names, read_rows, read_targets
 from skode.solvers import METHODS, SolverError
-from skode.training import array_api, check_weights, to_pandas, warn_caller
+from skode.training import array_api, check_weights, draft, to_pandas, warn_caller
 
 
 class ODERegressor(FittedEquations):
@@ -121,6 +121,12 @@ class ODERegressor(FittedEquations):
         Source of the further starts.
     verbose : bool, default=False
         Whether to print a line per step.
+    checkpoint : str, path-like or None, default=None
+        File with the progress of ``fit``, from which the same fit goes on where its process was killed, and ends in the
+        same numbers; in a folder each fit has a file of its own. SIGTERM then ends a fit as Ctrl-C does. See
+        :doc:`the guide </guide/checkpoints>`.
+    checkpoint_interval : float, default=60.0
+        Seconds between two writes of that file.
     method : str, default="auto"
         ODE method, one of :data:`skode.solvers.METHODS`. "auto" is the explicit "dopri5", or the implicit "kvaerno5"
         where the eigenvalues of the Jacobian say that the former would take a thousand steps and more in a segment for
@@ -222,6 +228,8 @@ class ODERegressor(FittedEquations):
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "checkpoint": [str, os.PathLike, None],
+        "checkpoint_interval": [Interval(Real, 0, None, closed="left")],
         "method": [StrOptions({*METHODS, "auto"})],
         "rtol": [Interval(Real, 0, None, closed="left")],
         "atol": [Interval(Real, 0, None, closed="left")],
@@ -253,6 +261,8 @@ class ODERegressor(FittedEquations):
         max_time: float | None = None,
         random_state: Any = None,
         verbose: Any = False,
+        checkpoint: Any = None,
+        checkpoint_interval: float = 60.0,
         method: str = "auto",
         rtol: float = 1e-6,
         atol: float = 1e-9,
@@ -280,6 +290,8 @@ class ODERegressor(FittedEquations):
         self.max_time = max_time
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.method = method
         self.rtol = rtol
         self.atol = atol
@@ -319,6 +331,11 @@ class ODERegressor(FittedEquations):
         ConvergenceWarning
             If the search ended before an optimum.
         """
+        with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}) as new:
+            new._learn(X, y, sample_weight)
+        return self
+
+    def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         check_trials(self.trials)
         X = to_pandas(X)
         if isinstance(X, pd.DataFrame):  # before what is missing in such a column is taken for an input's
@@ -358,14 +375,13 @@ class ODERegressor(FittedEquations):
         self._keep(task, reading, optima)
         self._note_residuals(data, task)
         self._warn(optima[0])
-        return self
 
     def _searched(self, task: Task, reading: Reading) -> tuple[Task, list[Optimum]]:
         """The fits, the best first, and the problem as it was solved: with which method."""
         report = _print if self.verbose else None
         n_restarts = None if self.n_restarts == "auto" else int(self.n_restarts)
         settings = Search(n_restarts, self.max_iter, self.tol, report, self._deadline())
-        rng = check_random_state(self.random_state)
+        rng = self._checkpoint.random_state(self.random_state)
         if self.method != "auto":
             self.method_ = self.method
             return task, search(task, reading, settings, rng)

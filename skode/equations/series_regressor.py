@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from skode.equations.columns import Columns
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, column_label, read_targets
-from skode.training import array_api, check_weights, observed_r2
+from skode.training import Checkpoint, array_api, check_weights, observed_r2
 
 
 class SeriesRegressor(RegressorMixin, BaseEstimator):
@@ -26,8 +26,13 @@ class SeriesRegressor(RegressorMixin, BaseEstimator):
     series: Column | None
     time: Column
     max_time: float | None
+    checkpoint: Any
+    checkpoint_interval: float
 
     states_: list[str]
+
+    #: The journal of a fit under way.
+    _checkpoint = Checkpoint()
 
     _clock: Clock
     _columns: Columns

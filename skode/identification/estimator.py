@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 import pandas as pd
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -31,7 +31,7 @@ from skode.identification.predictive import Paths
 from skode.identification.problem import FieldArguments, Problem, pose, state_names
 from skode.identification.states import SmoothedStates
 from skode.solvers import METHODS, SolverError
-from skode.training import array_api, check_weights, to_pandas, warn_caller
+from skode.training import array_api, check_weights, draft, to_pandas, warn_caller
 
 #: Distributions of noise about states, which may have either sign.
 NOISES = {"gaussian", "student"}
@@ -107,6 +107,12 @@ class NeuralODERegressor(FittedField):
         Source of the first weights.
     verbose : bool, default=False
         Whether to print a line per step.
+    checkpoint : str, path-like or None, default=None
+        File with the progress of ``fit``, from which the same fit goes on where its process was killed, and ends in the
+        same numbers; in a folder each fit has a file of its own. SIGTERM then ends a fit as Ctrl-C does. See
+        :doc:`the guide </guide/checkpoints>`.
+    checkpoint_interval : float, default=60.0
+        Seconds between two writes of that file.
     method : str, default="dopri5"
         ODE method, one of :data:`skode.solvers.METHODS`, with explicit steps.
     rtol : float, default=1e-5
@@ -180,6 +186,8 @@ class NeuralODERegressor(FittedField):
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "checkpoint": [str, os.PathLike, None],
+        "checkpoint_interval": [Interval(Real, 0, None, closed="left")],
         "method": [StrOptions({name for name, tableau in METHODS.items() if not tableau.implicit})],
         "rtol": [Interval(Real, 0, None, closed="neither")],
     }
@@ -206,6 +214,8 @@ class NeuralODERegressor(FittedField):
         max_time: float | None = None,
         random_state: Any = None,
         verbose: Any = False,
+        checkpoint: Any = None,
+        checkpoint_interval: float = 60.0,
         method: str = "dopri5",
         rtol: float = 1e-5,
     ) -> None:
@@ -228,6 +238,8 @@ class NeuralODERegressor(FittedField):
         self.max_time = max_time
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.method = method
         self.rtol = rtol
 
@@ -261,6 +273,11 @@ class NeuralODERegressor(FittedField):
         ConvergenceWarning
             If the search ended before an optimum.
         """
+        with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}) as new:
+            new._learn(X, y, sample_weight)
+        return self
+
+    def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         search = self._search()
         rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
         y = to_pandas(y, "y")
@@ -291,7 +308,6 @@ class NeuralODERegressor(FittedField):
         self._clock, self._observations = clock, observations
         self.field_ = kind if isinstance(kind, str) else type(kind).__name__
         self._keep(problem, best)
-        return self
 
     def _fitted(
         self, kind: Any, data: tuple[KnownSeries, Layout, SmoothedStates], search: FieldSearch
@@ -308,7 +324,7 @@ class NeuralODERegressor(FittedField):
         names = self._outputs, self._columns.inputs
         settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
         problem = pose(arguments, kind, data, names, settings, linear=self.interpolation == "linear")
-        return problem, fitted(problem, search, check_random_state(self.random_state))
+        return problem, fitted(problem, search, self._checkpoint.random_state(self.random_state))
 
     def _search(self) -> FieldSearch:
         report = _print if self.verbose else None

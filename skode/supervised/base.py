@@ -15,7 +15,6 @@ import torch
 from scipy.sparse import issparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
@@ -38,8 +37,8 @@ from skode.training import (
     check_data,
     check_weights,
     distinct,
+    draft,
     new_generator,
-    rollback,
     to_pandas,
     train,
     users_field,
@@ -125,10 +124,12 @@ class ODENetEstimator(FittedODENet):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
         changed = ("module_", "scaler_", "_record") if partial or self.warm_start else ()
-        with rollback(self, changed_in_place=changed):
-            return self._fitted(X, y, sample_weight, partial=partial, classes=classes)
+        data = None if partial else {"X": X, "y": y, "sample_weight": sample_weight}
+        with draft(self, changed_in_place=changed, data=data) as new:
+            new._learn(X, y, sample_weight, partial=partial, classes=classes)
+        return self
 
-    def _fitted(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> Self:
+    def _learn(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> None:
         stopwatch = self._stopwatch()
         inputs = self._inputs()
         first = self._is_first_fit(inputs.architecture.effective(), goes_on=self.warm_start or partial)
@@ -140,7 +141,7 @@ class ODENetEstimator(FittedODENet):
         sample_weight = check_weights(sample_weight, X)
         targets = self._encode(y, first=first, classes=classes)
         weights = self._weights(targets, sample_weight)
-        rng = check_random_state(self.random_state)
+        rng = self._checkpoint.random_state(self.random_state)
         rows, held_out = self._parts(targets, weights, rng, validated=self.early_stopping and not partial)
         rows, own_weights = self._merged(X, targets, weights, rows)
         every = self._merged(X, targets, weights, np.flatnonzero(weights)) if len(held_out) else (rows, own_weights)
@@ -192,7 +193,6 @@ class ODENetEstimator(FittedODENet):
                     self.module_.to(dtype)
                 self._calibrate(trials, settings)
             self.module_.eval()
-        return self
 
     def _with_strength(
         self, settings: TrainingSettings, weighs: float, trials: Trials, *, first: bool, partial: bool

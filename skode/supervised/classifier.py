@@ -127,6 +127,12 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         Step size of fixed-step methods; None: 0.1.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         Method of computing gradients; see :func:`skode.solvers.solve_ivp`.
+    checkpoint : str, path-like or None, default=None
+        File with the progress of ``fit``, from which the same fit goes on where its process was killed, and ends in the
+        same numbers; in a folder each fit has a file of its own. SIGTERM then ends a fit as Ctrl-C does. See
+        :doc:`the guide </guide/checkpoints>`.
+    checkpoint_interval : float, default=60.0
+        Seconds between two writes of that file.
     device : str, default="auto"
         Device of computations: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64", "bfloat16"} or None, default=None
@@ -249,6 +255,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         method: str = "dopri5",
         step_size: float | None = None,
         adjoint: str = "discrete",
+        checkpoint: Any = None,
+        checkpoint_interval: float = 60.0,
         device: str = "auto",
         dtype: str | None = None,
     ) -> None:
@@ -288,6 +296,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         self.method = method
         self.step_size = step_size
         self.adjoint = adjoint
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.device = device
         self.dtype = dtype
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,11 @@ class SupervisedObjective:
         self.network, self.samples, self.losses, self.solver = network, samples, losses, solver
         self.regularisation, self.augmented, self.dropout = regularisation, augmented, dropout
         self.generator = generator
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """All that training changes."""
+        return self.network, self.generator
 
     def parameters(self) -> Iterable[Tensor]:
         """The network's parameters."""

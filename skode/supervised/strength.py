@@ -93,6 +93,7 @@ def best_strength(
             replace(stages, n_iter_no_change=None, phase=f"Search {number + 1}", time_share=0.5),
             rng,
             on_epoch=path.at_end_of_epoch,
+            parts=[path],
         )
         if record.stopped_because == INTERRUPTED:
             return OF_FEW_ROWS, record
@@ -122,6 +123,14 @@ class Path:
         self.loss = loss
         self.last_epochs = np.array([max(round(end * settings.max_iter), 1) for end, _ in settings.stages])
         self.losses = np.full(len(settings.stages), np.inf)
+
+    def state(self) -> np.ndarray:
+        """The losses so far."""
+        return self.losses.copy()
+
+    def go_on_from(self, state: np.ndarray) -> None:
+        """Take over losses so far."""
+        self.losses = state.copy()
 
     def at_end_of_epoch(self, record: TrainingRecord) -> bool:
         """Account for an epoch."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,6 +108,10 @@ class NegativeELBO:
         longest = np.bincount(panel.codes, minlength=panel.n_series).max(initial=0)
         padded = panel.n_series * longest > MOST_PADDED * len(panel.codes)
         self._all_series = None if padded else with_observations(tensors(panel))
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        return self.module, self.generator, self.coin, self._path_solver
 
     def parameters(self) -> Iterable[Tensor]:
         return self.module.parameters()

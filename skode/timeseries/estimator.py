@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,36 +13,28 @@ import pandas as pd
 import torch
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.equations.reading import Clock
 from skode.frames import Column, distinct_rows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
+from skode.timeseries.after_training import AfterTraining
 from skode.timeseries.building import chosen_sizes, new_model
 from skode.timeseries.cycles import Cycles
-from skode.timeseries.duration import seconds_for
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
-from skode.timeseries.empirical_bayes import fit_population
 from skode.timeseries.encoders import ENCODERS
-from skode.timeseries.fitted import in_double
-from skode.timeseries.forecasting import ForecastingLatentODE
 from skode.timeseries.known_dynamics import KnownDynamics
-from skode.timeseries.known_ode import KnownODE
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
-from skode.timeseries.noise.selection import may_have_memory
 from skode.timeseries.panel import Panel
-from skode.timeseries.posterior import linearised_rows, normal_draws
-from skode.timeseries.predictive import Prediction
 from skode.timeseries.units import Units
-from skode.timeseries.validation import forecast_density, last_rows, widen_noise
+from skode.timeseries.validation import forecast_density, last_rows
 from skode.training import (
     COMMON_CONSTRAINTS,
     Stopwatch,
     array_api,
     check_weights,
+    draft,
     new_generator,
-    rollback,
     to_pandas,
     worthwhile_threads,
 )
@@ -50,14 +42,11 @@ from skode.training import (
 #: Share of the past in the running mean of the weights that validation looks at.
 AVERAGING = 0.99
 
-#: About how often the posteriors of all series are computed for the marginal likelihood of known dynamics.
-PASSES_FOR_POPULATION = 10
-
 #: Longer gradients are shortened to this.
 MAX_GRAD_NORM = 10.0
 
 
-class LatentODERegressor(ForecastingLatentODE):
+class LatentODERegressor(AfterTraining):
     r"""Regressor for irregularly timed series: a latent neural ODE.
 
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
@@ -188,6 +177,12 @@ class LatentODERegressor(ForecastingLatentODE):
         Step size of fixed-step methods, as a fraction of the time that a series is solved over; None: 0.1.
     adjoint : {"discrete", "continuous", "backprop"}, default="discrete"
         How gradients are computed; see :func:`skode.solvers.solve_ivp`.
+    checkpoint : str, path-like or None, default=None
+        File with the progress of ``fit``, from which the same fit goes on where its process was killed, and ends in the
+        same numbers; in a folder each fit has a file of its own. SIGTERM then ends a fit as Ctrl-C does. See
+        :doc:`the guide </guide/checkpoints>`.
+    checkpoint_interval : float, default=60.0
+        Seconds between two writes of that file.
     device : str, default="auto"
         Where to compute: "auto", "cpu", "cuda", ...
     dtype : {"float32", "float64"} or None, default=None
@@ -332,6 +327,8 @@ class LatentODERegressor(ForecastingLatentODE):
         method: str = "dopri5",
         step_size: float | None = None,
         adjoint: str = "discrete",
+        checkpoint: Any = None,
+        checkpoint_interval: float = 60.0,
         device: str = "auto",
         dtype: str | None = None,
     ) -> None:
@@ -374,6 +371,8 @@ class LatentODERegressor(ForecastingLatentODE):
         self.method = method
         self.step_size = step_size
         self.adjoint = adjoint
+        self.checkpoint = checkpoint
+        self.checkpoint_interval = checkpoint_interval
         self.device = device
         self.dtype = dtype
 
@@ -408,10 +407,11 @@ class LatentODERegressor(ForecastingLatentODE):
             Where X or y are not as described; the message names the column. Where a time lies a thousand times as far
             from the rest of its series as other series span, the message names the row.
         """
-        with rollback(self):
-            return self._fit(X, y, sample_weight)
+        with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}) as new:
+            new._learn(X, y, sample_weight)
+        return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> LatentODERegressor:
+    def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         stopwatch = self._stopwatch()
         wanted = self._architecture()
         first = self._is_first_fit(wanted, goes_on=self.warm_start)
@@ -429,7 +429,7 @@ class LatentODERegressor(ForecastingLatentODE):
             weighing = " in rows with weight" if sample_weight is not None else ""
             raise ValueError(f"Input y contains NaN only in output {output}{weighing}: it was never observed. Drop it.")
         self._refined = self.posterior == "laplace"
-        rng = check_random_state(self.random_state)
+        rng = self._checkpoint.random_state(self.random_state)
         device, dtype = self._device_and_dtype(X, first=first)
         if first:
             standardise = LIKELIHOODS[self.likelihood].standardised
@@ -459,8 +459,7 @@ class LatentODERegressor(ForecastingLatentODE):
         self.context_ = panel
         self._train(panel, rng, dtype, self._task(X, y, sample_weight), stopwatch, first=first)
         with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
-            self.posterior_ = self._inferred(panel, self.n_draws)
-        return self
+            self.posterior_ = self._checkpoint.step(partial(self._inferred, panel, self.n_draws))
 
     def _use_units(self, units: Units) -> None:
         """Set the units and the fitted attributes that tell of them."""
@@ -526,51 +525,6 @@ class LatentODERegressor(ForecastingLatentODE):
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
             objective.end()
         self._learn_the_rest(panel, training, aside, stopwatch)
-
-    def _learn_the_rest(self, panel: Panel, training: Panel, aside: Panel | None, stopwatch: Stopwatch) -> None:
-        """Learn what is not trained by gradients: the population of known dynamics, and the noise."""
-        if isinstance(self.module_, KnownODE) and self._refined:
-            with stopwatch.phase("Parameters that series share, and the spread of the others"):
-                known: Any = in_double(self.module_)
-                fit_population(known, panel, self._tensors_for(known), self._solver())
-                self.module_.load_state_dict(known.state_dict())
-        likelihood = self.module_.likelihood
-        if not isinstance(likelihood, Gaussian):
-            return
-        if self._may_have_memory(panel):
-            with stopwatch.phase("Memory of the noise"):
-                self._learn_noise(likelihood, panel)
-        if aside is not None:
-            with stopwatch.phase("Forecasts of the rows set aside"):
-                widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
-
-    def _seconds_after_training(self, panel: Panel, aside: Panel | None) -> float:
-        """Estimate of the seconds of all phases after training: each takes about as long as the posteriors."""
-        gaussian = isinstance(self.module_.likelihood, Gaussian)
-        n_phases = 1 + (gaussian and self._may_have_memory(panel)) + (gaussian and aside is not None)
-        if isinstance(self.module_, KnownODE) and self._refined:
-            n_phases += PASSES_FOR_POPULATION
-        return n_phases * seconds_for(panel, lambda part: self._inferred(part, self.n_draws))
-
-    def _may_have_memory(self, panel: Panel) -> bool:
-        """Whether a memory of the noise is looked for."""
-        return self.noise == "coloured" and self._refined and may_have_memory(panel)
-
-    def _learn_noise(self, likelihood: Gaussian, panel: Panel) -> None:
-        """Part the noise that is left into white noise and one with a memory, where that is clearly likelier."""
-        module = in_double(self.module_)
-        rows = linearised_rows(module, panel, self._tensors_for(module), self._solver())
-        for output, found in enumerate(rows.likeliest_noise()):
-            if found is not None:
-                likelihood.colour(output, *found)
-
-    def _forecasts(self, known: Panel, query: Panel) -> Iterator[Prediction]:
-        """Predictions of rows, given other rows of the same series."""
-        some = np.unique(query.codes)
-        known, query = known.take(some), query.take(some)  # whose rows stay in their order
-        posterior = self._inferred(known, self.n_draws)
-        noise = normal_draws(posterior.n_draws, self.module_.latent_size)
-        return self._predictive().predictions(query, known, np.arange(known.n_series), posterior, noise)
 
     def _architecture(self) -> dict[str, Any]:
         """The parameters that the network is built from."""

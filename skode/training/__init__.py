@@ -2,6 +2,7 @@
 
 from skode.training.array_api import array_api, as_numpy
 from skode.training.caller import warn_caller, warn_of_overflow
+from skode.training.checkpoint import Checkpoint
 from skode.training.checks import (
     check_argument,
     check_column_names,
@@ -15,13 +16,13 @@ from skode.training.checks import (
     first_not_a_number,
 )
 from skode.training.dataframes import as_python, categorical_positions, missing_as_nan, to_pandas
+from skode.training.draft import draft
 from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import train
 from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
-from skode.training.rollback import rollback
 from skode.training.samples import distinct, row_groups
 from skode.training.scores import observed_r2
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
@@ -47,6 +48,7 @@ __all__ = [
     "AUTO_BATCH_SIZE",
     "COMMON_CONSTRAINTS",
     "INTERRUPTED",
+    "Checkpoint",
     "NeuralODEEstimator",
     "Objective",
     "PenalisedSolver",
@@ -72,6 +74,7 @@ __all__ = [
     "check_unit_times",
     "check_weights",
     "distinct",
+    "draft",
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
@@ -81,7 +84,6 @@ __all__ = [
     "observed_r2",
     "resolve_device",
     "resolve_dtype",
-    "rollback",
     "row_groups",
     "shifted",
     "standardised",

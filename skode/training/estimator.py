@@ -15,6 +15,7 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.dynamics.sizes import check_sizes
+from skode.training.checkpoint import Checkpoint
 from skode.training.documentation import documentation_site
 from skode.training.loop import train, train_epoch
 from skode.training.record import Objective, TrainingRecord
@@ -51,6 +52,8 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
     method: str
     step_size: float | None
     adjoint: str
+    checkpoint: Any
+    checkpoint_interval: float
     device: str
     dtype: str | None
 
@@ -62,6 +65,9 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
     #: Parameters that the module was built from, by name.
     _built_from: dict[str, Any]
+
+    #: The journal of a fit under way.
+    _checkpoint = Checkpoint()
 
     #: Record of the calls of ``partial_fit`` so far.
     _record: TrainingRecord | None = None
@@ -195,11 +201,12 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
             passes=passes,
             averaging=averaging,
             stopwatch=stopwatch,
+            checkpoint=self._checkpoint,
         )
 
     def _stopwatch(self) -> Stopwatch:
         """The time of a fit that begins now."""
-        return Stopwatch(self.max_time, verbose=bool(self.verbose))
+        return Stopwatch(self.max_time, verbose=bool(self.verbose), before=self._checkpoint.seconds_before)
 
     def _fit_partially(
         self, objective: Objective, n_samples: int, rng: np.random.RandomState, settings: TrainingSettings

@@ -7,9 +7,10 @@ loss (or, with a validation score, that score) is not better than the best so fa
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,27 +19,60 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skode.solvers import SolverError, Statistics
-from skode.solvers.devices import is_asynchronous
-from skode.training.adam import Adam
 from skode.training.caller import warn_caller
-from skode.training.gradients import clip, clip_without_waiting
-from skode.training.optimizer import Optimizer
+from skode.training.checkpoint import Checkpoint
+from skode.training.parts import Parts, global_generators
 from skode.training.progress import epoch_line, time_so_far
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
-from skode.training.schedule import Schedule
 from skode.training.settings import TrainingSettings
-from skode.training.soap import SOAP
 from skode.training.stopwatch import Pace, Stopwatch
+from skode.training.updates import DivergedError, Updates, brief
 
 MAX_RECOVERIES = 5
 RECOVERY_FACTOR = 0.3
 
-#: Updates between two looks at whether training on a device that is not to be waited for has diverged.
-LOOK_EVERY = 64
+#: Attributes of training that are its progress as they are.
+PROGRESS = (
+    "learning_rate",
+    "diverged",
+    "recoveries",
+    "n_updates",
+    "sound",
+    "least",
+    "are_sound",
+    "first_loss",
+    "last_loss",
+    "best",
+    "best_weights",
+    "averaged",
+    "n_no_change",
+)
 
 
-class _DivergedError(Exception):
-    """A batch's loss or gradient was not finite, or its solve failed."""
+@dataclass
+class _Epoch:
+    """An epoch under way.
+
+    Attributes
+    ----------
+    number : int
+        Its number, from 0.
+    start : list of Tensor
+        The weights at its beginning.
+    random_state : dict
+        State of the source of the samples' order at its beginning; None before that.
+    total : float or Tensor
+        Sum of the losses so far.
+    n_drawn, n_batches : int
+        Samples and updates so far.
+    """
+
+    number: int
+    start: list[Tensor] = field(default_factory=list)
+    random_state: Any = None
+    total: Any = 0.0
+    n_drawn: int = 0
+    n_batches: int = 0
 
 
 def train(
@@ -49,6 +83,7 @@ def train(
     *,
     validate: Callable[[], float] | None = None,
     on_epoch: Callable[[TrainingRecord], bool] | None = None,
+    parts: Sequence[Any] = (),
 ) -> TrainingRecord:
     """Minimise an objective.
 
@@ -66,6 +101,8 @@ def train(
         Returns a held-out score, higher is better. If given, it decides when to stop, and the best weights win.
     on_epoch : callable, default=None
         Called after each epoch with the record so far; training stops if it returns True.
+    parts : sequence, default=()
+        Objects that ``on_epoch`` changes, for checkpoints; see :class:`skode.training.parts.Parts`.
 
     Returns
     -------
@@ -77,7 +114,9 @@ def train(
     ConvergenceWarning
         Where ``max_iter`` or the time limit came first, or where training diverged and had to be set back.
     """
-    return _Training(objective, n_samples, settings, rng, validate, on_epoch).run()
+    training = _Training(objective, n_samples, settings, rng, validate, on_epoch)
+    training.outside = Parts([*objective.parts, rng, *global_generators(training.device), *parts])
+    return training.checkpoint.step(training.run, changes=training.outside, under_way=training)
 
 
 def train_epoch(
@@ -92,11 +131,11 @@ def train_epoch(
         objective, n_samples, replace(settings, max_iter=1, schedule="constant", n_iter_no_change=None), rng, None, None
     )
     if record is not None:
-        training.go_on_from(record)
+        training.continue_from(record)
     return training.run(complete=False)
 
 
-class _Training:
+class _Training(Updates):
     def __init__(
         self,
         objective: Objective,
@@ -106,41 +145,53 @@ class _Training:
         validate: Callable[[], float] | None,
         on_epoch: Callable[[TrainingRecord], bool] | None,
     ) -> None:
-        self.objective = objective
-        # Statistics of the solves of this epoch.
-        solver = objective.solver
-        self.solves: list[Statistics] = [] if solver is None or solver.solves is None else solver.solves
+        super().__init__(objective, settings, averages=bool(settings.averaging) and validate is not None)
         self.n_samples = n_samples
-        self.settings = settings
         self.rng = rng
         self.validate = validate
         self.on_epoch = on_epoch
-        self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.learning_rate = settings.learning_rate
-        self.device = self.parameters[0].device if self.parameters else torch.device("cpu")
-        # Where the device is not to be waited for: whether a loss or a gradient was not finite since the last look.
-        self.diverged = torch.zeros((), device=self.device) if is_asynchronous(self.device) else None
-        self.schedule = Schedule(settings)
-        self.optimizer = self._new_optimizer()
         self.record = TrainingRecord()
         self.recoveries: list[str] = []
-        self.n_updates = 0
         # The weights at the start of the epoch with the least loss, all of whose solves went well.
-        self.sound, self.least, self.are_sound = self._snapshot(), math.inf, True
-        self.first_loss: Any = math.nan
-        self.last_loss: Any = math.nan
+        self.sound, self.least = self._snapshot(), math.inf
         self.best = -math.inf
         self.best_weights = self._snapshot()
-        # The running mean of the weights, where validation is to look at that.
-        self.averaged = self._snapshot() if settings.averaging and validate is not None else None
         self.n_no_change = 0
         stopwatch = settings.stopwatch or Stopwatch(verbose=settings.verbose)
         self.pace = Pace(stopwatch, settings.max_iter, share=settings.time_share)
         self.out_of_time = False
         self.complete = True
+        self.checkpoint = settings.checkpoint or Checkpoint()
+        self.outside = Parts([])
+        self.epoch = _Epoch(0)
 
-    def go_on_from(self, record: TrainingRecord) -> None:
+    def state(self) -> dict[str, Any]:
+        """All that the training of a checkpoint goes on from."""
+        state = {name: getattr(self, name) for name in PROGRESS}
+        state["outside"], state["optimizer"] = self.outside.state(), self.optimizer.state()
+        state["schedule"] = (self.schedule.progress, self.schedule.stage)
+        state["pace"], state["record"] = self.pace.state(), vars(self.record)
+        state["epoch"] = vars(self.epoch)
+        state["solves"] = [(s.nfev, s.nfev_backward) for s in self.solves]
+        return state
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        for name in PROGRESS:
+            setattr(self, name, self._on_device(state[name]))
+        self.outside.go_on_from(state["outside"])
+        self.schedule.progress, self.schedule.stage = state["schedule"]
+        self.optimizer = self._new_optimizer()
+        self.optimizer.go_on_from(state["optimizer"])
+        self.pace.go_on_from(state["pace"])
+        self.record = TrainingRecord(**state["record"])
+        self.epoch = _Epoch(**{name: self._on_device(value) for name, value in state["epoch"].items()})
+        self.solves[:] = [Statistics(nfev=nfev, nfev_backward=backward) for nfev, backward in state["solves"]]
+        if self.settings.verbose:
+            print(f"Going on from a checkpoint after {len(self.record.loss_curve)} epochs.", flush=True)
+
+    def continue_from(self, record: TrainingRecord) -> None:
         """Take over the curves, the optimiser's moments and, where it had to be lowered, the learning rate."""
+        self.is_first = not record.loss_curve
         self.record = replace(record, stopped_because=TrainingRecord.stopped_because, converged=False)
         if record.learning_rate is not None and record.learning_rate < self.learning_rate:
             self.learning_rate = record.learning_rate
@@ -155,27 +206,15 @@ class _Training:
             if self.pace.is_limited and self.validate is not None:
                 with self.pace.closing():
                     self._validated()  # to know how long it takes
-            for epoch in range(settings.max_iter):
-                start = self._snapshot()
-                try:
-                    self._epoch(epoch)
-                except _DivergedError as diverged:
-                    if not self._recover(epoch, str(diverged)):
-                        break
-                    continue
-                if record.loss_curve[-1] < self.least:
-                    self.sound, self.least = start, record.loss_curve[-1]
-                if self._finished():
-                    break
-                if self.out_of_time or (self.pace.is_over and epoch + 1 < settings.max_iter):
-                    self._end_by_time()
-                    break
-            else:
-                if settings.schedule == "cosine":
-                    record.stopped_because, record.converged = "the learning rate has come down to 0", True
+            with self.checkpoint.careful():
+                self._epochs()
         except KeyboardInterrupt:
+            self.checkpoint.close()
             record.stopped_because = INTERRUPTED
-            warn_caller("Training interrupted by user; the estimator keeps what it has learned.", UserWarning)
+            warn_caller(
+                f"Training interrupted by user; the estimator keeps what it has learned.{self.checkpoint.advice}",
+                UserWarning,
+            )
         if self.validate is not None and math.isfinite(self.best):
             self._restore(self.best_weights)
         else:
@@ -191,95 +230,59 @@ class _Training:
         record.learning_rate = self.learning_rate if self.recoveries else record.learning_rate
         return record
 
-    def _epoch(self, epoch: int) -> None:
+    def _epochs(self) -> None:
+        record, settings = self.record, self.settings
+        for number in range(self.epoch.number, settings.max_iter):
+            if self.epoch.random_state is None:
+                self.epoch = _Epoch(number, self._snapshot(), self.rng.get_state(legacy=False))
+                self.solves.clear()
+            epoch = self.epoch
+            try:
+                self._epoch(epoch)
+            except DivergedError as diverged:
+                self.epoch = _Epoch(number + 1)
+                if not self._recover(number, str(diverged)):
+                    return
+                continue
+            self.epoch = _Epoch(number + 1)
+            if record.loss_curve[-1] < self.least:
+                self.sound, self.least = epoch.start, record.loss_curve[-1]
+            if self._finished():
+                return
+            if self.out_of_time or (self.pace.is_over and number + 1 < settings.max_iter):
+                self._end_by_time()
+                return
+            self.checkpoint.look()
+        if settings.schedule == "cosine":
+            record.stopped_because, record.converged = "the learning rate has come down to 0", True
+
+    def _epoch(self, epoch: _Epoch) -> None:
         settings, record = self.settings, self.record
-        total: Any = 0.0
-        n_drawn = 0
         n_in_epoch = self.n_samples * settings.passes
-        self.solves.clear()
-        for rows in self._batches():
-            self._follow_schedule(self.pace.progress((epoch + n_drawn / n_in_epoch) / settings.max_iter))
-            total += self._update(rows) * len(rows)
-            n_drawn += len(rows)
-            if self.pace.is_over and n_drawn < n_in_epoch:
+        for rows in itertools.islice(self._batches(), epoch.n_batches, None):
+            self._follow_schedule(self.pace.progress((epoch.number + epoch.n_drawn / n_in_epoch) / settings.max_iter))
+            epoch.total += self._update(rows) * len(rows)
+            epoch.n_drawn += len(rows)
+            epoch.n_batches += 1
+            self.checkpoint.look()
+            if self.pace.is_over and epoch.n_drawn < n_in_epoch:
                 self.out_of_time = True
                 break
         self._look()
         solves = self.solves
-        record.loss_curve.append(float(total) / n_drawn)
+        record.loss_curve.append(float(epoch.total) / epoch.n_drawn)
         record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
         record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
 
     def _batches(self) -> Iterator[Any]:
-        """The rows of the updates of an epoch."""
+        """The rows of the updates of an epoch, from its beginning on."""
+        self.rng.set_state(self.epoch.random_state)
         for _ in range(self.settings.passes):
             order: Any = self.rng.permutation(self.n_samples) if self.settings.shuffle else np.arange(self.n_samples)
             if self.diverged is not None:
                 order = torch.from_numpy(order).to(self.device)
             for first in range(0, self.n_samples, self.settings.batch_size):
                 yield order[first : first + self.settings.batch_size]
-
-    def _follow_schedule(self, progress: float) -> None:
-        """Set the learning rate, and in a new stage the penalty, for a moment of training, counted from 0 to 1."""
-        if self.settings.on_progress is not None:
-            self.settings.on_progress(progress)
-        if self.schedule.follow(progress):
-            self.optimizer = self._new_optimizer()
-        if self.schedule.is_cosine:
-            self.optimizer.learning_rate = self.learning_rate * self.schedule.factor
-
-    def _update(self, rows: Any) -> Any:
-        """One step of Adam; returns the loss before it, a number or a tensor on a device not to be waited for."""
-        self.optimizer.clear()
-        try:
-            loss = self.objective.loss(rows)
-            value: Any = loss.item() if self.diverged is None else loss.detach()
-            if self.diverged is not None or math.isfinite(value):
-                loss.backward()
-        except SolverError as error:
-            if self.n_updates == 0 and not self.record.loss_curve:
-                raise  # the model can't be evaluated as it was built: training is not to blame
-            self._look()  # that may be why
-            raise _DivergedError(_brief(error)) from error
-        if self.diverged is None:
-            self._check_and_clip(value)
-        else:
-            self._note_and_clip(value)
-        self.optimizer.step()
-        if self.averaged is not None:
-            # In the beginning over as many updates as there are, so that the first weights don't linger.
-            share = min(self.settings.averaging, (1.0 + self.n_updates) / (10.0 + self.n_updates))
-            torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1.0 - share)
-        if not self.n_updates:
-            self.first_loss = value
-        self.last_loss = value
-        self.are_sound = False
-        self.n_updates += 1
-        if self.n_updates % LOOK_EVERY == 0:
-            self._look()
-        return value
-
-    def _check_and_clip(self, value: float) -> None:
-        """Refuse a loss or a gradient that is not finite, and shorten one that is too long."""
-        if not math.isfinite(value):
-            raise _DivergedError(f"the loss became {value}")
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if not clip(gradients, self.device, self.settings.max_grad_norm):
-            raise _DivergedError("the gradient became infinite or NaN")
-
-    def _note_and_clip(self, value: Tensor) -> None:
-        """The same without waiting: from the first such update on the optimiser leaves all weights as they are."""
-        assert self.diverged is not None
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = clip_without_waiting(gradients, self.device, self.settings.max_grad_norm)
-        self.diverged = torch.maximum(self.diverged, 1.0 - torch.isfinite(norm + value).to(self.diverged))
-        self.optimizer.found_inf = self.diverged
-
-    def _look(self) -> None:
-        """See whether an update since the last look has diverged; the one place where the device is waited for."""
-        if self.diverged is not None and self.diverged.item():
-            self.diverged = torch.zeros_like(self.diverged)
-            raise _DivergedError("the loss or its gradient became infinite or NaN")
 
     def _end_by_time(self) -> None:
         """Note that the time limit came first. A schedule that has followed the time is at its end all the same."""
@@ -369,7 +372,7 @@ class _Training:
                 losses = [self.objective.loss(rows[i : i + size]).item() for i in range(0, self.n_samples, size)]
             reason = None if math.isfinite(sum(losses)) else "the loss of the last weights is not finite"
         except SolverError as error:
-            reason = _brief(error)
+            reason = brief(error)
         if reason is not None:
             self._restore(self.sound)
             self.learning_rate *= RECOVERY_FACTOR
@@ -415,22 +418,3 @@ class _Training:
                 + advice,
                 ConvergenceWarning,
             )
-
-    def _new_optimizer(self) -> Optimizer:
-        """The optimiser, with scikit-learn's L2 penalty, divided by the size of a batch."""
-        settings = self.settings
-        kind: type[Optimizer] = SOAP if settings.optimizer == "soap" else Adam
-        return kind(self.parameters, self.learning_rate, self.schedule.alpha / settings.batch_size)
-
-    def _snapshot(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parameters]
-
-    @torch.no_grad()
-    def _restore(self, weights: list[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, weights, strict=True):
-            parameter.copy_(value)
-
-
-def _brief(error: SolverError) -> str:
-    """The reason of a failed solve, without the advice: in training that is to lower the learning rate."""
-    return f"{error.reason} at t={error.time:.6g}"

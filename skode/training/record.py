@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,11 @@ class Objective(Protocol):
     @property
     def solver(self) -> Solver | None:
         """The solver, which counts its solves; None where none is needed."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """All that training changes: modules, generators, solvers; see :class:`skode.training.parts.Parts`."""
         ...
 
     def parameters(self) -> Iterable[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -12,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skode.dynamics import ACTIVATIONS
 from skode.solvers import METHODS
 from skode.solvers.adjoints import ADJOINTS
+from skode.training.checkpoint import Checkpoint
 from skode.training.stopwatch import Stopwatch
 
 #: Samples in a batch where the user gives no number, as ``MLPClassifier``.
@@ -52,6 +54,8 @@ COMMON_CONSTRAINTS: dict[str, list[Any]] = {
     "method": [Choices(METHODS)],
     "step_size": [Interval(Real, 0, None, closed="neither"), None],
     "adjoint": [Choices(ADJOINTS)],
+    "checkpoint": [str, os.PathLike, None],
+    "checkpoint_interval": [Interval(Real, 0, None, closed="left")],
     "device": [str],
     "dtype": [Choices({"float32", "float64"}), None],
 }
@@ -79,4 +83,5 @@ class TrainingSettings:
     time_share: float = 1.0  # of these epochs in the time that is left when they begin
     warm_up: float = 0.0  # share of training after which epochs without improvement count
     on_progress: Callable[[float], None] | None = None  # is told before each update how far training has come, 0 to 1
+    checkpoint: Checkpoint | None = None  # the journal of the fit, by which training may go on
     averaging: float = 0.0  # share of the past in the running mean of the weights that validation looks at; 0: none

@@ -88,9 +88,9 @@ def _basis(state: dict[str, Any], side: str, gradient: Tensor) -> Tensor | None:
     outer = state.setdefault(f"{side}_outer", gradient.new_zeros(size, size))
     outer.mul_(OUTER).addmm_(gradient, gradient.T, alpha=1.0 - OUTER)
     if n == 0:
-        state[side] = torch.linalg.eigh(outer.double())[1].to(gradient)
+        state[side] = torch.linalg.eigh(outer.double())[1].to(gradient).contiguous()
     elif n % EVERY == 0:
-        state[side] = torch.linalg.qr(outer @ state[side])[0]
+        state[side] = torch.linalg.qr(outer @ state[side])[0].contiguous()
     return state[side]
 
 

@@ -74,6 +74,14 @@ class Solver:
         """A solver with a count of its own, and other options where given."""
         return dataclasses.replace(self, solves=[], **options)
 
+    def state(self) -> float | None:
+        """What a solve has left for the next one."""
+        return self.first_step
+
+    def go_on_from(self, state: float | None) -> None:
+        """Solve from now on as the solver did whose state this is."""
+        self.first_step = state
+
     def __call__(
         self,
         func: Callable[[Any, Tensor], Tensor],

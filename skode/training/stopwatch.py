@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Stopwatch:
         Seconds that the fit may take; None: there is no limit.
     verbose : bool, default=False
         Whether to print phases and their times.
+    before : float, default=0.0
+        Seconds that the fit has taken already, in a process that was killed.
 
     Attributes
     ----------
@@ -33,9 +36,9 @@ class Stopwatch:
         are no such phases.
     """
 
-    def __init__(self, max_time: float | None = None, *, verbose: bool = False) -> None:
+    def __init__(self, max_time: float | None = None, *, verbose: bool = False, before: float = 0.0) -> None:
         self.max_time, self.verbose = max_time, verbose
-        self.began = time.perf_counter()
+        self.began = time.perf_counter() - before
         self.after_training: Callable[[], float] | None = None
 
     @property
@@ -88,6 +91,16 @@ class Pace:
         self._seconds: list[float] = []
         if self.is_limited:
             self._estimate_after()
+
+    def state(self) -> dict[str, Any]:
+        """All that a run in another process goes on from."""
+        names = ("began", "_budget", "_closing", "_after", "_estimating", "_seconds")
+        return {name: getattr(self, name) for name in names}
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Go on with a run, whose time is that of the stopwatch."""
+        vars(self).update(state)
+        self._epoch_began = self.stopwatch.elapsed
 
     @property
     def is_limited(self) -> bool:

@@ -129,7 +129,7 @@ def test_flow_matching_has_a_share_of_the_time_as_of_the_epochs(ticks):
 
 
 def test_the_phases_after_training_are_named_and_timed(capsys, monkeypatch):
-    monkeypatch.setattr("skode.timeseries.estimator.may_have_memory", lambda panel: True)  # of one series too
+    monkeypatch.setattr("skode.timeseries.after_training.may_have_memory", lambda panel: True)  # of one series too
     make, y = ESTIMATORS["LatentODERegressor"]
     make(verbose=True, max_iter=2).fit(X, y)
     lines = capsys.readouterr().out.splitlines()

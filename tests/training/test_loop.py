@@ -23,6 +23,7 @@ class Quadratic:
         self.bias = torch.zeros(2, dtype=torch.float64, requires_grad=True)
         self.solver = Solver().counting()
         self.batches = []
+        self.parts = [self.weight, self.bias]
 
     def parameters(self):
         return [self.weight, self.bias]

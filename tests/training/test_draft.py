@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
-from skode.training import rollback
+from skode.training import draft
 from skode.training.loop import _Training
 
 rng = np.random.RandomState(0)
@@ -59,16 +59,16 @@ def test_a_fit_that_fails_after_weights_have_changed_changes_nothing(case, error
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
-def test_all_attributes_are_restored(error):
+def test_all_attributes_are_as_before(error):
     estimator = ODENetRegressor()
     estimator.learned_, estimator.changed_ = [1], [1]
     before = dict(vars(estimator))
 
     def fit():
-        with rollback(estimator, changed_in_place=("changed_", "absent_")):
-            estimator.learned_ = [2]
-            estimator.changed_.append(2)
-            estimator.new_ = 3
+        with draft(estimator, changed_in_place=("changed_", "absent_")) as new:
+            new.learned_ = [2]
+            new.changed_.append(2)
+            new.new_ = 3
             raise error
 
     with pytest.raises(type(error)):
@@ -78,14 +78,20 @@ def test_all_attributes_are_restored(error):
 
 def test_what_goes_well_stays():
     estimator = ODENetRegressor()
-    with rollback(estimator):
-        estimator.learned_ = 1
-    assert estimator.learned_ == 1
+    estimator.former_ = estimator.other_ = 1
+    with draft(estimator) as new:
+        new.learned_ = 1
+        del new.former_
+        estimator.set_params(alpha=3.0)  # by another thread
+        assert not hasattr(estimator, "learned_")
+    assert estimator.learned_ == estimator.other_ == 1
+    assert estimator.alpha == 3.0
+    assert not hasattr(estimator, "former_")
 
 
 def test_a_want_of_memory_names_the_sizes():
     told = r"too small for this fit: lower one of batch_size='auto', hidden_layer_sizes"
-    with pytest.raises(MemoryError, match=told), rollback(ODENetRegressor()):
+    with pytest.raises(MemoryError, match=told), draft(ODENetRegressor()):
         raise torch.OutOfMemoryError("out")
 
 

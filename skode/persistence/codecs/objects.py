@@ -1,0 +1,117 @@
+"""Objects of classes: their attributes by name, set without a call of their constructors."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from functools import cached_property
+from types import FunctionType
+from typing import Any
+
+from torch import Tensor, nn
+
+from skode.persistence.classes import name_of
+from skode.persistence.decoder import Decoder, expected
+from skode.persistence.encoder import Codec, Encoder
+from skode.persistence.errors import DamagedFileError
+
+#: Of the attributes that torch gives every module, those with a content of the module's own.
+PARTS = ("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+#: What the dicts among them hold.
+HELD = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
+
+#: What an attribute of an object may not stand in the way of.
+METHODS = (FunctionType, property, classmethod, staticmethod)
+
+
+def state_of(x: Any, encoder: Encoder) -> dict[str, Any]:
+    """The attributes of an object, as pickles have them, without what is computed from others when it is asked for."""
+    cls = type(x)
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        raise encoder.refuse(f"a {cls.__qualname__}, which has a way of its own to be pickled, can't be saved.")
+    state = x.__getstate__()
+    state = {} if state is None else state
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise encoder.refuse(f"a {cls.__qualname__}, whose state is not a dict of attributes, can't be saved.")
+    computed = {name for base in cls.__mro__ for name, own in vars(base).items() if isinstance(own, cached_property)}
+    return {name: own for name, own in state.items() if name not in computed}
+
+
+def _object(x: Any, encoder: Encoder) -> list[Any]:
+    cls = type(x)
+    try:
+        object.__new__(cls)
+    except TypeError:
+        raise encoder.refuse(f"objects of the class {cls.__module__}.{cls.__qualname__} can't be saved.") from None
+    return [encoder.value(cls), *encoder.named(state_of(x, encoder))]
+
+
+def _module(x: nn.Module, encoder: Encoder) -> list[Any]:
+    plain, state = vars(nn.Module()), state_of(x, encoder)
+    for name in plain.keys() - set(PARTS):
+        if state.pop(name, None):
+            raise encoder.refuse(f"a {type(x).__qualname__} with hooks ({name}) can't be saved: remove them first.")
+    return [encoder.value(type(x)), *encoder.named(state)]
+
+
+def _object_again(decoder: Decoder, cls: Any, names: Any, values: Any) -> Any:
+    cls, state = expected(decoder.value(cls), type), decoder.named(names, values)
+    if issubclass(cls, nn.Module):
+        raise DamagedFileError("a module is said to be something else")
+    new = object.__new__(cls)
+    _check_names(cls, state)
+    if dataclasses.is_dataclass(cls):
+        _check_fields(cls, state)
+    _set_state(new, state)
+    return new
+
+
+def _module_again(decoder: Decoder, cls: Any, names: Any, values: Any) -> nn.Module:
+    cls, state = expected(decoder.value(cls), type), decoder.named(names, values)
+    if not issubclass(cls, nn.Module):
+        raise DamagedFileError("something is said to be a module")
+    new = object.__new__(cls)
+    nn.Module.__init__(new)
+    _check_names(cls, state)
+    for name, kind in HELD.items():
+        for own_name, held in expected(state.get(name), dict).items():
+            if not isinstance(own_name, str) or not (held is None or isinstance(held, kind)):
+                raise DamagedFileError("a module has parts that are none")
+    expected(state.get("training"), bool)
+    expected(state.get("_non_persistent_buffers_set"), set)
+    _set_state(new, state)
+    return new
+
+
+def _set_state(new: Any, state: dict[str, Any]) -> None:
+    if hasattr(new, "__setstate__") and type(new).__setstate__ is not nn.Module.__setstate__:
+        new.__setstate__(state)
+    else:
+        new.__dict__.update(state)
+
+
+def _check_names(cls: type, state: dict[str, Any]) -> None:
+    """Refuse attributes by which methods of skode's and torch's classes would be something else."""
+    if name_of(cls) is None:
+        return
+    for name in state:
+        if name.startswith("__") or isinstance(inspect.getattr_static(cls, name, None), METHODS):
+            raise DamagedFileError(f"an attribute takes the place of {cls.__qualname__}.{name}")
+
+
+def _check_fields(cls: Any, state: dict[str, Any]) -> None:
+    """Refuse a record that lacks fields without a default; others get theirs."""
+    for field in dataclasses.fields(cls):
+        if field.name in state:
+            continue
+        if field.default is not dataclasses.MISSING:
+            state[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            state[field.name] = field.default_factory()
+        else:
+            raise DamagedFileError(f"a {cls.__qualname__} has no {field.name}")
+
+
+MODULE = Codec("module", _module, _module_again)
+OBJECT = Codec("object", _object, _object_again)
