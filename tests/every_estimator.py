@@ -83,6 +83,6 @@ def cases() -> dict[str, Case]:
         "LatentODERegressor": of_series(
             LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, rtol=1e-2, atol=1e-2, **panel, **small)
         ),
-        "ODERegressor": of_series(ODERegressor(decay, {"rate": (0.3, 0, None)}, **panel)),
+        "ODERegressor": of_series(ODERegressor(decay, {"rate": (0.3, 0, None)}, n_restarts=0, **panel)),
         "NeuralODERegressor": of_series(NeuralODERegressor(field="linear", **panel)),
     }
