@@ -287,7 +287,7 @@ class FittedEquations(SeriesRegressor):
         scaled = np.linspace(
             max(u - reach, model.scales.low[column]), min(u + reach, model.scales.high[column]), n_points
         )
-        settings = Search(0, self.max_iter, self.tol, deadline=self._deadline())
+        settings = Search(self.max_iter, self.tol, deadline=self._deadline(), n_restarts=0)
         with np.errstate(all="ignore"):
             optima = along_profile(self._task_, best, column, scaled, settings)
         if optima[0].interrupted or optima[0].out_of_time:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +9,7 @@ import numpy as np
 from skode.equations.control import LAST_WEIGHT
 from skode.equations.inference import Estimate, Information, information
 from skode.equations.layout import Cells, Layout
-from skode.equations.levenberg_marquardt import Descent, Fits, Task, by_cell, least_squares
+from skode.equations.levenberg_marquardt import Descent, Fits, Limits, Task, by_cell, least_squares
 from skode.equations.matching import Smoothed, matched_parameters, smoothed_states
 from skode.equations.reading import Reading
 from skode.equations.shooting import Shots
@@ -30,24 +28,16 @@ LEAST_DURBIN_WATSON, LEAST_PAIRS = 1.0, 10
 
 
 @dataclass(frozen=True)
-class Search:
+class Search(Limits):
     """How long and from how many starts to search.
 
     Attributes
     ----------
-    n_restarts, max_iter, tol
-        As the estimator's parameters; None for "auto".
-    report : callable or None
-        Called after each iteration.
-    deadline : float
-        When no more steps begin, by :func:`time.monotonic`.
+    n_restarts : int or None
+        As the estimator's parameter; None for "auto".
     """
 
-    n_restarts: int | None
-    max_iter: int
-    tol: float
-    report: Callable[[int, int, float], None] | None = None
-    deadline: float = math.inf
+    n_restarts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -286,7 +276,7 @@ def _descended(
         penalty=np.zeros(n_cells),
     )
     series = np.tile(np.arange(n_series), n_starts)
-    Descent(task, fits, series, settings.tol, settings.report, settings.deadline).run(settings.max_iter)
+    Descent(task, fits, series, settings).run()
     return fits
 
 

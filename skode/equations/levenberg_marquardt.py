@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from skode.equations.noise import Gaussian
 from skode.equations.prior import Prior, inverse
 from skode.equations.sensitivities import MAX_STEPS
 from skode.equations.shooting import Model, Shots, cells_without_next, shoot
+from skode.training import Checkpoint
 
 #: Logarithms change by no more than this in a step.
 LONGEST_LOG_STEP = 1.5
@@ -43,8 +45,38 @@ MORE_STEPS, LEAST_STEPS = 4, 60
 #: Birgin, J. M. Martinez, M. L. Schuverdt, "On augmented Lagrangian methods with general lower-level constraints", SIAM
 #: J. Optim. 18, 2007).
 MOST_MULTIPLIER = 1e3
+#: Attributes of a descent that it goes on from, beside the fits; all others follow from these.
+PROGRESS = (
+    *("n_done", "active", "reached", "totals", "squares", "determined", "control", "multipliers", "loss"),
+    *("start", "u", "nodes", "free", "shots"),
+)
 #: Steps of the EM algorithm for the scale of the noise, where it takes any, after each step of the unknowns.
 SCALE_UPDATES = 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a descent ends, and the journal by which it may go on.
+
+    Attributes
+    ----------
+    max_iter : int
+        Largest number of steps.
+    tol : float
+        Gain in the log-likelihood below which a fit has converged.
+    report : callable or None
+        Called after each iteration with its number, the number of fits left and their least loss.
+    deadline : float
+        When no more steps begin, by :func:`time.monotonic`.
+    checkpoint : Checkpoint
+        The journal of the fit.
+    """
+
+    max_iter: int
+    tol: float
+    report: Callable[[int, int, float], None] | None = None
+    deadline: float = math.inf
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 
 @dataclass(frozen=True)
@@ -140,6 +172,14 @@ class Fits:
     max_steps: int = MAX_STEPS
     shots: Shots | None = None
 
+    def state(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return dict(vars(self))
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Be as the fits whose state this is."""
+        vars(self).update(state)
+
 
 def least_squares(
     task: Task, cells: Cells, shots: Shots, scale: np.ndarray
@@ -181,12 +221,8 @@ class Descent:
         Where it starts, and where results are kept; a start that can't be solved stays where it is.
     series : ndarray of int, of shape (n_cells,)
         The series of each cell.
-    tol : float
-        Gain in the log-likelihood below which a fit has converged.
-    report : callable or None
-        Called after each iteration with its number, the number of fits left and their least loss.
-    deadline : float
-        When no more steps begin, by :func:`time.monotonic`.
+    limits : Limits
+        When it ends, and where it goes on.
     """
 
     def __init__(
@@ -194,12 +230,10 @@ class Descent:
         task: Task,
         fits: Fits,
         series: np.ndarray,
-        tol: float,
-        report: Callable[[int, int, float], None] | None = None,
-        deadline: float = math.inf,
+        limits: Limits,
     ) -> None:
-        self.task, self.fits, self.tol, self.report, self.deadline = task, fits, tol, report, deadline
-        self.series = series
+        self.task, self.fits, self.series, self.limits = task, fits, series, limits
+        self.n_done = 0
         self.n_shared = task.model.n_shared
         scales = task.model.scales
         self.low, self.high = scales.low, scales.high
@@ -213,22 +247,40 @@ class Descent:
         #: How many unknowns the data determine, which the variance of the noise is free of; 0 without a prior.
         self.determined = np.zeros(len(fits.scale))
 
-    def run(self, max_iter: int) -> None:
+    def run(self) -> None:
         """Iterate until all fits have converged or the number of iterations is reached; time or Ctrl-C end it."""
+        self.limits.checkpoint.step(self._run, changes=self.fits, under_way=self)
+
+    def _run(self) -> None:
         try:
-            self._begin()
-            for i in range(max_iter):
-                if not len(self.active):
-                    break
-                if time.monotonic() >= self.deadline:
-                    self.fits.out_of_time = True
-                    break
-                self._iterate()
-                if self.report is not None:
-                    self.report(i + 1, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+            if not self.n_done:
+                self._begin()
+            with self.limits.checkpoint.careful():
+                while self.n_done < self.limits.max_iter and len(self.active):
+                    if time.monotonic() >= self.limits.deadline:
+                        self.fits.out_of_time = True
+                        break
+                    self._iterate()
+                    self.n_done += 1
+                    if self.limits.report is not None:
+                        self.limits.report(self.n_done, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+                    self.limits.checkpoint.look()
             self._note_shots(np.ones(len(self.active), dtype=bool))
         except KeyboardInterrupt:
+            self.limits.checkpoint.close()
             self.fits.interrupted, self.fits.shots = True, None
+
+    def state(self) -> dict[str, Any]:
+        """All that a descent goes on from after a step."""
+        return {"fits": self.fits.state()} | {name: getattr(self, name) for name in PROGRESS}
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Go on with the descent whose state this is."""
+        for name in PROGRESS:
+            setattr(self, name, state[name])
+        self.fits.go_on_from(state["fits"])
+        self.all_cells = Cells.of(self.task.layout, self.series)
+        self._note_cells()
 
     def _begin(self) -> None:
         fits, task = self.fits, self.task
@@ -342,16 +394,16 @@ class Descent:
         # Where solves are less exact than that, a step is lost among their errors.
         errors = self._errors_of_merit(slopes)
         lost = (ratio <= 1e-4) & (np.abs(gain) <= errors) & (predicted <= errors)
-        settled = ((predicted <= self.tol) | lost) & undamped
+        settled = ((predicted <= self.limits.tol) | lost) & undamped
         # Within rounding of the merit a step that promises nothing is as good as none.
-        accepted = (ratio > 1e-4) | (settled & (gain >= -self.tol))
+        accepted = (ratio > 1e-4) | (settled & (gain >= -self.limits.tol))
         settled |= control.stalled(predicted, accepted)
         chosen = accepted[groups.of_cell]
         self.u = np.where(chosen[:, None], new_u, self.u)
         self.nodes = np.where(chosen[:, None, None], new_nodes, self.nodes)
         self.shots = self.shots.replaced(cells, shots, chosen)
         left = (np.abs(self.multipliers) + weights * np.abs(self.shots.defects)) * np.abs(self.shots.defects)
-        settled &= groups.sum(left.sum(axis=(1, 2))) <= np.where(lost, 10.0 * errors, self.tol)
+        settled &= groups.sum(left.sum(axis=(1, 2))) <= np.where(lost, 10.0 * errors, self.limits.tol)
         good = (accepted & (ratio > 0.5))[groups.of_cell, None, None]
         largest = (np.inf if task.prior is None else MOST_MULTIPLIER) * np.sqrt(unit)[:, None]
         multipliers = np.clip(weights * (self.shots.defects + shift), -largest, largest)
@@ -471,6 +523,10 @@ class Descent:
         self.active = self.active[kept]
         self.start, self.u, self.nodes, self.free = self.start[kept], self.u[kept], self.nodes[kept], self.free[kept]
         self.multipliers = self.multipliers[kept]
+        self._note_cells()
+
+    def _note_cells(self) -> None:
+        """Find the cells of the fits that go on, and their groups."""
         if len(self.active):
             self.cells = Cells.of(self.task.layout, self.series[self.active])
             self.groups = Groups(self.start, self.n_shared)

@@ -48,7 +48,7 @@ class SeriesRegressor(RegressorMixin, BaseEstimator):
 
     def _deadline(self) -> float:
         """When a search that begins now has to end."""
-        return math.inf if self.max_time is None else time.monotonic() + self.max_time
+        return math.inf if self.max_time is None else time.monotonic() + self.max_time - self._checkpoint.seconds_before
 
     def _read(self, X: Any) -> LongRows:
         """Rows of X, as in ``fit``."""

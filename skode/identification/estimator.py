@@ -328,7 +328,7 @@ class NeuralODERegressor(FittedField):
 
     def _search(self) -> FieldSearch:
         report = _print if self.verbose else None
-        return FieldSearch(self.n_starts, self.max_iter, self.tol, report, self._deadline())
+        return FieldSearch(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, self.n_starts)
 
     def _observed(self, clock: Clock, rows: LongRows, values: np.ndarray, given: Any) -> KnownSeries:
         """The rows of all series of which anything was observed."""

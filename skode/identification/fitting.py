@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,12 +12,13 @@ from skode.equations.dynamics import Driver
 from skode.equations.fitting import Optimum, ended
 from skode.equations.inference import Information
 from skode.equations.layout import Cells
-from skode.equations.levenberg_marquardt import Descent, Fits, Task
+from skode.equations.levenberg_marquardt import Descent, Fits, Limits, Task
 from skode.identification.matching import Matched, match
 from skode.identification.problem import Problem
 from skode.identification.states import SmoothedStates
 from skode.identification.system import FieldSystem
 from skode.solvers import SolverError
+from skode.training.parts import Parts
 
 #: First and last weight of the defects, in units of an observation's. Multipliers close what is left: heavier ones
 #: would bind the steps closely to a manifold that is curved by hundreds of weights.
@@ -37,26 +36,16 @@ SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
 
 
 @dataclass(frozen=True)
-class FieldSearch:
+class FieldSearch(Limits):
     """How long and from how many starts to search.
 
     Attributes
     ----------
-    n_starts
+    n_starts : int
         Number of starts of matching.
-    max_iter, tol
-        As the estimator's parameters.
-    report : callable or None
-        Called after each iteration.
-    deadline : float
-        When no more starts and steps begin, by :func:`time.monotonic`.
     """
 
-    n_starts: int
-    max_iter: int
-    tol: float
-    report: Callable[[int, int, float], None] | None = None
-    deadline: float = math.inf
+    n_starts: int = 1
 
     @property
     def is_over(self) -> bool:
@@ -156,8 +145,7 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         last_weight=LAST_WEIGHT,
         lighter=False,
     )
-    descent = Descent(task, fits, np.arange(n_series), settings.tol, settings.report, settings.deadline)
-    descent.run(settings.max_iter)
+    Descent(task, fits, np.arange(n_series), settings).run()
     optimum = ended(task, fits)[0]
     if not np.isfinite(optimum.loss):
         raise SolverError(
@@ -174,7 +162,10 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     task, prior = problem.task, problem.task.prior
     assert prior is not None
     groups = prior.groups
-    first = matched(task, problem.smooth, settings, rng)
+    first = settings.checkpoint.step(
+        lambda: matched(task, problem.smooth, settings, rng),
+        changes=Parts([rng]),
+    )
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
     u = _solvable(task, first.u, problem.smooth.nodes)
     start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))

@@ -53,6 +53,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     "equations": {
         "skode.equations.estimator": ("ODERegressor",),
         "skode.equations.columns": ("Columns",),
+        "skode.equations.control": ("Control",),
         "skode.equations.dynamics": ("System",),
         "skode.equations.events": ("Course", "Events"),
         "skode.equations.fitting": ("Optimum",),
@@ -72,6 +73,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
         "skode.identification.estimator": ("NeuralODERegressor",),
         "skode.identification.fields": ("PolynomialField", "NetworkField", "ModuleField"),
         "skode.identification.fitted": ("Uncertainty",),
+        "skode.identification.matching": ("Matched",),
         "skode.identification.observations": ("KnownSeries",),
         "skode.identification.predictive": ("Paths",),
         "skode.identification.problem": ("Problem",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ class Checkpoint:
         self._under_way: Any = None
         self._step: Resumable | None = None
         self._began = self._written = time.monotonic()
-        self._is_closed = False
+        self._is_closed = self._has_ended = False
 
     @classmethod
     def of(cls, estimator: Any, data: Mapping[str, Any]) -> Checkpoint:
@@ -109,6 +110,7 @@ class Checkpoint:
         if not different:
             self._done, self._under_way = content["done"], content["under_way"]
             self._random_state, self.seconds_before = content["random_state"], content["seconds"]
+            self._has_ended = content["ended"]
 
     @property
     def advice(self) -> str:
@@ -149,7 +151,7 @@ class Checkpoint:
             self._n_run += 1
             if changes is not None:
                 changes.go_on_from(state)
-            return result
+            return copy.deepcopy(result)
         if self._under_way is not None and under_way is not None:
             under_way.go_on_from(self._under_way)
         self._under_way, self._step = None, under_way
@@ -158,7 +160,8 @@ class Checkpoint:
         finally:
             self._step = None
         if not self._is_closed:
-            self._done.append((result, None if changes is None else changes.state()))
+            # The fit goes on with its result, and may change it.
+            self._done.append((copy.deepcopy(result), None if changes is None else changes.state()))
             self._n_run += 1
             if self.interruption.is_pending:
                 self._write(None)
@@ -200,7 +203,7 @@ class Checkpoint:
 
     def end(self) -> None:
         """Write that the fit has ended, unless it was interrupted."""
-        if self.path is not None and not self._is_closed:
+        if self.path is not None and not self._is_closed and not self._has_ended:
             self._write(None, ended=True)
 
     def _write(self, under_way: Any, *, ended: bool = False) -> None:

@@ -88,9 +88,9 @@ def _basis(state: dict[str, Any], side: str, gradient: Tensor) -> Tensor | None:
     outer = state.setdefault(f"{side}_outer", gradient.new_zeros(size, size))
     outer.mul_(OUTER).addmm_(gradient, gradient.T, alpha=1.0 - OUTER)
     if n == 0:
-        state[side] = torch.linalg.eigh(outer.double())[1].to(gradient).contiguous()
+        state[side] = torch.linalg.eigh(outer.double())[1].to(gradient)
     elif n % EVERY == 0:
-        state[side] = torch.linalg.qr(outer @ state[side])[0].contiguous()
+        state[side] = torch.linalg.qr(outer @ state[side])[0]
     return state[side]
 
 

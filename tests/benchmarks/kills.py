@@ -40,7 +40,7 @@ from skode.datasets import make_spirals
 
 def growth(t: Any, y: Any, p: dict[str, Any]) -> Any:
     """Logistic growth."""
-    return p["rate"] * y * (1 - y / p["capacity"])
+    return (p["rate"] * y[..., 0] * (1 - y[..., 0] / p["capacity"]))[..., None]
 
 
 def data() -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
