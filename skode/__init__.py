@@ -3,6 +3,7 @@
 from skode.density import CNFDensityEstimator
 from skode.equations import ODERegressor
 from skode.identification import NeuralODERegressor
+from skode.persistence import load
 from skode.supervised import ODENetClassifier, ODENetRegressor
 from skode.timeseries import KnownDynamics, LatentODERegressor
 from skode.version import __version__ as __version__
@@ -15,4 +16,5 @@ __all__ = [
     "ODENetClassifier",
     "ODENetRegressor",
     "ODERegressor",
+    "load",
 ]

@@ -12,6 +12,7 @@ PACKAGES = {
     "estimators": "skode",
     "model_selection": "skode.model_selection",
     "identification": "skode.identification",
+    "persistence": "skode.persistence",
     "inspection": "skode.inspection",
     "datasets": "skode.datasets",
     "solvers": "skode.solvers",

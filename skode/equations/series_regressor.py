@@ -13,10 +13,11 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from skode.equations.columns import Columns
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, column_label, read_targets
+from skode.persistence.estimators import SavableEstimator
 from skode.training import Checkpoint, array_api, check_weights, observed_r2
 
 
-class SeriesRegressor(RegressorMixin, BaseEstimator):
+class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
     """Base of ``ODERegressor`` and ``NeuralODERegressor``: what their answers have in common.
 
     A subclass has the series of ``fit`` in ``_ids``, reads rows by ``_read``, and answers for them by ``_mean`` and

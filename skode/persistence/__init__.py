@@ -1,6 +1,7 @@
-"""Files that hold estimators, without pickle."""
+"""Estimators in files, without pickle."""
 
-from skode.persistence.archive import read_archive, write_archive
+from skode.persistence.archive import read_archive as read_archive
+from skode.persistence.archive import write_archive as write_archive
 from skode.persistence.errors import (
     DamagedFileError,
     ForeignFileError,
@@ -9,14 +10,15 @@ from skode.persistence.errors import (
     UnsavableError,
     UntrustedError,
 )
+from skode.persistence.estimators import InconsistentSkodeVersionWarning, load
 
 __all__ = [
     "DamagedFileError",
     "ForeignFileError",
     "IncompatibleFileError",
+    "InconsistentSkodeVersionWarning",
     "UnreadableFileError",
     "UnsavableError",
     "UntrustedError",
-    "read_archive",
-    "write_archive",
+    "load",
 ]

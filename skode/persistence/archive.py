@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
+from skode.persistence.atomic import replaced
 from skode.persistence.codecs import BY_TAG, codec_of
 from skode.persistence.codecs.references import imported, trusted_ones
 from skode.persistence.decoder import Decoder, expected, in_terms_of_the_file
 from skode.persistence.encoder import Encoder
 from skode.persistence.errors import DamagedFileError, ForeignFileError, IncompatibleFileError
-from skode.persistence.tensor_file import TensorFile, opened, write
+from skode.persistence.tensor_file import TensorFile, opened, packed
 from skode.version import __version__
 
 #: The number of the format. Files of any smaller one are read; one that is larger is refused.
@@ -40,10 +43,17 @@ def write_archive(path: str | os.PathLike[str], content: Any, *, kind: str) -> N
     OSError
         If the file can't be written. What was there before is as it was.
     """
+    archive, _ = archive_of(content, kind=kind)
+    with replaced(path) as file:
+        file.write(archive)
+
+
+def archive_of(content: Any, *, kind: str) -> tuple[bytearray, list[Any]]:
+    """The bytes that :func:`write_archive` writes, and the user's classes and functions that are named there."""
     encoder = Encoder(codec_of)
     root = encoder.value(content)
     document = {"format": FORMAT, "kind": kind, "versions": versions(), "root": root, "objects": encoder.entries}
-    write(path, document, encoder.tensors)
+    return packed(document, encoder.tensors), encoder.users
 
 
 def read_archive(path: str | os.PathLike[str], *, kind: str, trusted: Iterable[Any] = ()) -> Any:
@@ -76,20 +86,15 @@ def read_archive(path: str | os.PathLike[str], *, kind: str, trusted: Iterable[A
         If the file can't be read.
     """
     name = os.fspath(path)
-    try:
-        with opened(path) as file:
-            writer, users = in_terms_of_the_file(lambda: _heading(name, file, kind, trusted))
-            found = {key: imported(thing) for key, thing in users.items()}
-            try:
-                return in_terms_of_the_file(lambda: _content(file, found))
-            except DamagedFileError as error:
-                if writer == __version__:
-                    raise
-                raise IncompatibleFileError(
-                    f"{name} was written with skode {writer}, whose objects skode {__version__} can't read ({error})."
-                ) from error
-    except DamagedFileError as error:
-        raise DamagedFileError(f"{name} is damaged: {error}.") from error
+    with _in_terms_of(name), opened(path) as file:
+        return _read(file, kind, trusted)
+
+
+def content_of(archive: bytes, *, kind: str, trusted: Iterable[Any] = ()) -> Any:
+    """The object whose bytes :func:`archive_of` returned; see :func:`read_archive`."""
+    name = "The archive"
+    with _in_terms_of(name):
+        return _read(TensorFile(name, io.BytesIO(archive), len(archive)), kind, trusted)
 
 
 def versions() -> dict[str, str]:
@@ -98,7 +103,31 @@ def versions() -> dict[str, str]:
     return {"skode": __version__, **libraries, "python": platform.python_version()}
 
 
-def _heading(name: str, file: TensorFile, kind: str, trusted: Iterable[Any]) -> tuple[str, dict[str, Any]]:
+@contextlib.contextmanager
+def _in_terms_of(name: str) -> Iterator[None]:
+    """Say which file is damaged."""
+    try:
+        yield
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{name} is damaged: {error}.") from error
+
+
+def _read(file: TensorFile, kind: str, trusted: Iterable[Any]) -> Any:
+    if isinstance(trusted, str) or not all(isinstance(thing, str) or callable(thing) for thing in trusted):
+        raise TypeError(f"trusted must be a list of names, classes or functions, got {trusted!r}.")
+    writer, users = in_terms_of_the_file(lambda: _heading(file, kind, trusted))
+    found = {key: imported(thing) for key, thing in users.items()}
+    try:
+        return in_terms_of_the_file(lambda: _content(file, found))
+    except DamagedFileError as error:
+        if writer == __version__:
+            raise
+        raise IncompatibleFileError(
+            f"{file.name} was written with skode {writer}, whose objects skode {__version__} can't read ({error})."
+        ) from error
+
+
+def _heading(file: TensorFile, kind: str, trusted: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     """The version of skode that wrote a file, and what the file needs of that which is trusted."""
     document = file.document
     number, writer = document["format"], expected(document["versions"]["skode"], str)
@@ -106,12 +135,12 @@ def _heading(name: str, file: TensorFile, kind: str, trusted: Iterable[Any]) -> 
         raise DamagedFileError("its format has no number")
     if number > FORMAT:
         raise IncompatibleFileError(
-            f"{name} has the format {number} of skode {writer}; skode {__version__} reads up to {FORMAT}. Load it with "
-            "a version that is not older than the one it was written with."
+            f"{file.name} has the format {number} of skode {writer}; skode {__version__} reads up to {FORMAT}. "
+            "Load it with a version that is not older than the one it was written with."
         )
     if document["kind"] != kind:
-        raise ForeignFileError(f"{name} holds another kind of object ({document['kind']!r}), not {kind!r}.")
-    return writer, trusted_ones(name, document["objects"], trusted)
+        raise ForeignFileError(f"{file.name} holds another kind of object ({document['kind']!r}), not {kind!r}.")
+    return writer, trusted_ones(file.name, document["objects"], trusted)
 
 
 def _content(file: TensorFile, users: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Modules of skode and scikit-learn with the classes that estimators hold; ``"supervised.Columns"`` stands in files.
+#: Modules with the classes that estimators hold, beside the layers of ``torch.nn``. Files say ``"supervised.Columns"``.
 MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     "supervised": {
         "skode.supervised.classifier": ("ODENetClassifier",),
@@ -92,6 +92,9 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "sklearn": {
         "sklearn.preprocessing": ("StandardScaler", "OrdinalEncoder"),
+    },
+    "torch": {
+        "torch.nn.modules.linear": ("NonDynamicallyQuantizableLinear",),  # of its attention
     },
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from skode.persistence.encoder import DEEPEST, Codec
+from skode.persistence.encoder import DEEPEST, MOST_OBJECTS, Codec
 from skode.persistence.errors import DamagedFileError, UnreadableFileError
 from skode.persistence.tensor_file import TensorFile
 
@@ -44,7 +44,9 @@ class Decoder:
         self._file, self._codecs = file, codecs
         self._objects: list[Any] = []
         self._sizes: list[tuple[int, int]] = []  # levels inside each object, and objects that it unfolds to
-        for entry in expected(entries, list):
+        if len(expected(entries, list)) > MOST_OBJECTS:
+            raise DamagedFileError("it has too many objects")
+        for entry in entries:
             self._levels, self._unfolded = 0, 1
             self._objects.append(self._made(expected(entry, list)))
             self._sizes.append((self._levels, self._unfolded))
@@ -73,6 +75,8 @@ class Decoder:
         names = expected(xs, dict)
         if names.keys() == {"str", "ends"}:
             return self._texts(names["str"], names["ends"])
+        if names.keys() == {"numbers"}:
+            return list(self.data(names["numbers"]).numpy())
         ((kind, name),) = names.items()
         return self.array(name, KINDS[kind]).tolist()
 
@@ -119,7 +123,7 @@ def in_terms_of_the_file(decode: Callable[[], Any]) -> Any:
     """What a function returns, whose errors, of whatever kind, come from the file."""
     try:
         return decode()
-    except UnreadableFileError:
+    except (UnreadableFileError, MemoryError, Warning):
         raise
     except Exception as error:
         raise DamagedFileError(f"its objects can't be made ({type(error).__name__}: {str(error)[:200]})") from error

@@ -22,11 +22,18 @@ from skode.persistence.errors import UnsavableError
 #: Most levels of objects inside one another.
 DEEPEST = 64
 
+#: Most objects beside plain values, which bounds how long a file takes to be read.
+MOST_OBJECTS = 20_000
+
 #: A sequence of this many items or more, all numbers or all strings, is written as a tensor.
 LONG = 32
 
 #: Integers outside of these bounds are no plain values.
 SMALLEST_INT, LARGEST_INT = -(2**63), 2**63 - 1
+
+
+#: NumPy's numbers of which long sequences are written as tensors.
+PACKED = [np.dtype(code) for code in "?bBhHiIqQefd"]
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,14 @@ class Encoder:
         The table.
     tensors : dict of str to Tensor
         The tensors that it refers to.
+    users : list
+        The user's classes and functions that it names.
     """
 
     def __init__(self, codec_of: Callable[[Any], Codec | None]) -> None:
         self.entries: list[list[Any]] = []
         self.tensors: dict[str, Tensor] = {}
+        self.users: list[Any] = []
         self._codec_of = codec_of
         self._places: dict[int, int] = {}
         self._kept_alive: list[Any] = []  # so that no other object gets the place in memory of one that is written
@@ -134,6 +144,8 @@ class Encoder:
             raise self.refuse(f"a {type(x).__name__} that contains itself can't be saved.")
         if len(self._within) >= DEEPEST:
             raise self.refuse(f"objects more than {DEEPEST} levels inside one another can't be saved.")
+        if len(self.entries) >= MOST_OBJECTS:
+            raise self.refuse(f"more than {MOST_OBJECTS} objects can't be saved; hold them in arrays.")
         self._within.append(id(x))
         entry = [codec.tag, *codec.encode(x, self)]
         self._within.pop()
@@ -154,4 +166,6 @@ class Encoder:
             ends = np.array(list(itertools.accumulate(map(len, texts))), dtype=np.int64)
             letters = np.frombuffer(b"".join(texts), dtype=np.uint8).copy()
             return {"str": self.data(torch.from_numpy(letters)), "ends": self.data(torch.from_numpy(ends))}
+        if len(kinds) == 1 and issubclass(kind := kinds.pop(), np.generic) and np.dtype(kind) in PACKED:
+            return {"numbers": self.data(torch.from_numpy(np.array(xs)))}
         return None

@@ -20,7 +20,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from skode.persistence.atomic import replaced
 from skode.persistence.errors import DamagedFileError, ForeignFileError, UnsavableError
 from skode.persistence.strict_json import dumped, parsed
 
@@ -54,13 +53,11 @@ DTYPES = {
 CHUNK = 2**20
 
 
-def write(path: str | os.PathLike[str], document: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a document and tensors; a file that is there is replaced once the new one is complete.
+def packed(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytearray:
+    """The bytes of a file.
 
     Parameters
     ----------
-    path : str or PathLike
-        The file.
     document : dict
         What JSON can hold.
     tensors : mapping of str to Tensor
@@ -70,8 +67,6 @@ def write(path: str | os.PathLike[str], document: dict[str, Any], tensors: Mappi
     ------
     UnsavableError
         If the header would be longer than can be read.
-    OSError
-        If the file can't be written.
     """
     content = bytearray(save(dict(tensors), {"skode": dumped({"sha256": "0" * N_DIGITS, **document})}))
     length = int.from_bytes(content[:8], "little")
@@ -82,12 +77,20 @@ def write(path: str | os.PathLike[str], document: dict[str, Any], tensors: Mappi
         )
     assert content[8:DIGEST_AT] == BEGINNING
     content[DIGEST_AT : DIGEST_AT + N_DIGITS] = _digest(io.BytesIO(content))
-    with replaced(path) as file:
-        file.write(content)
+    return content
 
 
 class TensorFile:
     """A file that was opened and is what was written, by its checksum.
+
+    Parameters
+    ----------
+    name : str
+        What it is called in messages.
+    file : file
+        Its bytes.
+    size : int
+        Their number.
 
     Attributes
     ----------
@@ -95,9 +98,8 @@ class TensorFile:
         The document.
     """
 
-    def __init__(self, path: str, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
-        size = os.fstat(file.fileno()).st_size
+    def __init__(self, name: str, file: IO[bytes], size: int) -> None:
+        self.name, self._file = name, file
         self._check_digest(size)
         file.seek(0)
         self._start = 8 + int.from_bytes(file.read(8), "little")
@@ -113,7 +115,7 @@ class TensorFile:
         start = self._file.read(DIGEST_AT)
         if len(start) < DIGEST_AT or start[8:] != BEGINNING:
             raise ForeignFileError(
-                f"{self._path} is not a file that skode wrote, or its beginning is damaged. Pickles are read by pickle "
+                f"{self.name} is not a file that skode wrote, or its beginning is damaged. Pickles are read by pickle "
                 "or joblib, and only where you trust those who made them."
             )
         length = int.from_bytes(start[:8], "little")
@@ -155,10 +157,10 @@ def opened(path: str | os.PathLike[str]) -> Iterator[TensorFile]:
         If the file can't be read.
     """
     name = os.fspath(path)
+    if not stat.S_ISREG(os.stat(name).st_mode):  # a pipe would be waited for
+        raise ForeignFileError(f"{name} is not a file.")
     with open(name, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ForeignFileError(f"{name} is not a file.")
-        yield TensorFile(name, file)
+        yield TensorFile(name, file, os.fstat(file.fileno()).st_size)
 
 
 def _digest(file: IO[bytes]) -> bytes:

@@ -15,6 +15,7 @@ from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
 from skode.dynamics.sizes import check_sizes
+from skode.persistence.estimators import SavableEstimator
 from skode.training.checkpoint import Checkpoint
 from skode.training.documentation import documentation_site
 from skode.training.loop import train, train_epoch
@@ -28,7 +29,7 @@ from skode.training.tensors import resolve_device, resolve_dtype
 FLOAT32_TOLERANCE = 1e-5
 
 
-class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
+class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
     """Base of all estimators: a torch module in ``module_``, trained by the one loop through the one solver.
 
     Subclasses have the parameters named in :data:`skode.training.settings.COMMON_CONSTRAINTS`.
@@ -86,12 +87,12 @@ class NeuralODEEstimator(CallbackSupportMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         """State to pickle, with the module on the CPU, so that it can be loaded where its device is missing."""
-        state = dict(super().__getstate__())
-        module = state.get("module_")
+        state = super().__getstate__()
+        module, record = state.get("module_"), state.get("_record")
         if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
             state["module_"] = copy.deepcopy(module).cpu()
-        if self._record is not None and self._record.optimizer_state is not None:
-            state["_record"] = replace(self._record, optimizer_state=_on_cpu(self._record.optimizer_state))
+        if record is not None and record.optimizer_state is not None:
+            state["_record"] = replace(record, optimizer_state=_on_cpu(record.optimizer_state))
         return state
 
     def __copy__(self) -> Self:

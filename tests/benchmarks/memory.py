@@ -57,9 +57,9 @@ def measure(solver: str, tolerance: float) -> dict[str, float]:
     small, _, _ = _case(solver, (2, 2, 4), 1e-2)
     small().sum().backward()  # libraries and thread pools are ready
     states, _, count = _case(solver, SHAPE, tolerance)
-    before = _peak_resident(reset=True)
+    before = peak_resident(reset=True)
     states().square().sum().backward()
-    resident = _peak_resident() - before
+    resident = peak_resident() - before
 
     free_idle_memory()  # what the solve before has left would not be counted
     states, y0, count = _case(solver, SHAPE, tolerance)
@@ -135,7 +135,7 @@ def _case(
     return states, y0, lambda: n_calls[0]
 
 
-def _peak_resident(*, reset: bool = False) -> int:
+def peak_resident(*, reset: bool = False) -> int:
     """The peak resident set in bytes; Linux can start it anew from the present one."""
     status = Path("/proc/self/status")
     if not status.exists():

@@ -19,7 +19,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from torch import nn
 
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor, load
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -366,13 +366,18 @@ def test_random_states_of_the_device_are_left_alone(gpu, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "by"), [*((name, "pickle") for name in CASES), ("classifier", "joblib"), ("density", "deepcopy")]
+    ("name", "by"),
+    [*((name, by) for name in CASES for by in ("pickle", "file")), ("classifier", "joblib"), ("density", "deepcopy")],
 )
 def test_copies_answer_the_same_on_the_device(fitted, tmp_path, name, by):
     estimator, (_, X, y) = fitted(name), CASES[name]
     if by == "joblib":
         joblib.dump(estimator, tmp_path / "estimator.joblib")
         other = joblib.load(tmp_path / "estimator.joblib")
+    elif by == "file":
+        estimator.save(tmp_path / "estimator.skode")
+        other = load(tmp_path / "estimator.skode")
+        assert {p.device.type for p in other.module_.parameters()} == {"cpu"}
     else:
         other = loaded(estimator) if by == "pickle" else copy.deepcopy(estimator)
     assert other.device == estimator.device

@@ -19,7 +19,8 @@ def differences(a, b, where="", seen=None):
     if isinstance(a, np.ndarray):
         if a.dtype == object:
             return differences([a.shape, *a.ravel()], [b.shape, *b.ravel()], where, seen)
-        same = a.dtype == b.dtype and a.shape == b.shape and a.flags.f_contiguous == b.flags.f_contiguous
+        same = a.dtype == b.dtype and a.shape == b.shape
+        same = same and (a.ndim < 2 or a.flags.f_contiguous == b.flags.f_contiguous)
         return [] if same and a.tobytes() == b.tobytes() else [f"{where}: arrays"]
     if isinstance(a, np.generic | float | complex):
         return [] if np.asarray(a).tobytes() == np.asarray(b).tobytes() else [f"{where}: {a!r} and {b!r}"]
@@ -55,6 +56,8 @@ def _parts(x):
         return {"state": x.get_state()}
     if isinstance(x, np.random.RandomState):
         return {"state": x.get_state()}
+    if hasattr(x, "_state_in_files"):
+        return x._state_in_files()
     state = None if isinstance(x, type | pd.offsets.BaseOffset) else x.__getstate__()
     if state is None and type(x).__eq__ is object.__eq__ and not callable(x):
         return {}

@@ -83,7 +83,8 @@ VALUES = {
     "objects": [np.array(["a", None, 1, 2.5, (1, 2)], dtype=object), np.array([[1, "b"]], dtype=object)],
     "numbers": [np.float64(0.1), np.float32(0.1), np.int8(-3), np.uint64(2**64 - 1), np.bool_(True), np.str_("a")],
     "moments": [np.datetime64("2020-01-01T00:00", "s"), np.timedelta64(5, "D"), np.float64("nan"), np.complex64(1j)],
-    "types": [np.dtype("f4"), np.dtype("M8[ns]"), np.dtype(object), np.float64, torch.float16, torch.Size([2, 3])],
+    "types": [np.dtype("f4"), np.dtype("M8[ns]"), np.dtype(object), np.float64, torch.float16, torch.device("cpu")],
+    "sizes": [torch.Size([2, 3])],
     "random states": [seeded(), torch.Generator().manual_seed(5)],
     "tensors": [
         torch.arange(6.0).reshape(2, 3).T,
@@ -99,6 +100,12 @@ VALUES = {
     ],
     "complex tensors": [torch.view_as_complex(torch.randn(3, 2)), torch.ones(2, dtype=torch.complex128).conj() * 1j],
     "dates": [datetime.date(2020, 1, 2), datetime.datetime(2020, 10, 25, 2, 30, fold=1, tzinfo=BERLIN), BERLIN],
+    "differences": [
+        pd.Series(pd.to_timedelta([1, None], "h")),
+        pd.Interval(1, 2.5),
+        pd.to_timedelta([1], "h").array,
+        [np.float64(0.1)] * 40,
+    ],
     "offsets": [datetime.timedelta(-1, 3, 5), datetime.timezone(datetime.timedelta(hours=5.5)), datetime.UTC],
     "pandas dates": [pd.Timestamp("2020-10-25 02:30+01:00").tz_convert(BERLIN), pd.Timedelta("3h"), pd.NaT, pd.NA],
     "periods": [

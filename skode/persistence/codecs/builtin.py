@@ -3,37 +3,66 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
 from skode.persistence.decoder import Decoder, expected
-from skode.persistence.encoder import Codec, Encoder
+from skode.persistence.encoder import LARGEST_INT, SMALLEST_INT, Codec, Encoder
+from skode.persistence.errors import DamagedFileError
+
+#: Floats that JSON has no words for.
+SPECIAL = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+
+#: Most keys of a dict, or items of a set, that are not strings or short integers: of other kinds so many can be found
+#: with the same hash that to tell them apart takes forever.
+MOST_KEYS = 4096
 
 
-def _container(tag: str, kind: type) -> Codec:
+def _are_too_many(keys: Iterable[Any]) -> bool:
+    keys = list(keys)
+    return len(keys) > MOST_KEYS and not all(
+        type(key) is str or (type(key) is int and SMALLEST_INT <= key <= LARGEST_INT) for key in keys
+    )
+
+
+def _keys(keys: Iterable[Any], encoder: Encoder) -> Any:
+    if _are_too_many(keys):
+        raise encoder.refuse(f"more than {MOST_KEYS} keys that are neither strings nor integers can't be saved.")
+    return encoder.items(keys)
+
+
+def _keys_again(decoder: Decoder, keys: Any) -> list[Any]:
+    found = decoder.items(keys)
+    if _are_too_many(found):
+        raise DamagedFileError("it has too many keys")
+    return found
+
+
+def _sequence(tag: str, kind: type) -> Codec:
     return Codec(tag, lambda xs, encoder: [encoder.items(xs)], lambda decoder, items: kind(decoder.items(items)))
 
 
 def _collection(tag: str, kind: type) -> Codec:
     """The codec of a set, whose order is to be the same in each process."""
-    return Codec(
-        tag,
-        lambda xs, encoder: [encoder.items(sorted(xs, key=repr))],
-        lambda decoder, items: kind(decoder.items(items)),
-    )
+
+    def encode(xs: Any, encoder: Encoder) -> list[Any]:
+        return [_keys(sorted(xs, key=repr), encoder)]
+
+    return Codec(tag, encode, lambda decoder, items: kind(_keys_again(decoder, items)))
 
 
 def _mapping(tag: str, kind: type) -> Codec:
     def decode(decoder: Decoder, keys: Any, values: Any) -> Any:
-        return kind(zip(decoder.items(keys), decoder.items(values), strict=True))
+        names = _keys_again(decoder, keys)
+        found = kind(zip(names, decoder.items(values), strict=True))
+        if len(found) < len(names):
+            raise DamagedFileError("a dict has a key twice")
+        return found
 
-    return Codec(tag, lambda d, encoder: [encoder.items(d.keys()), encoder.items(d.values())], decode)
-
-
-def _encoded_bytes(x: bytes, encoder: Encoder) -> list[Any]:
-    return [encoder.data(torch.from_numpy(np.frombuffer(x, dtype=np.uint8).copy()))]
+    return Codec(tag, lambda d, encoder: [_keys(d.keys(), encoder), encoder.items(d.values())], decode)
 
 
 def _parts(tag: str, kind: type, *names: str) -> Codec:
@@ -45,16 +74,17 @@ def _parts(tag: str, kind: type, *names: str) -> Codec:
     return Codec(tag, lambda x, encoder: [encoder.value(getattr(x, name)) for name in names], decode)
 
 
-#: Floats that JSON has no words for.
-SPECIAL = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+def _bytes(x: bytes, encoder: Encoder) -> list[Any]:
+    return [encoder.data(torch.from_numpy(np.frombuffer(x, dtype=np.uint8).copy()))]
+
 
 BUILTIN: dict[type, Codec] = {
     float: Codec("float", lambda x, encoder: [str(x)], lambda decoder, name: SPECIAL[name]),
     int: Codec("int", lambda x, encoder: [hex(x)], lambda decoder, digits: int(expected(digits, str), 16)),
     complex: _parts("complex", complex, "real", "imag"),
-    bytes: Codec("bytes", _encoded_bytes, lambda decoder, name: decoder.array(name, "uint8").tobytes()),
-    list: _container("list", list),
-    tuple: _container("tuple", tuple),
+    bytes: Codec("bytes", _bytes, lambda decoder, name: decoder.array(name, "uint8").tobytes()),
+    list: _sequence("list", list),
+    tuple: _sequence("tuple", tuple),
     set: _collection("set", set),
     frozenset: _collection("frozenset", frozenset),
     dict: _mapping("dict", dict),

@@ -143,10 +143,12 @@ def _strings_again(decoder: Decoder, texts: Any, missing: Any, dtype: Any) -> An
 
 
 def _string_dtype_again(decoder: Decoder, storage: Any, na_value: Any) -> Any:
+    missing = decoder.value(na_value)
+    options = {} if missing is pd.NA else {"na_value": missing}  # which older versions of pandas do not have
     try:
-        return pd.StringDtype(expected(storage, str), decoder.value(na_value))
+        return pd.StringDtype(expected(storage, str), **options)
     except ImportError:  # pyarrow is not installed here
-        return pd.StringDtype("python", decoder.value(na_value))
+        return pd.StringDtype("python", **options)
 
 
 def _masked(x: Any, encoder: Encoder) -> list[Any]:

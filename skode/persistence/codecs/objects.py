@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import inspect
 from functools import cached_property
 from types import FunctionType
 from typing import Any
 
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from skode.persistence.classes import name_of
@@ -21,30 +23,41 @@ PARTS = ("training", "_parameters", "_buffers", "_modules", "_non_persistent_buf
 #: What the dicts among them hold.
 HELD = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
 
+#: The function by which pickles make an object of a plain class.
+NEW = copyreg.__newobj__  # type: ignore[attr-defined]
+
+#: Ways to set a state that only set attributes, or compare versions besides.
+PLAIN = (None, nn.Module.__setstate__, BaseEstimator.__setstate__)
+
 #: What an attribute of an object may not stand in the way of.
 METHODS = (FunctionType, property, classmethod, staticmethod)
 
 
 def state_of(x: Any, encoder: Encoder) -> dict[str, Any]:
-    """The attributes of an object, as pickles have them, without what is computed from others when it is asked for."""
+    """The attributes of an object, as pickles have them, without what is computed from others when it is asked for.
+
+    Objects whose state in files is another one than in pickles return it from ``_state_in_files``.
+    """
     cls = type(x)
-    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        raise encoder.refuse(f"a {cls.__qualname__}, which has a way of its own to be pickled, can't be saved.")
-    state = x.__getstate__()
+    if hasattr(cls, "_state_in_files"):
+        return x._state_in_files()
+    try:
+        function, arguments, state, *contents = (*x.__reduce_ex__(2), None)[:5]
+    except Exception as error:
+        raise encoder.refuse(f"a {cls.__qualname__} can't be saved, as it can't be pickled ({error}).") from error
+    if function is not NEW or arguments != (cls,) or any(part is not None for part in contents):
+        raise encoder.refuse(f"objects of the class {cls.__module__}.{cls.__qualname__} can't be saved.")
     state = {} if state is None else state
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise encoder.refuse(f"a {cls.__qualname__}, whose state is not a dict of attributes, can't be saved.")
+    # the version of skode stands for those of what its objects consist of
+    state.pop("_sklearn_version", None)
     computed = {name for base in cls.__mro__ for name, own in vars(base).items() if isinstance(own, cached_property)}
     return {name: own for name, own in state.items() if name not in computed}
 
 
 def _object(x: Any, encoder: Encoder) -> list[Any]:
-    cls = type(x)
-    try:
-        object.__new__(cls)
-    except TypeError:
-        raise encoder.refuse(f"objects of the class {cls.__module__}.{cls.__qualname__} can't be saved.") from None
-    return [encoder.value(cls), *encoder.named(state_of(x, encoder))]
+    return [encoder.value(type(x)), *encoder.named(state_of(x, encoder))]
 
 
 def _module(x: nn.Module, encoder: Encoder) -> list[Any]:
@@ -85,10 +98,11 @@ def _module_again(decoder: Decoder, cls: Any, names: Any, values: Any) -> nn.Mod
 
 
 def _set_state(new: Any, state: dict[str, Any]) -> None:
-    if hasattr(new, "__setstate__") and type(new).__setstate__ is not nn.Module.__setstate__:
-        new.__setstate__(state)
-    else:
+    cls = type(new)
+    if getattr(cls, "__setstate__", None) in PLAIN or hasattr(cls, "_state_in_files"):
         new.__dict__.update(state)
+    else:
+        new.__setstate__(state)
 
 
 def _check_names(cls: type, state: dict[str, Any]) -> None:

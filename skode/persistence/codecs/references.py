@@ -49,6 +49,7 @@ def _users(x: Any, encoder: Encoder) -> list[Any]:
     if _found(sys.modules.get(module), name) is not x:
         kind = "a lambda" if "<lambda>" in name else "a local one" if "<locals>" in name else "not what has that name"
         raise encoder.refuse(f"{module}.{name} can't be saved, for it is {kind}. {REMEDY}")
+    encoder.users.append(x)
     return [module, name]
 
 
