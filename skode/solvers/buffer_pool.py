@@ -145,7 +145,8 @@ def set_idle_memory_limit(n_bytes: int) -> None:
     """Set how much memory of finished solves is kept for those to come, 128 MiB at first.
 
     The bound is that of the process, over all solves, estimators and threads. Beyond it, what has not been used for
-    longest goes first. Without such memory, solves of small problems take up to three times as long.
+    longest goes first. Without such memory, solves of a perceptron's ODE with their gradients took 1.6 to 1.8 times as
+    long.
 
     Parameters
     ----------
