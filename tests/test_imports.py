@@ -27,7 +27,7 @@ LAYERS = (
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 #: The same inside ``skode/solvers``.
 SOLVER_LAYERS = (
-    {"errors", "statistics", "devices", "indexing", "nearest_time"},
+    {"errors", "statistics", "devices", "indexing", "nearest_time", "cached", "forks"},
     {"buffer_pool", "tableaus"},
     {"fields"},
     {"transforms", "autocast"},

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skode.training import array_api
+from skode.training import array_api, array_api_fit, of_one_model
 
 #: Share of the density's own draws that ``contamination="auto"`` takes for anomalies, and the number of draws.
 AUTO_SHARE, N_DRAWS = 0.01, 2000
@@ -39,6 +39,7 @@ class AnomalyMixin:
             self._offset.append(_quantile(self._log_density(X), weights, float(self.contamination)))
 
     @property
+    @of_one_model
     def offset_(self) -> float:
         """The log-density below which a sample counts as an anomaly."""
         check_is_fitted(self)
@@ -79,7 +80,7 @@ class AnomalyMixin:
         """
         return np.where(self.decision_function(X) < 0.0, -1, 1)
 
-    @array_api
+    @array_api_fit
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """Fit to samples, and tell the anomalies among them.
 

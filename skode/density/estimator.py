@@ -35,7 +35,7 @@ from skode.training import (
     Solver,
     Stopwatch,
     TrainingRecord,
-    array_api,
+    array_api_fit,
     categorical_positions,
     check_data,
     check_weights,
@@ -331,7 +331,7 @@ class CNFDensityEstimator(FittedDensity):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> CNFDensityEstimator:
         """Fit the flow to samples.
 

@@ -32,6 +32,7 @@ from skode.training import (
     check_unit_times,
     check_weights,
     memory_for,
+    of_one_model,
     resolve_device,
     to_pandas,
     warn_of_overflow,
@@ -186,6 +187,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         {"n_samples": [Interval(Integral, 1, None, closed="left")], "random_state": ["random_state"]},
         prefer_skip_nested_validation=True,
     )
+    @of_one_model
     def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
         """Draw samples from the fitted density.
 

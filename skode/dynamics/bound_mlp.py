@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Hashable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from skode.dynamics.mlp_divergence import combine_slopes, divergence_weights
 from skode.dynamics.mlp_session import MLPSession
 from skode.dynamics.mlp_tape import FoldedMLP, MLPTape
 from skode.dynamics.products import as_right_factor, outer
+from skode.solvers.cached import cached
 
 
 class BoundMLP:
@@ -48,12 +48,12 @@ class BoundMLP:
         self.h = h
         self.time_dependent = time_dependent
 
-    @functools.cached_property
+    @cached
     def transposed(self) -> list[Tensor]:
         """The weights' transposes."""
         return [weight.t() for weight in self.weights]
 
-    @functools.cached_property
+    @cached
     def first_factor(self) -> Tensor:
         """The first weight in the layout for its pullback."""
         return as_right_factor(self.weights[0])
@@ -70,7 +70,7 @@ class BoundMLP:
         """A reverse sweep over such tapes."""
         return MLPSession(self.folded)
 
-    @functools.cached_property
+    @cached
     def folded(self) -> FoldedMLP:
         """The weights as the tapes use them."""
         return FoldedMLP(self.weights, self.biases, self.time_column, self.h)

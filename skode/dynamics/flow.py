@@ -7,7 +7,6 @@ states', and after it, where they are wanted, the kinetic energy of the path and
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeGuard
 
@@ -21,6 +20,7 @@ from skode.dynamics.flow_tape import FlowSession, FlowTape, FoldedFlow
 from skode.dynamics.fused_flow import FlowForm
 from skode.dynamics.mlp import MLPField
 from skode.dynamics.mlp_divergence import add_divergence_gradients, combine_slopes, divergence_weights
+from skode.solvers.cached import cached
 
 
 def flow_field(
@@ -195,7 +195,7 @@ class BoundFlow:
         """See :meth:`FoldedMLP.refresh`."""
         self.folded.refresh()
 
-    @functools.cached_property
+    @cached
     def folded(self) -> FoldedFlow:
         """The weights as the tapes use them."""
         field = self.field

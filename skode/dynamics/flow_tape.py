@@ -86,6 +86,7 @@ class FlowArena(Arena):
         self.values = self.value_layer.unbind()
         extra = sum(hidden) + (hidden[-1] if len(hidden) > 1 else 0) + sizes[0]
         self.slot_bytes += n * extra * self.value_layer.element_size()
+        self.slot_views += len(hidden) + (len(hidden) > 1) + 1
 
     @property
     def tape_kind(self) -> type[MLPTape]:
@@ -99,7 +100,8 @@ class FlowTape(MLPTape):
         super().evaluate(slot, t, out)
         arena: Any = self.arena
         slot += self.first
-        folded, d = arena.folded, arena.folded.n_features
+        folded: Any = self.folded
+        d = folded.n_features
         slopes = arena.slopes[slot]
         for k, p in zip(arena.kept[slot], slopes, strict=True):
             folded.h.slope_into(k, p)

@@ -114,6 +114,7 @@ class FusedFlow(FusedMLP):
         gradients[-2] = gradients[-2][: self.sizes[0]]
         add_divergence_gradients(gradients, self.weights, torch.from_numpy(-self.q_bar))
         self.q_bar = None
+        del self.tape_at_hand  # which refers to this
         return super().gradients()
 
 

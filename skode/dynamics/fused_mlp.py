@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from skode.dynamics.array_activations import ArrayActivation
+from skode.solvers.buffer_pool import ARRAY_VIEW
 
 # Looked up once: names of a module's own are found faster.
 dot, multiply = np.dot, np.multiply
@@ -123,8 +124,10 @@ class FusedMLP:
         return FusedTape(self, n_slots, keep=keep)
 
     def nbytes(self) -> int:
-        """Size of the memory, tapes excluded, in bytes."""
-        return sum(array.nbytes for array in (*self.forward, *self.back, *self.linear, *self.deltas, *self.slopes))
+        """Size of the memory with its views, tapes excluded, in bytes."""
+        views = len(self.cotangents) * 2 * len(self.outputs)
+        arrays = (*self.forward, *self.back, *self.linear, *self.deltas, *self.slopes)
+        return sum(array.nbytes for array in arrays) + views * ARRAY_VIEW
 
     def make_room(self, n_slots: int) -> None:
         """Have memory for the cotangents of as many slots as a tape has."""
@@ -209,8 +212,9 @@ class FusedTape:
             self.slots, self.states = self.slots * n_slots, self.states * n_slots
 
     def nbytes(self) -> int:
-        """Size of the memory in bytes."""
-        return len(self.values[0]) * self.field.slot_nbytes
+        """Size of the memory in bytes, with the views of each slot."""
+        views = 1 + 2 * len(self.values) + (len(self.hidden) if self.kept is not self.hidden else 0)
+        return len(self.values[0]) * (self.field.slot_nbytes + views * ARRAY_VIEW)
 
     def evaluate(self, slot: int, t: Any, out: np.ndarray) -> None:
         """Evaluate the field at a slot's state, into ``out`` of shape (size, n)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skode.dynamics.mlp_tape import POOL, Arena, FoldedMLP, MLPTape, by_slot
 from skode.dynamics.products import large_linear, outer
+from skode.solvers.buffer_pool import TENSOR_VIEW
 
 
 class Deltas:
@@ -29,7 +30,8 @@ class Deltas:
         self.places = [output.view(-1) for output in self.outputs]
 
     def nbytes(self) -> int:
-        return sum(layer.numel() * layer.element_size() for layer in self.layers)
+        views = len(self.outputs) * (1 + len(self.layers))
+        return sum(layer.nbytes for layer in self.layers) + views * TENSOR_VIEW
 
 
 class MLPSession:
@@ -119,7 +121,7 @@ class MLPSession:
             self._form()
             self.arena.pending = False
             POOL.release(self.deltas.key, self.deltas)
-            self.arena.release()
+            self.arena.release(self.folded)
         self.arena = arena
         if arena is not None:
             arena.retain()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from skode.dynamics.activations import ACTIVATIONS, Activation
 from skode.dynamics.products import as_right_factor, as_transposed, large_linear, worthwhile
-from skode.solvers.buffer_pool import BufferPool
+from skode.solvers.buffer_pool import TENSOR_VIEW, BufferPool
+from skode.solvers.cached import cached
 from skode.solvers.devices import capturing
 
 # Slots of several steps share an arena while it is smaller than this: the weights' gradients of a whole arena are then
@@ -70,7 +70,7 @@ class FoldedMLP:
         self.arenas: dict[int, Arena] = {}
         self.large: dict[int, list[bool]] = {}
 
-    @functools.cached_property
+    @cached
     def factors(self) -> list[Tensor]:
         """The folded weights in the layout for their pullback."""
         return [as_right_factor(w) if w.device.type == "cpu" else w for w in self.weights]
@@ -97,7 +97,7 @@ class FoldedMLP:
         arena = self.arenas.get(len(like))
         if arena is None or arena.next + n_slots > arena.n_slots or arena.key[3:5] != (like.dtype, like.device):
             arena = self.arenas[len(like)] = self.arena_kind.of(self, like, n_slots)
-        return arena.allocate(n_slots)
+        return arena.allocate(self, n_slots)
 
     def unfold(self, gradients: list[Tensor], column: Tensor | None) -> list[Tensor]:
         """Gradients of the perceptron's parameters from those of the folded weights and biases."""
@@ -138,8 +138,8 @@ class Arena:
         if of_input:
             self.kept = by_slot([torch.empty_like(layer) for layer in self.layers[1:]], self.n_slots)
         self.times: list[Any] = [None] * self.n_slots
+        self.slot_views = 2 + len(self.hidden[0]) + (len(self.kept[0]) if of_input else 0)
         self.slot_bytes = n * (sum(sizes) + of_input * sum(sizes[1:])) * self.layers[0].element_size()
-        self.folded: FoldedMLP
         self.large: list[bool] = []
         # The first free slot, and how many tapes and sessions still need the memory.
         self.next = self.holders = 0
@@ -156,15 +156,14 @@ class Arena:
             n_slots = least_slots
         key = (n_slots, n, folded.sizes, like.dtype, like.device, folded.h.of_input)
         arena = POOL.acquire((cls.__name__, *key), lambda: cls(key))
-        arena.folded = folded
         if n not in folded.large:
             folded.large[n] = [worthwhile(like, n, *weight.shape) for weight in folded.weights]
         arena.large = folded.large[n]
         return arena
 
-    def allocate(self, n_slots: int) -> MLPTape:
-        """A tape of the next slots."""
-        tape = self.tape_kind(self, self.next, n_slots)
+    def allocate(self, folded: FoldedMLP, n_slots: int) -> MLPTape:
+        """A tape of the next slots, for the perceptron whose arena this is."""
+        tape = self.tape_kind(self, folded, self.next, n_slots)
         self.next += n_slots
         self.holders += 1
         return tape
@@ -178,21 +177,20 @@ class Arena:
         """Keep the memory even when all tapes are released."""
         self.holders += 1
 
-    def release(self) -> None:
-        """Undo :meth:`retain`; the last holder returns the memory to the pool."""
+    def release(self, folded: FoldedMLP) -> None:
+        """Undo :meth:`retain`; the last holder returns the memory of that perceptron to the pool."""
         self.holders -= 1
         if not self.holders:
             self.next = 0
-            arenas, n = self.folded.arenas, self.key[1]
+            arenas, n = folded.arenas, self.key[1]
             if arenas.get(n) is self:
                 del arenas[n]
-            del self.folded  # a model's weights, and times, are not to be kept alive
-            self.times = [None] * self.n_slots
+            self.times = [None] * self.n_slots  # which are not to be kept alive
             POOL.release(self.pool_key, self)
 
     def nbytes(self) -> int:
-        """Size of the memory in bytes."""
-        return self.n_slots * self.slot_bytes
+        """Size of the memory in bytes, with the views of each slot."""
+        return self.n_slots * (self.slot_bytes + self.slot_views * TENSOR_VIEW)
 
 
 class MLPTape:
@@ -202,14 +200,17 @@ class MLPTape:
     ----------
     arena : Arena
         The arena that holds its memory.
+    folded : FoldedMLP
+        The perceptron, which knows the arena: not the other way round, as only a garbage collection would find the two.
     first, n_slots : int
         Its first slot there, and the number of slots.
     """
 
     reused = True
 
-    def __init__(self, arena: Arena, first: int, n_slots: int) -> None:
+    def __init__(self, arena: Arena, folded: FoldedMLP, first: int, n_slots: int) -> None:
         self.arena = arena
+        self.folded = folded
         self.first = first
         self.n_slots = n_slots
 
@@ -217,7 +218,7 @@ class MLPTape:
         arena = self.arena
         if arena.next == self.first + self.n_slots and not arena.pending:
             arena.next = self.first
-        arena.release()
+        arena.release(self.folded)
 
     def place(self, slot: int) -> Tensor:
         return self.arena.places[self.first + slot]
@@ -227,7 +228,7 @@ class MLPTape:
 
     def evaluate(self, slot: int, t: Any, out: Tensor) -> None:
         arena = self.arena
-        folded, large, slot = arena.folded, arena.large, self.first + slot
+        folded, large, slot = self.folded, arena.large, self.first + slot
         weights, transposed, biases, value_into = folded.weights, folded.transposed, folded.biases, folded.h.value_into
         x, bias, column = arena.states[slot], biases[0], folded.column
         last = len(transposed) - 1

@@ -31,7 +31,7 @@ from skode.equations.sensitivities import AUTO
 from skode.equations.stiffness import is_stiff
 from skode.frames import Column, output_names, read_rows, read_targets
 from skode.solvers import METHODS, SolverError
-from skode.training import array_api, check_weights, draft, to_pandas, warn_caller
+from skode.training import array_api_fit, check_weights, draft, to_pandas, warn_caller
 
 
 class ODERegressor(FittedEquations):
@@ -298,7 +298,7 @@ class ODERegressor(FittedEquations):
         self.step_size = step_size
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODERegressor:
         """Fit parameters and initial states to a panel of series.
 

@@ -30,7 +30,7 @@ from skode.equations.series_regressor import SeriesRegressor
 from skode.equations.shooting import Model
 from skode.equations.simulation import read_inputs, read_start, read_times, read_values, simulated
 from skode.frames import LongRows, column_label, read_rows
-from skode.training import array_api, as_python, warn_caller
+from skode.training import array_api, as_python, of_one_model, warn_caller
 
 #: Half width of a profile, in standard errors; where these are infinite, in units of the scaled unknown.
 WIDTH_OF_PROFILE = 3.0
@@ -133,6 +133,7 @@ class FittedEquations(SeriesRegressor):
     # Inference
 
     @property
+    @of_one_model
     def covariance_(self) -> pd.DataFrame:
         """Covariance of the estimates of shared parameters; where there is one series, of all unknowns."""
         check_is_fitted(self)
@@ -144,6 +145,7 @@ class FittedEquations(SeriesRegressor):
         covariance[unknown[:, None] | unknown] = np.inf
         return pd.DataFrame(covariance, index=model.scales.names[:n], columns=model.scales.names[:n])
 
+    @of_one_model
     def summary(self, level: float = 0.95) -> pd.DataFrame:
         """Estimates with their standard errors, intervals, starts and bounds.
 
@@ -197,6 +199,7 @@ class FittedEquations(SeriesRegressor):
         frame.index = pd.MultiIndex.from_tuples(keys, names=["unknown", label]) if several else pd.Index(keys)
         return frame
 
+    @of_one_model
     def conf_int(self, level: float = 0.95) -> pd.DataFrame:
         """Confidence intervals, of estimates on logarithmic scales by their logarithms.
 
@@ -237,6 +240,7 @@ class FittedEquations(SeriesRegressor):
         bounds = np.array([[p.low, p.high] for p in model.scales.parameters]).reshape(-1, 2)
         return np.maximum(ends[0], bounds[:, 0]), np.minimum(ends[1], bounds[:, 1])
 
+    @of_one_model
     def profile(self, name: str, n_points: int = 15) -> pd.DataFrame:
         """Profile likelihood: the largest log-likelihood at each of several values of an unknown.
 
@@ -347,6 +351,7 @@ class FittedEquations(SeriesRegressor):
         std = np.sqrt(np.maximum(size**2 * variance, 0.0) + noise.spread(found.mean, scale) ** 2)
         return self._in_shape_of_y(size * found.mean), self._in_shape_of_y(std)
 
+    @of_one_model
     def simulate(
         self, y0: Any, times: Any, params: Mapping[str, float] | None = None, inputs: Any = None
     ) -> np.ndarray:
@@ -383,6 +388,7 @@ class FittedEquations(SeriesRegressor):
         driven = read_inputs(inputs, t, self._columns, linear=self.interpolation == "linear")
         return simulated(changed, self._settings_after_fit(), values, driven, start, t)
 
+    @of_one_model
     def vector_field(
         self, Y: Any, params: Mapping[str, float] | None = None, t: float = 0.0, inputs: Any = None
     ) -> np.ndarray:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skode.equations.control import LAST_WEIGHT
+from skode.equations.fits import Fits, Limits
 from skode.equations.inference import Estimate, Information, information
 from skode.equations.layout import Cells, Layout
-from skode.equations.levenberg_marquardt import Descent, Fits, Limits, Task, by_cell, least_squares
+from skode.equations.levenberg_marquardt import Descent, Task, by_cell, least_squares
 from skode.equations.matching import Smoothed, matched_parameters, smoothed_states
 from skode.equations.reading import Reading
 from skode.equations.shooting import Shots

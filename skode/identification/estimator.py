@@ -31,7 +31,7 @@ from skode.identification.predictive import Paths
 from skode.identification.problem import FieldArguments, Problem, pose, state_names
 from skode.identification.states import SmoothedStates
 from skode.solvers import METHODS, SolverError
-from skode.training import array_api, check_weights, draft, to_pandas, warn_caller
+from skode.training import array_api, array_api_fit, check_weights, draft, to_pandas, warn_caller
 
 #: Distributions of noise about states, which may have either sign.
 NOISES = {"gaussian", "student"}
@@ -244,7 +244,7 @@ class NeuralODERegressor(FittedField):
         self.rtol = rtol
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NeuralODERegressor:
         """Fit the field, and the initial states of a panel of series.
 

@@ -23,7 +23,7 @@ from skode.identification.observations import KnownSeries
 from skode.identification.predictive import Paths, answering, states_at
 from skode.identification.problem import Problem
 from skode.identification.system import FieldSystem
-from skode.training import array_api, as_python, to_pandas
+from skode.training import array_api, as_python, of_one_model, to_pandas
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,7 @@ class FittedField(SeriesRegressor):
         variance = self._uncertainty.variance(slopes[:, :n], codes) * units.scale[:n] ** 2
         return mean, self._in_shape_of_y(np.sqrt(variance + self.noise_scale_**2))
 
+    @of_one_model
     def simulate(self, y0: Any, times: Any, inputs: Any = None) -> np.ndarray:
         """Solve the fitted equations from any initial states.
 
@@ -163,6 +164,7 @@ class FittedField(SeriesRegressor):
 
     # The field
 
+    @of_one_model
     def vector_field(self, Y: Any, *, t: float = 0.0, inputs: Any = None, return_std: bool = False) -> Any:
         """Derivatives of the states by time.
 
@@ -203,6 +205,7 @@ class FittedField(SeriesRegressor):
         std[:, -n:] = np.sqrt(np.maximum(variance, 0.0)) * units.scale[-n:] / units.unit
         return derivatives, std
 
+    @of_one_model
     def jacobian(self, Y: Any, *, t: float = 0.0, inputs: Any = None) -> np.ndarray:
         """Derivatives of the vector field by the states.
 
@@ -225,6 +228,7 @@ class FittedField(SeriesRegressor):
         scale = self._system.units.scale
         return by_states * scale[:, None] / scale / self._system.units.unit
 
+    @of_one_model
     def equations(self, digits: int = 3) -> list[str]:
         """The equations of a polynomial field as text.
 
@@ -249,12 +253,14 @@ class FittedField(SeriesRegressor):
         return text.equations(self._system, self._weights(), digits)
 
     @property
+    @of_one_model
     def coefficients_(self) -> pd.DataFrame:
         """Coefficients of a polynomial field in the user's units, of shape (n_terms, n_outputs); 0 where dropped."""
         self._refuse_no_polynomial("coefficients_")
         return text.coefficients(self._system, self._weights())
 
     @property
+    @of_one_model
     def coefficient_errors_(self) -> pd.DataFrame:
         """Standard errors of ``coefficients_``; 0 where dropped."""
         table = self.coefficients_
@@ -263,6 +269,7 @@ class FittedField(SeriesRegressor):
         errors = np.where(self._weights() == 0.0, 0.0, errors).reshape(table.shape)
         return pd.DataFrame(errors * text.coefficient_units(self._system), table.index, table.columns)
 
+    @of_one_model
     def analysis(self) -> FieldAnalysis:
         """Fixed points with their stability, and Lyapunov exponents, of the fitted field.
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from skode.equations.dynamics import Driver
+from skode.equations.fits import Fits, Limits
 from skode.equations.fitting import Optimum, ended
 from skode.equations.inference import Information
 from skode.equations.layout import Cells
-from skode.equations.levenberg_marquardt import Descent, Fits, Limits, Task
+from skode.equations.levenberg_marquardt import Descent, Task
 from skode.identification.matching import Matched, match
 from skode.identification.problem import Problem
 from skode.identification.states import SmoothedStates

@@ -94,7 +94,9 @@ class SavableEstimator:
     def __getstate__(self) -> dict[str, Any]:
         """State to pickle, with the version of skode; for skops, which asks for it by itself, arrays and types."""
         if _for_pickle.get():
-            return {**super().__getstate__(), "_skode_version": __version__}  # type: ignore[dict-item]
+            state = {**super().__getstate__(), "_skode_version": __version__}  # type: ignore[dict-item]
+            state.pop("_checkpoint", None)  # that of a fit under way, which callbacks may pickle
+            return state
         archive, users = archive_of(self, kind=KIND)
         return {"archive": np.frombuffer(archive, dtype=np.uint8), "users": users}
 

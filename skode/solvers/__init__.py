@@ -3,7 +3,7 @@
 Two doors to one engine: :func:`solve_ivp` in SciPy's vocabulary, :func:`odeint` in torchdiffeq's.
 """
 
-from skode.solvers.buffer_pool import free_idle_memory
+from skode.solvers.buffer_pool import free_idle_memory, set_idle_memory_limit
 from skode.solvers.dense_output import DenseOutput
 from skode.solvers.errors import (
     ConvergenceError,
@@ -42,5 +42,6 @@ __all__ = [
     "odeint_adjoint",
     "odeint_dense",
     "odeint_event",
+    "set_idle_memory_limit",
     "solve_ivp",
 ]

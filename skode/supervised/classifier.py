@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
 from skode.supervised.objective import Losses, binary_cross_entropies, cross_entropies
-from skode.training import array_api, check_argument, check_missing_labels, to_numpy, warn_caller
+from skode.training import array_api, array_api_fit, check_argument, check_missing_labels, to_numpy, warn_caller
 
 
 class ODENetClassifier(ClassifierMixin, ODENetEstimator):
@@ -303,7 +303,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetClassifier:
         """Fit the network to labelled samples.
 
@@ -329,7 +329,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         return self._fit(X, y, sample_weight)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> ODENetClassifier:
         """Train for one epoch on a batch, going on from the last call.
 

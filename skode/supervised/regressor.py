@@ -19,6 +19,7 @@ from skode.supervised.trials import Trials
 from skode.training import (
     TrainingSettings,
     array_api,
+    array_api_fit,
     check_level,
     check_numeric_targets,
     fitted_scaler,
@@ -308,7 +309,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetRegressor:
         """Fit the network to samples with targets.
 
@@ -334,7 +335,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         return self._fit(X, y, sample_weight)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> ODENetRegressor:
         """Train for one epoch on a batch, going on from the last call.
 

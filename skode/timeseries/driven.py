@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +16,7 @@ from skode.dynamics import affine
 from skode.dynamics.activations import get_activation
 from skode.dynamics.bound_mlp import BoundMLP
 from skode.dynamics.fused_mlp import MLPForm, takes
+from skode.solvers.cached import cached
 from skode.timeseries.panel import Panel
 
 
@@ -77,7 +77,7 @@ class CovariatePaths:
         share = ((t[:, 0] - start) * rate).clamp_(0.0, 1.0).to(low)
         return torch.addcmul(low, rise, share[:, None])
 
-    @cached_property
+    @cached
     def _stretches(self) -> tuple[Tensor, Tensor]:
         """Of all series' stretches before, between and after rows: ``[start, 1 / length]`` and ``[first value, rise]``.
 
@@ -198,7 +198,7 @@ class DrivenBy:
     def __init__(self, perceptron: BoundMLP, n_features: int, paths: CovariatePaths, series: Tensor) -> None:
         self.perceptron, self.n_features, self.paths, self.series = perceptron, n_features, paths, series
 
-    @cached_property
+    @cached
     def reader(self) -> PathReader | None:
         """Reader of the covariates; None where they are not on the CPU."""
         return PathReader(self.paths, self.series) if self.series.device.type == "cpu" else None

@@ -31,7 +31,7 @@ from skode.timeseries.validation import forecast_density, last_rows
 from skode.training import (
     COMMON_CONSTRAINTS,
     Stopwatch,
-    array_api,
+    array_api_fit,
     check_weights,
     draft,
     new_generator,
@@ -378,7 +378,7 @@ class LatentODERegressor(AfterTraining):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    @array_api
+    @array_api_fit
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LatentODERegressor:
         """Fit the model to a panel of series.
 

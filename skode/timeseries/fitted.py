@@ -33,6 +33,7 @@ from skode.training import (
     check_weights,
     memory_for,
     observed_r2,
+    of_one_model,
     to_numpy,
     to_pandas,
     warn_of_overflow,
@@ -103,18 +104,21 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         return conditioned
 
     @property
+    @of_one_model
     def noise_std_(self) -> np.ndarray:
         """Standard deviation of the observation noise, in the units of y."""
         white, coloured, _ = self._noise()
         return np.hypot(white, coloured) * self._units.y_scale
 
     @property
+    @of_one_model
     def noise_share_(self) -> np.ndarray:
         """Share of the noise's variance that has a memory."""
         white, coloured, _ = self._noise()
         return coloured**2 / (white**2 + coloured**2)
 
     @property
+    @of_one_model
     def noise_memory_(self) -> np.ndarray:
         """Time in which the correlation of the noise with a memory falls by a factor of e; NaN where there is none."""
         _, coloured, memory = self._noise()
@@ -352,6 +356,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             return self._own_values(posterior, known.take(known.ids.get_indexer(pd.Index(ids))))[0][codes]
         return to_numpy(posterior.mean)[codes]
 
+    @of_one_model
     def latent_states(self, return_std: bool = False) -> Any:
         """Latent initial states of all series that the model is conditioned on, for clustering or classification.
 
@@ -382,6 +387,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         frame = pd.DataFrame(values, index=index, columns=columns)
         return (frame, pd.DataFrame(std, index=index, columns=columns)) if return_std else frame
 
+    @of_one_model
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the columns of :meth:`transform`.
 

@@ -1,6 +1,6 @@
 """One training loop for all estimators."""
 
-from skode.training.array_api import array_api, as_numpy
+from skode.training.array_api import array_api, array_api_fit, as_numpy
 from skode.training.caller import warn_caller, warn_of_overflow
 from skode.training.checkpoint import Checkpoint
 from skode.training.checks import (
@@ -26,6 +26,7 @@ from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.samples import distinct, row_groups
 from skode.training.scores import observed_r2
 from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, TrainingSettings
+from skode.training.snapshot import of_one_model
 from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
 from skode.training.stopwatch import Stopwatch
@@ -59,6 +60,7 @@ __all__ = [
     "TrainingRecord",
     "TrainingSettings",
     "array_api",
+    "array_api_fit",
     "as_index",
     "as_numpy",
     "as_python",
@@ -82,6 +84,7 @@ __all__ = [
     "missing_as_nan",
     "new_generator",
     "observed_r2",
+    "of_one_model",
     "resolve_device",
     "resolve_dtype",
     "row_groups",

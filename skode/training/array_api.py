@@ -15,6 +15,8 @@ from sklearn.externals.array_api_compat import numpy as numpy_namespace
 from sklearn.utils._array_api import get_namespace_and_device, move_to
 from torch import Tensor
 
+from skode.training.snapshot import of_one_model
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: Dtypes that NumPy has as well.
@@ -22,7 +24,16 @@ NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
 
 
 def array_api(method: Method) -> Method:
-    """Let a method of an estimator, written for NumPy, take tensors in place of arrays.
+    """Let an answer of an estimator, written for NumPy, take tensors in place of arrays; it is that of one model.
+
+    The method reads all attributes of one fit, even where another ends meanwhile in another thread, and must not set
+    any; see :func:`skode.training.snapshot.of_one_model`. The rest is as of :func:`array_api_fit`.
+    """
+    return array_api_fit(of_one_model(method))
+
+
+def array_api_fit(method: Method) -> Method:
+    """Let a method of an estimator that fits it, written for NumPy, take tensors in place of arrays.
 
     Where ``sklearn.set_config(array_api_dispatch=True)`` holds it also takes arrays of any other library that
     scikit-learn knows, and arrays that it returns are of the library, and on the device, of its first argument.

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from skode.solvers import free_idle_memory
 from skode.training.checkpoint import Checkpoint
 from skode.training.failures import is_want_of_memory, reason_of
+from skode.training.snapshot import snapshot
 from skode.training.tensors import resolve_device
 
 Estimator = TypeVar("Estimator", bound=BaseEstimator)
@@ -62,9 +63,8 @@ def draft(
     MemoryError
         If memory ran out, with the parameters of the estimator that it grows with.
     """
-    new: Estimator = object.__new__(type(estimator))
-    before = dict(vars(estimator))
-    new.__dict__.update(before)
+    new = snapshot(estimator)
+    before = dict(vars(new))
     checkpoint = Checkpoint() if data is None else Checkpoint.of(estimator, data)
     vars(new)["_checkpoint"] = checkpoint
     try:

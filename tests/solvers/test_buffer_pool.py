@@ -10,8 +10,15 @@ from torch import nn
 
 from skode.dynamics import MLPField
 from skode.dynamics.flow import flow_field
-from skode.solvers import buffer_pool, free_idle_memory, odeint, solve_ivp
-from skode.solvers.buffer_pool import LITTLE, MOST_IDLE_BYTES, BufferPool, no_more_idle_memory
+from skode.solvers import free_idle_memory, odeint, set_idle_memory_limit, solve_ivp
+from skode.solvers.buffer_pool import (
+    ARRAY_VIEW,
+    LITTLE,
+    MOST_IDLE_BYTES,
+    TENSOR_VIEW,
+    BufferPool,
+    no_more_idle_memory,
+)
 from skode.solvers.fields.parameters import held_tensors
 
 
@@ -42,11 +49,15 @@ def test_what_is_given_is_taken_again_once_and_by_its_key_only():
 
 
 def test_all_pools_hold_no_more_than_their_bound_and_let_go_of_what_came_first(monkeypatch):
-    monkeypatch.setattr(buffer_pool, "MOST_IDLE_BYTES", 30)
+    monkeypatch.setattr(BufferPool, "most", 30)
     pool, other, pieces = BufferPool(), BufferPool(), [Piece() for _ in range(5)]
 
     def idle(pool):
-        return {key: [piece for _, piece in pieces] for key, pieces in pool.idle.items()}
+        found = {}
+        for (owner, key), piece, _ in BufferPool.held.values():
+            if owner is pool:
+                found.setdefault(key, []).append(piece)
+        return found
 
     for i, piece in enumerate(pieces):
         (pool, other)[i % 2].release("a", piece)
@@ -56,12 +67,41 @@ def test_all_pools_hold_no_more_than_their_bound_and_let_go_of_what_came_first(m
     pool.release("b", Piece(20))
     assert BufferPool.total == 30
     assert idle(pool)["a"] == [pieces[4]]
-    assert not other.idle
+    assert not idle(other)
     other.release("c", Piece(40))  # too large by itself
     assert BufferPool.total == 0
-    assert not pool.idle
-    assert not other.idle
-    assert not BufferPool.order
+    assert not BufferPool.held
+    assert not BufferPool.idle
+
+
+def test_the_bound_can_be_set():
+    pool = BufferPool()
+    for key in "abc":
+        pool.release(key, Piece())
+    try:
+        set_idle_memory_limit(25)
+        assert BufferPool.total == 20
+        set_idle_memory_limit(0)
+        assert BufferPool.total == 0
+        odeint(MLPField(3, (4,)), torch.ones(2, 3), [0.0, 1.0])
+        assert BufferPool.total == 0
+        with pytest.raises(ValueError, match="n_bytes=-1"):
+            set_idle_memory_limit(-1)
+    finally:
+        set_idle_memory_limit(MOST_IDLE_BYTES)
+
+
+def test_memory_that_the_garbage_collection_gives_in_the_midst_of_giving_is_kept():
+    pool, other = BufferPool(), Piece()
+
+    class Collected(Piece):
+        def nbytes(self):
+            pool.release("other", other)
+            return 10
+
+    pool.release("a", Collected())
+    assert BufferPool.total == 20
+    assert pool.acquire("other", Piece) is other
 
 
 def test_memory_given_last_can_be_let_go_of():
@@ -85,13 +125,13 @@ def test_all_idle_memory_can_be_freed():
     assert BufferPool.total
     free_idle_memory()
     assert not BufferPool.total
-    assert not BufferPool.order
+    assert not BufferPool.held
 
 
 def arrays_in(thing, seen):
     """The arrays that an object holds, in objects of skode, lists and tuples."""
     if isinstance(thing, np.ndarray):
-        yield thing if thing.base is None else thing.base
+        yield thing
     elif id(thing) not in seen:
         seen.add(id(thing))
         if isinstance(thing, list | tuple):
@@ -103,10 +143,13 @@ def arrays_in(thing, seen):
 
 
 def size_of(thing):
-    """Bytes of the tensors and arrays that an object holds, each memory once."""
-    storages = [tensor.untyped_storage() for tensor in held_tensors(thing)]
-    tensors = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    return tensors + sum({id(array): array.nbytes for array in arrays_in(thing, set())}.values())
+    """Bytes of the tensors and arrays that an object holds, each memory once; and about those of their views."""
+    tensors, arrays = list(held_tensors(thing)), list(arrays_in(thing, set()))
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    owners = [array if array.base is None else array.base for array in arrays]
+    own = sum(storages.values()) + sum({id(array): array.nbytes for array in owners}.values())
+    n_views = len({id(tensor) for tensor in tensors}), len({id(array) for array in arrays})
+    return own, n_views[0] * TENSOR_VIEW + n_views[1] * ARRAY_VIEW
 
 
 @pytest.mark.parametrize(
@@ -124,11 +167,10 @@ def test_what_pools_hold_is_what_they_say(field, adjoint):
     for how in ({}, {"method": "rk4", "options": {"step_size": 0.25}}, {"method": "kvaerno3"}):
         y0 = torch.ones(50, 20, requires_grad=True)
         odeint(field, y0, [0.0, 1.0], adjoint=adjoint, rtol=1e-2, atol=1e-2, **how)[-1].sum().backward()
-    kept = [memory for pool, key in set(BufferPool.order.values()) for _, memory in pool.idle[key]]
-    assert len(kept) == len(BufferPool.order)
+    kept = [memory for _, memory, _ in BufferPool.held.values()]
     for memory in kept:
-        # Beside its buffers an object has no more than a few vectors of its own.
-        assert memory.nbytes() <= size_of(memory) <= memory.nbytes() + 1024
+        own, views = size_of(memory)
+        assert 0.7 * views <= memory.nbytes() - own <= 1.5 * views + 1024
     assert sum(memory.nbytes() for memory in kept) == BufferPool.total <= MOST_IDLE_BYTES
 
 
@@ -169,3 +211,21 @@ def test_memory_kept_for_later_solves_keeps_no_model_alive():
     del field
     gc.collect()
     assert gone() is None
+
+
+def test_memory_that_is_not_kept_goes_without_a_garbage_collection(adjoint, monkeypatch):
+    monkeypatch.setattr(BufferPool, "most", 0)
+    fields = MLPField(3, (4,)), flow_field(MLPField(2, (4,))), lambda t, y: -y
+    gc.collect()
+    gc.disable()
+    try:
+        for field in fields:
+            for settings in {"method": "dopri5"}, {"method": "rk4", "options": {"step_size": 0.5}}:
+                y0 = torch.ones(5, 3, requires_grad=True)
+                y = odeint(field, y0, [0.0, 1.0], adjoint=adjoint, rtol=1e-2, **settings)
+                y = odeint(field, y0, [0.0, 1.0], adjoint=adjoint, rtol=1e-2, **settings)
+                y.sum().backward()
+        del field, y0, y
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

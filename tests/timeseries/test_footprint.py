@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skode import LatentODERegressor
-from skode.solvers import METHODS, buffer_pool, free_idle_memory
+from skode.solvers import METHODS, free_idle_memory
+from skode.solvers.buffer_pool import BufferPool
 from skode.timeseries import footprint
 from skode.timeseries.encoders import GRUEncoder
 from skode.timeseries.footprint import Footprint
@@ -101,7 +102,7 @@ SETTINGS = {
 @pytest.fixture
 def nothing_idle(monkeypatch):
     """No memory of finished solves is kept beside the block in hand, and that holds little."""
-    monkeypatch.setattr(buffer_pool, "MOST_IDLE_BYTES", 0)
+    monkeypatch.setattr(BufferPool, "most", 0)
     monkeypatch.setattr(footprint, "MOST_NUMBERS", BOUND)
 
 

@@ -7,7 +7,6 @@ its sources. Step sizes count as constants of the solution.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from skode.solvers.fields.parameters import held_tensors
 from skode.solvers.fields.protocols import Field, Session, Tape
 from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.first_order import first_order
+from skode.solvers.forks import Lock
 from skode.solvers.forward.accepted_step import AcceptedStep
 from skode.solvers.forward.output_times import Reading
 from skode.solvers.forward.outputs import weights_tensor
@@ -47,7 +47,7 @@ class _DiscreteAdjoint(torch.autograd.Function):
         holder.append(path)
         # The node must not hold on to the outputs, which hold on to it: neither would be freed.
         outputs, path.outputs = path.outputs, path.outputs.detach()
-        ctx.run, ctx.path, ctx.lock = run, path, threading.Lock()
+        ctx.run, ctx.path, ctx.lock = run, path, Lock()
         # Saved only so that autograd notices if one of them is changed in place before the backward pass.
         ctx.save_for_backward(y0, jumps, *parameters)
         ctx.versions = _versions(run)
@@ -159,8 +159,8 @@ class ReverseSweep:
         run.statistics.nfev_backward += taken.tape.n_slots - (not last_is_used)
         pulled = stepper.pull(taken, self.session, lam, kappa, given)
         # A second backward pass, which few ask for, evaluates the field again.
-        taken.tape.release()
-        taken.tape = None
+        tape, taken.tape = taken.tape, None
+        tape.release()
         if step.opens is not False and stepper.keeps_first:
             self._pull_opening(step, pulled, first=step is self.path.steps[0])
         return pulled

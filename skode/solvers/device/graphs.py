@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 
 from skode.solvers.devices import marked_as_captured
+from skode.solvers.forks import Lock
 
-_one_at_a_time = threading.RLock()
+_one_at_a_time = Lock()
 
 
 class Recording:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import warnings
 import weakref
 from collections import OrderedDict, deque
@@ -21,6 +20,7 @@ from skode.solvers.device.replay import Replay
 from skode.solvers.devices import total_memory
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.protocols import Field
+from skode.solvers.forks import Lock
 from skode.solvers.forward.problem import Problem
 
 #: Number of kinds of problems whose recordings are kept, and of those remembered that have been solved without.
@@ -55,7 +55,7 @@ class Kinds:
         self.known: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
         self.watched: dict[int, tuple[int, set[Hashable]]] = {}
         self.unused: dict[int, int] = {}
-        self.lock = threading.RLock()
+        self.lock = Lock()
 
     def seen(self, key: Hashable) -> tuple[int, int]:
         """How many attempts the last solve of a kind took, and bytes of an evaluation; 0 where there are none yet."""

@@ -8,7 +8,6 @@ refers to its steps any longer.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from skode.solvers.device.bundle import Bundle
 from skode.solvers.device.reverse import ReverseMemory
 from skode.solvers.device.workspace import Workspace
 from skode.solvers.fields.protocols import Field
+from skode.solvers.forks import Lock
 from skode.solvers.forward.problem import Problem
 
 
@@ -47,7 +47,7 @@ class Replay(Workspace):
     def __init__(self, field: Field, like: Tensor, problem: Problem, direction: float, *, pullable: bool) -> None:
         super().__init__(field, like, problem, direction, pullable=pullable)
         self.idle: dict[tuple[int, bool], deque[Bundle]] = {}
-        self.lock = threading.RLock()
+        self.lock = Lock()
         self.n_expected = 2
         self.nbytes = 0
         self.has_served = False

@@ -9,10 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from skode.solvers.cached import cached
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Reading:
             return None
         return Reading(self.positions[kept], self.theta[kept], None if self.rows is None else self.rows[kept])
 
-    @cached_property
+    @cached
     def at_end(self) -> bool:
         """Whether all of them lie at the end of the step."""
         return bool((self.theta == 1.0).all())

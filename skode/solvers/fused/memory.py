@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skode.solvers.buffer_pool import BufferPool
+from skode.solvers.buffer_pool import ARRAY_VIEW, BufferPool
 from skode.solvers.tableaus import ButcherTableau
 
 POOL = BufferPool()
@@ -78,7 +78,8 @@ class StepMemory:
 
     def nbytes(self) -> int:
         """Size of the memory in bytes."""
-        return self.rows.nbytes + self.pulled.nbytes + 4 * self.error.nbytes
+        views = 3 * (len(self.rows) + len(self.pulled))
+        return self.rows.nbytes + self.pulled.nbytes + 4 * self.error.nbytes + views * ARRAY_VIEW
 
 
 class Workspace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from skode.solvers.devices import is_asynchronous
 from skode.solvers.fields.protocols import FusedForm
 from skode.solvers.fields.pullback import has_own_pullback
 from skode.solvers.first_order import first_order
+from skode.solvers.forks import Lock
 from skode.solvers.forward.output_times import OutputTimes, Reading
 from skode.solvers.forward.problem import Problem
 from skode.solvers.forward.run import Path, Run
@@ -153,7 +153,7 @@ class FusedSolve:
 class _FusedAdjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, solve: FusedSolve, y0: Tensor, *parameters: Tensor):
-        ctx.solve, ctx.lock = solve, threading.Lock()
+        ctx.solve, ctx.lock = solve, Lock()
         # Saved so that autograd notices if one of them is changed in place before the backward pass.
         ctx.save_for_backward(y0, *parameters)
         return solve.forward(y0.detach(), keep=True)

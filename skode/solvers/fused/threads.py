@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from threadpoolctl import ThreadpoolController
+
+from skode.solvers.cached import cached
+from skode.solvers.forks import Lock, in_forked_children
 
 #: Numbers in a layer's values up to which NumPy with one thread is as fast as torch with several.
 SMALL = 2**15
@@ -31,14 +32,22 @@ class _OneThread:
     """Holds OpenBLAS to one thread while any solve needs it: small products take longer by several."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = Lock()
         self.users = 0
         self.before: list[tuple[Any, int]] = []
+        in_forked_children(self.restore)
 
-    @functools.cached_property
+    @cached
     def libraries(self) -> list[Any]:
         """The libraries of NumPy's products."""
         return ThreadpoolController().select(user_api="blas").lib_controllers
+
+    def restore(self) -> None:
+        """Let OpenBLAS have its threads, as no solve needs them held any longer: none does in a forked child."""
+        self.users = 0
+        for library, number in self.before:
+            library.set_num_threads(number)
+        self.before = []
 
     def __enter__(self) -> None:
         with self.lock:
@@ -53,8 +62,7 @@ class _OneThread:
         with self.lock:
             self.users -= 1
             if not self.users:
-                for library, number in self.before:
-                    library.set_num_threads(number)
+                self.restore()
 
 
 one_thread = _OneThread()

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from skode.solvers.buffer_pool import BufferPool
+from skode.solvers.buffer_pool import TENSOR_VIEW, BufferPool
 
 
 class _Buffers:
@@ -37,7 +37,7 @@ class _Buffers:
         self.pool.release(self.key, self)
 
     def nbytes(self) -> int:
-        return self.all.numel() * self.all.element_size()
+        return self.all.nbytes + 2 * len(self.all) * TENSOR_VIEW
 
 
 class StageBuffers(_Buffers):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from skode.solvers.cached import cached
 from skode.solvers.fields.protocols import Field, Session, Tape
 from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.statistics import Statistics
@@ -260,7 +260,7 @@ class ExplicitStepper:
         session.flush(tape)
         return PulledStep(pulled[n_carried:].sum(0).view(self.shape), handed_on)
 
-    @functools.cached_property
+    @cached
     def reverse(self) -> ReverseBuffers:
         """Memory for :meth:`pull`."""
         return ReverseBuffers.like(self.tableau.n_stages + 1, self.like)

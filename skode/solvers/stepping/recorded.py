@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from skode.solvers.cached import cached
 from skode.solvers.fields.autograd import AutogradField
 from skode.solvers.fields.times import time_dtype_of
 from skode.solvers.statistics import Statistics
@@ -263,7 +263,7 @@ class RecordedStepper:
         # A copy, as autograd may answer two questions by one tensor, and the state's cotangent is added to in place.
         return PulledStep(pulled[0], pulled[1].reshape(1, -1).clone() if self.n_carried else None)
 
-    @functools.cached_property
+    @cached
     def nothing(self) -> Tensor:
         """Stands for the cotangent of a stage that was taken over inside the graph."""
         return self.like.new_zeros((1, self.like.numel()))

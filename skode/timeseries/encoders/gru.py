@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.dynamics.products import as_right_factor, outer
-from skode.solvers.buffer_pool import BufferPool
+from skode.solvers.buffer_pool import TENSOR_VIEW, BufferPool
 from skode.solvers.first_order import first_order
 
 # Tapes are made for a multiple of as many steps, so that batches of nearly the same length use the same one.
@@ -251,7 +251,7 @@ class Tape:
 
     def nbytes(self) -> int:
         """Memory that it holds."""
-        return self.gates.nbytes + self.states.nbytes
+        return self.gates.nbytes + self.states.nbytes + 7 * len(self.steps) * TENSOR_VIEW
 
 
 class Cotangents:
@@ -309,7 +309,7 @@ class Cotangents:
 
     def nbytes(self) -> int:
         """Memory that it holds."""
-        return self.outputs.nbytes + self.states.nbytes
+        return self.outputs.nbytes + self.states.nbytes + 4 * len(self.steps) * TENSOR_VIEW
 
 
 def _run(inputs: Tensor, folded: FoldedGRU) -> Tape:

@@ -17,11 +17,11 @@ A row of weight :math:`w` stands for :math:`w` residuals :math:`r` at one time, 
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from skode.solvers.cached import cached
 from skode.timeseries.noise.scans import AffineScan, filtered_variances
 
 #: Stands for variances of 0, which noise of no variance has, where they are divided by.
@@ -97,7 +97,7 @@ class ColouredNoise:
         mean[:, :, :-1] -= self._back * ahead[:, :, 1:]
         return self._backward(mean.flip(2)).flip(2)
 
-    @cached_property
+    @cached
     def smoothed_variance(self) -> Tensor:
         """Variance of v in each slot given all residuals, of shape (n_series, n_slots, n_outputs)."""
         # Rauch's P + J^2 (next one's - next before), where P - J^2 (next before) = P (next added) / (next before).
@@ -123,17 +123,17 @@ class ColouredNoise:
         torch.mul(self.kept[:, 1:], mean[:, :, :-1], out=ahead[:, :, 1:])
         return ahead, mean
 
-    @cached_property
+    @cached
     def _forward(self) -> AffineScan:
         """Means given the slots so far, from gains times residuals."""
         return AffineScan(self.kept * (1.0 - self.gains))
 
-    @cached_property
+    @cached
     def _backward(self) -> AffineScan:
         """Means given all slots, the last one first, from what each mean is beyond its share of the next."""
         return AffineScan(_ending_in_zero(self._back).flip(1))
 
-    @cached_property
+    @cached
     def _back(self) -> Tensor:
         """Gain of each slot's mean from the next one's."""
         return self.kept[:, 1:] * self.after[:, :-1] / self.before[:, 1:].clamp_min(TINY)

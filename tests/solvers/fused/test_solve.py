@@ -11,7 +11,6 @@ from skode.dynamics import MLPField
 from skode.dynamics.fused_mlp import FusedMLP
 from skode.solvers import MaxStepsError, NonFiniteDerivativeError, free_idle_memory, solve_ivp
 from skode.solvers.buffer_pool import BufferPool
-from skode.solvers.fused.memory import POOL
 
 TIGHT = {"rtol": 1e-7, "atol": 1e-8}
 
@@ -180,8 +179,8 @@ def test_memory_is_given_back_with_and_without_a_backward_pass():
         gc.collect()
         with torch.no_grad():
             solve_ivp(field, (0.0, 1.0), y0, t_eval=[1.0])
-    (kept,) = [memory for idle in POOL.idle.values() for _, memory in idle]
-    assert BufferPool.total == kept.nbytes() > 0
+    ((_, kept, nbytes),) = BufferPool.held.values()
+    assert BufferPool.total == nbytes == kept.nbytes() > 0
     free_idle_memory()
     assert BufferPool.total == 0
 

@@ -1,9 +1,11 @@
+import os
 import threading
 
 import pytest
 import torch
 
 from skode.solvers.fused import threads
+from tests.forked import held_by_another_thread, outcome
 
 
 class Library:
@@ -30,6 +32,18 @@ def test_threads_come_back_when_the_last_solve_is_done(library):
         assert library.n == 1
         with threads.one_thread:
             assert library.n == 1
+        assert library.n == 1
+    assert library.n == 4
+    library.n = 3
+    threads.one_thread.restore()
+    assert library.n == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_child_has_the_threads_that_another_thread_held(library):
+    with held_by_another_thread(threads.one_thread):
+        assert library.n == 1
+        assert outcome(lambda: library.n == 4 and threads.one_thread.users == 0) == "true"
         assert library.n == 1
     assert library.n == 4
 
