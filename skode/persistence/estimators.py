@@ -101,7 +101,7 @@ class SavableEstimator:
         return {"archive": np.frombuffer(archive, dtype=np.uint8), "users": users}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if state.keys() == {"archive", "users"}:
+        if state.keys() >= {"archive", "users"}:
             found = content_of(state["archive"].tobytes(), kind=KIND, trusted=state["users"])
             if type(found) is not type(self):
                 raise DamagedFileError(f"An archive of {type(self).__name__} holds a {type(found).__name__}.")
