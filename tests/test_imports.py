@@ -16,7 +16,7 @@ LAYERS = (
     {"dynamics"},
     {"persistence"},
     {"training"},
-    {"frames"},
+    {"frames", "serving"},
     {"supervised", "density", "equations"},
     {"timeseries", "identification"},
     {"model_selection"},

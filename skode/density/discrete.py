@@ -190,12 +190,26 @@ class Dequantiser:
             Gives the log-densities of points.
         """
         cells = self._cells(X)
-        logs, n_points = [], min(FEWEST_POINTS * 2 ** (len(self.discrete) - 1), MOST_POINTS)
-        for v in qmc.Sobol(len(self.discrete), rng=0).random(n_points):
-            found = [variable.places(v[k]) for k, (_, variable) in enumerate(self.discrete)]
-            points, log_ratio = self._points(cells, np.array([place for place, _ in found]))
-            logs.append(of_points(points) + log_ratio + np.log([slope for _, slope in found]).sum())
-        return logsumexp(logs, axis=0) - np.log(n_points)
+        places, log_slopes = self.places()
+        logs = []
+        for at, log_slope in zip(places, log_slopes, strict=True):
+            points, log_ratio = self._points(cells, at)
+            logs.append(of_points(points) + log_ratio + log_slope)
+        return logsumexp(logs, axis=0) - np.log(len(places))
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places in cells that densities are averaged over, and logarithms of the slopes by which they count.
+
+        Returns
+        -------
+        places : ndarray of shape (n_points, n_discrete)
+        log_slopes : ndarray of shape (n_points,)
+        """
+        n_points = min(FEWEST_POINTS * 2 ** (len(self.discrete) - 1), MOST_POINTS)
+        uniform = qmc.Sobol(len(self.discrete), rng=0).random(n_points)
+        found = [variable.places(v) for (_, variable), v in zip(self.discrete, uniform.T, strict=True)]
+        places, slopes = (np.column_stack(parts) for parts in zip(*found, strict=True))
+        return places, np.log(slopes).sum(1)
 
 
 def discrete_groups(X: np.ndarray, named: Sequence[int], *, find: bool) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skode.density.anomalies import AnomalyMixin
 from skode.density.chunks import in_chunks
 from skode.density.discrete import Dequantiser
+from skode.density.export import ExportsDensity
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.gaussians import Gaussians
@@ -25,7 +26,6 @@ from skode.density.spaces import check_range, to_data, to_flow
 from skode.density.stacking import Partners
 from skode.density.tables import Categories
 from skode.training import (
-    NeuralODEEstimator,
     array_api,
     check_argument,
     check_data,
@@ -39,7 +39,7 @@ from skode.training import (
 )
 
 
-class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, NeuralODEEstimator):
+class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, ExportsDensity):
     """Base of the estimator: its answers after a fit."""
 
     module_: Flow

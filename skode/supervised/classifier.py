@@ -18,8 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.supervised.export import Labels, Probabilities
 from skode.supervised.objective import Losses, binary_cross_entropies, cross_entropies
-from skode.training import array_api, array_api_fit, check_argument, check_missing_labels, to_numpy, warn_caller
+from skode.training import (
+    array_api,
+    array_api_fit,
+    as_python,
+    check_argument,
+    check_missing_labels,
+    to_numpy,
+    warn_caller,
+)
 
 
 class ODENetClassifier(ClassifierMixin, ODENetEstimator):
@@ -493,6 +502,15 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         """
         outputs = self._predicted(X)[0]
         return to_numpy(functional.logsigmoid(outputs) if self._multilabel else outputs.log_softmax(1))
+
+    def _exported_answers(self) -> dict[str, tuple[str, nn.Module, dict[str, Any]]]:
+        several = self._multilabel
+        told = {"classes": [as_python(label) for label in self.classes_]}
+        return {
+            "predict_proba": ("probabilities", Probabilities(multilabel=several), told),
+            "predict_log_proba": ("log_probabilities", Probabilities(multilabel=several, log=True), told),
+            "predict": ("label", Labels(self.classes_, multilabel=several), told),
+        }
 
     @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

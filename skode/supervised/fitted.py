@@ -17,10 +17,10 @@ from skode.solvers import Solution, SolverError
 from skode.solvers.devices import is_asynchronous
 from skode.supervised.architecture import Architecture
 from skode.supervised.columns import CategoricalFeatures, Columns
+from skode.supervised.export import ExportsODENet
 from skode.supervised.inputs import Inputs, check_two_dimensional, inputs_of
 from skode.supervised.odenet import Network
 from skode.training import (
-    NeuralODEEstimator,
     SparseFeatures,
     array_api,
     check_argument,
@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 BLOCK, BLOCK_ON_GPU = 2**19, 2**24
 
 
-class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
+class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODENet):
     """Evaluation of the network, and what all ODE-Nets answer."""
 
     activation: str

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
 
 from skode.supervised.base import SUPERVISED_CONSTRAINTS, ODENetEstimator
+from skode.supervised.export import Unscaled
 from skode.supervised.objective import Losses, squared_errors
 from skode.supervised.residuals import Residuals
 from skode.supervised.trials import Trials
@@ -463,6 +464,9 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         if not hasattr(self, "_residuals"):
             raise ValueError('Spreads and intervals are known after a fit with likelihood="gaussian" only.')
         return self._residuals
+
+    def _exported_answers(self) -> dict[str, tuple[str, nn.Module, dict[str, Any]]]:
+        return {"predict": ("y", Unscaled(self.target_scaler_, one_dimensional=self._one_dimensional), {})}
 
     @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from skode.frames import Column, LongRows, column_label, distinct_rows, read_rows, times_of_kind
 from skode.timeseries.absurd_times import check_absurd_times
+from skode.timeseries.exported import ExportsLatentODE
 from skode.timeseries.known_ode import KnownODE
 from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.likelihoods import Gaussian
@@ -28,7 +29,6 @@ from skode.timeseries.query import Query
 from skode.timeseries.tensors import PanelTensors
 from skode.timeseries.units import Units
 from skode.training import (
-    NeuralODEEstimator,
     array_api,
     check_weights,
     memory_for,
@@ -40,7 +40,7 @@ from skode.training import (
 )
 
 
-class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralODEEstimator):
+class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsLatentODE):
     """Base of the latent ODE's estimator: all that needs a fitted model and no training."""
 
     series: Column | None
