@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from skode import LatentODERegressor
-from skode.timeseries import estimator
+from skode.timeseries import after_training
 from tests.timeseries.waves import TINY, make_waves
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
@@ -52,7 +52,7 @@ def test_white_noise_has_no_memory(wanderers):
 
 def test_the_noise_is_widened_by_forecasts_that_have_not_seen_the_answers(monkeypatch):
     seen = []
-    monkeypatch.setattr(estimator, "widen_noise", lambda likelihood, y, answers: seen.extend(answers))
+    monkeypatch.setattr(after_training, "widen_noise", lambda likelihood, y, answers: seen.extend(answers))
     model = LatentODERegressor(**{**TINY, "max_iter": 10, "noise": "coloured"}).fit(*wandering())
     prior = model.module_.likelihood.coloured**2
     variance = torch.cat([answer.coloured for answer in seen])

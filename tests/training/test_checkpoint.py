@@ -169,6 +169,7 @@ def test_a_fit_does_not_die_of_a_file_that_cannot_be_written(tmp_path, monkeypat
 def test_signals_end_a_fit_with_a_checkpoint(number, tmp_path, monkeypatch):
     y = X[:, 0] > 0
     model = ODENetClassifier(alpha=1.0, batch_size=20, checkpoint=tmp_path / "fit", random_state=0, **SMALL)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's workers ignore it
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     expected = clone(model).set_params(checkpoint=None).fit(X, y).predict_proba(X)
     looks, look = itertools.count(1), Checkpoint.look
@@ -184,6 +185,7 @@ def test_signals_end_a_fit_with_a_checkpoint(number, tmp_path, monkeypatch):
     assert cut_short.stop_reason_ == "interrupted"
     assert cut_short.predict(X).shape == (60,)
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
+    signal.signal(signal.SIGINT, before)
     np.testing.assert_array_equal(clone(model).fit(X, y).predict_proba(X), expected)
 
 
