@@ -14,7 +14,8 @@ from sklearn.utils import check_random_state
 
 from skode.persistence.archive import read_archive, write_archive
 from skode.training.caller import warn_caller
-from skode.training.identity import differences, digest, identity
+from skode.training.digests import digest
+from skode.training.identity import differences, identity
 from skode.training.interruption import Interruption
 
 Result = TypeVar("Result")
@@ -88,7 +89,8 @@ class Checkpoint:
         begun_with = identity(estimator, data)
         path = Path(estimator.checkpoint)
         if path.is_dir():
-            path = path / f"{type(estimator).__name__}-{digest(begun_with)[:16]}.checkpoint"
+            name = digest({name: entry[0] for name, entry in begun_with.items()})[:16]
+            path = path / f"{type(estimator).__name__}-{name}.checkpoint"
         elif not path.parent.is_dir():
             raise FileNotFoundError(f"checkpoint={str(path)!r}: there is no folder {str(path.parent)!r}.")
         checkpoint = cls(path, estimator.checkpoint_interval)

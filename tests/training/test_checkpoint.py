@@ -145,6 +145,14 @@ def test_a_folder_has_a_file_for_each_fit(tmp_path, cut):
     np.testing.assert_array_equal(again.cv_results_["mean_test_score"], scores)
 
 
+def test_files_in_a_folder_have_the_same_name_in_every_process(tmp_path):
+    def rule():  # by an object whose text tells an address, as those of functions do
+        return ODENetClassifier(checkpoint=tmp_path, class_weight=lambda: 1)
+
+    kept = [rule(), rule()]
+    assert len({Checkpoint.of(model, {}).path for model in kept}) == 1
+
+
 def test_data_that_are_refused_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="NaN"):
         CNFDensityEstimator(checkpoint=tmp_path / "fit", checkpoint_interval=0.0).fit(np.full((30, 2), np.nan))
