@@ -65,7 +65,10 @@ def _created(target: Path) -> tuple[Path, IO[bytes]]:
         file = open(partial, "xb")  # noqa: SIM115 (closed by the caller)
         if fcntl is None:
             return partial, file
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks, on which nobody takes it for abandoned either
+            return partial, file
         if partial.exists():
             return partial, file
         file.close()  # before it was locked another writer took it for abandoned
@@ -95,6 +98,7 @@ def _synchronise(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # some file systems know this for files only, and the new one is in place
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

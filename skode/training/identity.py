@@ -33,8 +33,7 @@ def identity(estimator: Any, data: Mapping[str, Any]) -> dict[str, list[str]]:
         if name not in FREE:
             entries[name] = [digest(value), _text(value)]
     for name, value in data.items():
-        shape = getattr(value, "shape", None)
-        entries[name] = [digest(value), _text(value) if shape is None else f"data of shape {tuple(shape)}"]
+        entries[name] = [digest(value), _text(value) if getattr(value, "shape", None) is None else _summary(value)]
     if getattr(estimator, "warm_start", False) and hasattr(estimator, "module_"):
         entries["the model that warm_start goes on from"] = [digest(estimator.module_), "another one"]
     return entries
@@ -53,3 +52,9 @@ def differences(ours: Mapping[str, list[str]], others: Mapping[str, list[str]]) 
 
 def _text(value: Any) -> str:
     return without_address(repr(value))[:LONGEST]
+
+
+def _summary(value: Any) -> str:
+    """Kind, shape and dtypes of data."""
+    dtypes = f" and dtype {value.dtype}" if hasattr(value, "dtype") else ""
+    return f"{type(value).__name__} of shape {tuple(value.shape)}{dtypes}"
