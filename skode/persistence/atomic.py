@@ -34,8 +34,15 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     ------
     file
         The file to be written.
+
+    Raises
+    ------
+    FileExistsError
+        Where the path is that of a folder or a device.
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a folder, or a device, which would be gone
+        raise FileExistsError(f"{os.fspath(path)!r} is no regular file, and is not replaced by one.")
     _remove_abandoned(target)
     partial, file = _created(target)
     try:

@@ -120,3 +120,11 @@ def test_file_systems_without_locks_and_without_synchronised_folders_will_do(tmp
         file.write(b"new")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_and_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("", "pipe"):
+        with pytest.raises(FileExistsError, match="no regular file"), replaced(tmp_path / name):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
