@@ -170,6 +170,10 @@ class Checkpoint:
         self._under_way, self._step = None, under_way
         try:
             result = run()
+        except KeyboardInterrupt:
+            if under_way is None and not self._is_closed:  # the file may be older than the steps that have ended
+                self._write(None)
+            raise
         finally:
             self._step = None
         if not self._is_closed:

@@ -260,3 +260,17 @@ def test_steps_are_taken_from_the_journal(tmp_path):
     assert again.step(lambda: pytest.fail("run again"), changes=Part()) == {"answer": 42}
     assert weights.tolist() == [1.0, 1.0]
     assert again.step(lambda: "next") == "next"
+
+
+def test_steps_that_have_ended_are_written_where_the_next_one_is_interrupted(tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    checkpoint = Checkpoint(tmp_path / "fit", 1e9)
+    checkpoint.step(lambda: 42)
+    assert not checkpoint.path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.step(interrupted)
+    again = Checkpoint(tmp_path / "fit", 1e9)
+    again._go_on()
+    assert again.step(lambda: pytest.fail("run again")) == 42
