@@ -50,6 +50,8 @@ class _Digest:
 
     def feed(self, value: Any) -> None:
         """Feed a value's type and content."""
+        if isinstance(value, types.FunctionType):  # compiled by torch.compile, whose wrapper holds all of its compiler
+            value = vars(value).get("_torchdynamo_orig_callable", value)
         if id(value) in self.within:
             self.text(_name(value))
             return

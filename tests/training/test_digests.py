@@ -156,6 +156,12 @@ def test_equal_values_have_equal_digests():
     assert digest(one) == digest(nn.Linear(2, 2))
 
 
+def test_compiled_functions_count_as_what_they_compile():
+    compiled = scaled_by(3)
+    compiled._torchdynamo_orig_callable = first
+    assert digest(compiled) == digest(first)
+
+
 def test_globals_that_a_function_reads_are_part_of_it(monkeypatch):
     before = digest(scaled_by_global)
     monkeypatch.setitem(globals(), "SCALE", 3.0)
