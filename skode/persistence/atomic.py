@@ -34,8 +34,15 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     ------
     file
         The file to be written.
+
+    Raises
+    ------
+    FileExistsError
+        Where the path is that of a folder or a device.
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a folder, or a device, which would be gone
+        raise FileExistsError(f"{os.fspath(path)!r} is no regular file, and is not replaced by one.")
     _remove_abandoned(target)
     partial, file = _created(target)
     try:
@@ -65,7 +72,10 @@ def _created(target: Path) -> tuple[Path, IO[bytes]]:
         file = open(partial, "xb")  # noqa: SIM115 (closed by the caller)
         if fcntl is None:
             return partial, file
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks, on which nobody takes it for abandoned either
+            return partial, file
         if partial.exists():
             return partial, file
         file.close()  # before it was locked another writer took it for abandoned
@@ -95,6 +105,7 @@ def _synchronise(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with contextlib.suppress(OSError):  # some file systems know this for files only, and the new one is in place
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,10 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from skode.persistence.archive import read_archive, write_archive
+from skode.persistence.errors import UnreadableFileError
 from skode.training.caller import warn_caller
-from skode.training.identity import differences, digest, identity
+from skode.training.digests import digest
+from skode.training.identity import differences, identity
 from skode.training.interruption import Interruption
 
 Result = TypeVar("Result")
@@ -87,20 +90,30 @@ class Checkpoint:
             return cls()
         begun_with = identity(estimator, data)
         path = Path(estimator.checkpoint)
+        if os.fspath(estimator.checkpoint).endswith(("/", os.sep)) and not path.is_dir():  # meant as a folder
+            raise FileNotFoundError(f"checkpoint={estimator.checkpoint!r}: there is no such folder; make it first.")
         if path.is_dir():
-            path = path / f"{type(estimator).__name__}-{digest(begun_with)[:16]}.checkpoint"
+            name = digest({name: entry[0] for name, entry in begun_with.items()})[:16]
+            path = path / f"{type(estimator).__name__}-{name}.checkpoint"
         elif not path.parent.is_dir():
-            raise FileNotFoundError(f"checkpoint={str(path)!r}: there is no folder {str(path.parent)!r}.")
+            raise FileNotFoundError(
+                f"checkpoint={str(path)!r}: there is no folder {str(path.parent)!r}. Make it first."
+            )
         checkpoint = cls(path, estimator.checkpoint_interval)
         checkpoint.begun_with = begun_with
         if path.exists():
             checkpoint._go_on()
+        if not checkpoint._has_ended and not os.access(path.parent, os.W_OK):  # told now, not after the first interval
+            raise PermissionError(f"checkpoint={str(path)!r}: the folder {str(path.parent)!r} can't be written to.")
         return checkpoint
 
     def _go_on(self) -> None:
         """Take over the progress in the file; that of another fit is left where it has ended."""
         assert self.path is not None
-        content = read_archive(self.path, kind=KIND)
+        try:
+            content = read_archive(self.path, kind=KIND)
+        except UnreadableFileError as error:
+            raise type(error)(f"checkpoint: {error} Take another path, or delete the file to begin anew.") from error
         different = differences(self.begun_with, content["begun_with"])
         if different and not content["ended"]:
             raise ValueError(
@@ -157,6 +170,10 @@ class Checkpoint:
         self._under_way, self._step = None, under_way
         try:
             result = run()
+        except KeyboardInterrupt:
+            if under_way is None and not self._is_closed:  # the file may be older than the steps that have ended
+                self._write(None)
+            raise
         finally:
             self._step = None
         if not self._is_closed:

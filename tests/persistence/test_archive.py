@@ -4,6 +4,7 @@ import datetime
 import functools
 import math
 from collections import OrderedDict
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -57,6 +58,7 @@ VALUES = {
     "plain": [None, True, False, 0, -1, 2**63 - 1, 2**200, -(2**64), 0.1, -0.0, 5e-324, "", 'ä\ud800\x00"\\'],
     "special floats": [math.nan, math.inf, -math.inf, complex(-0.0, math.nan)],
     "texts": ["ä\ud800" * 1000],
+    "paths": [Path("a", "ä"), Path(), Path("/")],
     "bytes": [b"", bytes(range(256))],
     "containers": [
         (1, [2, {3}]),

@@ -1,6 +1,8 @@
 """A file is the old one or the new one, whatever happens to those that write it."""
 
 import contextlib
+import os
+import stat
 import subprocess
 import sys
 import threading
@@ -102,3 +104,27 @@ def test_many_writers_leave_one_whole_file(tmp_path):
     assert len(set(path.read_bytes())) == 1
     assert len(path.read_bytes()) == 1000
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_systems_without_locks_and_without_synchronised_folders_will_do(tmp_path, monkeypatch):
+    def refused(*args):
+        raise OSError("Function not implemented")
+
+    def synchronise(descriptor, fsync=os.fsync):
+        return refused() if stat.S_ISDIR(os.fstat(descriptor).st_mode) else fsync(descriptor)
+
+    path = tmp_path / "file"
+    monkeypatch.setattr(atomic.fcntl, "flock", refused)
+    monkeypatch.setattr(atomic.os, "fsync", synchronise)
+    with replaced(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_and_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("", "pipe"):
+        with pytest.raises(FileExistsError, match="no regular file"), replaced(tmp_path / name):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -14,6 +14,7 @@ from torch import nn
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
 from skode.datasets import make_spirals
+from skode.persistence.errors import ForeignFileError
 from skode.training.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -113,10 +114,11 @@ def test_another_fit_is_refused_by_what_differs(tmp_path, cut):
         with pytest.raises(ValueError, match=f"of another fit, which has not ended: {told}"):
             clone(model).set_params(**changed).fit(X, y)
     with pytest.raises(
-        ValueError, match=r"X is data of shape \(50, 2\), but it was begun with data of shape \(60, 2\); y"
+        ValueError,
+        match=r"X is ndarray of shape \(50, 2\) .*, but it was begun with ndarray of shape \(60, 2\)",
     ):
         clone(model).fit(X[:50], y[:50])
-    with pytest.raises(ValueError, match=r"ended: y is data of shape \(60,\), but it was begun with another one"):
+    with pytest.raises(ValueError, match=r"ended: y is ndarray of .* dtype bool, but it was begun with another one"):
         clone(model).fit(X, ~y)
     with pytest.raises(ValueError, match="estimator is ODENetRegressor"):
         ODENetRegressor(checkpoint=tmp_path / "fit").fit(X, X[:, 0])
@@ -145,10 +147,37 @@ def test_a_folder_has_a_file_for_each_fit(tmp_path, cut):
     np.testing.assert_array_equal(again.cv_results_["mean_test_score"], scores)
 
 
+def test_files_in_a_folder_have_the_same_name_in_every_process(tmp_path):
+    def rule():  # by an object whose text tells an address, as those of functions do
+        return ODENetClassifier(checkpoint=tmp_path, class_weight=lambda: 1)
+
+    kept = [rule(), rule()]
+    assert len({Checkpoint.of(model, {}).path for model in kept}) == 1
+
+
 def test_data_that_are_refused_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="NaN"):
         CNFDensityEstimator(checkpoint=tmp_path / "fit", checkpoint_interval=0.0).fit(np.full((30, 2), np.nan))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    model = ODENetClassifier(checkpoint=tmp_path / "fit", random_state=0, **SMALL).fit(X, X[:, 0] > 0)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(PermissionError, match=r"checkpoint='.*fit': the folder '.*' can't be written to"):
+        clone(model).set_params(max_iter=3).fit(X, X[:, 0] > 0)
+    clone(model).fit(X, X[:, 0] > 0)  # which has ended
+
+
+def test_a_path_with_a_slash_at_its_end_is_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint='.*/new/': there is no such folder"):
+        ODENetClassifier(checkpoint=f"{tmp_path}/new/", **SMALL).fit(X, X[:, 0] > 0)
+
+
+def test_a_damaged_file_is_told_with_the_way_out(tmp_path):
+    (tmp_path / "fit").write_bytes(b"")
+    with pytest.raises(ForeignFileError, match=r"checkpoint: .*fit is not a file.* delete the file to begin anew"):
+        ODENetClassifier(checkpoint=tmp_path / "fit", **SMALL).fit(X, X[:, 0] > 0)
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
@@ -233,3 +262,17 @@ def test_steps_are_taken_from_the_journal(tmp_path):
     assert again.step(lambda: pytest.fail("run again"), changes=Part()) == {"answer": 42}
     assert weights.tolist() == [1.0, 1.0]
     assert again.step(lambda: "next") == "next"
+
+
+def test_steps_that_have_ended_are_written_where_the_next_one_is_interrupted(tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    checkpoint = Checkpoint(tmp_path / "fit", 1e9)
+    checkpoint.step(lambda: 42)
+    assert not checkpoint.path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.step(interrupted)
+    again = Checkpoint(tmp_path / "fit", 1e9)
+    again._go_on()
+    assert again.step(lambda: pytest.fail("run again")) == 42

@@ -1,9 +1,10 @@
-"""Python's own numbers and containers."""
+"""Python's own numbers, containers and paths."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from pathlib import Path, PosixPath, WindowsPath
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,9 @@ def _bytes(x: bytes, encoder: Encoder) -> list[Any]:
     return [encoder.data(torch.from_numpy(np.frombuffer(x, dtype=np.uint8).copy()))]
 
 
+#: Read as a path of the system that reads it.
+PATH = Codec("path", lambda x, encoder: [str(x)], lambda decoder, text: Path(expected(text, str)))
+
 BUILTIN: dict[type, Codec] = {
     float: Codec("float", lambda x, encoder: [str(x)], lambda decoder, name: SPECIAL[name]),
     int: Codec("int", lambda x, encoder: [hex(x)], lambda decoder, digits: int(expected(digits, str), 16)),
@@ -100,4 +104,6 @@ BUILTIN: dict[type, Codec] = {
     OrderedDict: _mapping("ordered_dict", OrderedDict),
     slice: _parts("slice", slice, "start", "stop", "step"),
     range: _parts("range", range, "start", "stop", "step"),
+    PosixPath: PATH,
+    WindowsPath: PATH,
 }
