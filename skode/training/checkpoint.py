@@ -88,6 +88,8 @@ class Checkpoint:
         """
         if estimator.checkpoint is None:
             return cls()
+        if not os.fspath(estimator.checkpoint):
+            raise ValueError("checkpoint='' is no path; for no checkpoint it must be None.")
         begun_with = identity(estimator, data)
         path = Path(estimator.checkpoint)
         if os.fspath(estimator.checkpoint).endswith(("/", os.sep)) and not path.is_dir():  # meant as a folder

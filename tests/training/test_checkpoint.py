@@ -185,6 +185,11 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
         ODENetClassifier(checkpoint=tmp_path / "none" / "fit").fit(X, X[:, 0] > 0)
 
 
+def test_an_empty_path_is_refused():
+    with pytest.raises(ValueError, match="checkpoint='' is no path"):
+        ODENetClassifier(checkpoint="").fit(X, X[:, 0] > 0)
+
+
 def test_a_fit_does_not_die_of_a_file_that_cannot_be_written(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
