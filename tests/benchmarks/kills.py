@@ -126,13 +126,13 @@ def campaign(n_kills: int, seed: int = 0, names: list[str] | None = None) -> dic
                 fitted = make(random_state=0, checkpoint=path, checkpoint_interval=0.0).fit(*arguments)
                 return outcome(fitted, arguments[0])
 
-            while killed < n_kills // len(cases):
+            while killed < -(-n_kills // len(cases)):
                 path.unlink(missing_ok=True)
                 n_before = killed
                 # Writing after every update takes time as well.
                 while killed == n_before or draw.random() < 2 / 3:
                     killed += in_fork(resumed, draw.uniform(0.02, 1.2 * seconds)) is None
-                    if killed >= n_kills // len(cases):
+                    if killed >= -(-n_kills // len(cases)):
                         break
                 ended += 1
                 different += in_fork(resumed) != expected
