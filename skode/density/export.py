@@ -95,6 +95,7 @@ class ExportedDensity(nn.Module):
     def __init__(self, estimator: ExportsDensity) -> None:
         super().__init__()
         self.flow = flow = copy.deepcopy(estimator.module_).cpu().requires_grad_(False)
+        flow.log_2pi = constant(flow.log_2pi, flow.log_scale)
         if not offers_divergence(flow.field):
             flow.field = DivergenceGraph(flow.field, flow.n_features)
         self.solver = TracedSolver(estimator._solver())
@@ -109,7 +110,7 @@ class ExportedDensity(nn.Module):
             return self.log_prob(X.double(), X.dtype).to(X.dtype)
         points, log_ratios = self.cells(X.double())
         logs = self.log_prob(points.flatten(0, 1), X.dtype).unflatten(0, points.shape[:2])
-        return (torch.logsumexp(logs + log_ratios, dim=1) - math.log(points.shape[1])).to(X.dtype)
+        return (torch.logsumexp(logs + log_ratios, dim=1) - self.cells.log_n_points).to(X.dtype)
 
     def log_prob(self, points: Tensor, dtype: torch.dtype) -> Tensor:
         """See :meth:`skode.density.fitted.FittedDensity._log_prob`."""
@@ -130,8 +131,14 @@ def log_prob_of(density: Gaussians, z: Tensor) -> Tensor:
     else:
         off = (z - means[:, None]) @ axes
         squares = (off.square() / variances[:, None]).sum(2).T
-    constant = density.log_weights - 0.5 * variances.log().sum(1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)
-    return torch.logsumexp(constant - 0.5 * squares, dim=1)
+    log_2pi = constant(math.log(2.0 * math.pi), means)
+    logs = density.log_weights - 0.5 * variances.log().sum(1) - 0.5 * z.shape[1] * log_2pi
+    return torch.logsumexp(logs - 0.5 * squares, dim=1)
+
+
+def constant(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor with a dimension: others are rounded to single precision in the graphs of ONNX."""
+    return torch.tensor([float(value)], dtype=like.dtype)
 
 
 class ExportedScaler(nn.Module):
@@ -159,7 +166,7 @@ class ExportedScaler(nn.Module):
             arrays[name] = values
         arrays["constant"] = np.linalg.slogdet(scaler.whitening)[1] + np.log(marginals.delta / marginals.lam).sum()
         for name, array in arrays.items():
-            self.register_buffer(name, torch.tensor(array))
+            self.register_buffer(name, torch.tensor(np.atleast_1d(array)))
 
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         log_slopes = torch.zeros_like(X[:, 0])
@@ -176,12 +183,14 @@ class ExportedCells(nn.Module):
 
     first: Tensor
     log_slopes: Tensor
+    log_n_points: Tensor
 
     def __init__(self, dequantiser: Dequantiser) -> None:
         super().__init__()
         places, log_slopes = dequantiser.places()
         self.register_buffer("first", torch.tensor(dequantiser.first))
         self.register_buffer("log_slopes", torch.tensor(log_slopes))
+        self.register_buffer("log_n_points", torch.tensor([math.log(len(places))], dtype=torch.float64))
         variables = zip(dequantiser.discrete, places.T, strict=True)
         self.variables = nn.ModuleList(ExportedVariable(j, variable, own) for (j, variable), own in variables)
 
@@ -229,4 +238,5 @@ class ExportedVariable(nn.Module):
     def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
         same = (X[:, None, self.columns] == self.values).all(2)
         code = torch.where(same.any(1), same.long().argmax(1), same.shape[1])
-        return self.points[code], self.log_ratios[code]
+        sound = torch.isfinite(X[:, self.columns]).all(1)[:, None]  # NaN is no value that was not seen
+        return self.points[code], torch.where(sound, self.log_ratios[code], torch.nan)

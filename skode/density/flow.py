@@ -51,6 +51,9 @@ class Flow(nn.Module):
         Densities that an estimator mixes with the flow's, of which the methods here know nothing.
     """
 
+    #: A number, or a tensor of one in exported flows, whose graphs round numbers to single precision.
+    log_2pi: float | Tensor = math.log(2.0 * math.pi)
+
     def __init__(self, field: nn.Module, n_features: int) -> None:
         super().__init__()
         self.field = field
@@ -106,7 +109,7 @@ class Flow(nn.Module):
     def base_log_prob(self, z: Tensor) -> Tensor:
         """Log-densities of the base."""
         standard = z * torch.exp(-self.log_scale)
-        return -0.5 * standard.square().sum(1) - self.log_scale.sum() - 0.5 * self.n_features * math.log(2 * math.pi)
+        return -0.5 * standard.square().sum(1) - self.log_scale.sum() - 0.5 * self.n_features * self.log_2pi
 
     def push(self, base: Tensor, solver: Solve) -> Tensor:
         """Standard normal points, of shape (n, d), scaled and carried to ``t = 1``."""

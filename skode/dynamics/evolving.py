@@ -79,7 +79,10 @@ class EvolvingLayer(nn.Module):
             return self.map(x, torch.tensordot(c, self.weight, 1), torch.tensordot(c, torch.stack([*self.bias]), 1))
         # The weights differ between samples: combine the sets' outputs instead, which gives the same.
         by_set = c.t().reshape(c.shape[1], -1, *[1] * (x.ndim - 1))
-        return sum((c_k * self.map(x, *set_k) for c_k, *set_k in zip(by_set, self.weight, self.bias, strict=True)))
+        biases = [*self.bias]
+        # By position: views that unpacking makes of all sets at once are an alias of the weights in exported loops.
+        outputs = (self.map(x, self.weight[k], *biases[k : k + 1]) for k in range(len(by_set)))
+        return sum((c_k * output for c_k, output in zip(by_set, outputs, strict=True)))
 
 
 class EvolvingField(nn.Module):

@@ -102,7 +102,7 @@ class DivergenceGraph(nn.Module):
     Raises
     ------
     ValueError
-        Where the field is bound to one number of samples, as by ``len(z)``.
+        Where the field has branches that depend on values, or is bound to one number of samples, as by ``len(z)``.
     """
 
     def __init__(self, field: nn.Module, n_features: int) -> None:
@@ -110,7 +110,13 @@ class DivergenceGraph(nn.Module):
         like = next(field.parameters(), torch.zeros(0, dtype=torch.float64))
         t, z = torch.rand(EXAMPLE_ROWS, 1).to(like), torch.rand(EXAMPLE_ROWS, n_features).to(like)
         made = make_fx(lambda t, z: exact_divergence(field, t, z), tracing_mode="symbolic", _allow_non_fake_inputs=True)
-        self.graph = with_plain_sizes(made(t, z))
+        try:
+            self.graph = with_plain_sizes(made(t, z))
+        except Exception as error:
+            raise ValueError(
+                f"The field {type(field).__name__} can't be exported: torch can't make a graph of it. It must be made "
+                "of operations on tensors, without branches that depend on their values."
+            ) from error
         t, z = torch.rand(5, 1).to(like), torch.rand(5, n_features).to(like)
         expected = exact_divergence(field, t, z)
         try:

@@ -91,12 +91,21 @@ class Program:
         path = Path(path)
         if format == "torch" and path.suffix != ".pt2":
             raise ValueError(f"path={str(path)!r} must end in '.pt2', as torch.export.load wants it.")
+        if format == "onnx" and path.suffix == ".pt2":
+            raise ValueError(f"path={str(path)!r} ends in '.pt2', the ending of format='torch', but format='onnx'.")
         text = json.dumps({"skode": __version__, **self.description, **self._interface()}, default=str)
         exported = self.exported
         with replaced(path) as file, quiet():
             if format == "torch":
                 torch.export.save(exported, file, extra_files={DESCRIPTION: text})
                 return
+            program = self._in_onnx(exported)
+            program.model.metadata_props[DESCRIPTION] = text
+            file.write(program.model_proto.SerializeToString())
+
+    def _in_onnx(self, exported: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+        """The graph in operators of ONNX."""
+        try:
             program = torch.onnx.export(
                 exported,
                 dynamo=True,
@@ -105,9 +114,13 @@ class Program:
                 opset_version=OPSET,
                 verbose=False,
             )
-            assert program is not None
-            program.model.metadata_props[DESCRIPTION] = text
-            file.write(program.model_proto.SerializeToString())
+        except torch.onnx.OnnxExporterError as error:
+            raise ValueError(
+                "The model has operations that torch.onnx can't write in those of ONNX: export with format='torch'. "
+                f"Its message: {first_line(error.__cause__ or error)}"
+            ) from error
+        assert program is not None
+        return program
 
     def _interface(self) -> dict[str, Any]:
         """Names, shapes and types of inputs, and names of outputs."""
@@ -132,12 +145,17 @@ class Program:
                 frozen = copy.deepcopy(self.module).cpu().eval().requires_grad_(False)
                 return without_traces(torch.export.export(frozen, examples, dynamic_shapes=shapes, strict=True))
             except Exception as error:
-                reason = str(error).strip().splitlines()
                 raise ValueError(
                     "torch.export can't make a graph of the model. A field of one's own must be a module whose forward "
                     "torch.export takes: operations on tensors, without branches that depend on their values. Its "
-                    f"message: {reason[0] if reason else type(error).__name__}"
+                    f"message: {first_line(error)}"
                 ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def without_traces(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -55,7 +55,9 @@ class ExportsODENet(Exports):
         method : str, default=None
             Of a classifier "predict_proba" (the default), "predict_log_proba" or "predict"; of a regressor "predict".
             The outputs are named "probabilities", "log_probabilities", "label" and "y". Classes that are not numbers
-            are answered by their positions in ``classes_``, which the description has.
+            are answered by their positions in ``classes_``, which the description has. Whole numbers can't be NaN: the
+            label of a sample that can't be solved is the least number of its dtype, in place of a position the number
+            of classes, and -1 for each of several labels.
 
         Raises
         ------
@@ -65,7 +67,7 @@ class ExportsODENet(Exports):
             Where a package is missing; the message says which.
         ValueError
             Where the solver's ``method`` is implicit or one of Adams', a field can't be made a graph, or a network of
-            images in float64 is to be ONNX, whose runtimes do not have its convolutions.
+            images in float64 or one with ``evolving_weights`` is to be ONNX, which does not have its operations.
         """
         program = self._program(method)
         if format == "onnx" and self.image_shape is not None and program.inputs[0].example.dtype == torch.float64:
@@ -172,7 +174,7 @@ class Probabilities(nn.Module):
 
 
 class Labels(nn.Module):
-    """The most probable class of each sample, or 0 and 1 for each label.
+    """The most probable class of each sample, or 0 and 1 for each label; no class where a sample can't be solved.
 
     Parameters
     ----------
@@ -183,15 +185,25 @@ class Labels(nn.Module):
     """
 
     classes: Tensor
+    unsolved: Tensor
 
     def __init__(self, classes: np.ndarray, *, multilabel: bool) -> None:
         super().__init__()
         self.multilabel = multilabel
         numbers = classes.dtype.kind in "iuf"
-        self.register_buffer("classes", torch.tensor(classes if numbers else np.arange(len(classes))))
+        answers = torch.tensor(classes if numbers else np.arange(len(classes)))
+        if not numbers:
+            unsolved: float = len(classes)
+        else:
+            unsolved = torch.nan if answers.is_floating_point() else torch.iinfo(answers.dtype).min
+        self.register_buffer("classes", answers)
+        self.register_buffer("unsolved", torch.tensor([unsolved], dtype=answers.dtype))
 
     def forward(self, outputs: Tensor) -> Tensor:
-        return (outputs > 0).long() if self.multilabel else self.classes[outputs.argmax(1)]
+        sound = torch.isfinite(outputs).all(1)
+        if self.multilabel:
+            return torch.where(sound[:, None], (outputs > 0).long(), -1)
+        return torch.where(sound, self.classes[outputs.argmax(1)], self.unsolved)
 
 
 class Unscaled(nn.Module):

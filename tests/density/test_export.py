@@ -68,6 +68,28 @@ def test_discrete_columns_are_taken_as_numbers(X, monkeypatch):
     np.testing.assert_allclose(found, density.score_samples(frame[:4]), rtol=0, atol=1e-9)
 
 
+def test_nan_is_not_a_value_that_was_not_seen(X, monkeypatch):
+    X = np.column_stack([X[:, 0], np.arange(40) % 3])
+    density = CNFDensityEstimator(**SMALL).fit(X)
+    X[1, 1], X[2, 1] = np.nan, 7.0
+    found = by_module(density._program(), monkeypatch, X[:4])
+    np.testing.assert_allclose(found[[0, 2, 3]], density.score_samples(X[[0, 2, 3]]), rtol=0, atol=1e-9)
+    assert np.isnan(found[1])
+
+
+class Branching(Own):
+    """One with a branch that depends on values."""
+
+    def forward(self, t, z):
+        return super().forward(t, z) if z.sum() > 0.0 else -z
+
+
+def test_a_field_with_branches_is_refused(X):
+    density = CNFDensityEstimator(**SMALL, field=Branching()).fit(X)
+    with pytest.raises(ValueError, match=r"Branching can't be exported: .* without branches"):
+        density._program()
+
+
 def test_a_field_bound_to_one_number_of_samples_is_refused(X):
     density = CNFDensityEstimator(**SMALL, field=OfLength()).fit(X)
     with pytest.raises(ValueError, match=r"OfLength can't be exported.*z\.shape\[0\]"):

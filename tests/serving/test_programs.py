@@ -31,6 +31,16 @@ def test_a_model_that_cannot_be_a_graph_leaves_the_file_that_is_there(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_operation_that_onnx_does_not_have_is_named(tmp_path, monkeypatch):
+    def missing(*args, **options):
+        raise torch.onnx.OnnxExporterError("Next steps: ...") from ValueError("No matrix_exp\nTrace: ...")
+
+    monkeypatch.setattr(torch.onnx, "export", missing)
+    with pytest.raises(ValueError, match=r"export with format='torch'.*message: No matrix_exp$"):
+        program(nn.Tanh()).write(tmp_path / "model.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_cannot_be_written_whole_leaves_the_one_that_is_there(tmp_path, monkeypatch):
     path = tmp_path / "model.pt2"
     path.write_text("before")
@@ -57,6 +67,7 @@ def test_a_missing_package_is_named(monkeypatch):
     [
         ("model.xml", "pmml", r"format='pmml' is not known; choose one of \['onnx', 'torch'\]"),
         ("model.pt", "torch", r"path='model\.pt' must end in '\.pt2'"),
+        ("model.pt2", "onnx", r"path='model\.pt2' ends in '\.pt2', the ending of format='torch'"),
     ],
 )
 def test_formats_and_names_are_checked(path, format, message):

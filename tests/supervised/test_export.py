@@ -88,6 +88,25 @@ def test_labels_are_classes_that_are_numbers_or_positions_of_others(classifier, 
     assert (by_module(numbers._program("predict"), monkeypatch, moons[0]) == numbers.predict(moons[0])).all()
 
 
+def test_a_sample_that_cannot_be_solved_has_no_label(classifier, moons, monkeypatch):
+    X, y = moons[0].copy(), moons[1]
+    X[1] = np.inf
+    codes = by_module(classifier._program("predict"), monkeypatch, X)
+    assert codes[1] == len(classifier.classes_)
+    assert (classifier.classes_[codes[2:]] == classifier.predict(moons[0])[2:]).all()
+    tiny = {**TINY, "max_iter": 1}
+    for targets, expected in ((y * 2 - 1, np.iinfo(np.int64).min), (1.0 * y, np.nan), (np.column_stack([y, y]), -1)):
+        found = by_module(ODENetClassifier(**tiny).fit(moons[0], targets)._program("predict"), monkeypatch, X)
+        np.testing.assert_equal(found[1], np.full(found.shape[1:], expected))
+
+
+def test_a_graph_of_evolving_weights(moons):
+    options = {"evolving_weights": True, "method": "euler", "state_size": None, "max_iter": 1}
+    regressor = ODENetRegressor(**{**TINY, **options}).fit(moons[0], moons[1])
+    found = regressor._program(None).exported.module()(torch.tensor(moons[0]))
+    np.testing.assert_allclose(found.numpy(), regressor.predict(moons[0]), rtol=0, atol=1e-10)
+
+
 def test_several_labels(moons, monkeypatch):
     y = np.column_stack([moons[1], moons[0][:, 0] > 0])
     classifier = ODENetClassifier(**{**TINY, "max_iter": 1}).fit(moons[0], y)

@@ -40,8 +40,9 @@ class ExportsLatentODE(Exports):
         """Write predictions of new series to a file that runs without this package.
 
         It answers as ``condition(X, y).predict(X_new, return_std=True)`` does for series that the model does not know.
-        Inputs are float64, of any number of series, rows and times, in the units of ``fit`` (dates as seconds since
-        1970, in UTC where they have a time zone; differences as seconds):
+        Inputs are float64, of any number of series, rows and times, at least one of each (a series without known rows
+        has NaN), in the units of ``fit`` (dates as seconds since 1970, in UTC where they have a time zone; differences
+        as seconds):
 
         - ``known_times`` of shape (n_series, n_known): times of known rows in ascending order, behind the last one NaN;
         - ``known_y`` of shape (n_series, n_known, n_outputs): values, NaN where nothing was observed;
@@ -51,7 +52,7 @@ class ExportsLatentODE(Exports):
 
         Outputs are ``y_mean`` and ``y_std``, of shape (n_series, n_times, n_outputs). The posterior of each series is
         found as ``condition`` finds it, refined where ``posterior="laplace"``; equal rows of one series count each.
-        What can't be solved is answered by NaN.
+        What can't be solved is answered by NaN, and so is a series with an infinite value.
 
         Parameters
         ----------
@@ -151,7 +152,9 @@ class ExportedLatentODE(nn.Module):
         variance = weighted(weights, likelihood.variance(eta) + (means - mean).square())
         if coloured is not None:
             variance = variance + coloured
-        units, reached = self.units, sound.any(0)[..., None]
+        # Infinite values would count as not observed, which only NaN says.
+        units, answerable = self.units, ~torch.isinf(known_y).any(2).any(1)
+        reached = sound.any(0)[..., None] & answerable[:, None, None]
         mean, std = mean * units.y_scale + units.y_shift, variance.sqrt() * units.y_scale
         return torch.where(reached, mean, torch.nan), torch.where(reached, std, torch.nan)
 
