@@ -74,7 +74,7 @@ class ContinuationScorer:
     >>> from skode.datasets import make_spirals
     >>> from skode.model_selection import ContinuationScorer
     >>> X, y = make_spirals(n_series=12, n_observations=10, random_state=0)
-    >>> model = LatentODERegressor(series="series", time="time", tol=1.0, n_iter_no_change=5, random_state=0)
+    >>> model = LatentODERegressor(series="series", time="time", max_iter=5, random_state=0)
     >>> scoring = ContinuationScorer(prefix=0.4, scoring="neg_mean_absolute_error")
     >>> cross_val_score(model, X, y, groups=X["series"], cv=GroupKFold(2), scoring=scoring).shape
     (2,)

@@ -80,7 +80,7 @@ class DistributionScorer:
     >>> from skode.datasets import make_spirals
     >>> from skode.model_selection import DistributionScorer, ForecastSplit
     >>> X, y = make_spirals(n_series=12, n_observations=10, random_state=0)
-    >>> model = LatentODERegressor(series="series", time="time", tol=1.0, n_iter_no_change=5, random_state=0)
+    >>> model = LatentODERegressor(series="series", time="time", max_iter=5, random_state=0)
     >>> scoring = {name: DistributionScorer(name) for name in ("neg_crps", "coverage")}
     >>> cv = ForecastSplit(2, series="series", time="time")
     >>> cross_validate(model, X, y, cv=cv, scoring=scoring)["test_coverage"].shape

@@ -52,7 +52,8 @@ class ExportsLatentODE(Exports):
 
         Outputs are ``y_mean`` and ``y_std``, of shape (n_series, n_times, n_outputs). The posterior of each series is
         found as ``condition`` finds it, refined where ``posterior="laplace"``; equal rows of one series count each.
-        What can't be solved is answered by NaN, and so is a series with an infinite value.
+        What can't be solved is answered by NaN, and so is a series with an infinite value, or whose known
+        times fall.
 
         Parameters
         ----------
@@ -152,8 +153,10 @@ class ExportedLatentODE(nn.Module):
         variance = weighted(weights, likelihood.variance(eta) + (means - mean).square())
         if coloured is not None:
             variance = variance + coloured
-        # Infinite values would count as not observed, which only NaN says.
-        units, answerable = self.units, ~torch.isinf(known_y).any(2).any(1)
+        # Infinite values would count as not observed, which only NaN says, and the encoder reads rows in their order.
+        units, ordered = self.units, torch.where(torch.isnan(known_times), torch.inf, known_times)
+        falling = (ordered.sort(dim=1).values != ordered).any(1)
+        answerable = ~torch.isinf(known_y).any(2).any(1) & ~falling
         reached = sound.any(0)[..., None] & answerable[:, None, None]
         mean, std = mean * units.y_scale + units.y_shift, variance.sqrt() * units.y_scale
         return torch.where(reached, mean, torch.nan), torch.where(reached, std, torch.nan)

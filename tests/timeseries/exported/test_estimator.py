@@ -97,14 +97,16 @@ def test_predictions_of_new_series(data, options, with_dose, monkeypatch):
         np.testing.assert_allclose(mine, its, rtol=0, atol=1e-8)
 
 
-def test_a_series_with_an_infinite_value_is_not_answered(data, monkeypatch):
+def test_a_series_with_an_infinite_value_or_falling_times_is_not_answered(data, monkeypatch):
     X, y = data
     program = LatentODERegressor(**SMALL, posterior="encoder").fit(X[["series", "time"]], y)._program()
     times, values = np.tile(np.arange(3.0), (2, 1)), np.zeros((2, 3, 1))
-    values[1, 1] = np.inf
-    for found in by_module(program, monkeypatch, times, values, times):
-        assert np.isfinite(found[0]).all()
-        assert np.isnan(found[1]).all()
+    infinite, falling = values.copy(), times.copy()
+    infinite[1, 1], falling[1] = np.inf, [0.0, 2.0, 1.0]
+    for given in ((times, infinite), (falling, values)):
+        for found in by_module(program, monkeypatch, *given, times):
+            assert np.isfinite(found[0]).all()
+            assert np.isnan(found[1]).all()
 
 
 @pytest.mark.parametrize(
