@@ -1,5 +1,6 @@
 """Settings of the whole test run."""
 
+import gc
 import os
 
 # The models here are small: more threads only wait for each other, and for those of other workers. Set before any
@@ -39,3 +40,9 @@ def cut(monkeypatch):
     monkeypatch.setattr(Checkpoint, "look", counted)
     after.Cut = Cut
     return after
+
+
+def pytest_collection_finish(session):
+    """Spare garbage collections all that stays anyway: the libraries, and thousands of tests."""
+    gc.collect()
+    gc.freeze()
