@@ -24,7 +24,7 @@ NETWORKS = ("ODENetClassifier", "ODENetRegressor", "CNFDensityEstimator", "Laten
 
 
 class BreaksError(Exception):
-    """What a user's callback or field raises."""
+    """Raised by a user's callback or field."""
 
 
 class Breaking:
@@ -40,7 +40,7 @@ class Breaking:
             raise BreaksError
 
 
-#: What user's functions and fields call. It is no part of them, so that no pickle has its count.
+#: Called by users' functions and fields. It is not an attribute of them, so that no pickle has its count.
 BREAKING = Breaking()
 
 #: How often fits called the field of the user's, by the estimator's name.

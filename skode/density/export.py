@@ -22,9 +22,6 @@ from skode.dynamics.divergence import offers_divergence
 from skode.serving import DivergenceGraph, Exports, Input, Program, TracedSolver, asinh, hypot1
 from skode.training import as_python, of_one_model
 
-#: Rows that graphs are made by.
-EXAMPLE_ROWS = 3
-
 
 class ExportsDensity(Exports):
     """Export of the density."""
@@ -71,10 +68,9 @@ class ExportsDensity(Exports):
         check_is_fitted(self)
         if method != "score_samples":
             raise ValueError(f"method={method!r} can't be exported; choose 'score_samples'.")
-        example = torch.zeros(EXAMPLE_ROWS, self.n_features_in_, dtype=self.module_.log_scale.dtype)
         return Program(
             ExportedDensity(self),
-            (Input("X", example, ("n_samples", None)),),
+            (Input.table(self.n_features_in_, self.module_.log_scale.dtype),),
             ("log_density",),
             {**self._description(method), "categories": self._listed_categories()},
         )

@@ -31,17 +31,17 @@ def write_archive(path: str | os.PathLike[str], content: Any, *, kind: str) -> N
     path : str or PathLike
         The file.
     content : object
-        What to write: numbers, strings, containers, arrays, tensors, modules, frames, objects of skode, and objects and
-        functions of the user's that can be imported by name.
+        Object to write: numbers, strings, containers, arrays, tensors, modules, frames, objects of skode, and objects
+        and functions of the user's that can be imported by name.
     kind : str
-        What it is, such as "estimator".
+        Type of content, such as "estimator".
 
     Raises
     ------
     UnsavableError
         If it holds something that files do not hold. No file is written then.
     OSError
-        If the file can't be written. What was there before is as it was.
+        If the file can't be written. A former file is left as it was.
     """
     archive, _ = archive_of(content, kind=kind)
     with replaced(path) as file:
@@ -67,7 +67,7 @@ def read_archive(path: str | os.PathLike[str], *, kind: str, trusted: Iterable[A
     path : str or PathLike
         The file.
     kind : str
-        What it is to be.
+        Type of content that is expected.
     trusted : iterable of str, class or function, default=()
         Classes and functions beside skode's that the file may name: by name, such as ``"package.module.Name"``, which
         is imported, or themselves.

@@ -23,7 +23,7 @@ ENDING = ".partial"
 def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file beside another one, which it replaces where the block ends; an error or a kill leaves the old one.
 
-    What writers that were killed have left beside it is removed.
+    Incomplete files of writers that were killed are removed.
 
     Parameters
     ----------

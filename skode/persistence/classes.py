@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Modules with the classes that estimators hold, beside the layers of ``torch.nn``. Files say ``"supervised.Columns"``.
+#: Modules with the classes that estimators and checkpoints hold, beside the layers of ``torch.nn``. Files say
+#: ``"supervised.Columns"``.
 MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     "supervised": {
         "skode.supervised.classifier": ("ODENetClassifier",),
@@ -25,7 +26,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "density": {
         "skode.density.estimator": ("CNFDensityEstimator",),
-        "skode.density.discrete": ("DiscreteVariable", "Cells", "Dequantiser"),
+        "skode.density.discrete": ("DiscreteVariable", "Dequantiser"),
         "skode.density.flow": ("Flow",),
         "skode.density.gaussianisation": ("Johnson", "Gaussianisation"),
         "skode.density.gaussians": ("Gaussians",),

@@ -29,7 +29,7 @@ class Decoder:
     file : TensorFile
         The tensors.
     users : mapping of str to class or function
-        What the caller trusts, by name.
+        Classes and functions that the caller trusts, by name.
     codecs : mapping of str to Codec
         All codecs by their tags.
 
@@ -120,7 +120,7 @@ def expected(x: Any, kind: type | tuple[type, ...]) -> Any:
 
 
 def in_terms_of_the_file(decode: Callable[[], Any]) -> Any:
-    """What a function returns, whose errors, of whatever kind, come from the file."""
+    """The result of a function, whose errors, of whatever kind, come from the file."""
     try:
         return decode()
     except (UnreadableFileError, MemoryError, Warning):

@@ -14,7 +14,7 @@ class UnreadableFileError(ValueError):
 
 
 class ForeignFileError(UnreadableFileError):
-    """A file that skode did not write, or that holds something else than was asked for."""
+    """A file that skode did not write, or that holds another type of content than expected."""
 
 
 class DamagedFileError(UnreadableFileError):

@@ -28,7 +28,7 @@ LEFT_OUT = ("_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx", "_skl
 #: The attribute that holds what an estimator requests by scikit-learn's metadata routing.
 REQUESTS = "_metadata_request"
 
-#: Whether a state is asked for to be pickled or copied, rather than by skops.
+#: Whether a state is to be pickled or copied, rather than saved by skops.
 _for_pickle: ContextVar[bool] = ContextVar("_for_pickle", default=False)
 
 
@@ -76,7 +76,7 @@ class SavableEstimator:
         UnsavableError
             If a parameter or attribute is something that files do not hold, such as a lambda; the message names it.
         OSError
-            If the file can't be written. What was there before is as it was.
+            If the file can't be written. A former file is left as it was.
 
         See Also
         --------
@@ -200,7 +200,7 @@ def _complete(path: str, estimator: Any) -> None:
 
 
 def _requests(request: MetadataRequest) -> dict[str, dict[str, Any]]:
-    """What an estimator requests by scikit-learn's metadata routing, by methods and parameters."""
+    """Requests of scikit-learn's metadata routing, by methods and parameters."""
     by_method = {name: getattr(own, "requests", None) for name, own in vars(request).items()}
     return {name: dict(requests) for name, requests in by_method.items() if requests}
 

@@ -31,7 +31,7 @@ def dumped(document: dict[str, Any]) -> str:
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
     problem = _problem(text.encode("ascii"), LEVELS)
     if problem is not None:
-        raise UnsavableError(f"What is to be saved can't be: {problem}.")
+        raise UnsavableError(f"The object can't be saved: {problem}.")
     return text
 
 

@@ -59,7 +59,7 @@ def packed(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytearray
     Parameters
     ----------
     document : dict
-        What JSON can hold.
+        Values that JSON can represent.
     tensors : mapping of str to Tensor
         Contiguous tensors on the CPU, of the dtypes in :data:`DTYPES`, by name.
 
@@ -72,7 +72,7 @@ def packed(document: dict[str, Any], tensors: Mapping[str, Tensor]) -> bytearray
     length = int.from_bytes(content[:8], "little")
     if length > LONGEST_HEADER:
         raise UnsavableError(
-            f"What is to be saved has too many parts beside its tensors: their description is {length} bytes long, and "
+            f"The object to save has too many parts beside its tensors: their description is {length} bytes long, and "
             f"{LONGEST_HEADER} are allowed."
         )
     assert content[8:DIGEST_AT] == BEGINNING
@@ -86,7 +86,7 @@ class TensorFile:
     Parameters
     ----------
     name : str
-        What it is called in messages.
+        Name in messages.
     file : file
         Its bytes.
     size : int

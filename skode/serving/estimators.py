@@ -1,4 +1,4 @@
-"""What estimators that can be exported have in common."""
+"""Base class of estimators that can be exported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Exports(NeuralODEEstimator):
     n_features_in_: int
 
     def _description(self, method: str) -> dict[str, Any]:
-        """What files tell of the model that they were made of, as JSON."""
+        """Description of the model, written to files as JSON."""
         names = getattr(self, "feature_names_in_", None)
         return {
             "estimator": type(self).__name__,

@@ -140,7 +140,7 @@ class DivergenceGraph(nn.Module):
 
 
 def with_plain_sizes(graph: GraphModule) -> GraphModule:
-    """A graph whose sizes are asked of tensors by ``x.size(i)``, as a graph that is made of it wants them."""
+    """The same graph with sizes read by ``x.size(i)``, which torch.export can trace."""
     for node in list(graph.graph.nodes):
         if node.target is torch.ops.aten.sym_size.int:
             with graph.graph.inserting_before(node):

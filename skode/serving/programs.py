@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from skode.persistence.atomic import replaced
+from skode.training.failures import reason_of
 from skode.version import __version__
 
 #: Version of ONNX's operators that files are written in.
@@ -25,6 +26,9 @@ OPSET = 20
 
 #: The key of the description, in the metadata of ONNX and among the extra files of ``torch.export``.
 DESCRIPTION = "skode.json"
+
+#: Rows of tables that graphs are made by.
+EXAMPLE_ROWS = 3
 
 #: Formats of files, with the packages that writing them takes beside torch.
 FORMATS = {"onnx": ("onnx", "onnxscript"), "torch": ()}
@@ -48,6 +52,11 @@ class Input:
     example: Tensor
     sizes: tuple[str | None, ...]
 
+    @classmethod
+    def table(cls, n_features: int, dtype: torch.dtype) -> Input:
+        """Samples ``X`` of shape (n_samples, n_features), of any number."""
+        return cls("X", torch.zeros(EXAMPLE_ROWS, n_features, dtype=dtype), ("n_samples", None))
+
 
 @dataclass(frozen=True)
 class Program:
@@ -62,7 +71,7 @@ class Program:
     outputs : sequence of str
         Names of its outputs.
     description : dict
-        What is told of it in the file, as JSON.
+        Description of the model, written to the file as JSON.
     """
 
     module: nn.Module
@@ -117,7 +126,7 @@ class Program:
         except torch.onnx.OnnxExporterError as error:
             raise ValueError(
                 "The model has operations that torch.onnx can't write in those of ONNX: export with format='torch'. "
-                f"Its message: {first_line(error.__cause__ or error)}"
+                f"Its message: {reason_of(error.__cause__ or error)}"
             ) from error
         assert program is not None
         return program
@@ -148,14 +157,8 @@ class Program:
                 raise ValueError(
                     "torch.export can't make a graph of the model. A field of one's own must be a module whose forward "
                     "torch.export takes: operations on tensors, without branches that depend on their values. Its "
-                    f"message: {first_line(error)}"
+                    f"message: {reason_of(error)}"
                 ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where there is none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def without_traces(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

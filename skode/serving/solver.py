@@ -27,7 +27,7 @@ STRETCH = 1.01
 
 
 class Solved(NamedTuple):
-    r"""What programs read of a :class:`skode.solvers.Solution`.
+    r"""The part of a :class:`skode.solvers.Solution` that programs use.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Solved(NamedTuple):
 
 
 class State(NamedTuple):
-    r"""What a solve carries from one attempt of a step to the next.
+    r"""State of a solve between two attempts of a step.
 
     Attributes
     ----------
@@ -135,6 +135,11 @@ class TracedSolver(nn.Module):
             The end of the span, or times of each sample; NaN: none.
         first_step : float or None
             Size of the first step; found from the field where None. Methods of fixed steps ignore it.
+
+        Returns
+        -------
+        Solved
+            States of shape (1, n, \*state) at the end, or (n, n_times, \*state) at the times of each sample.
         """
         field = traceable(func)
         zeros = torch.zeros_like(y0.flatten(1)[:, 0], dtype=torch.float64)

@@ -42,7 +42,7 @@ class BufferPool:
     most: ClassVar[int] = MOST_IDLE_BYTES
     #: Number of bytes that they hold.
     total: ClassVar[int]
-    #: What they hold, by numbers in the order in which it was given: pool and key, object, and its bytes.
+    #: Idle objects by number, in the order in which they were given: pool and key, object, and its bytes.
     held: ClassVar[dict[int, tuple[Place, Any, int]]]
     #: The numbers of the objects of each pool and key.
     idle: ClassVar[dict[Place, list[int]]]

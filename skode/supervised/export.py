@@ -18,9 +18,6 @@ from skode.supervised.inputs import CLIP
 from skode.supervised.odenet import Network
 from skode.training import as_python, of_one_model
 
-#: Rows that graphs are made by.
-EXAMPLE_ROWS = 3
-
 
 class ExportsODENet(Exports):
     """Export of the network with all that comes before and after it."""
@@ -86,10 +83,9 @@ class ExportsODENet(Exports):
         if method not in answers:
             raise ValueError(f"method={method!r} can't be exported; choose one of {sorted(answers)}.")
         name, answer, told = answers[method]
-        example = torch.zeros(EXAMPLE_ROWS, self.n_features_in_, dtype=self.module_.head.weight.dtype)
         return Program(
             ExportedODENet(self, answer),
-            (Input("X", example, ("n_samples", None)),),
+            (Input.table(self.n_features_in_, self.module_.head.weight.dtype),),
             (name,),
             {**self._description(method), **told, "categories": self._listed_categories()},
         )

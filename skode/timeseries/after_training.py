@@ -1,4 +1,4 @@
-"""What a latent ODE learns after its training by gradients: the population of known dynamics, and the noise."""
+"""Steps of the fit of a latent ODE after training: the population of known dynamics, and the noise."""
 
 from __future__ import annotations
 

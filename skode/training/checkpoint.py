@@ -50,7 +50,7 @@ class Checkpoint:
     Attributes
     ----------
     begun_with : dict
-        What the fit depends on; see :func:`skode.training.identity.identity`.
+        Digests of all that the fit depends on; see :func:`skode.training.identity.identity`.
     seconds_before : float
         Seconds that the fit had taken when it was cut off.
     """
@@ -154,7 +154,7 @@ class Checkpoint:
         run : callable
             Runs it and returns its result.
         changes : object, default=None
-            What it changes in place, with methods ``state`` and ``go_on_from``, as :class:`Parts` has them.
+            Objects that it changes in place, with methods ``state`` and ``go_on_from``, as :class:`Parts` has them.
         under_way : object, default=None
             The step itself, with the same methods, if it can go on from where it was; it calls :meth:`look` wherever
             its state is one that it can go on from.
@@ -182,12 +182,7 @@ class Checkpoint:
             # The fit goes on with its result, and may change it.
             self._done.append((copy.deepcopy(result), None if changes is None else changes.state()))
             self._n_run += 1
-            if self.interruption.is_pending:
-                self._write(None)
-                self._is_closed = True
-                self.interruption.raise_pending()
-            elif time.monotonic() - self._written >= self.interval:
-                self._write(None)
+        self._write_if_due(None)
         return result
 
     @contextmanager
@@ -207,14 +202,8 @@ class Checkpoint:
         KeyboardInterrupt
             Where a signal came, after the file was written.
         """
-        if self.path is None or self._step is None:
-            return
-        if self.interruption.is_pending:
-            self._write(self._step.state())
-            self._is_closed = True
-            self.interruption.raise_pending()
-        elif not self._is_closed and time.monotonic() - self._written >= self.interval:
-            self._write(self._step.state())
+        if self.path is not None and self._step is not None:
+            self._write_if_due(self._step)
 
     def close(self) -> None:
         """Write no more: what comes from now on is not what an undisturbed fit does."""
@@ -224,6 +213,15 @@ class Checkpoint:
         """Write that the fit has ended, unless it was interrupted."""
         if self.path is not None and not self._is_closed and not self._has_ended:
             self._write(None, ended=True)
+
+    def _write_if_due(self, under_way: Resumable | None) -> None:
+        """Write where the interval is over or a signal waits, which is then raised."""
+        is_due = self.interruption.is_pending or time.monotonic() - self._written >= self.interval
+        if is_due and not self._is_closed:
+            self._write(None if under_way is None else under_way.state())
+        if self.interruption.is_pending:
+            self._is_closed = True
+            self.interruption.raise_pending()
 
     def _write(self, under_way: Any, *, ended: bool = False) -> None:
         assert self.path is not None

@@ -20,7 +20,7 @@ from skode.training.dataframes import to_pandas
 DATA = np.ndarray | np.generic | torch.Tensor | pd.DataFrame | pd.Series | list | tuple | dict | set | frozenset
 PLAIN = int | float | complex | str | bytes | None
 
-#: What modules have besides weights that tells nothing of what they compute.
+#: Attributes of modules that have no influence on their values.
 OF_MODULES = set(vars(nn.Module())) - {"_buffers"}
 
 

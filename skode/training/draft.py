@@ -70,7 +70,7 @@ def draft(
     try:
         for name in changed_in_place:
             if name in before:
-                new.__dict__[name] = copy.deepcopy(before[name])
+                vars(new)[name] = copy.deepcopy(before[name])
         with checkpoint.interruption.listening() if checkpoint.path else nullcontext():
             yield new
         checkpoint.end()
@@ -86,7 +86,7 @@ def draft(
         torch.cuda.empty_cache()  # of blocks that are too small for what comes next
         raise MemoryError(_advice(estimator, error)) from error
     finally:
-        estimator.__dict__.update({name: value for name, value in vars(new).items() if name in OF_CALLBACKS})
+        vars(estimator).update({name: value for name, value in vars(new).items() if name in OF_CALLBACKS})
 
 
 def _advice(estimator: Any, error: BaseException) -> str:

@@ -21,6 +21,7 @@ from skode.training.documentation import documentation_site
 from skode.training.loop import train, train_epoch
 from skode.training.record import Objective, TrainingRecord
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
+from skode.training.snapshot import snapshot
 from skode.training.solver import Solver
 from skode.training.stopwatch import Stopwatch
 from skode.training.tensors import resolve_device, resolve_dtype
@@ -97,9 +98,7 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
 
     def __copy__(self) -> Self:
         """A shallow copy, whose module is this one's, on whatever device (pickles have it on the CPU)."""
-        new = type(self).__new__(type(self))
-        new.__dict__.update(self.__dict__)
-        return new
+        return snapshot(self)
 
     def _hidden_layers(self) -> tuple[int, ...]:
         """``hidden_layer_sizes`` as a tuple of ints; one number stands for one layer."""

@@ -62,7 +62,7 @@ def is_want_of_memory(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """The first line of an error's message, or its type where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager

@@ -26,6 +26,11 @@ def identity(estimator: Any, data: Mapping[str, Any]) -> dict[str, list[str]]:
         The estimator, before the fit.
     data : dict
         Arguments of ``fit``, by name.
+
+    Returns
+    -------
+    dict of str to list of str
+        Digest and text of each.
     """
     found = {"skode": __version__, "torch": str(torch.__version__), "estimator": type(estimator).__name__}
     entries = {name: [value, value] for name, value in found.items()}

@@ -12,8 +12,8 @@ from typing import Any
 class Interruption:
     """Ctrl-C and SIGTERM in a fit that has a checkpoint: both raise KeyboardInterrupt.
 
-    In a stretch of work that goes from one consistent state to the next they wait for its end, where :meth:`look` sees
-    them; a second signal does not wait.
+    In a stretch of work that goes from one consistent state to the next they wait for its end and
+    :meth:`raise_pending`; a second signal does not wait.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Interruption:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let signals wait for :meth:`look`."""
+        """Let signals wait for :meth:`raise_pending`."""
         self._waits = True
         try:
             yield

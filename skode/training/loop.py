@@ -276,7 +276,8 @@ class _Training(Updates):
 
     def _batches(self) -> Iterator[Any]:
         """The rows of the updates of an epoch, from its beginning on."""
-        self.rng.set_state(self.epoch.random_state)
+        if self.epoch.n_batches:  # of an epoch that goes on
+            self.rng.set_state(self.epoch.random_state)
         for _ in range(self.settings.passes):
             order: Any = self.rng.permutation(self.n_samples) if self.settings.shuffle else np.arange(self.n_samples)
             if self.diverged is not None:

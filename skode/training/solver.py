@@ -75,11 +75,11 @@ class Solver:
         return dataclasses.replace(self, solves=[], **options)
 
     def state(self) -> float | None:
-        """What a solve has left for the next one."""
+        """First step of the next solve."""
         return self.first_step
 
     def go_on_from(self, state: float | None) -> None:
-        """Solve from now on as the solver did whose state this is."""
+        """Set the first step of the next solve."""
         self.first_step = state
 
     def __call__(

@@ -120,9 +120,9 @@ def panels() -> Iterator[Case]:
         def answer(one: bool, model: Any = model, columns: list[str] = columns, known=known, y=y, new=new) -> list:
             first = known["series"].iloc[0]
             kept = known["series"] == first if one else slice(None)
-            asked = new[new["series"] == first] if one else new
-            found = model.condition(known[columns][kept], y[kept]).predict(asked[columns], return_std=True)
-            return [in_slots(asked, x)[..., None] for x in found]
+            query = new[new["series"] == first] if one else new
+            found = model.condition(known[columns][kept], y[kept]).predict(query[columns], return_std=True)
+            return [in_slots(query, x)[..., None] for x in found]
 
         first = known["series"] == known["series"].iloc[0]
         one = inputs(known[first], y[first], new[new["series"] == known["series"].iloc[0]])

@@ -1,4 +1,4 @@
-"""What refits that fail leave of the former model: ``python -m tests.benchmarks.refits``."""
+"""Former models after refits that fail: ``python -m tests.benchmarks.refits``."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from skode.training import TrainingRecord
 from tests.benchmarks.report import setup, table
 from tests.persistence import models
 
-#: Models of a size that is used, and the data that they are asked about.
+#: Models of realistic sizes, and data to predict.
 CASES = {
     "ODENetClassifier, 256 x 256": lambda: (
         skode.ODENetClassifier(hidden_layer_sizes=(256, 256), max_iter=1, alpha=1.0, random_state=0),

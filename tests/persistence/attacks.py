@@ -14,7 +14,7 @@ ZEROS = {"0": torch.zeros(4)}
 
 
 def document(objects, root=None, **changes):
-    """What a file says besides its tensors."""
+    """The document of a file."""
     root = [len(objects) - 1] if root is None else root
     known = {"format": FORMAT, "kind": "estimator", "versions": versions(), "root": root, "objects": objects}
     return known | changes

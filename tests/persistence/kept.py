@@ -40,7 +40,7 @@ def _regression():
 
 
 def answers(model, X):
-    """What a model answers for data, by the names of its methods."""
+    """Answers of a model for data, by the names of its methods."""
     names = {ODENetClassifier: ["predict_proba"], CNFDensityEstimator: ["score_samples"], ODERegressor: ["summary"]}
     found = {name: getattr(model, name)(*([] if name == "summary" else [X])) for name in names.get(type(model), [])}
     return {"predict": model.predict(X), **found}
@@ -52,8 +52,8 @@ def main() -> None:
     folder.mkdir(parents=True)
     for name, case in CASES.items():
         model, X, _ = models.fitted_to(*case())
-        asked = X[:6]
-        model.kept_ = {"X": asked, "answers": answers(model, asked)}
+        few = X[:6]
+        model.kept_ = {"X": few, "answers": answers(model, few)}
         model.save(folder / f"{name}.skode")
 
 

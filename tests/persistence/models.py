@@ -137,7 +137,7 @@ CASES = {
     ),
 }
 
-#: What each may be loaded with, of this file.
+#: Classes and functions of this file that each needs.
 TRUSTED = [decay, start, growth, Field]
 
 
@@ -154,7 +154,7 @@ def fitted_to(estimator, X, y):
 
 
 def answers(model, X, y):
-    """What a model predicts, and what it predicts once more has been learnt, by name."""
+    """Predictions of a model before and after further training, by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = {"predict": model.predict(X), **ANSWERS[type(model)](model, X, y)}

@@ -47,7 +47,7 @@ def _bits(tensor):
 
 
 def _parts(x):
-    """What an object consists of, by name; None if it has no parts."""
+    """Parts of an object by name; None if it has none."""
     if isinstance(x, dict):
         return {**x, "its order": list(x)} if list(x) != ["its order"] else None
     if isinstance(x, list | tuple):

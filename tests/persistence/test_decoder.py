@@ -1,4 +1,4 @@
-"""What files say is not believed: those that are made to attack are refused, and nothing runs."""
+"""Files that are made to attack are refused, and nothing runs."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What files can't hold is refused when it is saved, with the place where it was found."""
+"""Objects that files can't hold are refused on saving, with their place."""
 
 import functools
 import io

@@ -38,7 +38,7 @@ PUBLIC = [skode.CNFDensityEstimator, skode.NeuralODERegressor, ODENetClassifier,
 
 @pytest.fixture(scope="module")
 def fitted():
-    """Fits every case when it is first asked for."""
+    """Fits each case on first use."""
     known = {}
     return lambda case: known.setdefault(case, models.fitted(case))
 

@@ -1,6 +1,7 @@
 """Round trips of each estimator through the files that ``export`` writes, in onnxruntime and in another process.
 
-What the graphs hold is tested beside each estimator, without making them. Here they are small, for they take seconds.
+The computations of graphs are tested beside each estimator, without making them. Here graphs are small, for they take
+seconds.
 """
 
 import json

@@ -223,6 +223,26 @@ def test_signals_end_a_fit_with_a_checkpoint(number, tmp_path, monkeypatch):
     np.testing.assert_array_equal(clone(model).fit(X, y).predict_proba(X), expected)
 
 
+def test_a_signal_after_an_interruption_does_not_write(tmp_path):
+    class Step:
+        def state(self):
+            return pytest.fail("written")
+
+        go_on_from = state
+
+    checkpoint = Checkpoint(tmp_path / "fit", 0.0)
+    checkpoint.close()
+
+    def work():
+        with checkpoint.careful():
+            checkpoint.interruption._on_signal(signal.SIGTERM, None)
+            checkpoint.look()
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.step(work, under_way=Step())
+    assert not list(tmp_path.iterdir())
+
+
 def test_signals_are_left_alone_in_other_threads(tmp_path):
     model = ODENetClassifier(checkpoint=tmp_path / "fit", **SMALL)
     thread = threading.Thread(target=model.fit, args=(X, X[:, 0] > 0))

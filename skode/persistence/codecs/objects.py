@@ -20,7 +20,7 @@ from skode.persistence.errors import DamagedFileError
 #: Of the attributes that torch gives every module, those with a content of the module's own.
 PARTS = ("training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
-#: What the dicts among them hold.
+#: Types of the values of the dicts among them.
 HELD = {"_parameters": nn.Parameter, "_buffers": Tensor, "_modules": nn.Module}
 
 #: The function by which pickles make an object of a plain class.
@@ -29,12 +29,12 @@ NEW = copyreg.__newobj__  # type: ignore[attr-defined]
 #: Ways to set a state that only set attributes, or compare versions besides.
 PLAIN = (None, nn.Module.__setstate__, BaseEstimator.__setstate__)
 
-#: What an attribute of an object may not stand in the way of.
+#: Class attributes that attributes of an object may not hide.
 METHODS = (FunctionType, property, classmethod, staticmethod)
 
 
 def state_of(x: Any, encoder: Encoder) -> dict[str, Any]:
-    """The attributes of an object, as pickles have them, without what is computed from others when it is asked for.
+    """The attributes of an object, as pickles have them, without cached properties.
 
     Objects whose state in files is another one than in pickles return it from ``_state_in_files``.
     """

@@ -74,7 +74,7 @@ def trusted_ones(path: str, entries: Any, trusted: Iterable[Any]) -> dict[str, A
     entries : list
         The table.
     trusted : iterable of str, class or function
-        What the caller trusts: names of things to import, or the things themselves.
+        Classes and functions that the caller trusts, or their names.
 
     Returns
     -------

@@ -56,7 +56,7 @@ class ExportedEncoder(nn.Module):
         def following(i: Tensor, state: Tensor, after: Tensor, began: Tensor) -> tuple[Tensor, ...]:
             here = i.view(1)
             now, used = time.index_select(1, here)[:, 0], read.index_select(1, here)[:, 0]
-            # What is read first has none after it.
+            # The observation read first is the last one: no gap follows.
             gap = torch.where(began & used, (after - now).clamp(min=0.0), 0.0)
             times = asinh(torch.stack([now, gap], dim=1))
             inputs = torch.cat(

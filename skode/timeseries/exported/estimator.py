@@ -52,8 +52,8 @@ class ExportsLatentODE(Exports):
 
         Outputs are ``y_mean`` and ``y_std``, of shape (n_series, n_times, n_outputs). The posterior of each series is
         found as ``condition`` finds it, refined where ``posterior="laplace"``; equal rows of one series count each.
-        What can't be solved is answered by NaN, and so is a series with an infinite value, or whose known
-        times fall.
+        Series that can't be solved are answered by NaN, and so are those with an infinite value or with known times
+        that are not in ascending order.
 
         Parameters
         ----------
