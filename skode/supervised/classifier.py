@@ -24,8 +24,10 @@ from skode.training import (
     array_api,
     array_api_fit,
     as_python,
+    by_partition,
     check_argument,
     check_missing_labels,
+    scored_by_partition,
     to_numpy,
     warn_caller,
 )
@@ -446,6 +448,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         """Codes of the predicted labels, of shape (n,), or 0 and 1 for each label."""
         return (outputs > 0).long() if self._multilabel else outputs.argmax(1)
 
+    @by_partition
     @array_api
     def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
         """Most probable class of each sample, or all labels that are more probable than not.
@@ -469,6 +472,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         labels = decided if self._multilabel else self.classes_[decided]
         return (labels, nfe) if return_nfe else labels
 
+    @by_partition
     @array_api
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes.
@@ -486,6 +490,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         outputs = self._predicted(X)[0]
         return to_numpy(outputs.sigmoid() if self._multilabel else outputs.softmax(1))
 
+    @by_partition
     @array_api
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log-probabilities of the classes.
@@ -512,6 +517,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
             "predict": ("label", Labels(self.classes_, multilabel=several), told),
         }
 
+    @scored_by_partition("predict")
     @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy on samples with labels; where a sample may have several, the share of those with all labels right.

@@ -23,6 +23,7 @@ from skode.supervised.odenet import Network
 from skode.training import (
     SparseFeatures,
     array_api,
+    by_partition,
     check_argument,
     check_data,
     check_labels,
@@ -140,6 +141,7 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
                 y = check_numeric_targets(y, type(self).__name__) if self._y_is_numeric else check_labels(y)
             return float(score(X, y, sample_weight=weights))
 
+    @by_partition
     @array_api
     def transform(self, X: Any) -> np.ndarray:
         """The state at the end of the ODE (of images, normalised and rectified), which outputs are affine functions of.
@@ -161,6 +163,7 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
 
         return np.concatenate(list(self._each(self._checked(X), features)))
 
+    @by_partition
     @array_api
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The hidden state along depth, of the last ODE where there are several.

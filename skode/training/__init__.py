@@ -21,6 +21,7 @@ from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import train
+from skode.training.partitions import by_partition, gathered, is_dask, scored_by_partition, to_parts
 from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.samples import distinct, row_groups
@@ -64,6 +65,7 @@ __all__ = [
     "as_index",
     "as_numpy",
     "as_python",
+    "by_partition",
     "categorical_positions",
     "check_argument",
     "check_column_names",
@@ -80,6 +82,8 @@ __all__ = [
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
+    "gathered",
+    "is_dask",
     "memory_for",
     "missing_as_nan",
     "new_generator",
@@ -88,10 +92,12 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "row_groups",
+    "scored_by_partition",
     "shifted",
     "standardised",
     "to_numpy",
     "to_pandas",
+    "to_parts",
     "to_tensor",
     "train",
     "users_field",

@@ -15,6 +15,7 @@ from sklearn.externals.array_api_compat import numpy as numpy_namespace
 from sklearn.utils._array_api import get_namespace_and_device, move_to
 from torch import Tensor
 
+from skode.training.partitions import gathered
 from skode.training.snapshot import of_one_model
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -49,6 +50,8 @@ def array_api_fit(method: Method) -> Method:
     @functools.wraps(method)
     def dispatching(self: Any, *args: Any, **kwargs: Any) -> Any:
         who = type(self).__name__
+        values = gathered(*args, *kwargs.values())
+        args, kwargs = values[: len(args)], dict(zip(kwargs, values[len(args) :], strict=True))
         home = _home(args[0] if args else kwargs.get(names[0]))
         positional = [as_numpy(value, name, who) for name, value in zip(names, args, strict=False)]
         named = {name: as_numpy(value, name, who) for name, value in kwargs.items()}
