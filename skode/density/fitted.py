@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skode.density.anomalies import AnomalyMixin
-from skode.density.chunks import in_chunks
+from skode.density.chunks import CHUNK, in_chunks
 from skode.density.discrete import Dequantiser
 from skode.density.export import ExportsDensity
 from skode.density.flow import Flow
@@ -25,8 +25,10 @@ from skode.density.gaussians import Gaussians
 from skode.density.spaces import check_range, to_data, to_flow
 from skode.density.stacking import Partners
 from skode.density.tables import Categories
+from skode.io.sources import in_memory
 from skode.training import (
     array_api,
+    by_blocks,
     check_argument,
     check_data,
     check_unit_times,
@@ -54,6 +56,10 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         self.module_.to(resolve_device(self.device))
         X = X if self._categories is None else self._categories.numbers(X)
         return check_data(self, X, dtype=[np.float64, np.float32], reset=False)
+
+    def _rows_at_once(self) -> int:
+        """Number of samples that are computed together."""
+        return CHUNK
 
     def _points(self, X: np.ndarray) -> np.ndarray:
         """Samples as points of continuous variables, in the middle of the cells of discrete values."""
@@ -105,6 +111,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         self._scalers, self.stacking_weights_ = beside.scalers, weights
 
     @array_api
+    @by_blocks
     def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
         """Log-densities at a time between the base density's and the data's.
 
@@ -178,7 +185,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         log_density = self.score_samples(X)
         if sample_weight is None:
             return float(log_density.mean(dtype=np.float64))
-        weights = check_weights(sample_weight, log_density)
+        weights = check_weights(in_memory(sample_weight), log_density)
         # The density of a sample without weight may be minus infinity, times which 0 would be NaN.
         some = weights > 0.0
         return float(np.average(log_density[some], weights=weights[some]))
@@ -226,6 +233,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         return to_data(self._scalers[k], draws, np.dtype(np.float64))
 
     @array_api
+    @by_blocks
     def transform(self, X: Any) -> np.ndarray:
         """Carry samples back to the base, where data that follow the flow's density are standard normal.
 
@@ -277,6 +285,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         return to_data(self.scaler_, points, base.dtype)
 
     @array_api
+    @by_blocks
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The paths on which the flow carries samples from the base to data space.
 

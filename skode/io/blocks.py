@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 class BlockTable(ABC):
@@ -68,6 +69,11 @@ class BlockTable(ABC):
             self.read(int(starts[b]), int(ends[b]))[rows[blocks == b] - starts[b]] for b in np.unique(blocks).tolist()
         ]
         return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def frame(self, start: int, stop: int) -> Any:
+        """Rows as a DataFrame, where columns have names, or as an array."""
+        values = self.read(start, stop) if stop > start else np.empty((0, *self.shape[1:]), self.dtype)
+        return values if self.names is None else pd.DataFrame(values, columns=list(self.names))
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         """All of it in memory: for columns, and tables that are small after all."""

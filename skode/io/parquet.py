@@ -69,7 +69,7 @@ class ParquetTable(BlockTable):
             super().__init__((n_rows,), types[0], ends, chosen)
         else:
             super().__init__((n_rows, len(chosen)), _common_dtype(types), ends, chosen)
-        self._last: tuple[int, np.ndarray] | None = None
+        self._last: tuple[int, Any] | None = None
 
     def __getitem__(self, columns: str | list[str]) -> Self:
         """A column by its name, or a table of some by a list of names."""
@@ -91,22 +91,36 @@ class ParquetTable(BlockTable):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows in memory; the last group of rows is kept, so that one that is read in parts is read once."""
-        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
-        starts = self.starts
-        parts = [
-            self._group(b)[max(start - int(starts[b]), 0) : stop - int(starts[b])] for b in range(int(first), last + 1)
-        ]
+        parts = [self._values(part) for part in self._parts(start, stop)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _group(self, b: int) -> np.ndarray:
-        if self._last is None or self._last[0] != b:
+    def frame(self, start: int, stop: int) -> Any:
+        """Rows as a DataFrame, in which categories are such."""
+        if self.is_column or not self.not_numbers or stop <= start:
+            return super().frame(start, stop)
+        import pyarrow as pa
+
+        return pa.concat_tables(self._parts(start, stop)).to_pandas(date_as_object=False, ignore_metadata=True)
+
+    def _parts(self, start: int, stop: int) -> list[Any]:
+        """Rows as tables of arrow's, one of each group."""
+        first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
+        parts = []
+        for group in range(int(first), int(last) + 1):
+            offset = max(start - int(self.starts[group]), 0)
+            parts.append(self._group(group).slice(offset, min(stop, int(self.ends[group])) - start))
+            start += len(parts[-1])
+        return parts
+
+    def _group(self, number: int) -> Any:
+        if self._last is None or self._last[0] != number:
             self._last = None  # before there is another
-            self._last = b, self._read_group(b)
+            names = list(self.names or ())
+            part = self._groups[number][0]
+            self._last = number, part.to_table(columns=names, schema=self.dataset.schema, use_threads=False)
         return self._last[1]
 
-    def _read_group(self, b: int) -> np.ndarray:
-        names = list(self.names or ())
-        table = self._groups[b][0].to_table(columns=names, schema=self.dataset.schema, use_threads=False)
+    def _values(self, table: Any) -> np.ndarray:
         if self.is_column:
             return _values(table.column(0))
         values = np.empty(table.shape, self.dtype)

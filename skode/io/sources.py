@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from skode.io.arrays import ArrayTable, is_large_memmap
 from skode.io.blocks import BlockTable
 from skode.io.parquet import ParquetTable, is_dataset
@@ -16,3 +18,11 @@ def as_block_table(data: Any) -> BlockTable | None:
     if is_large_memmap(data):
         return ArrayTable(data)
     return ParquetTable(data) if is_dataset(data) else None
+
+
+def in_memory(data: Any) -> Any:
+    """Tables and columns that are read in blocks as a frame or an array; all else, and memory maps, as it is."""
+    table = ParquetTable(data) if is_dataset(data) else data
+    if not isinstance(table, BlockTable):
+        return data
+    return np.asarray(table) if table.ndim == 1 else table.frame(0, len(table))

@@ -1,6 +1,7 @@
 """One training loop for all estimators."""
 
 from skode.training.array_api import array_api, array_api_fit, as_numpy
+from skode.training.blocks import BlockSamples, SamplesPart, by_blocks, drawn_rows
 from skode.training.caller import warn_caller, warn_of_overflow
 from skode.training.checkpoint import Checkpoint
 from skode.training.checks import (
@@ -38,6 +39,7 @@ from skode.training.tensors import (
     new_generator,
     resolve_device,
     resolve_dtype,
+    sound_scaler,
     standardised,
     to_numpy,
     to_tensor,
@@ -49,11 +51,13 @@ __all__ = [
     "AUTO_BATCH_SIZE",
     "COMMON_CONSTRAINTS",
     "INTERRUPTED",
+    "BlockSamples",
     "Checkpoint",
     "NeuralODEEstimator",
     "Objective",
     "PenalisedSolver",
     "Regularisation",
+    "SamplesPart",
     "Solver",
     "SparseFeatures",
     "Stopwatch",
@@ -64,6 +68,7 @@ __all__ = [
     "as_index",
     "as_numpy",
     "as_python",
+    "by_blocks",
     "categorical_positions",
     "check_argument",
     "check_column_names",
@@ -77,6 +82,7 @@ __all__ = [
     "check_weights",
     "distinct",
     "draft",
+    "drawn_rows",
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
@@ -89,6 +95,7 @@ __all__ = [
     "resolve_dtype",
     "row_groups",
     "shifted",
+    "sound_scaler",
     "standardised",
     "to_numpy",
     "to_pandas",

@@ -104,12 +104,29 @@ def test_files_without_rows(frame, tmp_path):
 
 def test_a_group_of_rows_is_read_once_by_parts(path, monkeypatch):
     table = ParquetTable(path)[["size", "rooms"]]
-    groups = []
-    read_group = ParquetTable._read_group
-    monkeypatch.setattr(ParquetTable, "_read_group", lambda self, b: groups.append(b) or read_group(self, b))
+    read = []
+
+    class Counted:
+        def __init__(self, group, number):
+            self.group, self.number = group, number
+
+        def to_table(self, **options):
+            read.append(self.number)
+            return self.group.to_table(**options)
+
+    monkeypatch.setattr(table, "_groups", [(Counted(group, i), n) for i, (group, n) in enumerate(table._groups)])
     for start in range(0, 1000, 50):
         table.read(start, start + 50)
-    assert groups == [0, 1, 2, 3]
+    assert read == [0, 1, 2, 3]
+
+
+def test_frames_have_names_and_categories(path, frame):
+    found = ParquetTable(path).frame(290, 310)
+    assert isinstance(found["kind"].dtype, pd.CategoricalDtype)
+    assert found["kind"].tolist() == frame["kind"].tolist()[290:310]
+    numbers = ParquetTable(path)[["size", "rooms"]].frame(0, 0)
+    assert numbers.columns.tolist() == ["size", "rooms"]
+    assert len(numbers) == 0
 
 
 def test_a_table_goes_to_other_processes(path):
