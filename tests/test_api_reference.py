@@ -13,6 +13,7 @@ PACKAGES = {
     "model_selection": "skode.model_selection",
     "identification": "skode.identification",
     "persistence": "skode.persistence",
+    "io": "skode.io",
     "inspection": "skode.inspection",
     "datasets": "skode.datasets",
     "solvers": "skode.solvers",

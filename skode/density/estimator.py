@@ -21,6 +21,7 @@ from skode.density.discrete import Dequantiser, discrete_groups
 from skode.density.fields import new_field
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
+from skode.density.in_blocks import SamplesInBlocks, learn_in_blocks
 from skode.density.mixtures import COVARIANCES
 from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
 from skode.density.partial import AVERAGING, MAX_GRAD_NORM, IncrementalDensity
@@ -29,6 +30,7 @@ from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic
 from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
 from skode.density.tables import Categories
 from skode.dynamics.fields import FIELDS
+from skode.io.sources import as_block_table, in_memory
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
@@ -47,6 +49,7 @@ from skode.training import (
     users_field,
     worthwhile_threads,
 )
+from skode.training.order import Order
 
 #: Share of ``max_time`` after which no more mixtures are fitted.
 PARTNERS_TIME = 0.2
@@ -358,7 +361,11 @@ class CNFDensityEstimator(IncrementalDensity):
         """
         data = {"X": X, "sample_weight": sample_weight}
         with draft(self, changed_in_place=("module_",) if self.warm_start else (), data=data) as new:
-            new._learn(X, y, sample_weight)
+            table = as_block_table(X)
+            if table is None:
+                new._learn(X, y, in_memory(sample_weight))
+            else:
+                learn_in_blocks(new, table, y, sample_weight)
         return self
 
     def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
@@ -451,7 +458,7 @@ class CNFDensityEstimator(IncrementalDensity):
 
     def _train(
         self,
-        samples: Samples,
+        samples: Samples | SamplesInBlocks,
         held_out: Samples | None,
         rng: np.random.RandomState,
         dtype: torch.dtype,
@@ -468,13 +475,13 @@ class CNFDensityEstimator(IncrementalDensity):
         if held_out is not None:
             points = to_tensor(self._in_flow(held_out.points), like.dtype, like.device)
             validate = ValidationScore(self.module_, points, held_out.weights, solver)
-        matching, likelihood = self._objectives(samples, solver, rng)
+        order, matching, likelihood = self._objectives(samples, solver, rng)
         n, auto = len(samples), auto_batch_size(len(samples))
         widest = max(self.module_.n_features, *self._hidden_layers(), 1)
         with worthwhile_threads(self._batch_size(n, auto) * widest):
             self.__dict__.pop("matching_curve_", None)
             if self.matching_iter and self.objective == "likelihood":
-                record = self._match(matching, n, rng, auto, stopwatch)
+                record = self._match(matching, order, rng, auto, stopwatch)
                 self.matching_curve_ = record.loss_curve
                 if record.stopped_because == INTERRUPTED:
                     self._keep(TrainingRecord(stopped_because=INTERRUPTED))
@@ -483,14 +490,14 @@ class CNFDensityEstimator(IncrementalDensity):
             settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM, averaging=AVERAGING, stopwatch=stopwatch)
             if is_many(n) and objective is likelihood:
                 settings = dataclasses.replace(settings, optimizer="soap")
-            self._fit_module(objective, n, rng, settings, task=task, dtype=dtype, validate=validate)
+            self._fit_module(objective, order, rng, settings, task=task, dtype=dtype, validate=validate)
 
     def _objectives(
-        self, samples: Samples, solver: Solver, rng: np.random.RandomState
-    ) -> tuple[FlowMatching, Likelihood]:
+        self, samples: Samples | SamplesInBlocks, solver: Solver, rng: np.random.RandomState
+    ) -> tuple[Order, FlowMatching, Likelihood]:
+        """The order of training, and what it may minimise."""
         flow, like = self.module_, self.module_.log_scale
-        x = to_tensor(self._in_flow(samples.points), like.dtype, like.device)
-        weights = to_tensor(samples.weights / samples.weights.mean(), like.dtype, like.device)
+        order, x, weights = samples.training(self._in_flow, like)
         matching = FlowMatching(flow, x, weights, new_generator(rng, like.device))
         energy = auto_kinetic_energy(samples.size) if self.kinetic_energy == "auto" else float(self.kinetic_energy)
         if is_many(len(samples)):
@@ -505,13 +512,13 @@ class CNFDensityEstimator(IncrementalDensity):
             estimate=self.divergence == "hutchinson",
             generator=new_generator(rng, like.device),
         )
-        return matching, likelihood
+        return order, matching, likelihood
 
     def _match(
-        self, matching: FlowMatching, n: int, rng: np.random.RandomState, auto: int, stopwatch: Stopwatch
+        self, matching: FlowMatching, order: Order, rng: np.random.RandomState, auto: int, stopwatch: Stopwatch
     ) -> TrainingRecord:
         """Flow matching before training by likelihood, for a share of the time as of the epochs."""
-        settings = self._settings(n, auto, max_grad_norm=MAX_GRAD_NORM, stopwatch=stopwatch)
+        settings = self._settings(len(order), auto, max_grad_norm=MAX_GRAD_NORM, stopwatch=stopwatch)
         settings = dataclasses.replace(
             settings,
             max_iter=self.matching_iter,
@@ -520,7 +527,7 @@ class CNFDensityEstimator(IncrementalDensity):
             schedule="cosine",
             phase="Flow matching",
         )
-        return train(matching, n, settings, rng)
+        return train(matching, order, settings, rng)
 
     def _n_epochs(self, n_samples: int) -> int:
         if self.max_iter != "auto":

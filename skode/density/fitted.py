@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skode.density.anomalies import AnomalyMixin
-from skode.density.chunks import in_chunks
+from skode.density.chunks import CHUNK, in_chunks
 from skode.density.discrete import Dequantiser
 from skode.density.export import ExportsDensity
 from skode.density.flow import Flow
@@ -25,8 +25,10 @@ from skode.density.gaussians import Gaussians
 from skode.density.spaces import check_range, to_data, to_flow
 from skode.density.stacking import Partners
 from skode.density.tables import Categories
+from skode.io.sources import in_memory
 from skode.training import (
     array_api,
+    by_blocks,
     by_partition,
     check_argument,
     check_data,
@@ -56,6 +58,10 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         self.module_.to(resolve_device(self.device))
         X = X if self._categories is None else self._categories.numbers(X)
         return check_data(self, X, dtype=[np.float64, np.float32], reset=False)
+
+    def _rows_at_once(self) -> int:
+        """Number of samples that are computed together."""
+        return CHUNK
 
     def _points(self, X: np.ndarray) -> np.ndarray:
         """Samples as points of continuous variables, in the middle of the cells of discrete values."""
@@ -108,6 +114,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
 
     @by_partition
     @array_api
+    @by_blocks
     def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
         """Log-densities at a time between the base density's and the data's.
 
@@ -183,7 +190,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         log_density = self.score_samples(X)
         if sample_weight is None:
             return float(log_density.mean(dtype=np.float64))
-        weights = check_weights(sample_weight, log_density)
+        weights = check_weights(in_memory(sample_weight), log_density)
         # The density of a sample without weight may be minus infinity, times which 0 would be NaN.
         some = weights > 0.0
         return float(np.average(log_density[some], weights=weights[some]))
@@ -232,6 +239,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
 
     @by_partition
     @array_api
+    @by_blocks
     def transform(self, X: Any) -> np.ndarray:
         """Carry samples back to the base, where data that follow the flow's density are standard normal.
 
@@ -285,6 +293,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
 
     @by_partition
     @array_api
+    @by_blocks
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The paths on which the flow carries samples from the base to data space.
 

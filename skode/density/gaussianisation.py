@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
+from skode.density.moments import Moments
+
 #: Quantiles of a column that its marginal is fitted to, at most.
 N_QUANTILES = 1000
 
@@ -50,6 +52,12 @@ class Johnson:
         """By maximum likelihood of the columns' quantiles."""
         parameters = np.array([_fit_column(X[:, j], weights) for j in columns]).reshape(-1, 4)
         return cls(columns, *parameters.T)
+
+    @classmethod
+    def chosen(cls, X: np.ndarray, weights: np.ndarray, marginals: str) -> Johnson:
+        """Of the columns that ``marginals`` says; see :meth:`Gaussianisation.fit`."""
+        chosen = {"johnson": lambda: np.arange(X.shape[1]), "normal": lambda: np.arange(0)}
+        return cls.fit(X, weights, chosen[marginals]() if marginals in chosen else heavy_tailed(X, weights))
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """The columns made normal."""
@@ -136,15 +144,25 @@ class Gaussianisation:
         are only standardised.
         """
         X = X.astype(np.float64)
-        chosen = {"johnson": lambda: np.arange(X.shape[1]), "normal": lambda: np.arange(0)}
-        columns = chosen[marginals]() if marginals in chosen else heavy_tailed(X, weights)
-        johnson = Johnson.fit(X, weights, columns)
+        johnson = Johnson.chosen(X, weights, marginals)
         Y = johnson.transform(X)
         mean = np.average(Y, axis=0, weights=weights)
         spread = np.sqrt(np.average((Y - mean) ** 2, axis=0, weights=weights))
         if not whiten:
             return cls(johnson, mean, np.diag(1.0 / spread), np.diag(spread))
         correlation = shrunk_correlation((Y - mean) / spread, weights, least=TRUSTED * X.shape[1])
+        return cls._whitened(johnson, mean, spread, correlation)
+
+    @classmethod
+    def of_moments(cls, johnson: Johnson, moments: Moments) -> Gaussianisation:
+        """By mean and covariance of many samples, whose marginals have been made normal."""
+        spread = np.sqrt(np.diag(moments.covariance))
+        return cls._whitened(johnson, moments.mean, spread, moments.covariance / np.outer(spread, spread))
+
+    @classmethod
+    def _whitened(
+        cls, johnson: Johnson, mean: np.ndarray, spread: np.ndarray, correlation: np.ndarray
+    ) -> Gaussianisation:
         values, vectors = np.linalg.eigh(correlation)
         values = np.maximum(values, LEAST_VARIANCE)  # where columns are multiples of each other
         root = vectors * np.sqrt(values) @ vectors.T

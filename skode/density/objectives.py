@@ -49,10 +49,10 @@ class Likelihood:
     ) -> None:
         self.flow, self.x, self.weights, self.generator = flow, x, weights, generator
         self.solver = solver.counting(reuse_step_size=True)
-        strengths = (kinetic_energy, jacobian_norm)
+        strengths = [strength for strength in (kinetic_energy, jacobian_norm) if strength > 0]
         self.measured = Measured(estimate=estimate, energy=kinetic_energy > 0, jacobian=jacobian_norm > 0)
         # The integrals are means over dimensions.
-        self.strengths = flow.n_features * x.new_tensor([strength for strength in strengths if strength > 0])
+        self.strengths = flow.n_features * flow.log_scale.new_tensor(strengths)
 
     @property
     def parts(self) -> Sequence[Any]:

@@ -17,6 +17,7 @@ from skode.density.gaussianisation import Gaussianisation
 from skode.density.samples import Samples
 from skode.density.settings import auto_batch_size
 from skode.density.tables import Categories
+from skode.io.sources import in_memory
 from skode.training import (
     array_api_fit,
     check_data,
@@ -113,12 +114,12 @@ class IncrementalDensity(FittedDensity):
         hidden = self._hidden_layers()
         built_from = self._architecture(hidden)
         first = self._is_first_fit(built_from, goes_on=True)
-        given = X
+        given = X = in_memory(X)
         if first:
             self._categories = None if self.categorical_features is None else Categories.find(X)
         X = X if self._categories is None else self._categories.numbers(X)
         X = check_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2 if first else 1, reset=first)
-        weights = check_weights(sample_weight, X)
+        weights = check_weights(in_memory(sample_weight), X)
         if first:
             self._dequantiser = self._fit_dequantiser(X, weights, given)
         rng = self._random_state_of_call()
@@ -147,9 +148,9 @@ class IncrementalDensity(FittedDensity):
             # Steps are shared with gradients and without, as in fit.
             solver = self._solver().replace(step_control="shared")
             some = SomeOfMany(samples.points, samples.weights, self.n_samples_seen_)
-            matching, likelihood = self._objectives(some, solver, rng)
+            order, matching, likelihood = self._objectives(some, solver, rng)
             if first and self.matching_iter and self.objective == "likelihood":
-                self.matching_curve_ = self._match(matching, n, rng, auto, stopwatch).loss_curve
+                self.matching_curve_ = self._match(matching, order, rng, auto, stopwatch).loss_curve
             objective = matching if self.objective == "flow_matching" else likelihood
             if self._record is not None and len(self._record.weights) != len(list(objective.parameters())):
                 # Of another objective, which trains other tensors.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from sklearn.model_selection import train_test_split
+from torch import Tensor
 
-from skode.training import distinct
+from skode.training import distinct, to_tensor
+from skode.training.order import AllRows, Order
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Samples:
     def size(self) -> float:
         """The sum of the weights, or the number of samples if that is larger."""
         return max(self.weights.sum(), len(self))
+
+    def training(self, in_flow: Callable[[np.ndarray], np.ndarray], like: Tensor) -> tuple[Order, Tensor, Tensor]:
+        """Order, points of the flow and weights of mean 1, in the dtype and on the device of a tensor."""
+        x = to_tensor(in_flow(self.points), like.dtype, like.device)
+        return AllRows(len(self)), x, to_tensor(self.weights / self.weights.mean(), like.dtype, like.device)
 
     def split(self, fraction: float, rng: np.random.RandomState) -> tuple[Self, Self]:
         """Samples to train on, and a fraction held out.

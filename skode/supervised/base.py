@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import warnings
+from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -19,9 +20,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from skode.dynamics.fields import FIELDS
+from skode.io.sources import as_block_table, in_memory
 from skode.solvers import ButcherTableau, SolverError, get_method
 from skode.supervised.columns import CategoricalFeatures, Columns
 from skode.supervised.fitted import FittedODENet
+from skode.supervised.in_blocks import learn_in_blocks
 from skode.supervised.inputs import Inputs, check_two_dimensional
 from skode.supervised.objective import Losses, Samples, SupervisedObjective
 from skode.supervised.odenet import Network
@@ -96,8 +99,16 @@ class ODENetEstimator(FittedODENet):
         """Targets as numbers, of shape (n,) or (n, n_outputs); if first, the attributes that describe them are set."""
         raise NotImplementedError
 
-    def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
-        """Learn from the encoded targets that are trained on, before the network is made."""
+    def _prepare(self, parts: Iterable[tuple[np.ndarray, np.ndarray]], *, first: bool) -> None:
+        """Learn from the encoded targets that are trained on and their weights, before the network is made."""
+
+    def _in_brief(self, parts: Iterator[np.ndarray]) -> np.ndarray:
+        """Targets that :meth:`_encode` learns as much from as from all of those in several parts."""
+        return next(parts)
+
+    def _class_factors(self, parts: Iterable[np.ndarray]) -> np.ndarray | None:
+        """What weights are multiplied by in each class, from encoded targets in several parts; None: they are not."""
+        return None
 
     def _calibrate(self, trials: Trials, settings: TrainingSettings) -> None:
         """Learn from samples held out how far predictions are off, where that is wanted."""
@@ -125,8 +136,13 @@ class ODENetEstimator(FittedODENet):
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
         changed = ("module_", "scaler_", "_record") if partial or self.warm_start else ()
         data = None if partial else {"X": X, "y": y, "sample_weight": sample_weight}
+        table = None if partial else as_block_table(X)
         with draft(self, changed_in_place=changed, data=data) as new:
-            new._learn(X, y, sample_weight, partial=partial, classes=classes)
+            if table is not None:
+                learn_in_blocks(new, table, y, sample_weight)
+            else:
+                X, y = in_memory(X), in_memory(y)
+                new._learn(X, y, in_memory(sample_weight), partial=partial, classes=classes)
         return self
 
     def _learn(self, X: Any, y: Any, sample_weight: Any, *, partial: bool, classes: Any) -> None:
@@ -146,13 +162,13 @@ class ODENetEstimator(FittedODENet):
         rows, own_weights = self._merged(X, targets, weights, rows)
         every = self._merged(X, targets, weights, np.flatnonzero(weights)) if len(held_out) else (rows, own_weights)
         if first:
-            self._columns = Columns.of(X[rows], self._categories.positions)
+            self._columns = Columns.of([X[rows]], X.shape[1], self._categories.positions)
         X = self._columns.expanded(X)
-        self._prepare(targets[rows], own_weights, first=first)
+        self._prepare([(targets[rows], own_weights)], first=first)
         device, dtype = self._device_and_dtype(X, first=first)
         training_dtype = self._training_dtype(dtype)
         if first:
-            self.scaler_ = inputs.fitted_scaler(X[rows], own_weights)
+            self.scaler_ = inputs.fitted_scaler([(X[rows], own_weights)])
             self.module_ = inputs.network(X.shape[1], self.n_outputs_, new_generator(rng))
             self._built_from = inputs.architecture.effective()
             self._record = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from numbers import Number
 from typing import Any
 
@@ -11,7 +13,7 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from skode.training import (
     array_api,
     array_api_fit,
     as_python,
+    by_blocks,
     by_partition,
     check_argument,
     check_missing_labels,
@@ -408,15 +411,49 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
     def _weights(self, targets: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
         if self.class_weight is None:
             return sample_weight
-        if self._multilabel:
-            raise ValueError("class_weight is not supported where a sample may have several labels.")
+        self._check_class_weight_applies()
         factors = compute_sample_weight(self.class_weight, self.classes_[targets])
-        if not (np.isfinite(factors).all() and (factors >= 0.0).all()):
-            raise ValueError(f"class_weight must hold finite numbers >= 0, got {self.class_weight!r}.")
+        self._check_class_factors(factors)
         weights = sample_weight * factors
         if not weights.any():
             raise ValueError(f"class_weight={self.class_weight!r} and sample_weight leave no sample any weight.")
         return weights
+
+    def _check_class_weight_applies(self) -> None:
+        if self._multilabel:
+            raise ValueError("class_weight is not supported where a sample may have several labels.")
+
+    def _check_class_factors(self, factors: np.ndarray) -> None:
+        if not (np.isfinite(factors).all() and (factors >= 0.0).all()):
+            raise ValueError(f"class_weight must hold finite numbers >= 0, got {self.class_weight!r}.")
+
+    def _in_brief(self, parts: Iterator[np.ndarray]) -> np.ndarray:
+        """All labels, each once; of several for each sample, those of the first part."""
+        first = next(parts)
+        if first.ndim == 2:
+            return first
+        labels = first[:0]
+        for part in itertools.chain([first], parts):
+            check_missing_labels(part)
+            check_label_types(part)
+            with check_argument("y"):
+                check_classification_targets(part)
+            labels = np.unique(np.concatenate([labels, np.unique(part)]))
+        return labels
+
+    def _class_factors(self, parts: Iterable[np.ndarray]) -> np.ndarray | None:
+        if self.class_weight is None:
+            return None
+        self._check_class_weight_applies()
+        n_classes = len(self.classes_)
+        balanced = isinstance(self.class_weight, str)
+        numbers = (np.bincount(part, minlength=n_classes) for part in parts)
+        counts = np.sum([*numbers], axis=0) if balanced else np.ones(n_classes)
+        known, factors = self.classes_[counts > 0], np.ones(n_classes)
+        own = compute_class_weight(self.class_weight, classes=known, y=known, sample_weight=counts[counts > 0])
+        factors[counts > 0] = own
+        self._check_class_factors(factors)
+        return factors
 
     def _as_tensor(self, targets: np.ndarray, like: Tensor) -> Tensor:
         tensor = torch.from_numpy(targets).to(like.device)
@@ -450,6 +487,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     @by_partition
     @array_api
+    @by_blocks
     def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
         """Most probable class of each sample, or all labels that are more probable than not.
 
@@ -474,6 +512,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     @by_partition
     @array_api
+    @by_blocks
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities of the classes.
 
@@ -492,6 +531,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
     @by_partition
     @array_api
+    @by_blocks
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Log-probabilities of the classes.
 

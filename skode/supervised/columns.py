@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,15 +95,20 @@ class Columns:
     empty: np.ndarray
 
     @classmethod
-    def of(cls, X: Any, positions: np.ndarray) -> Columns:
-        """Columns for a table to train on, with codes at some positions."""
-        n_features = X.shape[1]
+    def of(cls, parts: Iterable[Any], n_features: int, positions: np.ndarray) -> Columns:
+        """Columns for a table to train on, in one part or in several, with codes at some positions."""
         numbers = np.setdiff1d(np.arange(n_features), positions)
-        if not isinstance(X, np.ndarray):  # sparse features are numbers, none of which is missing
-            return cls(numbers, {}, positions[:0], positions[:0])
-        codes = {int(position): np.unique(X[:, position][~np.isnan(X[:, position])]) for position in positions}
-        missing = np.isnan(X).any(axis=0)
-        return cls(numbers, codes, np.flatnonzero(missing), np.flatnonzero(np.isnan(X[:, numbers]).all(axis=0)))
+        codes: dict[int, np.ndarray] = {int(position): np.empty(0) for position in positions}
+        missing, empty = np.zeros(n_features, dtype=bool), np.ones(n_features, dtype=bool)
+        for X in parts:
+            if not isinstance(X, np.ndarray):  # sparse features are numbers, none of which is missing
+                return cls(numbers, {}, positions[:0], positions[:0])
+            unknown = np.isnan(X)
+            missing |= unknown.any(axis=0)
+            empty &= unknown.all(axis=0)
+            for position, known in codes.items():
+                codes[position] = np.union1d(known.astype(X.dtype), X[~unknown[:, position], position])
+        return cls(numbers, codes, np.flatnonzero(missing), np.flatnonzero(empty[numbers]))
 
     def expanded(self, X: Any) -> Any:
         """The columns; ``X`` itself where these are its own."""

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from skode.io.sources import in_memory
 from skode.solvers import Solution, SolverError
 from skode.solvers.devices import is_asynchronous
 from skode.supervised.architecture import Architecture
@@ -23,6 +24,7 @@ from skode.supervised.odenet import Network
 from skode.training import (
     SparseFeatures,
     array_api,
+    by_blocks,
     by_partition,
     check_argument,
     check_data,
@@ -109,13 +111,17 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
             counts.append(np.sum([evaluations(solution, len(part)) for solution in solutions], axis=0))
         return torch.cat(outputs), np.concatenate(counts)
 
+    def _rows_at_once(self) -> int:
+        """Number of samples that are computed together."""
+        most = BLOCK_ON_GPU if is_asynchronous(resolve_device(self.device)) else BLOCK
+        return max(most // max(self.module_.width, *self._hidden_layers(), 1), 1)
+
     def _each(self, x: Tensor | SparseFeatures, function: Callable[[Tensor], Result]) -> Iterator[Result]:
         """Apply a function to samples in blocks, which bounds its memory.
 
         Every sample takes separate steps, so that results do not depend on the division into blocks.
         """
-        most = BLOCK_ON_GPU if is_asynchronous(x.device) else BLOCK
-        n = max(most // max(self.module_.width, *self._hidden_layers(), 1), 1)
+        n = self._rows_at_once()
         for first in range(0, len(x), n):
             try:
                 with torch.no_grad():
@@ -134,8 +140,8 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
 
     def _scored(self, score: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
         """A score by scikit-learn, of targets and weights that are checked as in ``fit``; errors name the argument."""
-        weights = None if sample_weight is None else check_weights(sample_weight, X)
-        y = to_pandas(y, "y")
+        weights = None if sample_weight is None else check_weights(in_memory(sample_weight), X)
+        y = to_pandas(in_memory(y), "y")
         with check_argument("y"), check_squares("y"):
             if not issparse(y) and np.ndim(y):  # scikit-learn raises errors for other types
                 y = check_numeric_targets(y, type(self).__name__) if self._y_is_numeric else check_labels(y)
@@ -143,6 +149,7 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
 
     @by_partition
     @array_api
+    @by_blocks
     def transform(self, X: Any) -> np.ndarray:
         """The state at the end of the ODE (of images, normalised and rectified), which outputs are affine functions of.
 
@@ -165,6 +172,7 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
 
     @by_partition
     @array_api
+    @by_blocks
     def trajectory(self, X: Any, t: Any) -> np.ndarray:
         """The hidden state along depth, of the last ODE where there are several.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from skode.supervised.architecture import Architecture
 from skode.supervised.conv_odenet import ConvODENet
 from skode.supervised.odenet import Network, ODENet
-from skode.training import AUTO_BATCH_SIZE, SparseFeatures, fitted_on, fitted_scaler, shifted, standardised, to_tensor
+from skode.training import AUTO_BATCH_SIZE, SparseFeatures, fitted_on, shifted, sound_scaler, standardised, to_tensor
 
 #: Standardised features are squashed smoothly into (-CLIP, CLIP), as Holzmueller et al. (2024) do.
 CLIP = 3.0
@@ -70,9 +71,12 @@ class Inputs(ABC):
     def _columns(self, X: Any, weights: np.ndarray) -> tuple[Any, np.ndarray]:
         """X with a column for each scale, and the weights of its rows."""
 
-    def fitted_scaler(self, X: Any, weights: np.ndarray) -> StandardScaler:
-        """A scaler fitted to features with weights."""
-        return fitted_scaler(*self._columns(X, weights))
+    def fitted_scaler(self, parts: Iterable[tuple[Any, np.ndarray]]) -> StandardScaler:
+        """A scaler fitted to features with weights, in one part or in several."""
+        scaler = StandardScaler()
+        for X, weights in parts:
+            self.update_scaler(scaler, X, weights)
+        return sound_scaler(scaler)
 
     def update_scaler(self, scaler: StandardScaler, X: Any, weights: np.ndarray) -> None:
         """Fit a scaler to further features, in addition to those before."""

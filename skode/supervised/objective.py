@@ -20,7 +20,7 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples as a network takes them.
+    """Samples as a network takes them: tensors, or of a table in blocks what is indexed as these are.
 
     Attributes
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.metrics import r2_score
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
 
@@ -21,11 +23,13 @@ from skode.training import (
     TrainingSettings,
     array_api,
     array_api_fit,
+    by_blocks,
     by_partition,
     check_level,
     check_numeric_targets,
-    fitted_scaler,
+    fitted_on,
     scored_by_partition,
+    sound_scaler,
     standardised,
     to_numpy,
     to_tensor,
@@ -362,10 +366,13 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         self.n_outputs_, self._one_dimensional = n_outputs, y.ndim == 1
         return targets.reshape(len(targets), -1)
 
-    def _prepare(self, targets: np.ndarray, weights: np.ndarray, *, first: bool) -> None:
+    def _prepare(self, parts: Iterable[tuple[np.ndarray, np.ndarray]], *, first: bool) -> None:
         if not first:
             return
-        self.target_scaler_ = scaler = fitted_scaler(targets, weights, what="y")
+        scaler = StandardScaler()
+        for targets, weights in parts:
+            fitted_on(scaler, targets, weights)
+        self.target_scaler_ = sound_scaler(scaler, what="y")
         # A constant target has no spread to scale by; if it is small, its size is the scale.
         constant = ~np.isclose(scaler.scale_, np.sqrt(scaler.var_), rtol=1e-3, atol=0.0) & (scaler.mean_ != 0.0)
         scaler.scale_ = np.where(constant, np.minimum(np.abs(scaler.mean_), 1.0), scaler.scale_)
@@ -399,6 +406,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
     @by_partition
     @array_api
+    @by_blocks
     def predict(self, X: Any, *, return_std: bool = False, return_nfe: bool = False) -> Any:
         """Targets of samples.
 

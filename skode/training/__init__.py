@@ -1,6 +1,7 @@
 """One training loop for all estimators."""
 
 from skode.training.array_api import array_api, array_api_fit, as_numpy
+from skode.training.blocks import BlockSamples, SamplesPart, by_blocks, drawn_rows
 from skode.training.caller import warn_caller, warn_of_overflow
 from skode.training.checkpoint import Checkpoint
 from skode.training.checks import (
@@ -21,7 +22,7 @@ from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import train
-from skode.training.partitions import by_partition, gathered, is_dask, scored_by_partition, to_parts
+from skode.training.partitions import by_partition, scored_by_partition
 from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.samples import distinct, row_groups
@@ -39,6 +40,7 @@ from skode.training.tensors import (
     new_generator,
     resolve_device,
     resolve_dtype,
+    sound_scaler,
     standardised,
     to_numpy,
     to_tensor,
@@ -50,11 +52,13 @@ __all__ = [
     "AUTO_BATCH_SIZE",
     "COMMON_CONSTRAINTS",
     "INTERRUPTED",
+    "BlockSamples",
     "Checkpoint",
     "NeuralODEEstimator",
     "Objective",
     "PenalisedSolver",
     "Regularisation",
+    "SamplesPart",
     "Solver",
     "SparseFeatures",
     "Stopwatch",
@@ -65,6 +69,7 @@ __all__ = [
     "as_index",
     "as_numpy",
     "as_python",
+    "by_blocks",
     "by_partition",
     "categorical_positions",
     "check_argument",
@@ -79,11 +84,10 @@ __all__ = [
     "check_weights",
     "distinct",
     "draft",
+    "drawn_rows",
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
-    "gathered",
-    "is_dask",
     "memory_for",
     "missing_as_nan",
     "new_generator",
@@ -94,10 +98,10 @@ __all__ = [
     "row_groups",
     "scored_by_partition",
     "shifted",
+    "sound_scaler",
     "standardised",
     "to_numpy",
     "to_pandas",
-    "to_parts",
     "to_tensor",
     "train",
     "users_field",

@@ -116,7 +116,7 @@ def check_column_names(X: Any) -> None:
         )
 
 
-def check_weights(sample_weight: Any, X: np.ndarray) -> np.ndarray:
+def check_weights(sample_weight: Any, X: Any) -> np.ndarray:
     """Weights of the samples as float64, 1 where there are none given.
 
     Raises

@@ -15,10 +15,15 @@ import torch
 from scipy.sparse import issparse
 from torch import nn
 
+from skode.io.blocks import BlockTable
+from skode.io.sources import as_block_table
 from skode.training.dataframes import to_pandas
 
 DATA = np.ndarray | np.generic | torch.Tensor | pd.DataFrame | pd.Series | list | tuple | dict | set | frozenset
 PLAIN = int | float | complex | str | bytes | None
+
+#: Numbers of an array that are hashed at a time.
+AT_ONCE = 2**20
 
 #: Attributes of modules that have no influence on their values.
 OF_MODULES = set(vars(nn.Module())) - {"_buffers"}
@@ -62,6 +67,9 @@ class _Digest:
             self.within.pop(id(value), None)
 
     def _content(self, value: Any) -> None:
+        if (table := as_block_table(value)) is not None:
+            self._table(table)
+            return
         if not isinstance(value, PLAIN | Mapping | nn.Module | list | tuple | type):
             value = to_pandas(value)
         self.text(_name(type(value)))
@@ -121,7 +129,15 @@ class _Digest:
         self.text(f"{array.dtype} {array.shape}")
         if array.dtype == object:
             array = pd.util.hash_array(array.ravel())
-        self.total.update(np.ascontiguousarray(array).tobytes())
+        flat = np.ascontiguousarray(array).reshape(-1)
+        for first in range(0, flat.size, AT_ONCE):  # copies of parts only
+            self.total.update(flat[first : first + AT_ONCE].tobytes())
+
+    def _table(self, table: BlockTable) -> None:
+        """A table that is read in blocks by its content, and by its blocks, on which the order of training depends."""
+        self.feed([table.shape, str(table.dtype), table.names, table.ends.tolist()])
+        for bounds in table.bounds():
+            self._array(table.read(*bounds))
 
     def _module(self, module: nn.Module) -> None:
         """A module by its weights and structure; those of users also by their code and all else that they hold."""

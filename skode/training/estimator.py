@@ -21,6 +21,7 @@ from skode.persistence.estimators import SavableEstimator
 from skode.training.checkpoint import Checkpoint
 from skode.training.documentation import documentation_site
 from skode.training.loop import train, train_epoch
+from skode.training.order import Order
 from skode.training.record import Objective, TrainingRecord
 from skode.training.settings import AUTO_BATCH_SIZE, TrainingSettings
 from skode.training.snapshot import snapshot
@@ -240,7 +241,7 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
     def _fit_module(
         self,
         objective: Objective,
-        n_samples: int,
+        samples: int | Order,
         rng: np.random.RandomState,
         settings: TrainingSettings,
         *,
@@ -254,8 +255,8 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
         ----------
         objective : Objective
             The function to minimise.
-        n_samples : int
-            Number of samples to draw batches from.
+        samples : int or Order
+            Samples to draw batches from: their number, where they are in memory.
         rng : RandomState
             Source of the order of the samples.
         settings : TrainingSettings
@@ -279,7 +280,7 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
             epoch.call_on_fit_task_begin(estimator=self, **task)
             return bool(epoch.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot))
 
-        record = train(objective, n_samples, settings, rng, validate=validate, on_epoch=on_epoch)
+        record = train(objective, samples, settings, rng, validate=validate, on_epoch=on_epoch)
         self._keep(record)
         self.module_.to(dtype)
         context.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot)

@@ -21,6 +21,7 @@ from torch import Tensor
 from skode.solvers import SolverError, Statistics
 from skode.training.caller import warn_caller
 from skode.training.checkpoint import Checkpoint
+from skode.training.order import AllRows, Order
 from skode.training.parts import Parts, global_generators
 from skode.training.progress import epoch_line, time_so_far
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
@@ -77,7 +78,7 @@ class _Epoch:
 
 def train(
     objective: Objective,
-    n_samples: int,
+    samples: int | Order,
     settings: TrainingSettings,
     rng: np.random.RandomState,
     *,
@@ -91,8 +92,8 @@ def train(
     ----------
     objective : Objective
         The function to minimise; its parameters are changed in place.
-    n_samples : int
-        Samples to draw batches from.
+    samples : int or Order
+        Samples to draw batches from: their number, where they are in memory.
     settings : TrainingSettings
         How to train.
     rng : RandomState
@@ -114,7 +115,7 @@ def train(
     ConvergenceWarning
         Where ``max_iter`` or the time limit came first, or where training diverged and had to be set back.
     """
-    training = _Training(objective, n_samples, settings, rng, validate, on_epoch)
+    training = _Training(objective, samples, settings, rng, validate, on_epoch)
     training.outside = Parts([*objective.parts, rng, *global_generators(training.device), *parts])
     return training.checkpoint.step(training.run, changes=training.outside, under_way=training)
 
@@ -159,14 +160,15 @@ class _Training(Updates):
     def __init__(
         self,
         objective: Objective,
-        n_samples: int,
+        samples: int | Order,
         settings: TrainingSettings,
         rng: np.random.RandomState,
         validate: Callable[[], float] | None,
         on_epoch: Callable[[TrainingRecord], bool] | None,
     ) -> None:
         super().__init__(objective, settings, averages=bool(settings.averaging) and validate is not None)
-        self.n_samples = n_samples
+        self.order = AllRows(int(samples)) if isinstance(samples, int | np.integer) else samples
+        self.n_samples = len(self.order)
         self.rng = rng
         self.validate = validate
         self.on_epoch = on_epoch
@@ -299,11 +301,9 @@ class _Training(Updates):
         if self.epoch.n_batches:  # of an epoch that goes on
             self.rng.set_state(self.epoch.random_state)
         for _ in range(self.settings.passes):
-            order: Any = self.rng.permutation(self.n_samples) if self.settings.shuffle else np.arange(self.n_samples)
-            if self.diverged is not None:
-                order = torch.from_numpy(order).to(self.device)
-            for first in range(0, self.n_samples, self.settings.batch_size):
-                yield order[first : first + self.settings.batch_size]
+            rng = self.rng if self.settings.shuffle else None
+            device = None if self.diverged is None else self.device
+            yield from self.order.batches(self.settings.batch_size, rng, device)
 
     def _end_by_time(self) -> None:
         """Note that the time limit came first. A schedule that has followed the time is at its end all the same."""
@@ -388,9 +388,8 @@ class _Training(Updates):
         self.solves.clear()
         try:
             with torch.no_grad():
-                rows = np.arange(self.n_samples)
-                size = self.settings.batch_size
-                losses = [self.objective.loss(rows[i : i + size]).item() for i in range(0, self.n_samples, size)]
+                batches = self.order.batches(self.settings.batch_size, None)
+                losses = [self.objective.loss(rows).item() for rows in batches]
             reason = None if math.isfinite(sum(losses)) else "the loss of the last weights is not finite"
         except SolverError as error:
             reason = brief(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,20 +13,11 @@ import numpy as np
 import pandas as pd
 from sklearn.utils._set_output import _get_output_config
 
+from skode.io.partitions import PartitionTable, is_dask, is_frame, to_parts
 from skode.training.dataframes import as_python
 from skode.training.snapshot import snapshot
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def is_dask(data: Any) -> bool:
-    """Whether data are an array, a frame or a column of dask, which is not imported to tell."""
-    if not hasattr(type(data), "__dask_graph__"):
-        return False
-    array, frame = sys.modules.get("dask.array"), sys.modules.get("dask.dataframe")
-    return (array is not None and isinstance(data, array.Array)) or (
-        frame is not None and isinstance(data, frame.DataFrame | frame.Series)
-    )
 
 
 def gathered(*values: Any) -> tuple[Any, ...]:
@@ -37,6 +27,13 @@ def gathered(*values: Any) -> tuple[Any, ...]:
     import dask
 
     return dask.compute(*values)
+
+
+def for_fit(estimator: Any, *values: Any) -> tuple[Any, ...]:
+    """Arguments of a fit without dask collections: as tables that are read by partition, or of series gathered."""
+    if hasattr(estimator, "series"):
+        return gathered(*values)
+    return tuple(PartitionTable(value) if is_dask(value) else value for value in values)
 
 
 def by_partition(method: Method) -> Method:
@@ -124,23 +121,14 @@ def _lazily(model: Any, method: str, arguments: dict[str, Any]) -> Any:
     return _joined(answers, template, sizes)
 
 
-def to_parts(data: Any) -> list[Any]:
-    """The partitions of a dask array or frame, all columns in each, as delayed arrays or frames."""
-    if hasattr(data, "npartitions") and hasattr(data, "divisions"):
-        return list(data.to_delayed())
-    if data.ndim > 1:
-        data = data.rechunk(dict.fromkeys(range(1, data.ndim), -1))
-    return list(data.to_delayed().ravel())
-
-
 def _sizes(data: Any) -> Sequence[float]:
     """Number of rows of each partition, NaN where it is not known."""
-    return [np.nan] * data.npartitions if hasattr(data, "divisions") else list(data.chunks[0])
+    return [np.nan] * data.npartitions if is_frame(data) else list(data.chunks[0])
 
 
 def _example(data: Any) -> Any:
     """A row or two with the columns and dtypes of a collection."""
-    if hasattr(data, "divisions"):
+    if is_frame(data):
         return data._meta_nonempty
     return np.ones((1, *data.shape[1:]), dtype=data.dtype)
 
@@ -178,7 +166,7 @@ def check_whole_series(X: Any, series: str | int | None) -> None:
             "series=None: all rows of X are one series, but they lie in several partitions, and each is answered by "
             "itself. Pass X.compute(), or X.repartition(npartitions=1)."
         )
-    if hasattr(X, "divisions"):
+    if is_frame(X):
         column = X.columns[series] if isinstance(series, int) else series
         if column not in X.columns and column == X.index.name and X.known_divisions:
             return

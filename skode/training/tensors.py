@@ -58,10 +58,14 @@ def to_tensor(array: np.ndarray, dtype: torch.dtype, device: torch.device) -> Te
 
 def fitted_scaler(X: Any, weights: np.ndarray | None = None, *, what: str = "X") -> StandardScaler:
     """A scaler fitted to X, which may be sparse; ValueError, which calls it ``what``, where its spread overflows."""
-    scaler = fitted_on(StandardScaler(), X, weights)
+    return sound_scaler(fitted_on(StandardScaler(), X, weights), by_weights=weights is not None, what=what)
+
+
+def sound_scaler(scaler: StandardScaler, *, by_weights: bool = True, what: str = "X") -> StandardScaler:
+    """A fitted scaler as it is; ValueError, which calls the data ``what``, where its spread overflows."""
     if not np.isfinite(scaler.scale_).all():
-        by_weights = " (or the weights)" if weights is not None else ""
-        raise ValueError(f"{what}{by_weights} holds values too large to standardise in its dtype; rescale it.")
+        or_weights = " (or the weights)" if by_weights else ""
+        raise ValueError(f"{what}{or_weights} holds values too large to standardise in its dtype; rescale it.")
     return scaler
 
 

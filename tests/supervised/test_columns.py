@@ -39,19 +39,19 @@ def fitted(table):
 
 def test_columns_are_what_one_hot_encoding_with_indicators_gives():
     X = np.array([[1.0, 0.0, np.nan], [2.0, 2.0, 5.0], [np.nan, np.nan, 6.0]])
-    columns = Columns.of(X, np.array([1]))
+    columns = Columns.of([X], X.shape[1], np.array([1]))
     nan = np.nan
     expected = [[1, nan, 1, 0, 0, 0, 1], [2, 5, 0, 1, 0, 0, 0], [nan, 6, 0, 0, 1, 1, 0]]
     np.testing.assert_array_equal(columns.expanded(X), expected)
     # A category that was not trained on is a missing one.
     np.testing.assert_array_equal(columns.expanded(np.array([[0.0, 1.0, 0.0]])), [[0, 0, 0, 0, 0, 1, 0]])
     plain = np.ones((2, 2))
-    assert Columns.of(plain, np.array([], int)).expanded(plain) is plain
+    assert Columns.of([plain], plain.shape[1], np.array([], int)).expanded(plain) is plain
 
 
 def test_a_column_without_any_value_is_nothing():
     X = np.array([[np.nan, 1.0], [np.nan, 2.0]])
-    np.testing.assert_array_equal(Columns.of(X, np.array([], int)).expanded(X), [[0, 1, 1], [0, 2, 1]])
+    np.testing.assert_array_equal(Columns.of([X], X.shape[1], np.array([], int)).expanded(X), [[0, 1, 1], [0, 2, 1]])
     assert np.isfinite(ODENetRegressor(**QUICK).fit(X, [1.0, 2.0]).predict([[3.0, 1.0], [np.nan, np.nan]])).all()
 
 

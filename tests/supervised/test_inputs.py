@@ -42,7 +42,7 @@ def test_a_shape_makes_images():
 
 def test_columns_are_standardised_each_and_squashed(X):
     tables = inputs()
-    scaler = tables.fitted_scaler(X, WEIGHTS)
+    scaler = tables.fitted_scaler([(X, WEIGHTS)])
     mean = np.average(X, axis=0, weights=WEIGHTS)
     z = (X - mean) / np.sqrt(np.average((X - mean) ** 2, axis=0, weights=WEIGHTS))
     np.testing.assert_allclose(tables.scaled(scaler, X), z / np.sqrt(1 + (z / CLIP) ** 2), rtol=1e-12, atol=1e-14)
@@ -51,7 +51,7 @@ def test_columns_are_standardised_each_and_squashed(X):
 
 def test_pixels_are_standardised_together_and_not_squashed(X):
     images = inputs((1, 2, 2))
-    scaler = images.fitted_scaler(X, WEIGHTS)
+    scaler = images.fitted_scaler([(X, WEIGHTS)])
     mean = np.average(X, weights=np.repeat(WEIGHTS[:, None], 4, axis=1))
     spread = np.sqrt(np.average((X - mean) ** 2, weights=np.repeat(WEIGHTS[:, None], 4, axis=1)))
     np.testing.assert_allclose(images.scaled(scaler, X), (X - mean) / spread, rtol=1e-12, atol=1e-14)
@@ -61,18 +61,18 @@ def test_pixels_are_standardised_together_and_not_squashed(X):
 @pytest.mark.parametrize("container", [np.asarray, csr_matrix], ids=["dense", "sparse"])
 def test_a_scaler_learns_from_parts_as_from_the_whole(X, image_shape, container):
     made = inputs(image_shape)
-    whole = made.fitted_scaler(container(X), WEIGHTS)
-    parts = made.fitted_scaler(container(X[:20]), WEIGHTS[:20])
+    whole = made.fitted_scaler([(container(X), WEIGHTS)])
+    parts = made.fitted_scaler([(container(X[:20]), WEIGHTS[:20])])
     made.update_scaler(parts, container(X[20:]), WEIGHTS[20:])
     np.testing.assert_allclose(parts.mean_, whole.mean_, rtol=1e-10)
     np.testing.assert_allclose(parts.scale_, whole.scale_, rtol=1e-10)
-    np.testing.assert_allclose(whole.mean_, made.fitted_scaler(X, WEIGHTS).mean_, rtol=1e-10)
+    np.testing.assert_allclose(whole.mean_, made.fitted_scaler([(X, WEIGHTS)]).mean_, rtol=1e-10)
 
 
 @pytest.mark.parametrize("image_shape", [None, (1, 2, 2)], ids=["tables", "images"])
 def test_sparse_features_are_those_of_dense_ones(X, image_shape):
     made = inputs(image_shape)
-    scaler = made.fitted_scaler(X, WEIGHTS)
+    scaler = made.fitted_scaler([(X, WEIGHTS)])
     dense = made.features(scaler, X, torch.float32, torch.device("cpu"))
     sparse = made.features(scaler, csr_matrix(X), torch.float32, torch.device("cpu"))
     assert dense.dtype == torch.float32

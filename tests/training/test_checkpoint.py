@@ -14,6 +14,7 @@ from torch import nn
 
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
 from skode.datasets import make_spirals
+from skode.io import ArrayTable
 from skode.persistence.errors import ForeignFileError
 from skode.training.checkpoint import Checkpoint
 
@@ -48,6 +49,8 @@ FITS = {
     ),
     "likelihood": (ODENetRegressor(likelihood="gaussian", alpha=1.0, input_dropout=0.2, **SMALL), (X, X[:, 0])),
     "density": (CNFDensityEstimator(matching_iter=1, divergence="hutchinson", **SMALL), (X,)),
+    "classifier in blocks": (ODENetClassifier(batch_size=8, **SMALL), (ArrayTable(X, block_rows=10), X[:, 0] > 0)),
+    "density in blocks": (CNFDensityEstimator(batch_size=8, **SMALL), (ArrayTable(np.round(X, 1), block_rows=10),)),
     "latent": (
         LatentODERegressor("series", "time", latent_size=2, encoder_size=4, n_draws=4, **SMALL),
         (SERIES, VALUES),
@@ -64,7 +67,9 @@ def outcome(estimator, data):
     return np.asarray(answer).tolist(), curves, weights, estimator.stop_reason_
 
 
-def test_fits_end_in_the_same_bits_wherever_they_were_cut_off(fit, tmp_path, cut):
+def test_fits_end_in_the_same_bits_wherever_they_were_cut_off(fit, tmp_path, cut, monkeypatch):
+    monkeypatch.setattr("skode.training.blocks.POOL_BYTES", 500)  # of some blocks at a time
+    monkeypatch.setattr("skode.training.blocks.MOST_DRAWN", 55)
     estimator, data = fit
     estimator = clone(estimator).set_params(random_state=0)
     expected = outcome(clone(estimator).fit(*data), data)
@@ -101,6 +106,18 @@ def cut_off(model, cut, *data):
     with pytest.raises(cut.Cut):
         model.fit(*data)
     cut()
+
+
+def test_a_table_in_blocks_is_told_by_its_content(tmp_path, cut):
+    y = X[:, 0] > 0
+    model = ODENetClassifier(checkpoint=tmp_path / "fit", batch_size=10, random_state=0, **SMALL)
+    cut_off(model, cut, ArrayTable(X, block_rows=10), y)
+    other = X.copy()
+    other[-1] += 1e-9
+    for changed in (ArrayTable(other, block_rows=10), ArrayTable(X, block_rows=20), ArrayTable(X, ["a", "b"])):
+        with pytest.raises(ValueError, match="of another fit, which has not ended: X is ArrayTable of shape"):
+            clone(model).fit(changed, y)
+    clone(model).fit(ArrayTable(X.copy(), block_rows=10), y)
 
 
 def test_another_fit_is_refused_by_what_differs(tmp_path, cut):

@@ -1,0 +1,73 @@
+"""Arrays on disk: NumPy's memory maps, and whatever else is sliced as an array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from skode.io.blocks import BlockTable, even_ends
+
+#: Bytes in a block: few enough for many blocks to be shuffled together, enough for a disk to read at its full speed.
+BLOCK_BYTES = 2**18
+
+#: Memory maps of up to so many bytes are taken for arrays.
+SMALL_BYTES = 2**26
+
+
+class ArrayTable(BlockTable):
+    """An array that lies on disk, such as a ``numpy.memmap``, an HDF5 data set of h5py or an array of zarr.
+
+    Estimators take memory maps of more than 64 MiB for such tables by themselves.
+
+    Parameters
+    ----------
+    array : array-like of shape (n_rows, n_columns) or (n_rows,)
+        It has ``shape`` and ``dtype``, and rows are read as ``array[start:stop]``.
+    names : sequence of str, default=None
+        Names of the columns.
+    block_rows : int, default=None
+        Rows that are read at a time; None: as many as make up 256 KiB.
+
+    Raises
+    ------
+    ValueError
+        Where the array has neither one dimension nor two, or ``names`` are not one for each column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skode.io import ArrayTable
+    >>> ArrayTable(np.zeros((1000, 3)), block_rows=300)
+    ArrayTable of shape (1000, 3) and dtype float64 in 4 blocks
+    """
+
+    def __init__(self, array: Any, names: Sequence[str] | None = None, *, block_rows: int | None = None) -> None:
+        shape = tuple(int(n) for n in array.shape)
+        if len(shape) not in (1, 2):
+            raise ValueError(f"array must have rows and columns, or be one column; it has the shape {shape}.")
+        if names is not None and len(names) != (shape[1] if len(shape) == 2 else 1):
+            raise ValueError(f"names must be one for each column of an array of shape {shape}; got {list(names)}.")
+        dtype = np.dtype(array.dtype)
+        if block_rows is None:
+            block_rows = max(BLOCK_BYTES // max(int(np.prod(shape[1:])) * dtype.itemsize, 1), 1)
+        super().__init__(shape, dtype, even_ends(shape[0], block_rows), names)
+        self.array = array
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows as a copy in memory."""
+        return np.array(self.array[start:stop])
+
+
+def is_large_memmap(data: Any) -> bool:
+    """Whether data are a memory map of the user's that is to be read in blocks.
+
+    A map whose memory was taken over by joblib, which hands arrays to its workers in this way, is an array: fits in a
+    search's workers are then those of one process.
+    """
+    if not isinstance(data, np.memmap) or getattr(data, "_mmap", None) is None or data.nbytes <= SMALL_BYTES:
+        return False
+    folders = os.fspath(getattr(data, "filename", None) or "").split(os.sep)
+    return data.ndim == 2 and not any(folder.startswith("joblib_memmapping_folder_") for folder in folders)

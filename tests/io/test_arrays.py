@@ -1,0 +1,70 @@
+"""Arrays on disk in blocks, and which memory maps are taken for these."""
+
+import numpy as np
+import pytest
+from joblib import Parallel, delayed
+
+from skode.io import ArrayTable
+from skode.io import arrays as module
+from skode.io.sources import as_block_table
+
+
+@pytest.fixture
+def memmap(tmp_path):
+    np.save(tmp_path / "x.npy", np.arange(60.0).reshape(20, 3))
+    return np.load(tmp_path / "x.npy", mmap_mode="r")
+
+
+def test_rows_are_those_of_the_array(memmap):
+    table = ArrayTable(memmap, block_rows=6)
+    assert table.ends.tolist() == [6, 12, 18, 20]
+    np.testing.assert_array_equal(np.asarray(table), memmap)
+    np.testing.assert_array_equal(table.read(4, 15), memmap[4:15])
+    np.testing.assert_array_equal(table.take(np.array([0, 5, 6, 19])), memmap[[0, 5, 6, 19]])
+    assert not isinstance(table.read(0, 3), np.memmap)
+
+
+def test_a_block_has_a_bounded_number_of_bytes(monkeypatch, memmap):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 100)
+    assert ArrayTable(memmap).ends[0] == 4
+    monkeypatch.setattr(module, "BLOCK_BYTES", 1)
+    assert ArrayTable(memmap).ends[0] == 1
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 6, 7])
+def test_few_rows(n_rows):
+    table = ArrayTable(np.ones((n_rows, 2)), block_rows=6)
+    assert np.asarray(table).shape == (n_rows, 2)
+    assert table.ends.tolist() == [[], [1], [6], [6, 7]][[0, 1, 6, 7].index(n_rows)]
+
+
+def test_wrong_arrays_are_refused():
+    with pytest.raises(ValueError, match=r"array must have rows and columns.*\(2, 2, 2\)"):
+        ArrayTable(np.ones((2, 2, 2)))
+    with pytest.raises(ValueError, match="names must be one for each column"):
+        ArrayTable(np.ones((2, 2)), names=["a"])
+
+
+def _is_block_table(data):
+    return as_block_table(data) is not None
+
+
+def test_large_memmaps_of_the_users_are_read_in_blocks(memmap, monkeypatch):
+    assert not _is_block_table(memmap)
+    monkeypatch.setattr(module, "SMALL_BYTES", 100)
+    assert _is_block_table(memmap)
+    assert _is_block_table(memmap[3:, :2])
+    assert not _is_block_table(memmap[:4])
+    assert not _is_block_table(memmap[:, 0])
+    assert not _is_block_table(memmap * 2)
+    assert not _is_block_table(np.asarray(memmap))
+
+
+def test_arrays_that_joblib_hands_to_its_workers_are_arrays():
+    def seen(data):
+        module.SMALL_BYTES = 100
+        return isinstance(data, np.memmap), _is_block_table(data)
+
+    # 16 bytes and more go through a file.
+    found = Parallel(n_jobs=2, max_nbytes=16)(delayed(seen)(np.ones((50, 3))) for _ in range(2))
+    assert found == [(True, False)] * 2
