@@ -30,7 +30,7 @@ from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic
 from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
 from skode.density.tables import Categories
 from skode.dynamics.fields import FIELDS
-from skode.io.sources import as_block_table, in_memory
+from skode.io.sources import as_features, in_memory
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
@@ -340,8 +340,8 @@ class CNFDensityEstimator(FittedDensity):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
+        X : array-like or BlockTable of shape (n_samples, n_features)
+            Samples; tables of :mod:`skode.io` are read in blocks.
         y : None
             Ignored; here for scikit-learn's conventions.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -366,7 +366,7 @@ class CNFDensityEstimator(FittedDensity):
         """
         data = {"X": X, "sample_weight": sample_weight}
         with draft(self, changed_in_place=("module_",) if self.warm_start else (), data=data) as new:
-            table = as_block_table(X)
+            table = as_features(X)
             if table is None:
                 new._learn(X, y, in_memory(sample_weight))
             else:

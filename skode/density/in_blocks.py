@@ -133,7 +133,7 @@ def learn_in_blocks(model: Any, X: BlockTable, y: Any, sample_weight: Any) -> No
     first = model._is_first_fit(built_from, goes_on=model.warm_start)
     source, head = _checked(model, X, sample_weight, first=first)
     rng = model._checkpoint.random_state(model.random_state)
-    rows = drawn_rows(len(X), rng)
+    rows = drawn_rows(X, rng)
     rows = rows[~np.isin(rows, source.left_out)]
     few, weights = source.some(rows, source.numbers), source.some(rows, source.weights)
     if first:

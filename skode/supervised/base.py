@@ -20,7 +20,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from skode.dynamics.fields import FIELDS
-from skode.io.sources import as_block_table, in_memory
+from skode.io.sources import as_features, in_memory
 from skode.solvers import ButcherTableau, SolverError, get_method
 from skode.supervised.columns import CategoricalFeatures, Columns
 from skode.supervised.fitted import FittedODENet
@@ -136,7 +136,7 @@ class ODENetEstimator(FittedODENet):
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
         changed = ("module_", "scaler_", "_record") if partial or self.warm_start else ()
         data = None if partial else {"X": X, "y": y, "sample_weight": sample_weight}
-        table = None if partial else as_block_table(X)
+        table = None if partial else as_features(X)
         with draft(self, changed_in_place=changed, data=data) as new:
             if table is not None:
                 learn_in_blocks(new, table, y, sample_weight)

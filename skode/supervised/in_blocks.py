@@ -244,7 +244,7 @@ def _categories(model: Any, X: BlockTable, head: Any) -> CategoricalFeatures:
 def _drawn(source: Source, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
     """Rows to have in memory, and which of them are held out: these are not to be learned from."""
     model, n = source.model, len(source.X)
-    rows = drawn_rows(n, rng)
+    rows = drawn_rows(source.X, rng)
     rows = rows[~np.isin(rows, source.left_out)]
     held_out = np.zeros(len(rows), dtype=bool)
     if model.early_stopping:

@@ -91,11 +91,22 @@ def test_an_epoch_that_goes_on_reads_what_it_skips_only_where_a_batch_needs_it()
         assert len(loaded) <= 7 + 2
 
 
+def drawn(n_rows, n_columns=1):
+    return drawn_rows(ArrayTable(np.broadcast_to(0.0, (n_rows, n_columns))), np.random.RandomState(0))
+
+
 def test_rows_are_drawn_without_replacement_and_in_order(monkeypatch):
-    np.testing.assert_array_equal(drawn_rows(10, np.random.RandomState(0)), np.arange(10))
+    np.testing.assert_array_equal(drawn(10), np.arange(10))
     monkeypatch.setattr(module, "MOST_DRAWN", 30)
     for n in (31, 100, 10_000):
-        rows = drawn_rows(n, np.random.RandomState(0))
+        rows = drawn(n)
         assert len(np.unique(rows)) == 30
         assert (np.diff(rows) > 0).all()
         assert 0 <= rows[0] <= rows[-1] < n
+
+
+def test_rows_that_are_drawn_have_a_bounded_number_of_bytes():
+    assert len(drawn(10**6)) == 100_000
+    assert len(drawn(10**6, 100)) == 2**26 // 800
+    assert len(drawn(10**6, 10**5)) == 1000
+    assert len(drawn(900, 10**5)) == 900
