@@ -13,6 +13,7 @@ PACKAGES = {
     "model_selection": "skode.model_selection",
     "identification": "skode.identification",
     "persistence": "skode.persistence",
+    "distributed": "skode.distributed",
     "inspection": "skode.inspection",
     "datasets": "skode.datasets",
     "solvers": "skode.solvers",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "skode"
 LAYERS = (
     {"solvers", "datasets", "version"},
     {"dynamics"},
-    {"persistence"},
+    {"persistence", "distributed"},
     {"training"},
     {"frames", "serving"},
     {"supervised", "density", "equations"},
