@@ -47,6 +47,7 @@ from skode.training import (
     to_tensor,
     train,
     users_field,
+    whole,
     worthwhile_threads,
 )
 from skode.training.order import Order
@@ -364,8 +365,9 @@ class CNFDensityEstimator(FittedDensity):
         UserWarning
             Where a column looks discrete, so that its density is unbounded.
         """
+        X, sample_weight = whole(X, sample_weight)
         data = {"X": X, "sample_weight": sample_weight}
-        with draft(self, changed_in_place=("module_",) if self.warm_start else (), data=data) as new:
+        with draft(self, changed_in_place=("module_",) if self.warm_start else (), data=data, shared=True) as new:
             table = as_features(X)
             if table is None:
                 new._learn(X, y, in_memory(sample_weight))

@@ -35,7 +35,9 @@ from skode.training import (
     check_weights,
     draft,
     new_generator,
+    say,
     to_pandas,
+    whole,
     worthwhile_threads,
 )
 
@@ -407,7 +409,8 @@ class LatentODERegressor(AfterTraining):
             Where X or y are not as described; the message names the column. Where a time lies a thousand times as far
             from the rest of its series as other series span, the message names the row.
         """
-        with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}) as new:
+        X, y, sample_weight = whole(X, y, sample_weight)
+        with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}, shared=True) as new:
             new._learn(X, y, sample_weight)
         return self
 
@@ -459,7 +462,7 @@ class LatentODERegressor(AfterTraining):
         self.context_ = panel
         self._train(panel, rng, dtype, self._task(X, y, sample_weight), stopwatch, first=first)
         with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
-            self.posterior_ = self._checkpoint.step(partial(self._inferred, panel, self.n_draws))
+            self.posterior_ = self._checkpoint.step(partial(self._inferred, panel, self.n_draws), by_all=True)
 
     def _use_units(self, units: Units) -> None:
         """Set the units and the fitted attributes that tell of them."""
@@ -495,7 +498,7 @@ class LatentODERegressor(AfterTraining):
         outputs_alone = self.dynamics is None and self.observation_times == "given"
         warm_up = self.warm_up if first and outputs_alone else 0.0
         if stopwatch.verbose:
-            print(f"Sizes: {sizes}.")
+            say(f"Sizes: {sizes}.")
         device = next(self.module_.parameters()).device
         elbo = ELBOSettings(
             importance_weighted=self.bound == "iwae",

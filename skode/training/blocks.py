@@ -67,8 +67,8 @@ class BlockSamples:
         self._next: list[int] = []
         self._places = np.full(len(self.ends), -1)
         self._tensors: tuple[Tensor, ...] = ()
-        #: The last rows asked for, and their tensors.
-        self._last: tuple[Any, tuple[Tensor, ...]] | None = None
+        #: The last rows asked for, as they were given and as an array, and their tensors.
+        self._last: tuple[Any, np.ndarray, tuple[Tensor, ...]] = None, np.empty(0, dtype=np.int64), ()
 
     def __len__(self) -> int:
         return self.n_samples
@@ -115,10 +115,22 @@ class BlockSamples:
 
     def at(self, rows: Any) -> tuple[Tensor, ...]:
         """The tensors of some samples, by their positions."""
-        if self._last is None or self._last[0] is not rows:  # each of the tensors is asked for by itself
-            positions = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-            self._last = rows, tuple(tensor.to(self.device) for tensor in self._gathered(positions))
-        return self._last[1]
+        given, last, tensors = self._last
+        if given is rows:  # each of the tensors is asked for by itself
+            return tensors
+        positions = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        if (places := self._places_in(last, positions)) is not None:  # as where a process takes a share of a batch
+            return tuple(tensor[places] for tensor in tensors)
+        self._last = rows, positions, tuple(tensor.to(self.device) for tensor in self._gathered(positions))
+        return self._last[2]
+
+    def _places_in(self, last: np.ndarray, positions: np.ndarray) -> Tensor | None:
+        """Places of rows in the last batch; None where some are of another."""
+        if not len(positions) or positions[0] not in last:
+            return None
+        order = np.argsort(last)
+        places = order[np.minimum(np.searchsorted(last, positions, sorter=order), len(last) - 1)]
+        return torch.from_numpy(places).to(self.device) if (last[places] == positions).all() else None
 
     def _gathered(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         blocks = np.searchsorted(self.ends, rows, side="right")

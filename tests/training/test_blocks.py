@@ -69,6 +69,19 @@ def test_tensors_are_those_of_the_rows_and_each_block_is_read_once_an_epoch(size
             assert sorted(loaded) == [*range(0, 50, 8)]
 
 
+def test_a_share_of_the_last_batch_is_not_read_again():
+    samples, loaded = in_blocks()
+    x, place = samples.parts(2)
+    for rows in samples.batches(17, np.random.RandomState(0)):
+        chosen = torch.from_numpy(rows)
+        assert len(x[chosen]) == len(rows)
+        loaded.clear()
+        for share in (chosen[:5], chosen[5:], chosen.flip(0)):
+            np.testing.assert_array_equal(place[share], share)
+        assert not loaded
+    np.testing.assert_array_equal(place[torch.tensor([int(rows[0]), 3])], [rows[0], 3])
+
+
 def test_a_pool_is_bounded():
     samples, _ = in_blocks(block_rows=4)
     pools = list(samples._pools(np.arange(len(samples.ends))))
