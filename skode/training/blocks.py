@@ -22,7 +22,7 @@ POOL_BYTES, LEAST_BLOCKS = 2**25, 2
 
 #: Rows of a table that stand for all where a method needs some in memory: so many at most, and no more than make up so
 #: many bytes, unless these are very few.
-MOST_DRAWN, DRAWN_BYTES, LEAST_DRAWN = 100_000, 2**26, 1000
+MOST_DRAWN, DRAWN_BYTES, LEAST_DRAWN = 100_000, 2**25, 1000
 
 #: Rows of these that are held out at most.
 MOST_HELD_OUT = 20_000

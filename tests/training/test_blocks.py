@@ -120,6 +120,6 @@ def test_rows_are_drawn_without_replacement_and_in_order(monkeypatch):
 
 def test_rows_that_are_drawn_have_a_bounded_number_of_bytes():
     assert len(drawn(10**6)) == 100_000
-    assert len(drawn(10**6, 100)) == 2**26 // 800
+    assert len(drawn(10**6, 100)) == 2**25 // 800
     assert len(drawn(10**6, 10**5)) == 1000
     assert len(drawn(900, 10**5)) == 900
