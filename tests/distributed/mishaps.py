@@ -11,8 +11,8 @@ import torch
 from sklearn.model_selection import GridSearchCV
 
 import skode.distributed
-from skode import CNFDensityEstimator, ODENetRegressor, ODERegressor
-from tests.distributed.fits import TABLE, numbers
+from skode import CNFDensityEstimator, LatentODERegressor, ODENetRegressor, ODERegressor
+from tests.distributed.fits import SERIES, TABLE, numbers, spirals
 
 RANK = int(os.environ.get("RANK", 0))
 
@@ -110,13 +110,27 @@ def scopes():
         found["parts"] = numbers(regressor().fit(X[part], y[part]))
     model = regressor().fit(X, y)
     density = CNFDensityEstimator(**TABLE | {"max_iter": 2}).fit(X)
+    series, y_series = spirals()
+    latent = LatentODERegressor(**SERIES | {"max_iter": 1}).fit(series, y_series)
+
+    def predictions():
+        mean, std = latent.predict(series, return_std=True)
+        return {
+            "all": model.predict(X),
+            "one": model.predict(X[:1]),
+            "log-density": density.score_samples(X),
+            "mean": mean,
+            "std": std,
+            "one series": latent.predict(series[series["series"] == 3]),
+            "log-density of rows": latent.score_samples(series, y_series),
+        }
+
     with skode.distributed.together():
-        found["predictions"] = {"ours": model.predict(X), "one": model.predict(X[:1]), "none": density.score_samples(X)}
-    found["by itself"] = {"ours": model.predict(X), "one": model.predict(X[:1]), "none": density.score_samples(X)}
-    threads = [threading.Thread(target=lambda: found.update(thread=numbers(regressor().fit(X, y)))) for _ in range(1)]
-    for thread in threads:
-        thread.start()
-        thread.join()
+        found["predictions"] = predictions()
+    found["by itself"] = predictions()
+    thread = threading.Thread(target=lambda: found.update(thread=numbers(regressor().fit(X, y))))
+    thread.start()
+    thread.join()
     search = GridSearchCV(regressor(), {"rtol": [1e-2, 1e-3]}, cv=2, n_jobs=2, error_score="raise").fit(X, y)
     found["workers"] = {"scores": search.cv_results_["mean_test_score"]}
     times = np.linspace(0, 1, 8)
@@ -141,12 +155,11 @@ def interrupted(path):
 
 
 def long_fit(path=None):
-    """A fit that takes a while; the processes say when it has begun."""
-    X, y = data(2000)
+    """A fit that takes a while."""
+    X, y = data(600)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        print("begun", flush=True)
-        model = regressor(max_iter=40, batch_size=100, checkpoint=path, checkpoint_interval=0.05).fit(X, y)
+        model = regressor(max_iter=25, batch_size=100, checkpoint=path, checkpoint_interval=0.05).fit(X, y)
     return numbers(model)
 
 

@@ -81,8 +81,13 @@ def test_an_interruption_of_one_ends_all_and_they_go_on(tmp_path):
     assert_same(results[0][2], results[1][2])
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("undisturbed"), "long_fit")
+
+
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_process_that_dies_is_named_and_the_others_go_on_later(tmp_path, killed):
+def test_a_process_that_dies_is_named_and_the_others_go_on_later(tmp_path, undisturbed, killed):
     path = str(tmp_path / "fit.checkpoint")
     job = Job(tmp_path / "first", "tests.distributed.mishaps:long_fit", path)
     try:
@@ -100,7 +105,6 @@ def test_a_process_that_dies_is_named_and_the_others_go_on_later(tmp_path, kille
     assert type(error).__name__ == "ProcessError", error
     assert f"rank {killed} ended or can't be reached" in str(error)
     resumed = run(tmp_path / "again", "long_fit", path)
-    undisturbed = run(tmp_path / "undisturbed", "long_fit", str(tmp_path / "other.checkpoint"))
     for own, whole in zip(resumed, undisturbed, strict=True):
         assert_same(own, whole)
 
