@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from skode.distributed.group import Processes
 from skode.distributed.scope import alone, fitting, is_sharded, joined
+from skode.io import BlockTable
+from skode.io.parquet import is_dataset
 from skode.training.dataframes import to_pandas
 from skode.training.identity import identity
 
@@ -88,6 +90,11 @@ def whole(*arguments: Any) -> tuple[Any, ...]:
     processes = joined() if is_sharded() else None
     if processes is None:
         return arguments
+    if any(isinstance(x, BlockTable) or is_dataset(x) for x in arguments):
+        raise ValueError(
+            "Within together(sharded=True) the parts of the data are put together in memory, where a table that is "
+            "read in blocks does not go: pass the whole table in all processes, without sharded=True."
+        )
     arguments = tuple(x if x is None or issparse(x) else to_pandas(x) for x in arguments)
     return tuple(_put_together(list(parts)) for parts in zip(*processes.gathered(arguments), strict=True))
 

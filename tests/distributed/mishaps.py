@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV
 
 import skode.distributed
 from skode import CNFDensityEstimator, LatentODERegressor, ODENetRegressor, ODERegressor
+from skode.io import ArrayTable
 from tests.distributed.fits import SERIES, TABLE, numbers, spirals
 
 RANK = int(os.environ.get("RANK", 0))
@@ -70,6 +71,7 @@ def errors():
         "one fails": lambda: regressor(state_size=3, field=Failing()).fit(X, y),
         "first fails": lambda: regressor(state_size=3, field=Failing(rank=0)).fit(X, y),
         "first solve": lambda: regressor(state_size=3, field=Infinite(solve=1)).fit(X, y),
+        "parts in blocks": lambda: _parts(ArrayTable(X), y, None),
         "None in one": lambda: _parts(X, y, None if RANK else np.ones(len(X))),
     }
     found = {}
@@ -118,6 +120,7 @@ def scopes():
         return {
             "all": model.predict(X),
             "one": model.predict(X[:1]),
+            "in blocks": model.predict(ArrayTable(X, block_rows=7)),
             "log-density": density.score_samples(X),
             "mean": mean,
             "std": std,

@@ -33,6 +33,7 @@ def test_errors_end_the_fit_in_all_processes_and_the_next_one_is_well(tmp_path):
         )
         assert "but max_iter is 3 in rank 0 and 4 in rank 1" in found["other parameters"]
         assert found["bad data"].startswith("ValueError")
+        assert "a table that is read in blocks does not go: pass the whole table" in found["parts in blocks"]
         assert found["None in one"] == "ValueError: An argument of fit is None in rank 1, but not in all processes."
     assert "ValueError" in second["one fails"]
     assert "out of order" in second["one fails"]
