@@ -14,6 +14,7 @@ PACKAGES = {
     "identification": "skode.identification",
     "persistence": "skode.persistence",
     "io": "skode.io",
+    "distributed": "skode.distributed",
     "inspection": "skode.inspection",
     "datasets": "skode.datasets",
     "solvers": "skode.solvers",

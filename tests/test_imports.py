@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent / "skode"
 LAYERS = (
     {"solvers", "datasets", "version"},
     {"dynamics"},
-    {"persistence", "io"},
+    {"persistence", "distributed", "io"},
     {"training"},
     {"frames", "serving"},
     {"supervised", "density", "equations"},

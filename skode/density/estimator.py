@@ -30,7 +30,7 @@ from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic
 from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
 from skode.density.tables import Categories
 from skode.dynamics.fields import FIELDS
-from skode.io.sources import as_block_table, in_memory
+from skode.io.sources import as_features, in_memory
 from skode.training import (
     COMMON_CONSTRAINTS,
     INTERRUPTED,
@@ -47,6 +47,7 @@ from skode.training import (
     to_tensor,
     train,
     users_field,
+    whole,
     worthwhile_threads,
 )
 from skode.training.order import Order
@@ -335,8 +336,8 @@ class CNFDensityEstimator(IncrementalDensity):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples.
+        X : array-like or BlockTable of shape (n_samples, n_features)
+            Samples; tables of :mod:`skode.io` are read in blocks.
         y : None
             Ignored; here for scikit-learn's conventions.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -359,9 +360,10 @@ class CNFDensityEstimator(IncrementalDensity):
         UserWarning
             Where a column looks discrete, so that its density is unbounded.
         """
+        X, sample_weight = whole(X, sample_weight)
         data = {"X": X, "sample_weight": sample_weight}
-        with draft(self, changed_in_place=("module_",) if self.warm_start else (), data=data) as new:
-            table = as_block_table(X)
+        with draft(self, changed_in_place=("module_",) if self.warm_start else (), data=data, shared=True) as new:
+            table = as_features(X)
             if table is None:
                 new._learn(X, y, in_memory(sample_weight))
             else:

@@ -25,6 +25,7 @@ from skode.density.gaussians import Gaussians
 from skode.density.spaces import check_range, to_data, to_flow
 from skode.density.stacking import Partners
 from skode.density.tables import Categories
+from skode.distributed.work import shared_out
 from skode.io.sources import in_memory
 from skode.training import (
     array_api,
@@ -76,7 +77,10 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
 
     def _evaluated(self, function: Callable[[Tensor], Tensor], points: np.ndarray, *, axis: int = 0) -> np.ndarray:
         """The values of a function of the flow at points where the flow lives."""
-        return in_chunks(function, points, self.module_.log_scale, axis=axis)
+        (values,) = shared_out(
+            lambda some: (in_chunks(function, some, self.module_.log_scale, axis=axis),), points, axis=axis
+        )
+        return values
 
     def _flow_log_prob(self, X: np.ndarray, t: float = 1.0) -> np.ndarray:
         """Log-densities of the flow alone."""

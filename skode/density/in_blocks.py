@@ -131,21 +131,23 @@ def learn_in_blocks(model: Any, X: BlockTable, y: Any, sample_weight: Any) -> No
     hidden = model._hidden_layers()
     built_from = model._architecture(hidden)
     first = model._is_first_fit(built_from, goes_on=model.warm_start)
-    source, head = _checked(model, X, sample_weight, first=first)
-    rng = model._checkpoint.random_state(model.random_state)
-    rows = drawn_rows(len(X), rng)
-    rows = rows[~np.isin(rows, source.left_out)]
-    few, weights = source.some(rows, source.numbers), source.some(rows, source.weights)
-    if first:
-        model._dequantiser = model._fit_dequantiser(few, weights, head)
-    source.seed = copy.deepcopy(rng).randint(2**31 - 1)
-    points = source.some(rows, source.points)
-    names = model._continuous(few[:1], np.random.RandomState(0))[1]
-    check_columns(points, weights, names)
+    with stopwatch.phase("Reading the table"):
+        source, head = _checked(model, X, sample_weight, first=first)
+        rng = model._checkpoint.random_state(model.random_state)
+        rows = drawn_rows(X, rng)
+        rows = rows[~np.isin(rows, source.left_out)]
+        few, weights = source.some(rows, source.numbers), source.some(rows, source.weights)
+        if first:
+            model._dequantiser = model._fit_dequantiser(few, weights, head)
+        source.seed = copy.deepcopy(rng).randint(2**31 - 1)
+        points = source.some(rows, source.points)
+        names = model._continuous(few[:1], np.random.RandomState(0))[1]
+        check_columns(points, weights, names)
+        if first:
+            model.scaler_ = _gaussianisation(model, source, points, weights)
     device, dtype = model._device_and_dtype(few, first=first)
     if first:
         field = new_field(model.field, points.shape[1], hidden, model.activation, new_generator(rng))
-        model.scaler_ = _gaussianisation(model, source, points, weights)
         model.module_ = Flow(field, points.shape[1])
         model._built_from = built_from
     model.module_.to(device=device, dtype=model._training_dtype(dtype))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from skode.density.flow import Flow, Measured
+from skode.distributed.scope import in_step
+from skode.distributed.share import Share, mean_over, of_share, share_of
 from skode.training import Solver, as_index, to_numpy
 
 
@@ -61,16 +63,15 @@ class Likelihood:
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.parameters()
 
-    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
-        chosen = as_index(rows, self.x.device)
+    def loss(self, rows: np.ndarray | Tensor, share: Share | None = None) -> Tensor:
+        chosen = of_share(as_index(rows, self.x.device), share)
         x, measured = self.x[chosen], self.measured
         if measured.estimate or measured.jacobian:
-            noise = (
-                torch.randint(0, 2, x.shape, generator=self.generator, device=self.generator.device).to(x) * 2.0 - 1.0
-            )
-            measured = replace(measured, noise=noise)
-        log_prob, integrals = self.flow.log_prob(x, self.solver, measured=measured)
-        return (self.weights[chosen] * (integrals @ self.strengths - log_prob)).mean()
+            shape = (len(rows), self.flow.n_features)
+            noise = torch.randint(0, 2, shape, generator=self.generator, device=self.generator.device).to(x) * 2.0 - 1.0
+            measured = replace(measured, noise=of_share(noise, share))
+        log_prob, integrals = self.flow.log_prob(x, self.solver.with_share(share), measured=measured)
+        return mean_over(self.weights[chosen] * (integrals @ self.strengths - log_prob), share)
 
 
 class FlowMatching:
@@ -98,14 +99,15 @@ class FlowMatching:
     def parameters(self) -> Iterable[Tensor]:
         return self.flow.field.parameters()
 
-    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
-        chosen = as_index(rows, self.x.device)
-        x = self.x[chosen]
-        z = self._random(torch.randn, x.shape, x) * self.flow.log_scale.detach().exp()
-        t = self._random(torch.rand, (len(x), 1), x)
+    def loss(self, rows: np.ndarray | Tensor, share: Share | None = None) -> Tensor:
+        chosen = of_share(as_index(rows, self.x.device), share)
+        x, n = self.x[chosen], len(rows)
+        z = of_share(self._random(torch.randn, (n, self.flow.n_features), x), share)
+        z = z * self.flow.log_scale.detach().exp()
+        t = of_share(self._random(torch.rand, (n, 1), x), share)
         velocity = x - z
         off = self.flow.field(t, z + t * velocity) - velocity
-        return (self.weights[chosen] * off.square().sum(1)).mean()
+        return mean_over(self.weights[chosen] * off.square().sum(1), share)
 
     def _random(self, source: Callable[..., Tensor], shape: Sequence[int], like: Tensor) -> Tensor:
         """Random numbers that are the same in all dtypes."""
@@ -132,7 +134,13 @@ class ValidationScore:
 
     def __call__(self) -> float:
         self.flow.eval()
+        processes = in_step()
+        share = None if processes is None else share_of(processes, len(self.x))
         with torch.no_grad():
-            log_prob = to_numpy(self.flow.log_prob(self.x, self.solver)[0])
+            log_prob = to_numpy(self.flow.log_prob(of_share(self.x, share), self.solver.with_share(share))[0])
         self.flow.train()
-        return float(np.average(log_prob, weights=self.weights))
+        if share is None:
+            return float(np.average(log_prob, weights=self.weights))
+        weights = share.of(self.weights)
+        total, n = share.total(float(weights @ log_prob), float(weights.sum()))
+        return total / n

@@ -33,6 +33,28 @@ class BlockTable(ABC):
     ----------
     shape, dtype, ends, names
         As given; ``ends`` is an ndarray of int64, ``names`` a tuple or None.
+
+    Examples
+    --------
+    A table of several arrays, each of which is a block:
+
+    >>> import numpy as np
+    >>> from skode.io import BlockTable
+    >>> class Stacked(BlockTable):
+    ...     def __init__(self, arrays):
+    ...         self.arrays, ends = arrays, np.cumsum([len(array) for array in arrays])
+    ...         super().__init__((int(ends[-1]), arrays[0].shape[1]), arrays[0].dtype, ends)
+    ...
+    ...     def read(self, start, stop):
+    ...         first, last = np.searchsorted(self.ends, [start, stop - 1], side="right")
+    ...         return np.concatenate(self.arrays[first : last + 1])[start - self.starts[first] :][: stop - start]
+    >>> table = Stacked([np.zeros((3, 2)), np.ones((4, 2))])
+    >>> table.read(2, 4)
+    array([[0., 0.],
+           [1., 1.]])
+    >>> table.take(np.array([0, 6]))
+    array([[0., 0.],
+           [1., 1.]])
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, ends: Any, names: Sequence[str] | None = None) -> None:

@@ -113,12 +113,13 @@ class ParquetTable(BlockTable):
         return parts
 
     def _group(self, number: int) -> Any:
-        if self._last is None or self._last[0] != number:
-            self._last = None  # before there is another
-            names = list(self.names or ())
-            part = self._groups[number][0]
-            self._last = number, part.to_table(columns=names, schema=self.dataset.schema, use_threads=False)
-        return self._last[1]
+        last = self._last
+        if last is None or last[0] != number:
+            last = self._last = None  # before there is another
+            columns, schema = list(self.names or ()), self.dataset.schema
+            last = number, self._groups[number][0].to_table(columns=columns, schema=schema, use_threads=False)
+            self._last = last  # of which other threads may read meanwhile
+        return last[1]
 
     def _values(self, table: Any) -> np.ndarray:
         if self.is_column:

@@ -20,6 +20,23 @@ def as_block_table(data: Any) -> BlockTable | None:
     return ParquetTable(data) if is_dataset(data) else None
 
 
+def as_features(X: Any) -> BlockTable | None:
+    """Features as a table that is read in blocks; None for those that are taken into memory.
+
+    Raises
+    ------
+    ValueError
+        Where they are a column.
+    """
+    table = as_block_table(X)
+    if table is not None and table.ndim != 2:
+        raise ValueError(
+            f"X is a column of shape {table.shape}, but features are a table: choose columns by a list of names, as in "
+            'table[["size"]], or pass array[:, None].'
+        )
+    return table
+
+
 def in_memory(data: Any) -> Any:
     """Tables and columns that are read in blocks as a frame or an array; all else, and memory maps, as it is."""
     table = ParquetTable(data) if is_dataset(data) else data

@@ -46,6 +46,28 @@ def mixed_norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1).amax() / math.sqrt(x[0].numel())
 
 
+class SharedNorm:
+    """The root mean square over a state of which other processes have further samples.
+
+    Parameters
+    ----------
+    total : callable
+        Takes a sum of squares and a number of elements, and returns their sums over all processes.
+    """
+
+    def __init__(self, total: Callable[[float, int], tuple[float, float]]) -> None:
+        self.total = total
+
+    def of(self, squares: float, n: int) -> float:
+        """The norm, from this process's sum of squares and number of elements."""
+        squares, n_all = self.total(squares, n)
+        return math.sqrt(squares / max(n_all, 1.0)) if squares >= 0.0 else math.nan
+
+    def __call__(self, x: Tensor) -> float:
+        flat = x.detach().reshape(-1)
+        return self.of(torch.dot(flat, flat).item(), flat.numel())
+
+
 NORMS: dict[str, Norm] = {"rms": rms_norm, "max": max_norm, "mixed": mixed_norm}
 
 

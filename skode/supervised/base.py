@@ -19,8 +19,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from skode.distributed.work import shared_out, solving
 from skode.dynamics.fields import FIELDS
-from skode.io.sources import as_block_table, in_memory
+from skode.io.sources import as_features, in_memory
 from skode.solvers import ButcherTableau, SolverError, get_method
 from skode.supervised.columns import CategoricalFeatures, Columns
 from skode.supervised.fitted import FittedODENet
@@ -45,6 +46,7 @@ from skode.training import (
     to_pandas,
     train,
     users_field,
+    whole,
 )
 from skode.training.settings import Choices
 
@@ -135,9 +137,10 @@ class ODENetEstimator(FittedODENet):
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
         changed = ("module_", "scaler_", "_record") if partial or self.warm_start else ()
+        X, y, sample_weight = whole(X, y, sample_weight)
         data = None if partial else {"X": X, "y": y, "sample_weight": sample_weight}
-        table = None if partial else as_block_table(X)
-        with draft(self, changed_in_place=changed, data=data) as new:
+        table = None if partial else as_features(X)
+        with draft(self, changed_in_place=changed, data=data, shared=True) as new:
             if table is not None:
                 learn_in_blocks(new, table, y, sample_weight)
             else:
@@ -317,7 +320,8 @@ class ODENetEstimator(FittedODENet):
     def _held_out_loss(self, network: Network, samples: Samples) -> float:
         """Sum of the weighted losses of a network in training on samples held out; infinite where a solve fails."""
         try:
-            losses = self._losses()(self._evaluated(network, samples), samples.y)
+            with solving():
+                losses = self._losses()(self._evaluated(network, samples), samples.y)
         except SolverError:
             return math.inf
         return float((samples.weights * losses).sum())
@@ -326,7 +330,9 @@ class ODENetEstimator(FittedODENet):
         """Outputs of a network in training."""
         network.eval()
         solver = self._solver()
-        outputs = torch.cat(list(self._each(samples.x, lambda x: network.outputs(x, solver)[0])))
+        (outputs,) = shared_out(
+            lambda some: (torch.cat(list(self._each(some, lambda x: network.outputs(x, solver)[0]))),), samples.x
+        )
         network.train()
         return outputs
 

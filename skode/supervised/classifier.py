@@ -323,8 +323,8 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Features. Sparse ones are made dense a batch at a time.
+        X : array-like, sparse matrix or BlockTable of shape (n_samples, n_features)
+            Features. Sparse ones are made dense a batch at a time, and tables of :mod:`skode.io` read in blocks.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Class labels: integers, strings or booleans; or, where a sample may have several labels, 0 and 1 for each.
         sample_weight : array-like of shape (n_samples,), default=None

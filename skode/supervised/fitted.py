@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from skode.distributed.work import shared_out
 from skode.io.sources import in_memory
 from skode.solvers import Solution, SolverError
 from skode.solvers.devices import is_asynchronous
@@ -105,11 +106,16 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
 
     def _predicted(self, X: Any) -> tuple[Tensor, np.ndarray]:
         """The network's outputs for X, and the evaluations of the vector field that each sample took."""
-        outputs, counts = [], []
-        for part, solutions in self._each(self._checked(X), self._outputs()):
-            outputs.append(part)
-            counts.append(np.sum([evaluations(solution, len(part)) for solution in solutions], axis=0))
-        return torch.cat(outputs), np.concatenate(counts)
+
+        def predicted(x: Tensor | SparseFeatures) -> tuple[Tensor, np.ndarray]:
+            outputs, counts = [], []
+            for part, solutions in self._each(x, self._outputs()):
+                outputs.append(part)
+                counts.append(np.sum([evaluations(solution, len(part)) for solution in solutions], axis=0))
+            return torch.cat(outputs), np.concatenate(counts)
+
+        outputs, counts = shared_out(predicted, self._checked(X))
+        return outputs, counts
 
     def _rows_at_once(self) -> int:
         """Number of samples that are computed together."""

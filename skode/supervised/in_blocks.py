@@ -136,23 +136,25 @@ def learn_in_blocks(model: Any, X: BlockTable, y: Any, sample_weight: Any) -> No
     inputs = model._inputs()
     first = model._is_first_fit(inputs.architecture.effective(), goes_on=model.warm_start)
     model._check_parameters(inputs)
-    source = _checked(model, X, y, sample_weight, first=first)
-    inputs.check_size(X.shape[1])
-    rng = model._checkpoint.random_state(model.random_state)
-    rows, held_out = _drawn(source, rng)
-    if first:
-        model._columns = Columns.of(source.blocks_of_features(), X.shape[1], model._categories.positions)
-    model._prepare(source.blocks_of_targets(), first=first)
-    total = sum(float(weights.sum()) for _, weights in source.blocks_of_targets())
-    if total <= 0.0:
-        raise ValueError(f"class_weight={model.class_weight!r} and sample_weight leave no sample any weight.")
-    known, targets, weights = source.some(rows)
-    known = model._columns.expanded(known)
+    with stopwatch.phase("Reading the table"):
+        source = _checked(model, X, y, sample_weight, first=first)
+        inputs.check_size(X.shape[1])
+        rng = model._checkpoint.random_state(model.random_state)
+        rows, held_out = _drawn(source, rng)
+        if first:
+            model._columns = Columns.of(source.blocks_of_features(), X.shape[1], model._categories.positions)
+        model._prepare(source.blocks_of_targets(), first=first)
+        total = sum(float(weights.sum()) for _, weights in source.blocks_of_targets())
+        if total <= 0.0:
+            raise ValueError(f"class_weight={model.class_weight!r} and sample_weight leave no sample any weight.")
+        known, targets, weights = source.some(rows)
+        known = model._columns.expanded(known)
+        if first:
+            blocks = zip(source.blocks_of_features(), source.blocks_of_targets(), strict=True)
+            model.scaler_ = inputs.fitted_scaler((model._columns.expanded(block), w) for block, (_, w) in blocks)
     device, dtype = model._device_and_dtype(known, first=first)
     training_dtype = model._training_dtype(dtype)
     if first:
-        blocks = zip(source.blocks_of_features(), source.blocks_of_targets(), strict=True)
-        model.scaler_ = inputs.fitted_scaler((model._columns.expanded(block), w) for block, (_, w) in blocks)
         model.module_ = inputs.network(known.shape[1], model.n_outputs_, new_generator(rng))
         model._built_from = inputs.architecture.effective()
         model._record = None
@@ -244,7 +246,7 @@ def _categories(model: Any, X: BlockTable, head: Any) -> CategoricalFeatures:
 def _drawn(source: Source, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray]:
     """Rows to have in memory, and which of them are held out: these are not to be learned from."""
     model, n = source.model, len(source.X)
-    rows = drawn_rows(n, rng)
+    rows = drawn_rows(source.X, rng)
     rows = rows[~np.isin(rows, source.left_out)]
     held_out = np.zeros(len(rows), dtype=bool)
     if model.early_stopping:

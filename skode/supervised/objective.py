@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from skode.distributed.share import Share, mean_over, of_share
 from skode.supervised.odenet import Network
 from skode.training import PenalisedSolver, Regularisation, Solver, SparseFeatures, as_index
 
@@ -85,23 +86,25 @@ class SupervisedObjective:
         """The network's parameters."""
         return self.network.parameters()
 
-    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
+    def loss(self, rows: np.ndarray | Tensor, share: Share | None = None) -> Tensor:
         """Mean loss of some samples, given by their positions, with the penalties along their solves."""
         chosen = as_index(rows, self.samples.x.device)
         x = self.augmented(self.samples.x[chosen], self.generator)
         if self.dropout:
             kept = torch.empty(x.shape, device=x.device).bernoulli_(1.0 - self.dropout, generator=self.generator)
             x = x * kept.div_(1.0 - self.dropout).to(x)
+        x, chosen = of_share(x, share), of_share(chosen, share)
         weights = self.samples.weights[chosen]
-        outputs, penalty = self._solved(x, weights)
-        return (weights * self.losses(outputs, self.samples.y[chosen])).mean() + penalty
+        outputs, penalty = self._solved(x, weights, share)
+        return mean_over(weights * self.losses(outputs, self.samples.y[chosen]), share) + penalty
 
-    def _solved(self, x: Tensor, weights: Tensor) -> tuple[Tensor, Any]:
+    def _solved(self, x: Tensor, weights: Tensor, share: Share | None) -> tuple[Tensor, Any]:
         """Outputs, and the penalties along the solves behind them."""
+        solver = self.solver.with_share(share)
         if not self.regularisation or not torch.is_grad_enabled():
-            return self.network.outputs(x, self.solver)[0], 0.0
-        solver = PenalisedSolver(self.solver, self.regularisation, self.generator, weights)
-        return self.network.outputs(x, solver)[0], solver.penalty
+            return self.network.outputs(x, solver)[0], 0.0
+        penalised = PenalisedSolver(solver, self.regularisation, self.generator, weights, share)
+        return self.network.outputs(x, penalised)[0], penalised.penalty
 
 
 def cross_entropies(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -322,8 +322,8 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Features. Sparse ones are made dense a batch at a time.
+        X : array-like, sparse matrix or BlockTable of shape (n_samples, n_features)
+            Features. Sparse ones are made dense a batch at a time, and tables of :mod:`skode.io` read in blocks.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skode.distributed.share import Share
 from skode.timeseries.encoders.base import with_observations
 from skode.timeseries.latent_ode import LatentModel
 from skode.timeseries.panel import Panel
@@ -116,12 +117,12 @@ class NegativeELBO:
     def parameters(self) -> Iterable[Tensor]:
         return self.module.parameters()
 
-    def loss(self, rows: np.ndarray | Tensor) -> Tensor:
+    def loss(self, rows: np.ndarray | Tensor, share: Share | None = None) -> Tensor:
         series = self._series(rows)
         settings, module = self.settings, self.module
         if self.progress < settings.warm_up and torch.is_grad_enabled():
-            share = FIRST_WINDOW + (1.0 - FIRST_WINDOW) * self.progress / settings.warm_up
-            fewest = (FEWEST_IN_WINDOW / series.lengths.clamp_min(1)).clamp(share, 1.0)
+            window = FIRST_WINDOW + (1.0 - FIRST_WINDOW) * self.progress / settings.warm_up
+            fewest = (FEWEST_IN_WINDOW / series.lengths.clamp_min(1)).clamp(window, 1.0)
             series = series.excerpt(fewest, self._uniform(len(rows)).to(fewest))
             series = series.later(series.time[:, 0] - module.lead)
         read = series
@@ -131,17 +132,21 @@ class NegativeELBO:
             read = series.ending(self._shares(len(rows)).to(series.time))
             shift = read.time[:, 0] - module.lead
             read, series = read.later(shift), series.later(shift)
-        mean, std = module.posterior(read, self.solver)
-        shape = (settings.n_samples, *mean.shape)
-        noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device=mean.device).to(mean)
+        shape = (settings.n_samples, len(rows), module.latent_size)
+        noise = torch.randn(shape, generator=self.generator, dtype=torch.float64, device=series.time.device)
+        if share is not None:  # with as many slots as all series of the batch have, so that encoders take as many steps
+            own = torch.arange(share.first, share.stop, device=series.time.device)
+            read, series, noise = read.take(own), series.take(own), share.of(noise, 1)
+        mean, std = module.posterior(read, self.solver.with_share(share))
+        noise = noise.to(mean)
         z0 = mean + std * noise
         observed = Rows(series, process=module.process)
-        output = module.decode(z0, observed, self._path_solver)
+        output = module.decode(z0, observed, self._path_solver.with_share(share))
         if torch.is_grad_enabled():
             if self.progress < HELD * settings.warm_up:
                 module.likelihood.hold()
             else:
-                module.likelihood.release(output.eta, observed.y)
+                module.likelihood.release(output.eta, observed.y, share)
         log_likelihood = module.log_likelihood(output, observed)
         weight = 1.0
         if self.progress < settings.annealing and torch.is_grad_enabled():
@@ -157,6 +162,8 @@ class NegativeELBO:
         if hyperprior is not None:
             elbo = elbo + hyperprior / self.panel.n_series
         n_values = observed.n_values
+        if share is not None:
+            return -share.sum(elbo) / (share.total(float(n_values))[0] or 1.0)
         return -elbo.sum() / torch.where(n_values > 0, n_values, 1)
 
     def follow(self, progress: float) -> None:

@@ -36,7 +36,9 @@ from skode.training import (
     check_weights,
     draft,
     new_generator,
+    say,
     to_pandas,
+    whole,
     worthwhile_threads,
 )
 
@@ -408,7 +410,8 @@ class LatentODERegressor(IncrementalLatentODE):
             Where X or y are not as described; the message names the column. Where a time lies a thousand times as far
             from the rest of its series as other series span, the message names the row.
         """
-        with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}) as new:
+        X, y, sample_weight = whole(X, y, sample_weight)
+        with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}, shared=True) as new:
             new._learn(X, y, sample_weight)
         return self
 
@@ -438,7 +441,7 @@ class LatentODERegressor(IncrementalLatentODE):
             self.__dict__.pop(name, None)
         self._train(panel, rng, dtype, self._task(X, y, sample_weight), stopwatch, first=first)
         with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
-            self.posterior_ = self._checkpoint.step(partial(self._inferred, panel, self.n_draws))
+            self.posterior_ = self._checkpoint.step(partial(self._inferred, panel, self.n_draws), by_all=True)
 
     def _read_all(
         self, X: Any, y: Any, sample_weight: Any, *, first: bool, partial: bool = False
@@ -509,7 +512,7 @@ class LatentODERegressor(IncrementalLatentODE):
         sizes = self.sizes_
         warm_up = self.warm_up if first and self._learns_outputs_alone else 0.0
         if stopwatch.verbose:
-            print(f"Sizes: {sizes}.")
+            say(f"Sizes: {sizes}.")
         objective = self._bound_of(training, warm_up, rng)
         with worthwhile_threads(sizes.batch_size * sizes.widest):
             settings = replace(self._settings_of(panel, stopwatch), warm_up=warm_up, on_progress=objective.follow)

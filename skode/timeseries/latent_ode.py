@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skode.distributed.share import anywhere
 from skode.dynamics import MLPField
 from skode.solvers.devices import is_asynchronous
 from skode.solvers.solution import Solve
@@ -303,9 +304,9 @@ def solved(field: Callable[..., Tensor], z0: Tensor, times: Tensor, reach: Tenso
     if n_copies > 1:
         times, reach = times.repeat(n_copies, 1), reach.repeat(n_copies, 1)
     ahead, before = times >= 0.0, times < 0.0
-    any_before = bool(before.any())
+    any_before = anywhere(bool(before.any()), solver)
     # Whether anything lies ahead is not worth waiting for: something mostly does.
-    any_ahead = is_asynchronous(times.device) or bool(ahead.any())
+    any_ahead = is_asynchronous(times.device) or anywhere(bool(ahead.any()), solver)
 
     def states(side: int, t_eval: Tensor) -> Tensor:
         span = torch.stack([torch.zeros_like(reach[:, side]), reach[:, side]], dim=1)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from skode.distributed.share import Share
 from skode.timeseries.noise.ornstein_uhlenbeck import ColouredNoise
 
 #: Logarithms of rates are kept below this, lest one step of training that is too long leads to infinity.
@@ -89,8 +90,8 @@ class Likelihood(nn.Module):
     def hold(self) -> None:
         """Hold the noise, where there is any, at :data:`HELD_NOISE` in training."""
 
-    def release(self, eta: Tensor, y: Tensor) -> None:
-        """Let the noise be learnt again, where it was held: from the spread of residuals on."""
+    def release(self, eta: Tensor, y: Tensor, share: Share | None = None) -> None:
+        """Let the noise be learnt again, where it was held: from the spread of residuals on, all of the batch."""
 
     def cdf(self, eta: Tensor, y: Tensor, added: Tensor | None = None) -> Tensor:
         """Probability of each output to be no larger than ``y``; ``added`` as in :meth:`log_prob`."""
@@ -161,10 +162,16 @@ class Gaussian(Likelihood):
             self.log_noise.requires_grad_(False).fill_(math.log(HELD_NOISE))
 
     @torch.no_grad()
-    def release(self, eta: Tensor, y: Tensor) -> None:
+    def release(self, eta: Tensor, y: Tensor, share: Share | None = None) -> None:
         if not self.is_held:
             return
-        variance = ((y - eta) ** 2).flatten(0, -2).nanmean(0)  # NaN of an output that was not observed
+        squares = ((y - eta) ** 2).flatten(0, -2)
+        if share is None:
+            variance = squares.nanmean(0)  # NaN of an output that was not observed
+        else:
+            total, n = squares.nansum(0) * share.counts, (~torch.isnan(squares)).sum(0).to(squares) * share.counts
+            share.processes.sum_up([total, n])
+            variance = total / n
         self.log_noise.copy_(torch.where(variance > 0.0, 0.5 * torch.log(variance), self.log_noise))
         self.log_noise.requires_grad_(True)
 

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import norm, qmc
 from torch import Tensor
 
+from skode.distributed.work import shared_out
 from skode.solvers import Solution
 from skode.solvers.fields.samples import take_samples
 from skode.solvers.solution import Solve
@@ -162,15 +164,25 @@ def infer(
     lengths = np.bincount(panel.codes, minlength=panel.n_series)
     some = np.flatnonzero(lengths > 0)
     footprint = Footprint.of(module, solver.method)
-    for places in footprint.blocks(module.latent_size + 1, lengths[some]):
-        block = some[places]
-        longest = int(lengths[block].max())
-        at_once = footprint.n_copies(longest, longest, len(block))
-        part = Inference(module, tensors(panel.take(block)), solver, at_once).posterior(noise, refined=refined)
+
+    def of_series(some: np.ndarray) -> tuple[Any, ...]:
+        parts = []
+        for places in footprint.blocks(module.latent_size + 1, lengths[some]):
+            block = some[places]
+            longest = int(lengths[block].max())
+            at_once = footprint.n_copies(longest, longest, len(block))
+            part = Inference(module, tensors(panel.take(block)), solver, at_once).posterior(noise, refined=refined)
+            n_of_prior = np.full(len(block), part.n_of_prior)
+            parts.append((block, part.mean.cpu(), part.factor.cpu(), part.log_weights.cpu().T, n_of_prior))
+        return tuple(
+            torch.cat(own) if isinstance(own[0], Tensor) else np.concatenate(own) for own in zip(*parts, strict=True)
+        )
+
+    if len(some):
+        block, mean, factor, log_weights, n_of_prior = shared_out(of_series, some)
         rows = torch.from_numpy(block)
-        found.mean[rows], found.factor[rows] = part.mean.cpu(), part.factor.cpu()
-        found.log_weights[:, rows] = part.log_weights.cpu()
-        found = replace(found, n_of_prior=part.n_of_prior)
+        found.mean[rows], found.factor[rows], found.log_weights[:, rows] = mean, factor, log_weights.T
+        found = replace(found, n_of_prior=int(n_of_prior[0]))
     return found
 
 

@@ -10,6 +10,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from skode.distributed.scope import in_step
+from skode.distributed.work import shared_out
 from skode.solvers import SolverError
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentModel
@@ -90,6 +92,7 @@ class Predictive:
         posterior: Posterior,
         noise: Tensor,
         generator: torch.Generator | None = None,
+        only: np.ndarray | None = None,
     ) -> Iterator[Prediction]:
         """Predictions, in blocks of series.
 
@@ -107,9 +110,13 @@ class Predictive:
             Noise that the draws are made from; see :meth:`Posterior.draws`.
         generator : torch.Generator, default=None
             Source of paths of the noise that has a memory; None: its mean, and its variance beside.
+        only : ndarray of int, default=None
+            The series to predict for; None: all of them.
         """
         n_lost = 0
-        for block in self.footprint.blocks(len(noise), *self._lengths(query, known)):
+        only = np.arange(query.n_series) if only is None else only
+        for places in self.footprint.blocks(len(noise), *(lengths[only] for lengths in self._lengths(query, known))):
+            block = only[places]
             prediction, lost = self._predicted(
                 query.take(block),
                 known.take(positions[block][positions[block] >= 0]),
@@ -154,13 +161,29 @@ class Predictive:
         """
         if noise is None:
             draws = normal_draws(posterior.n_draws, self.module.latent_size)
-            return _in_order(quantity, query, self._predictions_at(query, posterior, draws, generator))
+            if generator is None and in_step() is not None:
+                return self._gather_shared_out(quantity, query, posterior, draws)
+            return _in_order(query, _values(quantity, query, self._predictions_at(query, posterior, draws, generator)))
         parts = []
         for some in noise.split(self.n_draws_at_once(query.panel, query.known)):
             uniform = torch.full((len(some), query.panel.n_series), -np.log(len(some)), dtype=torch.float64)
             equal = Posterior(posterior.mean, posterior.factor, uniform)
-            parts.append(_in_order(quantity, query, self._predictions_at(query, equal, some, generator)))
+            predictions = self._predictions_at(query, equal, some, generator)
+            parts.append(_in_order(query, _values(quantity, query, predictions)))
         return np.concatenate(parts)
+
+    def _gather_shared_out(
+        self, quantity: Callable[[Prediction], Tensor], query: Query, posterior: Posterior, draws: Tensor
+    ) -> np.ndarray:
+        """The same where each of some processes predicts for a part of the series."""
+
+        def of_series(series: np.ndarray) -> tuple[np.ndarray, ...]:
+            own = self.predictions(query.panel, query.known, query.positions, posterior, draws, only=series)
+            rows, parts = zip(*_values(quantity, query, own), strict=True)
+            return np.concatenate(rows), np.concatenate(parts, axis=1).swapaxes(0, 1)
+
+        rows, values = shared_out(of_series, np.arange(query.panel.n_series))
+        return _in_order(query, [(rows, values.swapaxes(0, 1))])
 
     def _predictions_at(
         self, query: Query, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
@@ -335,15 +358,22 @@ class Predictive:
         return self.module.path(z0, series.time, reach, series, self.solver.replace(on_failure=on_failure))
 
 
-def _in_order(quantity: Callable[[Prediction], Tensor], query: Query, predictions: Iterable[Prediction]) -> np.ndarray:
-    """A quantity of the predictions at all rows of a query, in the order of the user's rows."""
-    gathered: np.ndarray | None = None
+def _values(
+    quantity: Callable[[Prediction], Tensor], query: Query, predictions: Iterable[Prediction]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions among the user's rows, and a quantity of the predictions there, of shape (n, n_rows, ...)."""
     for part_of_all in predictions:
         prediction = replace(part_of_all, rows=query.order[part_of_all.rows])
-        part = to_numpy(quantity(prediction)).astype(np.float64)
+        yield prediction.rows, to_numpy(quantity(prediction)).astype(np.float64)
+
+
+def _in_order(query: Query, parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Values at all rows of a query, in the order of the user's rows."""
+    gathered: np.ndarray | None = None
+    for rows, part in parts:
         if gathered is None:
             gathered = np.empty((len(part), len(query.order), *part.shape[2:]))
-        gathered[:, prediction.rows] = part
+        gathered[:, rows] = part
     assert gathered is not None
     return gathered
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
+from skode.distributed.work import by_first
 from skode.timeseries.encoders.base import with_observations
 from skode.timeseries.footprint import Footprint
 from skode.timeseries.latent_ode import LatentModel
@@ -96,7 +97,6 @@ def forecast_density(
     return density
 
 
-@torch.no_grad()
 def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Iterable[Prediction]) -> None:
     """Raise the noise to what the rows set aside call for, where that is more than was learned.
 
@@ -111,6 +111,12 @@ def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Iterable[Predic
     predictions : iterable of Prediction
         Predictions of them, given the others.
     """
+    likelihood.widen(by_first(lambda: _wider_by(likelihood, aside, predictions)))
+
+
+@torch.no_grad()
+def _wider_by(likelihood: Gaussian, aside: Panel, predictions: Iterable[Prediction]) -> float:
+    """The factor at which the rows set aside are most likely."""
     variance = torch.exp(2.0 * likelihood.log_noise)
     densities, row_weights = np.zeros(len(WIDER)), aside.row_weights()
     for prediction in predictions:
@@ -120,4 +126,4 @@ def widen_noise(likelihood: Gaussian, aside: Panel, predictions: Iterable[Predic
             added = factor**2 * (variance + coloured) - variance
             by_row = log_mean_density(likelihood.log_prob(prediction.eta, values, added), prediction.weights)
             densities[i] += float((w * by_row).sum())
-    likelihood.widen(float(WIDER[int(np.argmax(densities))]))
+    return float(WIDER[int(np.argmax(densities))])

@@ -16,6 +16,7 @@ from skode.training.checks import (
     check_weights,
     first_not_a_number,
 )
+from skode.training.company import whole
 from skode.training.dataframes import as_python, categorical_positions, missing_as_nan, to_pandas
 from skode.training.draft import draft
 from skode.training.estimator import NeuralODEEstimator
@@ -31,7 +32,7 @@ from skode.training.settings import AUTO_BATCH_SIZE, COMMON_CONSTRAINTS, Trainin
 from skode.training.snapshot import of_one_model
 from skode.training.solver import Solver
 from skode.training.sparse import SparseFeatures
-from skode.training.stopwatch import Stopwatch
+from skode.training.stopwatch import Stopwatch, say
 from skode.training.tensors import (
     as_index,
     check_unit_times,
@@ -96,6 +97,7 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "row_groups",
+    "say",
     "scored_by_partition",
     "shifted",
     "sound_scaler",
@@ -107,5 +109,6 @@ __all__ = [
     "users_field",
     "warn_caller",
     "warn_of_overflow",
+    "whole",
     "worthwhile_threads",
 ]

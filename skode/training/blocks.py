@@ -13,15 +13,16 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skode.io.blocks import BlockTable
-from skode.io.sources import as_block_table
+from skode.io.sources import as_features
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: Bytes of the blocks whose rows are shuffled together, and the least number of these blocks.
 POOL_BYTES, LEAST_BLOCKS = 2**25, 2
 
-#: Rows of a table that stand for all where a method needs some in memory, at most.
-MOST_DRAWN = 100_000
+#: Rows of a table that stand for all where a method needs some in memory: so many at most, and no more than make up so
+#: many bytes, unless these are very few.
+MOST_DRAWN, DRAWN_BYTES, LEAST_DRAWN = 100_000, 2**25, 1000
 
 #: Rows of these that are held out at most.
 MOST_HELD_OUT = 20_000
@@ -61,14 +62,13 @@ class BlockSamples:
         self.load, self.device, self.left_out = load, device, left_out
         self.starts, self.ends = table.starts, table.ends
         self.n_samples = len(table) - len(left_out)
-        row_bytes = table.dtype.itemsize * int(np.prod(table.shape[1:]))
-        self.pool_rows = max(POOL_BYTES // max(row_bytes, 1), 1)
+        self.pool_rows = max(POOL_BYTES // max(_row_bytes(table), 1), 1)
         #: The blocks that come next, and those that are there: first rows in the pool by block, -1 of others; tensors.
         self._next: list[int] = []
         self._places = np.full(len(self.ends), -1)
         self._tensors: tuple[Tensor, ...] = ()
-        #: The last rows asked for, and their tensors.
-        self._last: tuple[Any, tuple[Tensor, ...]] | None = None
+        #: The last rows asked for, as they were given and as an array, and their tensors.
+        self._last: tuple[Any, np.ndarray, tuple[Tensor, ...]] = None, np.empty(0, dtype=np.int64), ()
 
     def __len__(self) -> int:
         return self.n_samples
@@ -115,10 +115,22 @@ class BlockSamples:
 
     def at(self, rows: Any) -> tuple[Tensor, ...]:
         """The tensors of some samples, by their positions."""
-        if self._last is None or self._last[0] is not rows:  # each of the tensors is asked for by itself
-            positions = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-            self._last = rows, tuple(tensor.to(self.device) for tensor in self._gathered(positions))
-        return self._last[1]
+        given, last, tensors = self._last
+        if given is rows:  # each of the tensors is asked for by itself
+            return tensors
+        positions = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        if (places := self._places_in(last, positions)) is not None:  # as where a process takes a share of a batch
+            return tuple(tensor[places] for tensor in tensors)
+        self._last = rows, positions, tuple(tensor.to(self.device) for tensor in self._gathered(positions))
+        return self._last[2]
+
+    def _places_in(self, last: np.ndarray, positions: np.ndarray) -> Tensor | None:
+        """Places of rows in the last batch; None where some are of another."""
+        if not len(positions) or positions[0] not in last:
+            return None
+        order = np.argsort(last)
+        places = order[np.minimum(np.searchsorted(last, positions, sorter=order), len(last) - 1)]
+        return torch.from_numpy(places).to(self.device) if (last[places] == positions).all() else None
 
     def _gathered(self, rows: np.ndarray) -> tuple[Tensor, ...]:
         blocks = np.searchsorted(self.ends, rows, side="right")
@@ -186,11 +198,16 @@ class SamplesPart:
         return self.samples.at(rows)[self.number]
 
 
-def drawn_rows(n_rows: int, rng: np.random.RandomState) -> np.ndarray:
+def drawn_rows(table: BlockTable, rng: np.random.RandomState) -> np.ndarray:
     """Positions of the rows of a table that are taken into memory, rising: all of few, :data:`MOST_DRAWN` of many."""
-    if n_rows <= MOST_DRAWN:
-        return np.arange(n_rows)
-    return np.sort(sample_without_replacement(n_rows, MOST_DRAWN, random_state=rng)).astype(np.int64)
+    most = min(MOST_DRAWN, max(DRAWN_BYTES // max(_row_bytes(table), 1), LEAST_DRAWN))
+    if len(table) <= most:
+        return np.arange(len(table))
+    return np.sort(sample_without_replacement(len(table), most, random_state=rng)).astype(np.int64)
+
+
+def _row_bytes(table: BlockTable) -> int:
+    return table.dtype.itemsize * int(np.prod(table.shape[1:]))
 
 
 def by_blocks(method: Method) -> Method:
@@ -202,13 +219,12 @@ def by_blocks(method: Method) -> Method:
 
     @functools.wraps(method)
     def answering(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
-        table = as_block_table(X)
+        table = as_features(X)
         if table is None:
             return method(self, X, *args, **kwargs)
         check_is_fitted(self)
         together = self._rows_at_once()
-        row_bytes = table.dtype.itemsize * int(np.prod(table.shape[1:]))
-        size = max(ANSWER_BYTES // max(row_bytes * together, 1), 1) * together
+        size = max(ANSWER_BYTES // max(_row_bytes(table) * together, 1), 1) * together
         starts = range(0, max(len(table), 1), size)
         answers = [method(self, table.frame(i, min(i + size, len(table))), *args, **kwargs) for i in starts]
         if isinstance(answers[0], tuple):

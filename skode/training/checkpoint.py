@@ -7,12 +7,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skode.distributed.scope import in_step
+from skode.distributed.work import by_first, is_first
 from skode.persistence.archive import read_archive, write_archive
 from skode.persistence.errors import UnreadableFileError
 from skode.training.caller import warn_caller
@@ -57,6 +60,7 @@ class Checkpoint:
 
     def __init__(self, path: Path | None = None, interval: float = 60.0) -> None:
         self.path, self.interval = path, interval
+        self.processes = in_step()
         self.begun_with: dict[str, list[str]] = {}
         self.seconds_before = 0.0
         self.interruption = Interruption()
@@ -86,6 +90,12 @@ class Checkpoint:
         OSError
             Where its folder can't be written to.
         """
+        checkpoint = by_first(lambda: cls._of_file(estimator, data))
+        checkpoint.processes = in_step()
+        return checkpoint
+
+    @classmethod
+    def _of_file(cls, estimator: Any, data: Mapping[str, Any]) -> Checkpoint:
         if estimator.checkpoint is None:
             return cls()
         if not os.fspath(estimator.checkpoint):
@@ -135,17 +145,24 @@ class Checkpoint:
     def random_state(self, seed: Any) -> np.random.RandomState:
         """The random numbers of a fit: of its parameter, or where that is None the ones that it was begun with."""
         rng = check_random_state(seed)
-        if self.path is None or seed is not None:
+        if self.processes is not None and isinstance(seed, np.random.RandomState):
+            rng.set_state(self.processes.broadcast(rng.get_state(legacy=False)))
+        if seed is not None or (self.path is None and self.processes is None):
             return rng
         if self._random_state is None:
-            self._random_state = rng.get_state(legacy=False)
+            self._random_state = by_first(lambda: rng.get_state(legacy=False))
             rng.randint(np.iinfo(np.int32).max)  # those of the next fit are others
         own = np.random.RandomState()
         own.set_state(self._random_state)
         return own
 
     def step(
-        self, run: Callable[[], Result], *, changes: Resumable | None = None, under_way: Resumable | None = None
+        self,
+        run: Callable[[], Result],
+        *,
+        changes: Resumable | None = None,
+        under_way: Resumable | None = None,
+        by_all: bool = False,
     ) -> Result:
         """Run a step of the fit, or take it from the journal.
 
@@ -158,7 +175,11 @@ class Checkpoint:
         under_way : object, default=None
             The step itself, with the same methods, if it can go on from where it was; it calls :meth:`look` wherever
             its state is one that it can go on from.
+        by_all : bool, default=False
+            Whether all processes in step are to run it, as they do where it changes anything. False: the first does.
         """
+        if changes is None and not by_all:
+            run = partial(by_first, run)
         if self.path is None:
             return run()
         if self._n_run < len(self._done):
@@ -188,7 +209,7 @@ class Checkpoint:
     @contextmanager
     def careful(self) -> Iterator[None]:
         """Hold signals back until :meth:`look`: between two of these a step is in no state to go on from."""
-        if self.path is None or self._step is None:
+        if self.processes is None and (self.path is None or self._step is None):
             yield
         else:
             with self.interruption.waiting():
@@ -202,7 +223,7 @@ class Checkpoint:
         KeyboardInterrupt
             Where a signal came, after the file was written.
         """
-        if self.path is not None and self._step is not None:
+        if (self.path is not None and self._step is not None) or self.processes is not None:
             self._write_if_due(self._step)
 
     def close(self) -> None:
@@ -216,15 +237,20 @@ class Checkpoint:
 
     def _write_if_due(self, under_way: Resumable | None) -> None:
         """Write where the interval is over or a signal waits, which is then raised."""
-        is_due = self.interruption.is_pending or time.monotonic() - self._written >= self.interval
-        if is_due and not self._is_closed:
+        is_interrupted = self.interruption.is_pending if self.processes is None else self.processes.interrupted
+        is_due = is_interrupted or time.monotonic() - self._written >= self.interval
+        if is_due and not self._is_closed and is_first():
             self._write(None if under_way is None else under_way.state())
-        if self.interruption.is_pending:
+        if is_interrupted:
             self._is_closed = True
-            self.interruption.raise_pending()
+            self.interruption.is_pending = False
+            if self.processes is not None:
+                self.processes.interrupted = False
+            raise KeyboardInterrupt
 
     def _write(self, under_way: Any, *, ended: bool = False) -> None:
-        assert self.path is not None
+        if self.path is None or not is_first():
+            return
         content = {
             "begun_with": self.begun_with,
             "done": self._done,

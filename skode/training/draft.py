@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator
 
 from skode.solvers import free_idle_memory
 from skode.training.checkpoint import Checkpoint
+from skode.training.company import in_company
 from skode.training.failures import is_want_of_memory, reason_of
 from skode.training.snapshot import snapshot
 from skode.training.tensors import resolve_device
@@ -36,7 +37,11 @@ OF_CALLBACKS = ("_callback_fit_ctx", "_skl_callbacks_to_teardown")
 
 @contextmanager
 def draft(
-    estimator: Estimator, changed_in_place: Sequence[str] = (), data: Mapping[str, Any] | None = None
+    estimator: Estimator,
+    changed_in_place: Sequence[str] = (),
+    data: Mapping[str, Any] | None = None,
+    *,
+    shared: bool = False,
 ) -> Iterator[Estimator]:
     """Fit a copy of an estimator, whose attributes become the estimator's where the block ends well.
 
@@ -52,6 +57,8 @@ def draft(
         Names of attributes whose values the block changes rather than replaces. The draft has copies of them.
     data : dict or None, default=None
         Arguments of the fit, by name, if it may have a checkpoint.
+    shared : bool, default=False
+        Whether several processes may share the fit.
 
     Yields
     ------
@@ -65,15 +72,20 @@ def draft(
     """
     new = snapshot(estimator)
     before = dict(vars(new))
-    checkpoint = Checkpoint() if data is None else Checkpoint.of(estimator, data)
-    vars(new)["_checkpoint"] = checkpoint
     try:
-        for name in changed_in_place:
-            if name in before:
-                vars(new)[name] = copy.deepcopy(before[name])
-        with checkpoint.interruption.listening() if checkpoint.path else nullcontext():
-            yield new
-        checkpoint.end()
+        with in_company(estimator, data, shared=shared) as processes:
+            checkpoint = Checkpoint() if data is None else Checkpoint.of(estimator, data)
+            vars(new)["_checkpoint"] = checkpoint
+            for name in changed_in_place:
+                if name in before:
+                    vars(new)[name] = copy.deepcopy(before[name])
+            with checkpoint.interruption.listening() if checkpoint.path or processes else nullcontext():
+                if processes is not None:
+                    processes.interruption = checkpoint.interruption
+                yield new
+                if processes is not None:  # whose processors may round differently
+                    processes.take_from_first([*new.module_.parameters(), *new.module_.buffers()])
+            checkpoint.end()
         del vars(new)["_checkpoint"]
         # With what others have set on the estimator meanwhile, such as its parameters.
         meanwhile = {name: value for name, value in vars(estimator).items() if before.get(name, new) is not value}

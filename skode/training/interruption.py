@@ -49,6 +49,17 @@ class Interruption:
         finally:
             self._waits = False
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold signals back for a short stretch, at whose end one that came is raised, or goes on waiting."""
+        before, self._waits = self._waits, True
+        try:
+            yield
+        finally:
+            self._waits = before
+        if not before:
+            self.raise_pending()
+
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._waits and not self.is_pending:
             self.is_pending = True

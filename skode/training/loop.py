@@ -18,6 +18,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from skode.distributed.work import solving
 from skode.solvers import SolverError, Statistics
 from skode.training.caller import warn_caller
 from skode.training.checkpoint import Checkpoint
@@ -26,7 +27,7 @@ from skode.training.parts import Parts, global_generators
 from skode.training.progress import epoch_line, time_so_far
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.settings import TrainingSettings
-from skode.training.stopwatch import Pace, Stopwatch
+from skode.training.stopwatch import Pace, Stopwatch, say
 from skode.training.updates import DivergedError, Updates, brief
 
 MAX_RECOVERIES = 5
@@ -209,7 +210,7 @@ class _Training(Updates):
         self.epoch = _Epoch(**{name: self._on_device(value) for name, value in state["epoch"].items()})
         self.solves[:] = [Statistics(nfev=nfev, nfev_backward=backward) for nfev, backward in state["solves"]]
         if self.settings.verbose:
-            print(f"Going on from a checkpoint after {len(self.record.loss_curve)} epochs.", flush=True)
+            say(f"Going on from a checkpoint after {len(self.record.loss_curve)} epochs.")
 
     def continue_from(self, record: TrainingRecord) -> None:
         """Take over the curves, the optimiser's moments and, where it had to be lowered, the learning rate."""
@@ -229,6 +230,8 @@ class _Training(Updates):
                 with self.pace.closing():
                     self._validated()  # to know how long it takes
             with self.checkpoint.careful():
+                if self.processes is not None:  # weights that a user's module began with may differ
+                    self.processes.take_from_first([*self.parameters, *self.best_weights, *self.sound])
                 self._epochs()
         except KeyboardInterrupt:
             self.checkpoint.close()
@@ -243,10 +246,8 @@ class _Training(Updates):
             self._see_that_it_is_usable()
         self._warn()
         if settings.verbose and complete:
-            print(
-                f"{settings.phase or 'Training'} ended after {len(record.loss_curve)} epochs: "
-                f"{record.stopped_because}.",
-                flush=True,
+            say(
+                f"{settings.phase or 'Training'} ended after {len(record.loss_curve)} epochs: {record.stopped_because}."
             )
         record.optimizer_state = self.optimizer.state()
         record.learning_rate = self.learning_rate if self.recoveries else record.learning_rate
@@ -291,10 +292,19 @@ class _Training(Updates):
                 self.out_of_time = True
                 break
         self._look()
+        if self.processes is not None:  # whose processors may round differently
+            self.processes.take_from_first(self.parameters)
         solves = self.solves
         record.loss_curve.append(float(epoch.total) / epoch.n_drawn)
-        record.nfe_forward.append(float(np.mean([s.nfev for s in solves])) if solves else 0.0)
-        record.nfe_backward.append(float(np.mean([s.nfev_backward for s in solves])) if solves else 0.0)
+        record.nfe_forward.append(self._mean([s.nfev for s in solves]))
+        record.nfe_backward.append(self._mean([s.nfev_backward for s in solves]))
+
+    def _mean(self, counts: list[int]) -> float:
+        """The mean of numbers of solves; 0 where there are none."""
+        if self.processes is None:
+            return float(np.mean(counts)) if counts else 0.0
+        total, n = self.processes.totals(sum(counts), len(counts))
+        return total / max(n, 1.0)
 
     def _batches(self) -> Iterator[Any]:
         """The rows of the updates of an epoch, from its beginning on."""
@@ -320,9 +330,11 @@ class _Training(Updates):
         with self.pace.closing():
             score = self._scored()
             stopped = self.on_epoch is not None and self.on_epoch(record)
+            if self.processes is not None:
+                stopped = self.processes.any(stopped)
         seconds = self.pace.end_epoch()
         if settings.verbose:
-            print(self._line(score if self.validate is not None else None, seconds), flush=True)
+            say(self._line(score if self.validate is not None else None, seconds))
         if stopped:
             record.stopped_because, record.converged = "a callback stopped it", True
             return True
@@ -373,7 +385,9 @@ class _Training(Updates):
         if self.averaged is not None:
             self._restore(self.averaged)
         try:
-            return self.validate()
+            with solving():
+                score = self.validate()
+            return score if self.processes is None else self.processes.of_first(score)
         except SolverError:
             return -math.inf
         finally:
@@ -410,7 +424,7 @@ class _Training(Updates):
         self.are_sound = True
         self.recoveries.append(f"iteration {epoch + 1}: {reason}")
         if self.settings.verbose:
-            print(f"Epoch {epoch + 1} diverged ({reason}); going back to the weights of before.")
+            say(f"Epoch {epoch + 1} diverged ({reason}); going back to the weights of before.")
         if len(self.recoveries) > MAX_RECOVERIES:
             self.record.stopped_because = "training diverged again and again"
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skode.distributed.share import Share, mean_over, of_share
 from skode.dynamics.energies import EnergyField
 from skode.solvers import METHODS, Solution, local_error
 from skode.training.solver import Solver
@@ -58,6 +60,8 @@ class PenalisedSolver:
         Source of the noise and of random times.
     weights : Tensor of shape (n,) or None
         The samples' weights, of mean 1; all 1 where None.
+    share : Share or None, default=None
+        The share of a batch that the samples are.
 
     Attributes
     ----------
@@ -71,9 +75,10 @@ class PenalisedSolver:
         regularisation: Regularisation,
         generator: torch.Generator,
         weights: Tensor | None = None,
+        share: Share | None = None,
     ) -> None:
         self.solver, self.regularisation = solver, regularisation
-        self.generator, self.weights = generator, weights
+        self.generator, self.weights, self.share = generator, weights, share
         self.penalty: Any = 0.0
 
     def __call__(
@@ -87,9 +92,11 @@ class PenalisedSolver:
         times = (end,) if inside is None else (inside, end)
         measured = bool(chosen.kinetic_energy or chosen.jacobian_norm)
         if measured:
+            shape = (len(y0) if self.share is None else self.share.n, *y0.shape[1:])
             noise = (
-                torch.randint(0, 2, y0.shape, generator=self.generator, device=self.generator.device).to(y0) * 2.0 - 1.0
+                torch.randint(0, 2, shape, generator=self.generator, device=self.generator.device).to(y0) * 2.0 - 1.0
             )
+            noise = of_share(noise, self.share)
             energies = EnergyField(field, y0.shape, noise if chosen.jacobian_norm else None)
             z = torch.cat([y0.flatten(1), y0.new_zeros((len(y0), energies.n_energies))], dim=1)
             solution = self.solver(energies, (start, end), z, t_eval=times, first_step=end - start)
@@ -104,13 +111,19 @@ class PenalisedSolver:
             h = (end - start) / n_steps
             error = local_error(field, inside, h, states[0], method=self.solver.method)
             # The root's derivative at 0 is infinite.
-            size = torch.sqrt(self._mean(error.flatten(1).square().mean(1)) + 1e-12)
+            square = self._mean(error.flatten(1).square().mean(1))
+            if self.share is None:
+                size = torch.sqrt(square + 1e-12)
+            else:  # a part of the root, with the part of its derivative that is due to these samples
+                part = 1e-12 * len(error) / self.share.n if self.share.counts else 0.0
+                root = math.sqrt(self.share.processes.totals(square.item() + part)[0])
+                size = 0.5 * (square + square.detach() + 2.0 * part) / root
             self.penalty = self.penalty + chosen.local_error * n_steps * size
         return replace(solution, y=states[-1:])
 
     def _mean(self, x: Tensor) -> Tensor:
-        """The weighted mean over samples."""
-        return (x if self.weights is None else x * self.weights).mean()
+        """The weighted mean over samples, or a share's part of it."""
+        return mean_over(x if self.weights is None else x * self.weights, self.share)
 
     def _uniform(self) -> float:
         return float(torch.rand((), generator=self.generator, dtype=torch.float64, device=self.generator.device))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from skode.distributed.share import Share
 from skode.training.solver import Solver
 
 #: Why training ended where a user interrupted it.
@@ -31,8 +32,11 @@ class Objective(Protocol):
         """The tensors to train."""
         ...
 
-    def loss(self, rows: Any) -> Tensor:
-        """Mean loss of some samples, given by an ndarray of int, or by a tensor on the parameters' device."""
+    def loss(self, rows: Any, share: Share | None = None) -> Tensor:
+        """Mean loss of some samples, given by an ndarray of int, or by a tensor on the parameters' device.
+
+        With a share of them, its part of that mean.
+        """
         ...
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from scipy import linalg
 from torch import Tensor
 
 from skode.training.optimizer import Optimizer
@@ -20,6 +21,9 @@ EVERY = 10
 LONGEST_SIDE = 512
 
 TINY = 1e-8
+
+#: Directions whose second moment is a smaller share of the largest have no eigenvectors to speak of.
+SEEN = 1e-4
 
 
 class SOAP(Optimizer):
@@ -88,10 +92,35 @@ def _basis(state: dict[str, Any], side: str, gradient: Tensor) -> Tensor | None:
     outer = state.setdefault(f"{side}_outer", gradient.new_zeros(size, size))
     outer.mul_(OUTER).addmm_(gradient, gradient.T, alpha=1.0 - OUTER)
     if n == 0:
-        state[side] = torch.linalg.eigh(outer.double())[1].to(gradient)
+        state[side] = _eigenvectors(outer)
     elif n % EVERY == 0:
-        state[side] = torch.linalg.qr(outer @ state[side])[0]
+        # The shift leaves eigenvectors as they are; without it rounding would turn those of small eigenvalues.
+        shifted = outer @ state[side] + SEEN * torch.linalg.matrix_norm(outer) * state[side]
+        state[side] = torch.linalg.qr(shifted)[0]
     return state[side]
+
+
+def _eigenvectors(outer: Tensor) -> Tensor:
+    """Eigenvectors of second moments, by rising eigenvalue; where there are none to speak of, the axes as they are.
+
+    A first gradient has few directions. In the others any basis is one of eigenvectors, which rounding would choose.
+    """
+    values, vectors = torch.linalg.eigh(outer.double())
+    unseen = vectors[:, values <= SEEN * values[-1].clamp_min(0.0)]
+    n = unseen.shape[1]
+    if n > 1:
+        # Of the axes as they lie in these directions, those that span them best, made orthogonal.
+        axes = _pivots(unseen)
+        basis = unseen @ torch.linalg.qr(unseen[axes].T)[0]
+        signs = torch.sign(torch.diagonal(basis[axes]))
+        vectors = torch.cat([basis * torch.where(signs == 0.0, 1.0, signs), vectors[:, n:]], dim=1)
+    return vectors.to(outer)
+
+
+def _pivots(basis: Tensor) -> Tensor:
+    """Rows of an orthonormal basis of a subspace, as many as its columns, by pivoting: those least like each other."""
+    _, order = linalg.qr(basis.T.cpu().numpy(), mode="r", pivoting=True)
+    return torch.from_numpy(order[: basis.shape[1]]).to(basis.device)
 
 
 def _turned(matrix: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:

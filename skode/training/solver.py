@@ -11,7 +11,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from skode.solvers import NonFiniteDerivativeError, Solution, SolverError, Statistics, get_method, solve_ivp
+from skode.distributed.share import Share
+from skode.solvers import (
+    ButcherTableau,
+    NonFiniteDerivativeError,
+    Solution,
+    SolverError,
+    Statistics,
+    get_method,
+    solve_ivp,
+)
+from skode.solvers.tolerances import SharedNorm
 from skode.training.failures import ADVICE, in_terms_of_parameters
 
 #: Number of steps that a fixed-step method takes over a unit of time where ``step_size`` is None.
@@ -47,6 +57,10 @@ class Solver:
         at once.
     solves : list of Statistics or None, default=None
         Statistics of the solves so far, shared with the solvers made by :meth:`replace`; None: they are not counted.
+    share : Share or None, default=None
+        The share of a batch that is solved for, where other processes solve for the rest. Steps that all samples take
+        are then the same in all processes. Methods that decide by more than the error of a step, and adjoints with
+        steps of their own, go without: there each process takes the steps that suit its samples.
 
     Attributes
     ----------
@@ -64,6 +78,7 @@ class Solver:
     max_steps: int = MAX_STEPS
     reuse_step_size: bool = False
     solves: list[Statistics] | None = None
+    share: Share | None = None
     first_step: float | None = field(default=None, init=False)
 
     def replace(self, **options: Any) -> Self:
@@ -73,6 +88,11 @@ class Solver:
     def counting(self, **options: Any) -> Self:
         """A solver with a count of its own, and other options where given."""
         return dataclasses.replace(self, solves=[], **options)
+
+    def with_share(self, share: Share | None) -> Self:
+        """The same solver, which from now on solves for a share of a batch, or for all of it."""
+        self.share = share
+        return self
 
     def state(self) -> float | None:
         """First step of the next solve."""
@@ -97,11 +117,17 @@ class Solver:
         SolverError
             If the problem cannot be solved, with advice on the parameters of estimators.
         """
-        adaptive = get_method(self.method).adaptive
+        method = get_method(self.method)
+        adaptive = method.adaptive
         if first_step is None:
             first_step = self.first_step
         step_size = 1.0 / DEFAULT_FIXED_STEPS if self.step_size is None else self.step_size
         step_control = self.step_control or ("shared" if torch.is_grad_enabled() else "per_sample")
+        norm: Any = "rms"
+        # Newton's iterations are not decided by the error of a step alone.
+        explicit = isinstance(method, ButcherTableau) and not method.implicit
+        if self.share is not None and step_control == "shared" and self.adjoint != "continuous" and explicit:
+            norm = SharedNorm(self.share.total)
         try:
             solution = solve_ivp(
                 func,
@@ -115,6 +141,7 @@ class Solver:
                 step_size=None if adaptive else step_size,
                 first_step=first_step if adaptive else None,
                 max_steps=self.max_steps,
+                norm=norm,
                 step_control=step_control,
                 on_failure=self.on_failure,
             )

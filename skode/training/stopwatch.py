@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from skode.distributed.scope import in_step
+from skode.distributed.work import is_first
+
 #: Number of the last epochs by which the times of those to come are estimated.
 RECENT = 12
 
@@ -38,13 +41,19 @@ class Stopwatch:
 
     def __init__(self, max_time: float | None = None, *, verbose: bool = False, before: float = 0.0) -> None:
         self.max_time, self.verbose = max_time, verbose
-        self.began = time.perf_counter() - before
+        self.began = self._now() - before
         self.after_training: Callable[[], float] | None = None
 
     @property
     def elapsed(self) -> float:
         """Seconds since the fit began."""
-        return time.perf_counter() - self.began
+        return self._now() - self.began
+
+    @staticmethod
+    def _now() -> float:
+        """The clock, which processes in step read alike."""
+        processes = in_step()
+        return time.perf_counter() if processes is None else processes.now
 
     @property
     def left(self) -> float:
@@ -62,12 +71,12 @@ class Stopwatch:
         """
         began = self.elapsed
         if self.verbose:
-            print(f"{name} ...", end=" ", flush=True)
+            say(f"{name} ...", end=" ")
         try:
             yield
         finally:
             if self.verbose:
-                print(f"{in_words(self.elapsed - began)}, {in_words(self.elapsed)} in all", flush=True)
+                say(f"{in_words(self.elapsed - began)}, {in_words(self.elapsed)} in all")
 
 
 class Pace:
@@ -153,6 +162,9 @@ class Pace:
         if self.stopwatch.after_training is None or self._estimating > MOST_ESTIMATING * began:
             return
         self._after = self.stopwatch.after_training()
+        processes = in_step()
+        if processes is not None:
+            self._after = processes.of_first(self._after)
         self._estimating = self._elapsed - began
 
     @property
@@ -162,6 +174,12 @@ class Pace:
         if self.is_limited:
             training = min(training, max(self._for_updates + self._closing - self._elapsed, 0.0))
         return training + self._after
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print what ``verbose`` is to print; of processes in step, the first does."""
+    if is_first():
+        print(text, end=end, flush=True)
 
 
 def seconds_of_epochs(seconds: Sequence[float], n_more: int) -> float:

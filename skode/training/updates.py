@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skode.distributed.group import Processes
+from skode.distributed.scope import in_step
+from skode.distributed.share import share_of
 from skode.solvers import SolverError, Statistics
 from skode.solvers.devices import is_asynchronous
 from skode.training.adam import Adam
@@ -57,6 +60,7 @@ class Updates:
 
     def __init__(self, objective: Objective, settings: TrainingSettings, *, averages: bool) -> None:
         self.objective, self.settings = objective, settings
+        self.processes = in_step()
         # Statistics of the solves of this epoch.
         solver = objective.solver
         self.solves: list[Statistics] = [] if solver is None or solver.solves is None else solver.solves
@@ -87,10 +91,7 @@ class Updates:
         """One step of Adam; returns the loss before it, a number or a tensor on a device not to be waited for."""
         self.optimizer.clear()
         try:
-            loss = self.objective.loss(rows)
-            value: Any = loss.item() if self.diverged is None else loss.detach()
-            if self.diverged is not None or math.isfinite(value):
-                loss.backward()
+            value = self._gradient(rows) if self.processes is None else self._shared_gradient(rows, self.processes)
         except SolverError as error:
             if self.n_updates == 0 and self.is_first:
                 raise  # the model can't be evaluated as it was built: training is not to blame
@@ -114,6 +115,23 @@ class Updates:
         if self.n_updates % LOOK_EVERY == 0:
             self._look()
         return value
+
+    def _gradient(self, rows: Any) -> Any:
+        """Compute the gradient of a batch; returns its loss."""
+        loss = self.objective.loss(rows)
+        value: Any = loss.item() if self.diverged is None else loss.detach()
+        if self.diverged is not None or math.isfinite(value):
+            loss.backward()
+        return value
+
+    def _shared_gradient(self, rows: Any, processes: Processes) -> Any:
+        """The same where this process takes a share of the batch: the sum of what all of them compute."""
+        with processes.solving():
+            loss = self.objective.loss(rows, share_of(processes, len(rows)))
+            loss.backward()
+        value = loss.detach().clone()
+        processes.sum_up([*(p.grad for p in self.parameters if p.grad is not None), value])
+        return value.item() if self.diverged is None else value
 
     def _check_and_clip(self, value: float) -> None:
         """Refuse a loss or a gradient that is not finite, and shorten one that is too long."""

@@ -1,5 +1,7 @@
 """Fits of ODE-Nets to tables in blocks."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 pytest.importorskip("pyarrow")
 
-from skode import ODENetClassifier, ODENetRegressor
+from skode import ODENetClassifier, ODENetRegressor, load
 from skode.io import ArrayTable, ParquetTable
 from skode.training import blocks as module
 from tests.weights import same_weights
@@ -279,3 +281,19 @@ def test_columns_are_told_by_name(data, tmp_path):
         model.predict(table[["u", "w", "v"]])
     with pytest.raises(ValueError, match=r"X has columns that hold no numbers: \{'y': 'str'\}"):
         ODENetClassifier(**SMALL).fit(table, y)
+    with pytest.raises(ValueError, match=r"X is a column of shape \(300,\), but features are a table"):
+        ODENetClassifier(**SMALL).fit(table["u"], y)
+
+
+def test_a_model_is_saved_without_its_table(data, tmp_path):
+    X, y = data
+    model = ODENetClassifier(**SMALL).fit(in_blocks(X), y)
+    model.save(tmp_path / "model")
+    assert (tmp_path / "model").stat().st_size < 40_000
+    np.testing.assert_array_equal(load(tmp_path / "model").predict_proba(X), model.predict_proba(X))
+    assert len(pickle.dumps(model)) < 40_000
+
+
+def test_targets_in_blocks_are_taken_into_memory_for_features_that_are_there(data):
+    X, y = data
+    same_weights(ODENetClassifier(**SMALL).fit(X, in_blocks(y)), ODENetClassifier(**SMALL).fit(X, y))

@@ -69,6 +69,19 @@ def test_tensors_are_those_of_the_rows_and_each_block_is_read_once_an_epoch(size
             assert sorted(loaded) == [*range(0, 50, 8)]
 
 
+def test_a_share_of_the_last_batch_is_not_read_again():
+    samples, loaded = in_blocks()
+    x, place = samples.parts(2)
+    for rows in samples.batches(17, np.random.RandomState(0)):
+        chosen = torch.from_numpy(rows)
+        assert len(x[chosen]) == len(rows)
+        loaded.clear()
+        for share in (chosen[:5], chosen[5:], chosen.flip(0)):
+            np.testing.assert_array_equal(place[share], share)
+        assert not loaded
+    np.testing.assert_array_equal(place[torch.tensor([int(rows[0]), 3])], [rows[0], 3])
+
+
 def test_a_pool_is_bounded():
     samples, _ = in_blocks(block_rows=4)
     pools = list(samples._pools(np.arange(len(samples.ends))))
@@ -91,11 +104,22 @@ def test_an_epoch_that_goes_on_reads_what_it_skips_only_where_a_batch_needs_it()
         assert len(loaded) <= 7 + 2
 
 
+def drawn(n_rows, n_columns=1):
+    return drawn_rows(ArrayTable(np.broadcast_to(0.0, (n_rows, n_columns))), np.random.RandomState(0))
+
+
 def test_rows_are_drawn_without_replacement_and_in_order(monkeypatch):
-    np.testing.assert_array_equal(drawn_rows(10, np.random.RandomState(0)), np.arange(10))
+    np.testing.assert_array_equal(drawn(10), np.arange(10))
     monkeypatch.setattr(module, "MOST_DRAWN", 30)
     for n in (31, 100, 10_000):
-        rows = drawn_rows(n, np.random.RandomState(0))
+        rows = drawn(n)
         assert len(np.unique(rows)) == 30
         assert (np.diff(rows) > 0).all()
         assert 0 <= rows[0] <= rows[-1] < n
+
+
+def test_rows_that_are_drawn_have_a_bounded_number_of_bytes():
+    assert len(drawn(10**6)) == 100_000
+    assert len(drawn(10**6, 100)) == 2**25 // 800
+    assert len(drawn(10**6, 10**5)) == 1000
+    assert len(drawn(900, 10**5)) == 900

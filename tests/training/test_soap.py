@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skode.training import soap
-from skode.training.soap import EVERY, MEAN, OUTER, SOAP, SQUARE, TINY
+from skode.training.soap import EVERY, MEAN, OUTER, SEEN, SOAP, SQUARE, TINY
 
 
 def gradients(shape, n, seed=0):
@@ -34,7 +34,8 @@ def by_formula(given, lr=0.1):
             if k == 0:
                 bases[i] = np.linalg.eigh(outer[i])[1]
             elif k % EVERY == 0:
-                bases[i] = np.linalg.qr(outer[i] @ bases[i])[0]
+                shift = SEEN * np.linalg.norm(outer[i])  # with the same eigenvectors
+                bases[i] = np.linalg.qr(outer[i] @ bases[i] + shift * bases[i])[0]
         if k == 0:
             places.append(place)
             continue
@@ -50,6 +51,15 @@ def by_formula(given, lr=0.1):
 def test_steps_are_those_of_the_paper():
     given = gradients((3, 3), 2 * EVERY + 3)
     np.testing.assert_allclose(steps((3, 3), given), by_formula(given), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_rounding_does_not_choose_directions(rank):
+    """The first gradients have few directions; in the others, eigenvectors are anybody's choice."""
+    rng = np.random.default_rng(1)
+    given = [rng.normal(size=(12, rank)) @ rng.normal(size=(rank, 9)) for _ in range(3 * EVERY)]
+    rounded = [gradient + 1e-15 * rng.normal(size=gradient.shape) for gradient in given]
+    np.testing.assert_allclose(steps((12, 9), rounded), steps((12, 9), given), atol=1e-8)
 
 
 def test_steps_turn_with_the_coordinates():

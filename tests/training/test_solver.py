@@ -1,9 +1,16 @@
 """The solver that estimators use: its options, counts, first steps and messages."""
 
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from skode.dynamics import MLPField
 from skode.solvers import METHODS, MaxStepsError, NonFiniteDerivativeError, solve_ivp
 from skode.training import Solver
 
@@ -115,3 +122,43 @@ def test_samples_that_fail_may_be_left_out(y0):
     states = solution.y.flatten()
     assert states[0] == 0.0
     assert torch.isnan(states[1])
+
+
+class Meeting:
+    """Two threads that add up numbers, as processes do."""
+
+    def __init__(self):
+        self.barrier, self.sums = threading.Barrier(2, timeout=30), [None, None]
+
+    def share(self, place):
+        def total(value, n):
+            self.sums[place] = np.array([value, n])
+            self.barrier.wait()
+            together = sum(self.sums)
+            self.barrier.wait()
+            return tuple(together)
+
+        return SimpleNamespace(total=total)
+
+
+@pytest.mark.parametrize("kind", ["fused", "plain"])
+def test_steps_of_a_share_are_those_of_the_batch(kind):
+    y0 = torch.randn((6, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y0[4:] *= 30.0
+    field = MLPField(2, (8,), generator=torch.Generator().manual_seed(0)).double()
+    if kind == "plain":
+        field = functools.partial(torch.nn.Module.__call__, field)
+
+    def solved(y0, share=None):
+        y0 = y0.clone().requires_grad_()
+        solution = Solver(rtol=1e-6, atol=1e-6, share=share)(field, (0.0, 2.0), y0, (2.0,))
+        return solution.y[-1], solution.statistics, torch.autograd.grad(solution.y.sum(), y0)[0]
+
+    meeting = Meeting()
+    with ThreadPoolExecutor(2) as pool:
+        halves = list(pool.map(solved, y0.split(3), [meeting.share(0), meeting.share(1)]))
+    states, statistics, gradient = solved(y0)
+    assert (solved(y0[:3])[0] - states[:3]).abs().max() > 1e-9  # by itself it would take other steps
+    assert [own.n_accepted for _, own, _ in halves] == [statistics.n_accepted] * 2
+    torch.testing.assert_close(torch.cat([half[0] for half in halves]), states, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(torch.cat([half[2] for half in halves]), gradient, rtol=1e-12, atol=1e-12)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from skode.solvers.fused.memory import StepMemory
-from skode.solvers.tolerances import Tolerances
+from skode.solvers.tolerances import SharedNorm, Tolerances
 
 # Looked up once: names of a module's own are found faster.
 dot, multiply, absolute, maximum, add, divide = np.dot, np.multiply, np.absolute, np.maximum, np.add, np.divide
@@ -24,6 +24,7 @@ class ArrayTolerances:
 
     def __init__(self, tolerances: Tolerances) -> None:
         self.rtol, self.atol = float(tolerances.rtol), float(tolerances.atol)
+        self.shared = tolerances.norm if isinstance(tolerances.norm, SharedNorm) else None
 
     def allowed(self, y: np.ndarray) -> np.ndarray:
         """The error allowed at a state, element by element; infinite where there is none."""
@@ -41,7 +42,7 @@ class ArrayTolerances:
     def size(self, x: np.ndarray) -> float:
         """The root mean square."""
         flat = x.reshape(-1)
-        return math.sqrt(float(np.dot(flat, flat)) / x.size)
+        return self._root_mean(float(np.dot(flat, flat)), x.size)
 
     def error_ratio(self, step: StepMemory, h: float, y_next: np.ndarray) -> float:
         """How many times the allowed error a step of size ``h`` made; moves ``size_next`` along."""
@@ -56,4 +57,7 @@ class ArrayTolerances:
             # With a purely relative test, a component that is and stays zero makes no error: 0 / tiny, not 0 / 0.
             maximum(scale, np.finfo(scale.dtype).tiny, out=scale)
         divide(error, scale, scale)
-        return math.sqrt(float(dot(scale, scale)) / scale.size)
+        return self._root_mean(float(dot(scale, scale)), scale.size)
+
+    def _root_mean(self, squares: float, n: int) -> float:
+        return math.sqrt(squares / n) if self.shared is None else self.shared.of(squares, n)

@@ -22,7 +22,7 @@ from skode.solvers.fused.readings import Cotangents, Outputs
 from skode.solvers.fused.reverse import Sweep
 from skode.solvers.fused.threads import holding_threads, is_small
 from skode.solvers.tableaus import ButcherTableau, runge_kutta
-from skode.solvers.tolerances import rms_norm
+from skode.solvers.tolerances import SharedNorm, rms_norm
 from skode.solvers.transforms import in_dual_level
 
 DTYPES = (torch.float32, torch.float64)
@@ -60,7 +60,7 @@ def _form_of(problem: Problem) -> FusedForm | None:
         and control.callbacks is None
         and not control.stops.nudged
         and not control.stops.jumps
-        and control.tolerances.norm is rms_norm
+        and (control.tolerances.norm is rms_norm or isinstance(control.tolerances.norm, SharedNorm))
         and not control.tolerances.of_elements
         and outputs.times is not None
         and not outputs.dense

@@ -45,6 +45,9 @@ class Encoder(nn.Module):
 
     name: ClassVar[str]
 
+    #: Whether it solves an ODE from slot to slot, which processes that share a batch do for as many slots.
+    solves: ClassVar[bool] = False
+
     def __init__(
         self, n_outputs: int, n_covariates: int, hidden_size: int, latent_size: int, generator: torch.Generator
     ) -> None:
@@ -75,7 +78,7 @@ class Encoder(nn.Module):
             The approximate posterior; that of a series without observations is the prior, a standard normal.
         """
         device = series.lengths.device
-        if is_asynchronous(device):
+        if is_asynchronous(device) or (self.solves and getattr(solver, "share", None) is not None):
             n_slots, any_empty = series.time.shape[1], True
         else:
             shortest, longest = (int(n) for n in torch.aminmax(series.lengths)) if len(series.lengths) else (1, 1)

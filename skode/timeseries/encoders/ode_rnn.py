@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from skode.distributed.share import anywhere
 from skode.dynamics import MLPField
 from skode.dynamics.uninitialised import uninitialised
 from skode.solvers.solution import Solve
@@ -16,6 +17,7 @@ class ODERNNEncoder(Encoder):
     """A GRU whose state follows an ODE from one observation to the next (Rubanova, Chen, Duvenaud 2019, section 3)."""
 
     name = "ode_rnn"
+    solves = True
 
     def __init__(
         self, n_outputs: int, n_covariates: int, hidden_size: int, latent_size: int, generator: torch.Generator
@@ -33,7 +35,7 @@ class ODERNNEncoder(Encoder):
         state = inputs.new_zeros(len(inputs), self.hidden_size)
         for i in range(inputs.shape[1]):
             going = i < lengths
-            if i > 0 and bool((gap[:, i] > 0).any()):
+            if i > 0 and anywhere(bool((gap[:, i] > 0).any()), solver):
                 # Backward in time, as the observations are read. Idle slots have no gap.
                 spans = torch.stack([torch.zeros_like(gap[:, i]), gap[:, i]], dim=1)
                 state = solver(self.field, spans, state, t_eval=spans[:, 1:]).y[:, 0]
