@@ -62,12 +62,18 @@ PAGES = {
 }
 
 
+#: Libraries that pages are about.
+NEEDED = {"guide/dask.md": ("dask.array", "dask.dataframe")}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_page_runs_and_prints_what_it_shows(page, tmp_path, monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    for library in NEEDED.get(page, ()):
+        pytest.importorskip(library)
     monkeypatch.chdir(tmp_path)
     try:
         pairs = run(blocks(PAGES[page].read_text()), str(PAGES[page]))

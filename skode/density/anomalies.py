@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skode.training import array_api, array_api_fit, of_one_model
+from skode.training import array_api, array_api_fit, by_partition, of_one_model
 
 #: Share of the density's own draws that ``contamination="auto"`` takes for anomalies, and the number of draws.
 AUTO_SHARE, N_DRAWS = 0.01, 2000
@@ -48,6 +48,7 @@ class AnomalyMixin:
             self._offset.append(_quantile(self._log_density(draws), np.ones(N_DRAWS), AUTO_SHARE))
         return self._offset[0]
 
+    @by_partition
     @array_api
     def decision_function(self, X: Any) -> np.ndarray:
         """How far log-densities are above the threshold, as ``IsolationForest.decision_function``.
@@ -64,6 +65,7 @@ class AnomalyMixin:
         """
         return self.score_samples(X) - self.offset_
 
+    @by_partition
     @array_api
     def predict(self, X: Any) -> np.ndarray:
         """Tell anomalies from other samples.

@@ -19,12 +19,12 @@ from torch import nn
 from skode.density.columns import check_columns
 from skode.density.discrete import Dequantiser, discrete_groups
 from skode.density.fields import new_field
-from skode.density.fitted import FittedDensity
 from skode.density.flow import Flow
 from skode.density.gaussianisation import Gaussianisation
 from skode.density.in_blocks import SamplesInBlocks, learn_in_blocks
 from skode.density.mixtures import COVARIANCES
 from skode.density.objectives import FlowMatching, Likelihood, ValidationScore
+from skode.density.partial import AVERAGING, MAX_GRAD_NORM, IncrementalDensity
 from skode.density.samples import Samples
 from skode.density.settings import EPOCHS, LOOSER, auto_batch_size, auto_kinetic_energy, auto_max_iter, is_many
 from skode.density.stacking import LEAST_SAMPLES, LEAST_WEIGHT, Partners, stacking_weights
@@ -52,18 +52,11 @@ from skode.training import (
 )
 from skode.training.order import Order
 
-#: Gradients longer than this are shortened to it.
-MAX_GRAD_NORM = 1.0
-
-#: Share of the past in the running mean of the weights. With early stopping that mean is validated and kept: it varies
-#: less from update to update than the weights themselves, and follows single samples less.
-AVERAGING = 0.99
-
 #: Share of ``max_time`` after which no more mixtures are fitted.
 PARTNERS_TIME = 0.2
 
 
-class CNFDensityEstimator(FittedDensity):
+class CNFDensityEstimator(IncrementalDensity):
     """Density estimator whose density is a normal one, carried by a neural ODE, beside mixtures of normal ones.
 
     A continuous normalizing flow [1]_: the data, whitened, are the end of ``dz/dt = f(t, z)`` started from a normal
@@ -127,7 +120,7 @@ class CNFDensityEstimator(FittedDensity):
         Samples in a batch; "auto" is a fortieth of the samples, but at least 32 and at most 256.
     learning_rate : {"constant", "cosine"}, default="cosine"
         Schedule of the learning rate: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
-        (Loshchilov, Hutter, "SGDR", ICLR 2017).
+        (Loshchilov, Hutter, "SGDR", ICLR 2017). In ``partial_fit`` it is constant.
     learning_rate_init : float, default=1e-2
         Learning rate of Adam; beyond 25,000 samples, of Adam in the gradients' eigenbasis [5]_, which gets as far in
         fewer updates.
@@ -192,6 +185,8 @@ class CNFDensityEstimator(FittedDensity):
         Number of features seen in ``fit``.
     feature_names_in_ : ndarray of shape (n_features,)
         Their names, if they all are strings.
+    n_samples_seen_ : int
+        Number of samples in ``fit`` and all calls of ``partial_fit`` after it.
     n_iter_ : int
         Epochs run, with the one that ``max_time`` ended.
     stop_reason_ : str
@@ -473,6 +468,8 @@ class CNFDensityEstimator(FittedDensity):
         stopwatch: Stopwatch,
     ) -> None:
         """Train ``module_`` on samples, and keep the weights best on those held out; ``task`` goes to callbacks."""
+        self.__dict__.pop("_record", None)  # of partial_fit
+        self.n_samples_seen_ = round(samples.size + (0.0 if held_out is None else held_out.size))
         like = self.module_.log_scale
         # Steps are shared with gradients and without: noise is drawn for the rows of a batch, none of which may leave.
         solver = self._solver().replace(step_control="shared")

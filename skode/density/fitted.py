@@ -30,6 +30,7 @@ from skode.io.sources import in_memory
 from skode.training import (
     array_api,
     by_blocks,
+    by_partition,
     check_argument,
     check_data,
     check_unit_times,
@@ -37,6 +38,7 @@ from skode.training import (
     memory_for,
     of_one_model,
     resolve_device,
+    scored_by_partition,
     to_pandas,
     warn_of_overflow,
 )
@@ -114,6 +116,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         self.module_.beside = nn.ModuleList(beside.densities).to(like.device, like.dtype)
         self._scalers, self.stacking_weights_ = beside.scalers, weights
 
+    @by_partition
     @array_api
     @by_blocks
     def log_prob(self, X: Any, t: float = 1.0) -> np.ndarray:
@@ -151,6 +154,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         warn_of_overflow(log_prob, "log-densities", "minus infinity: they lie too far from the data")
         return log_prob
 
+    @by_partition
     @array_api
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-density of each sample, by the exact divergence however the flow was trained.
@@ -168,6 +172,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         """
         return self.log_prob(X)
 
+    @scored_by_partition("score_samples")
     @array_api
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood of samples.
@@ -236,6 +241,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         draws = self._densities_beside[k].sample(n_samples, rng)
         return to_data(self._scalers[k], draws, np.dtype(np.float64))
 
+    @by_partition
     @array_api
     @by_blocks
     def transform(self, X: Any) -> np.ndarray:
@@ -256,6 +262,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         base = self._evaluated(lambda x: self.module_.pull(x, self._solver()), self._in_flow(X))
         return base.astype(X.dtype, copy=False)
 
+    @by_partition
     @array_api
     def inverse_transform(self, X: Any) -> np.ndarray:
         """Carry points of the base to data space: the inverse of ``transform``, up to the solver's tolerance.
@@ -288,6 +295,7 @@ class FittedDensity(AnomalyMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         points = self._evaluated(lambda z: self.module_.push(z, self._solver()), points)
         return to_data(self.scaler_, points, base.dtype)
 
+    @by_partition
     @array_api
     @by_blocks
     def trajectory(self, X: Any, t: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from skode.equations.inputs import Inputs
+from skode.solvers.transforms import DUAL_LEVEL
 
 
 class BatchField(Protocol):
@@ -166,7 +167,7 @@ class Driver:
 @functools.cache
 def load_forward_ad() -> None:
     """Make a first dual tensor, at which torch imports modules and warns of its own deprecations."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
+    with warnings.catch_warnings(), DUAL_LEVEL, forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
@@ -190,7 +191,7 @@ def along(function: Callable[..., Tensor], primal: Tensor, tangent: Tensor) -> t
         The value, in each of the k rows; derivatives are 0 where the function does not depend on its argument.
     """
     load_forward_ad()
-    with forward_ad.dual_level():
+    with DUAL_LEVEL, forward_ad.dual_level():
         value, derivative = forward_ad.unpack_dual(function(forward_ad.make_dual(primal, tangent)))
     return value, torch.zeros_like(value) if derivative is None else derivative
 
@@ -260,7 +261,7 @@ class SensitivityField:
         t = t.reshape(-1, 1).expand(len(Y), 1)
         self.primal[..., :n] = Y[:, :1]
         self.tangent[..., :n] = Y[:, 1:]
-        with forward_ad.dual_level():
+        with DUAL_LEVEL, forward_ad.dual_level():
             known = forward_ad.make_dual(self.primal, self.tangent)
             p = system.p(known[..., n:].unbind(-1), self.driver.at(t))
             value, derivative = forward_ad.unpack_dual(system.derivative(t, known[..., :n], p))

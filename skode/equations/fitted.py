@@ -30,7 +30,7 @@ from skode.equations.series_regressor import SeriesRegressor
 from skode.equations.shooting import Model
 from skode.equations.simulation import read_inputs, read_start, read_times, read_values, simulated
 from skode.frames import LongRows, column_label, read_rows
-from skode.training import array_api, as_python, of_one_model, warn_caller
+from skode.training import array_api, as_python, by_partition, of_one_model, warn_caller
 
 #: Half width of a profile, in standard errors; where these are infinite, in units of the scaled unknown.
 WIDTH_OF_PROFILE = 3.0
@@ -305,6 +305,7 @@ class FittedEquations(SeriesRegressor):
 
     # Predictions
 
+    @by_partition
     @array_api
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict at any times of the series of ``fit``; before their starts the equations are solved backward.

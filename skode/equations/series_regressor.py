@@ -14,7 +14,7 @@ from skode.equations.columns import Columns
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, column_label, read_targets
 from skode.persistence.estimators import SavableEstimator
-from skode.training import Checkpoint, array_api, check_weights, observed_r2
+from skode.training import Checkpoint, array_api, by_partition, check_weights, observed_r2
 
 
 class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
@@ -63,6 +63,7 @@ class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
         """States at rows, of shape (n_rows, n_states)."""
         raise NotImplementedError
 
+    @by_partition
     @array_api
     def predict_states(self, X: Any) -> pd.DataFrame:
         """Predict the states, observed or not.

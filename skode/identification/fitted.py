@@ -23,7 +23,7 @@ from skode.identification.observations import KnownSeries
 from skode.identification.predictive import Paths, answering, states_at
 from skode.identification.problem import Problem
 from skode.identification.system import FieldSystem
-from skode.training import array_api, as_python, of_one_model, to_pandas
+from skode.training import array_api, as_python, by_partition, of_one_model, to_pandas
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class FittedField(SeriesRegressor):
 
     # Predictions
 
+    @by_partition
     @array_api
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict at any times of known series.

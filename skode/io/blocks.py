@@ -74,7 +74,7 @@ class BlockTable(ABC):
     @property
     def starts(self) -> np.ndarray:
         """The first rows of the blocks."""
-        return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]])
+        return np.concatenate([np.zeros(1, np.int64), self.ends])[: len(self.ends)]
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -112,3 +112,11 @@ class BlockTable(ABC):
 def even_ends(n_rows: int, rows_in_block: int) -> np.ndarray:
     """Ends of blocks of equal size, but for the last."""
     return np.minimum(np.arange(rows_in_block, n_rows + rows_in_block, rows_in_block), n_rows)
+
+
+def common_dtype(types: Sequence[np.dtype]) -> np.dtype:
+    """A dtype for a table: as NumPy has it, but a floating-point one, for what is missing."""
+    if any(dtype.kind == "O" for dtype in types):
+        return np.dtype(object)
+    common = np.result_type(*types) if types else np.dtype(np.float64)
+    return common if common in (np.float32, np.float64) else np.dtype(np.float64)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from skode.io.blocks import BlockTable
+from skode.io.blocks import BlockTable, common_dtype
 
 
 class ParquetTable(BlockTable):
@@ -68,7 +68,7 @@ class ParquetTable(BlockTable):
         if self.is_column:
             super().__init__((n_rows,), types[0], ends, chosen)
         else:
-            super().__init__((n_rows, len(chosen)), _common_dtype(types), ends, chosen)
+            super().__init__((n_rows, len(chosen)), common_dtype(types), ends, chosen)
         self._last: tuple[int, Any] | None = None
 
     def __getitem__(self, columns: str | list[str]) -> Self:
@@ -174,14 +174,6 @@ def _numpy_dtype(kind: Any) -> np.dtype:
     if types.is_boolean(kind) or types.is_integer(kind) or types.is_floating(kind):
         return np.dtype(kind.to_pandas_dtype())
     return np.dtype(np.float64 if types.is_decimal(kind) else object)
-
-
-def _common_dtype(types: Sequence[np.dtype]) -> np.dtype:
-    """A dtype for a table: as NumPy has it, but a floating-point one, for what is missing."""
-    if any(dtype.kind == "O" for dtype in types):
-        return np.dtype(object)
-    common = np.result_type(*types) if types else np.dtype(np.float64)
-    return common if common in (np.float32, np.float64) else np.dtype(np.float64)
 
 
 def _values(column: Any) -> np.ndarray:

@@ -19,6 +19,10 @@ from torch.autograd import forward_ad
 from skode.solvers.fields.autograd import evaluated
 from skode.solvers.fields.parameters import held_tensors
 from skode.solvers.fields.times import time_tensor
+from skode.solvers.forks import Lock
+
+#: To be held in a level of forward-mode AD, of which a process has one for all of its threads.
+DUAL_LEVEL = Lock()
 
 FORWARD_MODE = "forward-mode AD"
 TORCH_FUNC = "a transform of torch.func (vmap, grad, jacrev, ...)"

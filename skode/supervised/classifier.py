@@ -27,8 +27,10 @@ from skode.training import (
     array_api_fit,
     as_python,
     by_blocks,
+    by_partition,
     check_argument,
     check_missing_labels,
+    scored_by_partition,
     to_numpy,
     warn_caller,
 )
@@ -483,6 +485,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         """Codes of the predicted labels, of shape (n,), or 0 and 1 for each label."""
         return (outputs > 0).long() if self._multilabel else outputs.argmax(1)
 
+    @by_partition
     @array_api
     @by_blocks
     def predict(self, X: Any, *, return_nfe: bool = False) -> Any:
@@ -507,6 +510,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         labels = decided if self._multilabel else self.classes_[decided]
         return (labels, nfe) if return_nfe else labels
 
+    @by_partition
     @array_api
     @by_blocks
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -525,6 +529,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         outputs = self._predicted(X)[0]
         return to_numpy(outputs.sigmoid() if self._multilabel else outputs.softmax(1))
 
+    @by_partition
     @array_api
     @by_blocks
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -552,6 +557,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
             "predict": ("label", Labels(self.classes_, multilabel=several), told),
         }
 
+    @scored_by_partition("predict")
     @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy on samples with labels; where a sample may have several, the share of those with all labels right.

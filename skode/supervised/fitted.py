@@ -26,6 +26,7 @@ from skode.training import (
     SparseFeatures,
     array_api,
     by_blocks,
+    by_partition,
     check_argument,
     check_data,
     check_labels,
@@ -152,6 +153,7 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
                 y = check_numeric_targets(y, type(self).__name__) if self._y_is_numeric else check_labels(y)
             return float(score(X, y, sample_weight=weights))
 
+    @by_partition
     @array_api
     @by_blocks
     def transform(self, X: Any) -> np.ndarray:
@@ -174,6 +176,7 @@ class FittedODENet(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ExportsODE
 
         return np.concatenate(list(self._each(self._checked(X), features)))
 
+    @by_partition
     @array_api
     @by_blocks
     def trajectory(self, X: Any, t: Any) -> np.ndarray:

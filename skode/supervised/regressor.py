@@ -24,9 +24,11 @@ from skode.training import (
     array_api,
     array_api_fit,
     by_blocks,
+    by_partition,
     check_level,
     check_numeric_targets,
     fitted_on,
+    scored_by_partition,
     sound_scaler,
     standardised,
     to_numpy,
@@ -402,6 +404,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
         self._residuals = Residuals(np.concatenate(sizes), np.concatenate(weights))
         self.noise_std_ = self._residuals.standard_deviation
 
+    @by_partition
     @array_api
     @by_blocks
     def predict(self, X: Any, *, return_std: bool = False, return_nfe: bool = False) -> Any:
@@ -441,6 +444,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
             answers.append(nfe)
         return tuple(answers) if len(answers) > 1 else answers[0]
 
+    @by_partition
     @array_api
     def predict_interval(self, X: Any, level: float = 0.9) -> np.ndarray:
         """Intervals about the predictions that hold a share of new targets, by residuals of samples held out.
@@ -476,6 +480,7 @@ class ODENetRegressor(RegressorMixin, ODENetEstimator):
     def _exported_answers(self) -> dict[str, tuple[str, nn.Module, dict[str, Any]]]:
         return {"predict": ("y", Unscaled(self.target_scaler_, one_dimensional=self._one_dimensional), {})}
 
+    @scored_by_partition("predict")
     @array_api
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Coefficient of determination on samples with targets.

@@ -16,9 +16,8 @@ from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skode.equations.reading import Clock
-from skode.frames import Column, distinct_rows, read_rows, read_targets
+from skode.frames import Column, LongRows, distinct_rows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
-from skode.timeseries.after_training import AfterTraining
 from skode.timeseries.building import chosen_sizes, new_model
 from skode.timeseries.cycles import Cycles
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
@@ -26,11 +25,13 @@ from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.known_dynamics import KnownDynamics
 from skode.timeseries.likelihoods import LIKELIHOODS, Gaussian
 from skode.timeseries.panel import Panel
+from skode.timeseries.partial import IncrementalLatentODE
 from skode.timeseries.units import Units
 from skode.timeseries.validation import forecast_density, last_rows
 from skode.training import (
     COMMON_CONSTRAINTS,
     Stopwatch,
+    TrainingSettings,
     array_api_fit,
     check_weights,
     draft,
@@ -41,14 +42,14 @@ from skode.training import (
     worthwhile_threads,
 )
 
-#: Share of the past in the running mean of the weights that validation looks at.
+#: Share of the past in the running mean of the weights, at which validation looks and which ``partial_fit`` keeps.
 AVERAGING = 0.99
 
 #: Longer gradients are shortened to this.
 MAX_GRAD_NORM = 10.0
 
 
-class LatentODERegressor(AfterTraining):
+class LatentODERegressor(IncrementalLatentODE):
     r"""Regressor for irregularly timed series: a latent neural ODE.
 
     One row is one observation. ``X`` holds a time column, optionally a column of series ids, and covariates; ``y``
@@ -140,7 +141,7 @@ class LatentODERegressor(AfterTraining):
         Series in a batch; "auto" is a fifth of the series, but at least 1 and at most 50.
     learning_rate : {"constant", "cosine"}, default="cosine"
         How the learning rate goes on: "cosine" lets it fall to 0 over ``max_iter`` epochs along half a cosine
-        (Loshchilov, Hutter, "SGDR", ICLR 2017).
+        (Loshchilov, Hutter, "SGDR", ICLR 2017). In ``partial_fit`` it is constant.
     learning_rate_init : float, default=1e-2
         Learning rate of SOAP [6]_, and with ``dynamics`` or ``observation_times="poisson"`` of Adam.
     max_iter : int or "auto", default="auto"
@@ -418,37 +419,13 @@ class LatentODERegressor(AfterTraining):
         stopwatch = self._stopwatch()
         wanted = self._architecture()
         first = self._is_first_fit(wanted, goes_on=self.warm_start)
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=first)
-        y = to_pandas(y, "y")
-        if first:
-            values = read_targets(y, len(rows))
-            LIKELIHOODS[self.likelihood].check(values)
-        else:
-            values = self._targets(y, rows)
-        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
-        never = np.flatnonzero(np.isnan(values).all(axis=0))
-        if len(never):
-            output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
-            weighing = " in rows with weight" if sample_weight is not None else ""
-            raise ValueError(f"Input y contains NaN only in output {output}{weighing}: it was never observed. Drop it.")
+        rows, values, weights = self._read_all(X, y, sample_weight, first=first)
         self._refined = self.posterior == "laplace"
         rng = self._checkpoint.random_state(self.random_state)
         device, dtype = self._device_and_dtype(X, first=first)
         if first:
-            standardise = LIKELIHOODS[self.likelihood].standardised
-            units = Units.learned(rows, values, weights, y, standardise=standardise)
-            units = replace(units, cycles=Cycles.of(self, units.time_kind))
-            if self.dynamics is None:
-                units = units.for_changes_of(units.without_cycles(units.panel(rows, values, weights)))
-            else:
-                units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
-            self._use_units(units)
-            panel = self._units.panel(rows, values, weights)
-            self.sizes_ = chosen_sizes(self, panel)
-            self.module_ = new_model(self, panel, new_generator(rng))
-            self.module_.horizon = self._units.span / self._units.time_scale
+            panel = self._build(rows, values, weights, y, rng)
             self._built_from = wanted
-            self._n_features_out = self.module_.n_features
         else:
             panel = self._units.panel(rows, values, weights)
             self.sizes_ = self.sizes_.of_model(chosen_sizes(self, panel))
@@ -460,9 +437,49 @@ class LatentODERegressor(AfterTraining):
         # Equations may be written in any way: they are trained with in the dtype of predictions.
         self.module_.to(device=device, dtype=dtype if self.dynamics is not None else self._training_dtype(dtype))
         self.context_ = panel
+        for name in ("_record", "_n_planned"):  # of partial_fit
+            self.__dict__.pop(name, None)
         self._train(panel, rng, dtype, self._task(X, y, sample_weight), stopwatch, first=first)
         with stopwatch.phase(f"Posteriors of {panel.n_series} series"):
             self.posterior_ = self._checkpoint.step(partial(self._inferred, panel, self.n_draws), by_all=True)
+
+    def _read_all(
+        self, X: Any, y: Any, sample_weight: Any, *, first: bool, partial: bool = False
+    ) -> tuple[LongRows, np.ndarray, np.ndarray | None]:
+        """Rows, values and weights; of a part of the data, but for the first, outputs need not be observed."""
+        rows = read_rows(self, X, series=self.series, time=self.time, reset=first)
+        y = to_pandas(y, "y")
+        if first:
+            values = read_targets(y, len(rows))
+            LIKELIHOODS[self.likelihood].check(values)
+        else:
+            values = self._targets(y, rows)
+        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
+        never = np.flatnonzero(np.isnan(values).all(axis=0))
+        if len(never) and (first or not partial):
+            output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
+            weighing = " in rows with weight" if sample_weight is not None else ""
+            raise ValueError(f"Input y contains NaN only in output {output}{weighing}: it was never observed. Drop it.")
+        return rows, values, weights
+
+    def _build(
+        self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None, y: Any, rng: np.random.RandomState
+    ) -> Panel:
+        """Learn the units, and make a model of the parameters; returns the rows in these units."""
+        standardise = LIKELIHOODS[self.likelihood].standardised
+        units = Units.learned(rows, values, weights, to_pandas(y, "y"), standardise=standardise)
+        units = replace(units, cycles=Cycles.of(self, units.time_kind))
+        if self.dynamics is None:
+            units = units.for_changes_of(units.without_cycles(units.panel(rows, values, weights)))
+        else:
+            units = replace(units, lead=0.0, clock=Clock.of(rows, self.dynamics.time_unit))
+        self._use_units(units)
+        panel = self._units.panel(rows, values, weights)
+        self.sizes_ = chosen_sizes(self, panel)
+        self.module_ = new_model(self, panel, new_generator(rng))
+        self.module_.horizon = self._units.span / self._units.time_scale
+        self._n_features_out = self.module_.n_features
+        return panel
 
     def _use_units(self, units: Units) -> None:
         """Set the units and the fitted attributes that tell of them."""
@@ -493,13 +510,28 @@ class LatentODERegressor(AfterTraining):
                 training = panel.until(rows_aside)  # nobody watched afterwards
             validate = forecast_density(self.module_, training, aside, tensors, self._solver())
         sizes = self.sizes_
-        # Windows of so many events would say that there are more of them than there are; and validation is of outputs
-        # alone, which SOAP has learnt long before the intensities.
-        outputs_alone = self.dynamics is None and self.observation_times == "given"
-        warm_up = self.warm_up if first and outputs_alone else 0.0
+        warm_up = self.warm_up if first and self._learns_outputs_alone else 0.0
         if stopwatch.verbose:
             say(f"Sizes: {sizes}.")
-        device = next(self.module_.parameters()).device
+        objective = self._bound_of(training, warm_up, rng)
+        with worthwhile_threads(sizes.batch_size * sizes.widest):
+            settings = replace(self._settings_of(panel, stopwatch), warm_up=warm_up, on_progress=objective.follow)
+            stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
+            self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
+            objective.end()
+        self._learn_the_rest(panel, training, aside, stopwatch)
+
+    @property
+    def _learns_outputs_alone(self) -> bool:
+        """Whether training begins with windows of the series, and is by SOAP.
+
+        Windows of so many events would say that there are more of them than there are; and validation is of outputs
+        alone, which SOAP has learnt long before the intensities.
+        """
+        return self.dynamics is None and self.observation_times == "given"
+
+    def _bound_of(self, training: Panel, warm_up: float, rng: np.random.RandomState) -> NegativeELBO:
+        """The objective of training on a panel."""
         elbo = ELBOSettings(
             importance_weighted=self.bound == "iwae",
             n_samples=self.n_samples,
@@ -508,26 +540,20 @@ class LatentODERegressor(AfterTraining):
             forecasting=self.forecasting,
             hindcasting=self.hindcasting if self.dynamics is None else 0.0,
         )
-        objective = NegativeELBO(self.module_, training, tensors, self._solver(), elbo, new_generator(rng, device))
-        with worthwhile_threads(sizes.batch_size * sizes.widest):
-            settings = self._settings(
-                panel.n_series,
-                sizes.batch_size,
-                max_grad_norm=MAX_GRAD_NORM,
-                passes=sizes.passes,
-                averaging=AVERAGING,
-                stopwatch=stopwatch,
-            )
-            settings = replace(
-                settings,
-                warm_up=warm_up,
-                on_progress=objective.follow,
-                optimizer="soap" if outputs_alone else "adam",
-            )
-            stopwatch.after_training = lambda: self._seconds_after_training(panel, aside)
-            self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
-            objective.end()
-        self._learn_the_rest(panel, training, aside, stopwatch)
+        generator = new_generator(rng, next(self.module_.parameters()).device)
+        return NegativeELBO(self.module_, training, self._tensors_for(self.module_), self._solver(), elbo, generator)
+
+    def _settings_of(self, panel: Panel, stopwatch: Stopwatch) -> TrainingSettings:
+        """Settings of training on a panel."""
+        settings = self._settings(
+            panel.n_series,
+            self.sizes_.batch_size,
+            max_grad_norm=MAX_GRAD_NORM,
+            passes=self.sizes_.passes,
+            averaging=AVERAGING,
+            stopwatch=stopwatch,
+        )
+        return replace(settings, optimizer="soap" if self._learns_outputs_alone else "adam")
 
     def _architecture(self) -> dict[str, Any]:
         """The parameters that the network is built from."""

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skode.frames import Column, LongRows, column_label, distinct_rows, read_rows, times_of_kind
+from skode.solvers.transforms import DUAL_LEVEL
 from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.exported import ExportsLatentODE
 from skode.timeseries.known_ode import KnownODE
@@ -30,6 +31,7 @@ from skode.timeseries.tensors import PanelTensors
 from skode.timeseries.units import Units
 from skode.training import (
     array_api,
+    by_partition,
     check_weights,
     memory_for,
     observed_r2,
@@ -153,6 +155,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             raise AttributeError(f"{attribute} needs a model fitted with dynamics.")
         return self.module_
 
+    @by_partition
     @array_api
     def predict(self, X: Any, return_std: bool = False, known: str = "all") -> Any:
         """Predict at any times of any series.
@@ -191,6 +194,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         mean = units.in_shape_of_y(units.original(mean))
         return mean if std is None else (mean, units.in_shape_of_y(std * units.y_scale))
 
+    @by_partition
     @array_api
     def score_samples(self, X: Any, y: Any = None, known: str = "all") -> np.ndarray:
         """Log predictive density of each row, given what the model is conditioned on.
@@ -325,6 +329,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         }
         return units.frame(keys, panel.covariates, self._covariate_names(), y)
 
+    @by_partition
     @array_api
     def transform(self, X: Any) -> np.ndarray:
         """Latent initial state of each row's series: the posterior's mean, or its mode where it was refined.
@@ -413,10 +418,14 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         series = self._units.tensors(panel, next(module.parameters()))
         z0, factor = posterior.mean[None].to(module.y_scale), posterior.factor.to(module.y_scale)
         # Along each column of the factor of the covariance.
-        slopes = [torch.func.jvp(lambda z: module.own(z, series), (z0,), (f[None],))[1][0] for f in factor.unbind(2)]
+        with DUAL_LEVEL:
+            slopes = [
+                torch.func.jvp(lambda z: module.own(z, series), (z0,), (f[None],))[1][0] for f in factor.unbind(2)
+            ]
         std = torch.stack(slopes).square().sum(0).sqrt()
         return to_numpy(module.own(z0, series)[0]), to_numpy(std)
 
+    @by_partition
     @array_api
     def latent_trajectory(self, X: Any) -> np.ndarray:
         """Mean latent states at given rows.
@@ -445,6 +454,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         states = predictive.gather(lambda prediction: prediction.mean(prediction.states)[None], query, posterior)[0]
         return self.module_.own_states(states) if isinstance(self.module_, KnownODE) else states
 
+    @by_partition
     @array_api
     def predict_intensity(self, X: Any) -> np.ndarray:
         """Rate at which observations come, with ``observation_times="poisson"``.

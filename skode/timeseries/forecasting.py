@@ -16,12 +16,13 @@ from skode.timeseries.future import joined, last_times, steps_ahead, usual_steps
 from skode.timeseries.mixtures import crps, quantile
 from skode.timeseries.posterior import Posterior
 from skode.timeseries.query import Query
-from skode.training import array_api, check_level, to_pandas
+from skode.training import array_api, by_partition, check_level, to_pandas
 
 
 class ForecastingLatentODE(FittedLatentODE):
     """Base of the latent ODE's estimator: forecasts, intervals and their scores."""
 
+    @by_partition
     @array_api
     def predict_interval(self, X: Any, level: float = 0.9, known: str = "all") -> np.ndarray:
         """Interval that holds an observation with a given probability, from quantiles of the predictive distribution.
@@ -57,6 +58,7 @@ class ForecastingLatentODE(FittedLatentODE):
         check_level(level)
         return self._units.in_shape_of_y(self._interval(*self._query_and_posterior(self._read(X), known), level))
 
+    @by_partition
     @array_api
     def crps(self, X: Any, y: Any, known: str = "all") -> np.ndarray:
         r"""Continuous ranked probability score of observations: lower is better.

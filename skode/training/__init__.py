@@ -23,6 +23,7 @@ from skode.training.estimator import NeuralODEEstimator
 from skode.training.failures import memory_for
 from skode.training.images import shifted
 from skode.training.loop import train
+from skode.training.partitions import by_partition, scored_by_partition
 from skode.training.penalties import PenalisedSolver, Regularisation
 from skode.training.record import INTERRUPTED, Objective, TrainingRecord
 from skode.training.samples import distinct, row_groups
@@ -70,6 +71,7 @@ __all__ = [
     "as_numpy",
     "as_python",
     "by_blocks",
+    "by_partition",
     "categorical_positions",
     "check_argument",
     "check_column_names",
@@ -96,6 +98,7 @@ __all__ = [
     "resolve_dtype",
     "row_groups",
     "say",
+    "scored_by_partition",
     "shifted",
     "sound_scaler",
     "standardised",

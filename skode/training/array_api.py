@@ -15,9 +15,13 @@ from sklearn.externals.array_api_compat import numpy as numpy_namespace
 from sklearn.utils._array_api import get_namespace_and_device, move_to
 from torch import Tensor
 
+from skode.training.partitions import for_fit, gathered
 from skode.training.snapshot import of_one_model
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+#: Methods that go through data as often as need be, and may read them a block at a time.
+FITS = {"fit", "fit_predict"}
 
 #: Dtypes that NumPy has as well.
 NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)
@@ -49,6 +53,9 @@ def array_api_fit(method: Method) -> Method:
     @functools.wraps(method)
     def dispatching(self: Any, *args: Any, **kwargs: Any) -> Any:
         who = type(self).__name__
+        fits = method.__name__ in FITS
+        values = for_fit(self, *args, *kwargs.values()) if fits else gathered(*args, *kwargs.values())
+        args, kwargs = values[: len(args)], dict(zip(kwargs, values[len(args) :], strict=True))
         home = _home(args[0] if args else kwargs.get(names[0]))
         positional = [as_numpy(value, name, who) for name, value in zip(names, args, strict=False)]
         named = {name: as_numpy(value, name, who) for name, value in kwargs.items()}

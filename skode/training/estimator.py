@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 from skode.dynamics.sizes import check_sizes
@@ -30,6 +32,9 @@ from skode.training.tensors import resolve_device, resolve_dtype
 #: With tolerances below this, networks are trained in float64.
 FLOAT32_TOLERANCE = 1e-5
 
+#: Updates after which the running mean of weights is over as many of the last ones as it ever is.
+MANY_UPDATES = 10_000
+
 
 class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
     """Base of all estimators: a torch module in ``module_``, trained by the one loop through the one solver.
@@ -45,6 +50,7 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
     learning_rate_init: float
     max_iter: int
     max_time: float | None
+    random_state: Any
     shuffle: bool
     tol: float
     verbose: Any
@@ -94,7 +100,8 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
         if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
             state["module_"] = copy.deepcopy(module).cpu()
         if record is not None and record.optimizer_state is not None:
-            state["_record"] = replace(record, optimizer_state=_on_cpu(record.optimizer_state))
+            weights = None if record.weights is None else [weight.cpu() for weight in record.weights]
+            state["_record"] = replace(record, optimizer_state=_on_cpu(record.optimizer_state), weights=weights)
         return state
 
     def __copy__(self) -> Self:
@@ -213,8 +220,23 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
         self, objective: Objective, n_samples: int, rng: np.random.RandomState, settings: TrainingSettings
     ) -> None:
         """Train ``module_`` for one epoch, going on from the last call's curves and optimiser."""
-        self._record = train_epoch(objective, n_samples, settings, rng, self._record)
+        record = self._record
+        if record is None and hasattr(self, "n_iter_"):  # of a fit, whose weights the mean is to stay near
+            record = TrainingRecord(
+                list(self.loss_curve_),
+                list(self.validation_scores_ or []),
+                list(self.nfe_forward_),
+                list(self.nfe_backward_),
+                n_updates=MANY_UPDATES,
+            )
+        self._record = train_epoch(objective, n_samples, settings, rng, record)
         self._keep(self._record)
+
+    def _random_state_of_call(self) -> np.random.RandomState:
+        """Random numbers of a call of ``partial_fit``: of a seed others at each call."""
+        seed = self.random_state
+        n_before = 0 if self._record is None else len(self._record.loss_curve)
+        return np.random.RandomState([int(seed), n_before]) if isinstance(seed, Integral) else check_random_state(seed)
 
     def _fit_module(
         self,

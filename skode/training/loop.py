@@ -128,13 +128,33 @@ def train_epoch(
     rng: np.random.RandomState,
     record: TrainingRecord | None,
 ) -> TrainingRecord:
-    """Go on for one epoch from a record, or begin; returns the record of all epochs so far."""
+    """Go on for one epoch from a record, or begin; returns the record of all epochs so far.
+
+    With ``settings.averaging`` the objective's parameters are, before and after, the running mean of the weights that
+    are trained, which the record has.
+    """
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    mean = [p.detach().clone() for p in parameters] if settings.averaging else None
+    if mean is not None and record is not None and record.weights is not None:
+        _copy(record.weights, parameters)
     training = _Training(
         objective, n_samples, replace(settings, max_iter=1, schedule="constant", n_iter_no_change=None), rng, None, None
     )
+    training.averaged = mean
     if record is not None:
         training.continue_from(record)
-    return training.run(complete=False)
+    record = training.run(complete=False)
+    if training.averaged is not None:
+        record.n_updates += training.n_updates
+        record.weights = [p.detach().clone() for p in parameters]
+        _copy(training.averaged, parameters)
+    return record
+
+
+@torch.no_grad()
+def _copy(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
 
 
 class _Training(Updates):
@@ -194,7 +214,7 @@ class _Training(Updates):
 
     def continue_from(self, record: TrainingRecord) -> None:
         """Take over the curves, the optimiser's moments and, where it had to be lowered, the learning rate."""
-        self.is_first = not record.loss_curve
+        self.is_first, self.n_before = not record.loss_curve, record.n_updates
         self.record = replace(record, stopped_because=TrainingRecord.stopped_because, converged=False)
         if record.learning_rate is not None and record.learning_rate < self.learning_rate:
             self.learning_rate = record.learning_rate
@@ -389,6 +409,8 @@ class _Training(Updates):
             reason = brief(error)
         if reason is not None:
             self._restore(self.sound)
+            if self.averaged is not None:
+                self.averaged = self._snapshot()
             self.learning_rate *= RECOVERY_FACTOR
             self.recoveries.append(f"after the last iteration: {reason}")
 

@@ -58,6 +58,10 @@ class TrainingRecord:
         State of the optimiser, with which training can go on.
     learning_rate : float or None
         Lowered learning rate, where training diverged.
+    weights : list of Tensor or None
+        The weights in training, where those of the model are their running mean.
+    n_updates : int
+        Number of updates that the running mean has followed.
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -68,3 +72,5 @@ class TrainingRecord:
     converged: bool = False
     optimizer_state: dict[int, dict[str, Any]] | None = None
     learning_rate: float | None = None
+    weights: list[Tensor] | None = None
+    n_updates: int = 0

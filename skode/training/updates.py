@@ -51,9 +51,12 @@ class Updates:
         Whether the weights are ones that a whole epoch went well with.
     is_first : bool
         Whether nothing was trained before this.
+    n_before : int
+        Number of updates that the running mean of the weights has followed before these.
     """
 
     is_first = True
+    n_before = 0
 
     def __init__(self, objective: Objective, settings: TrainingSettings, *, averages: bool) -> None:
         self.objective, self.settings = objective, settings
@@ -101,7 +104,8 @@ class Updates:
         self.optimizer.step()
         if self.averaged is not None:
             # In the beginning over as many updates as there are, so that the first weights don't linger.
-            share = min(self.settings.averaging, (1.0 + self.n_updates) / (10.0 + self.n_updates))
+            n = self.n_before + self.n_updates
+            share = min(self.settings.averaging, (1.0 + n) / (10.0 + n))
             torch._foreach_lerp_(self.averaged, [p.detach() for p in self.parameters], 1.0 - share)
         if not self.n_updates:
             self.first_loss = value

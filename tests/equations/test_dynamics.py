@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -15,6 +18,18 @@ def test_along_differentiates_row_by_row():
 def test_along_a_constant_is_zero():
     primal = torch.ones(1, 2, 3, dtype=torch.float64)
     assert not along(torch.zeros_like, primal, primal)[1].any()
+
+
+def test_threads_take_turns_at_forward_mode():
+    primal = torch.ones(1, 2, 3, dtype=torch.float64)
+
+    def slow(x):
+        time.sleep(0.01)
+        return 2.0 * x
+
+    with ThreadPoolExecutor(4) as pool:
+        for _, derivative in pool.map(lambda _: along(slow, primal, primal), range(8)):
+            assert (derivative == 2.0).all()
 
 
 def test_sensitivities_follow_the_variational_equation():
