@@ -113,11 +113,12 @@ class Processes:
     @torch.no_grad()
     def take_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of the first process."""
-        if tensors:
+        for dtype in sorted({x.dtype for x in tensors}, key=str):
+            some = [x.detach() for x in tensors if x.dtype == dtype]
             self.totals()
-            flat = torch.cat([x.detach().reshape(-1) for x in tensors])
+            flat = torch.cat([x.reshape(-1) for x in some])
             self._exchange(dist.broadcast, flat, src=0)
-            _spread(flat, [x.detach() for x in tensors])
+            _spread(flat, some)
 
     def gathered(self, value: Any) -> list[Any]:
         """The values of all processes, any that can be pickled, in the order of their ranks."""

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
 
 from skode.distributed.group import Processes
 from skode.solvers.forks import in_forked_children
 
 #: Variables of the environment in which torchrun tells a process of the others.
 OF_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+#: Variable by which programs that a process starts know that they are none of torchrun's.
+OF_PARENT = "SKODE_PROCESS"
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ def joined() -> Processes | None:
     if _Joined.forked or (not dist.is_initialized() and not _start()):
         return None
     if _Joined.world is not dist.group.WORLD:
+        from torch.distributed.distributed_c10d import _get_default_store
+
         _Joined.processes = Processes(_get_default_store()) if dist.get_world_size() > 1 else None
         _Joined.world = dist.group.WORLD
     return _Joined.processes
@@ -157,13 +161,16 @@ def _start() -> bool:
     """Initialise the process group where torchrun has started this process, and not a parent of it."""
     if any(name not in os.environ for name in OF_TORCHRUN) or int(os.environ["WORLD_SIZE"]) < 2:
         return False
-    if multiprocessing.parent_process() is not None:
+    parent = os.environ.get(OF_PARENT, str(os.getpid()))
+    if multiprocessing.parent_process() is not None or parent != str(os.getpid()):
         return False
-    if torch.cuda.is_available() and dist.is_nccl_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-        dist.init_process_group("cpu:gloo,cuda:nccl")
-    else:
-        dist.init_process_group("gloo")
+    os.environ[OF_PARENT] = parent
+    n_devices = torch.cuda.device_count()
+    if n_devices:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % n_devices)
+    each_its_own = n_devices >= int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    # NCCL wants a device for each process; gloo carries what is on a device that several share.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if each_its_own and dist.is_nccl_available() else "gloo")
     atexit.register(_end)
     return True
 

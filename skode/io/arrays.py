@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from skode.io.blocks import BlockTable, even_ends
 
 #: Bytes in a block: few enough for many blocks to be shuffled together, enough for a disk to read at its full speed.
 BLOCK_BYTES = 2**18
+
+#: Pages are given back from a multiple of so many bytes on.
+AROUND = 2**21
 
 #: Memory maps of up to so many bytes are taken for arrays.
 SMALL_BYTES = 2**26
@@ -57,8 +61,25 @@ class ArrayTable(BlockTable):
         self.array = array
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows as a copy in memory."""
-        return np.array(self.array[start:stop])
+        """Rows as a copy in memory; of a memory map pages that were read are given back to the system."""
+        rows = np.asarray(self.array[start:stop])
+        copy = np.array(rows)
+        if isinstance(self.array, np.memmap):
+            _give_back(self.array, rows)
+        return copy
+
+
+def _give_back(array: np.memmap, rows: np.ndarray) -> None:
+    """Take the pages of some rows out of this process's memory; the file, and changes to it, stay as they are."""
+    pages = getattr(array, "_mmap", None)
+    can = hasattr(mmap, "MADV_DONTNEED") and rows.size and min(rows.strides) >= 0
+    # Changes to a copy on write are in these pages only.
+    if pages is None or not can or array.mode not in ("r", "r+", "w+"):
+        return
+    first = rows.ctypes.data - np.frombuffer(pages, dtype=np.uint8).ctypes.data
+    last = first + int(np.dot(np.array(rows.shape) - 1, rows.strides)) + rows.itemsize
+    first -= first % AROUND  # with pages that the system has read around them
+    pages.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def is_large_memmap(data: Any) -> bool:

@@ -219,7 +219,7 @@ def as_column(y: Any) -> BlockTable:
         return y
     y = to_pandas(y, "y")
     with check_argument("y"):
-        return ArrayTable(y.toarray() if issparse(y) else np.asarray(y))
+        return ArrayTable(y.toarray() if issparse(y) else y if isinstance(y, np.memmap) else np.asarray(y))
 
 
 def _categories(model: Any, X: BlockTable, head: Any) -> CategoricalFeatures:

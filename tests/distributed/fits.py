@@ -18,7 +18,7 @@ SERIES = {"series": "series", "time": "time", "random_state": 0, "dtype": "float
 
 def numbers(model):
     """All that a fit has learnt, as arrays by name."""
-    found = {f"weights of {name}": x.numpy() for name, x in model.module_.state_dict().items()}
+    found = {f"weights of {name}": x.cpu().numpy() for name, x in model.module_.state_dict().items()}
     for name in ("loss_curve_", "validation_scores_", "stacking_weights_", "alpha_", "offset_", "nfe_forward_"):
         if getattr(model, name, None) is not None:
             found[name] = np.asarray(getattr(model, name))
@@ -142,10 +142,15 @@ NOT_REPEATED = {
 }
 
 
-def fitted(names):
+def fitted(names, **parameters):
     """The numbers that fits of some names end with."""
     torch.set_num_threads(1)
     fits = TO_ROUNDING | TO_TOLERANCE | NOT_REPEATED
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return {name: numbers(fits[name][0](**fits[name][1])) for name in names}
+        return {name: numbers(fits[name][0](**fits[name][1], **parameters)) for name in names}
+
+
+def fitted_on(device, names):
+    """The same on a device."""
+    return fitted(names, device=device)

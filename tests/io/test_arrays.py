@@ -1,5 +1,8 @@
 """Arrays on disk in blocks, and which memory maps are taken for these."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from joblib import Parallel, delayed
@@ -68,3 +71,34 @@ def test_arrays_that_joblib_hands_to_its_workers_are_arrays():
     # 16 bytes and more go through a file.
     found = Parallel(n_jobs=2, max_nbytes=16)(delayed(seen)(np.ones((50, 3))) for _ in range(2))
     assert found == [(True, False)] * 2
+
+
+def resident(path):
+    """MiB of a file's pages in this process's memory."""
+    mapped = re.search(rf"{re.escape(str(path))}\n.*?Rss:\s+(\d+) kB", Path("/proc/self/smaps").read_text(), re.DOTALL)
+    return int(mapped.group(1)) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="memory is told by Linux")
+@pytest.mark.parametrize("columns", [slice(None), slice(1, 3)])
+def test_pages_that_were_read_are_given_back(tmp_path, columns):
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones((2**20, 4)))  # 32 MiB
+    array = np.load(path, mmap_mode="r")[:, columns]
+    table = ArrayTable(array)
+    for bounds in table.bounds():
+        assert table.read(*bounds).min() == 1.0
+    assert resident(path) < 4.0
+    assert array.min() == 1.0
+    assert resident(path) > 30.0
+
+
+@pytest.mark.parametrize("mode", ["r+", "c"])
+def test_what_was_written_to_a_map_stays(tmp_path, mode):
+    np.save(tmp_path / "x.npy", np.zeros((5000, 3)))
+    array = np.load(tmp_path / "x.npy", mmap_mode=mode)
+    array[:] = 7.0
+    table = ArrayTable(array)
+    for _ in range(2):
+        np.testing.assert_array_equal(np.asarray(table), np.full((5000, 3), 7.0))
+    np.testing.assert_array_equal(ArrayTable(array[::-1]).read(0, 10), np.full((10, 3), 7.0))
