@@ -10,6 +10,8 @@ import pandas as pd
 from scipy.sparse import issparse
 from sklearn.utils.validation import _check_categorical_features
 
+from skode.io.partitions import is_dask
+
 
 def to_pandas(data: Any, name: str = "X") -> Any:
     """A frame or a column as pandas has it, with NumPy's dtypes; all else as it is.
@@ -58,7 +60,8 @@ def to_pandas(data: Any, name: str = "X") -> Any:
         column = nw.from_native(data, series_only=True)
         return _pandas_column(column.to_pandas()) if column.implementation.is_pandas_like() else _column(column)
     if isinstance(nw.from_native(data, pass_through=True), nw.LazyFrame):
-        raise TypeError(f"{name} is a lazy frame, which has no rows yet: pass {name}.collect().")
+        computed = "compute" if is_dask(data) else "collect"
+        raise TypeError(f"{name} is a lazy frame, which has no rows yet: pass {name}.{computed}().")
     return data
 
 

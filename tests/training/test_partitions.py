@@ -9,6 +9,7 @@ import pytest
 from sklearn.base import clone
 
 from skode import CNFDensityEstimator, ODENetClassifier
+from skode.training import to_pandas
 from tests.every_estimator import cases
 
 da = pytest.importorskip("dask.array")
@@ -253,6 +254,11 @@ def test_nothing_of_dask_is_imported_without_need():
         "sys.exit(any(name.partition('.')[0] in ('dask', 'distributed') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
+def test_what_needs_rows_says_how_to_have_them():
+    with pytest.raises(TypeError, match=r"pass X.compute\(\)"):
+        to_pandas(dd.from_pandas(pd.DataFrame({"a": [1.0, 2.0]}), npartitions=1))
 
 
 def test_an_estimator_that_is_not_fitted_says_so():
