@@ -34,10 +34,9 @@ of its own. The classifier has `hidden_layer_sizes=(32,)` and `state_size=16`, t
 the rest are defaults, with the search for the penalty's strength and the mixtures beside the flow, which see 100,000
 rows at most. Seconds are those of the processor: of all of `fit`; of the epoch, behind which stand microseconds a row;
 and of `predict_proba` or `score_samples` of all rows, where these are {answers:,} at most. Memory is in MiB above
-that after imports, the largest up to the end of the fit: 'resident' is VmHWM, in which pages of a memory map count, and
-'own' RssAnon, which is looked at every 10 ms. 'array' is
-the table in memory, read after imports. The score is the accuracy or the mean log-density of 20,000 rows. A table of
-10,000,000 rows has 381 MiB."""
+that after imports, the largest up to the end of the fit: 'resident' is VmHWM, in which pages of a memory map count,
+and 'own' RssAnon, which is looked at every 10 ms. 'array' is the table in memory, read after imports. The score is the
+accuracy or the mean log-density of 20,000 rows. A table of 10,000,000 rows has 381 MiB."""
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 N_COLUMNS, BATCH, MOST_ANSWERED, AT_ONCE = 10, 1000, 100_000, 100_000
