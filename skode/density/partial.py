@@ -25,6 +25,7 @@ from skode.training import (
     draft,
     new_generator,
     users_field,
+    whole,
     worthwhile_threads,
 )
 
@@ -100,7 +101,8 @@ class IncrementalDensity(FittedDensity):
             Where X is not as in ``fit``, or at a later call not as at the first one; where parameters of the flow have
             changed; and where ``contamination`` is a number, since that is a share of all samples at once.
         """
-        with draft(self, changed_in_place=("module_", "_record")) as new:
+        X, sample_weight = whole(X, sample_weight)
+        with draft(self, changed_in_place=("module_", "_record"), shared=True) as new:
             new._learn_partially(X, sample_weight)
         return self
 

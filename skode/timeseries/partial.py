@@ -14,7 +14,7 @@ from skode.timeseries.after_training import AfterTraining
 from skode.timeseries.building import chosen_sizes
 from skode.timeseries.likelihoods import Gaussian
 from skode.timeseries.panel import Panel
-from skode.training import Stopwatch, array_api_fit, draft, worthwhile_threads
+from skode.training import Stopwatch, array_api_fit, draft, whole, worthwhile_threads
 
 
 class IncrementalLatentODE(AfterTraining):
@@ -56,7 +56,8 @@ class IncrementalLatentODE(AfterTraining):
             Where X or y are not as in ``fit``, or at a later call not as at the first one; where parameters of the
             network have changed; and with ``dynamics``, whose population is learnt from all series at once.
         """
-        with draft(self, changed_in_place=("module_", "_record")) as new:
+        X, y, sample_weight = whole(X, y, sample_weight)
+        with draft(self, changed_in_place=("module_", "_record"), shared=True) as new:
             new._learn_partially(X, y, sample_weight)
         return self
 

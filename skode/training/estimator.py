@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils import check_random_state
 from torch import Tensor
 
 from skode.dynamics.sizes import check_sizes
@@ -236,7 +235,9 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
         """Random numbers of a call of ``partial_fit``: of a seed others at each call."""
         seed = self.random_state
         n_before = 0 if self._record is None else len(self._record.loss_curve)
-        return np.random.RandomState([int(seed), n_before]) if isinstance(seed, Integral) else check_random_state(seed)
+        if isinstance(seed, Integral):
+            return np.random.RandomState([int(seed), n_before])
+        return self._checkpoint.random_state(seed)
 
     def _fit_module(
         self,

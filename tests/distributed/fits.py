@@ -83,6 +83,14 @@ def latent(**parameters):
     return LatentODERegressor(**SERIES | parameters).fit(X, y)
 
 
+def partly(model, *data):
+    """The model after two calls of ``partial_fit``."""
+    half = len(data[0]) // 2
+    for part in (slice(None, half), slice(half, None)):
+        model.partial_fit(*(x[part] for x in data))
+    return model
+
+
 def weighted_events():
     X, y = spirals()
     weights = np.random.default_rng(0).integers(0, 3, len(X)).astype(float)
@@ -121,6 +129,9 @@ TO_ROUNDING = {
     "encoder with an ODE": (latent, {"encoder": "ode_rnn", "batch_size": 4, "max_iter": 2}),
     "several draws": (latent, {"bound": "iwae", "n_samples": 3, "max_iter": 2}),
     "events": (weighted_events, {}),
+    "parts of a table": (lambda **own: partly(ODENetRegressor(**TABLE | own), *load_diabetes(return_X_y=True)), {}),
+    "parts of samples": (lambda **own: partly(CNFDensityEstimator(**TABLE | own), wine()), {}),
+    "parts of a panel": (lambda **own: partly(LatentODERegressor(**SERIES | own), *spirals()), {}),
     "search": (searched, {}),
 }
 
