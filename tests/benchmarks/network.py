@@ -316,16 +316,24 @@ def near(sizes: Sequence[int], links: dict[str, tuple[float, float]], names: Seq
         for link, model in models.items():
             for p in sizes:
                 updates = by_size[p][link]["fits"][name]
-                taken, computing = typical(updates), computed[name][p] * max(1.0, p / cores)
-                predicted = computing + model.exchanges(updates, p)
-                ratios.append(taken / predicted)
-                row = [name, link, p, f"{roll_calls(updates):.1f}", milli(computing), milli(predicted), milli(taken)]
-                rows.append([*row, f"{taken / predicted:.2f}", f"{computed[name][1] / taken:.2f}"])
-    head = ["fit", "one way, rate", "processes", "roll calls", "computing, ms", "predicted, ms", "measured, ms"]
-    print(f"\nUpdates of fits, on {cores} cores:\n")
-    print(table([*head, "measured / predicted", "speed-up"], rows))
+                foretold = computed[name][p] * max(1.0, p / cores), model.exchanges(updates, p)
+                exchanging = float(np.median([update.exchanging for update in updates]))
+                taken = typical(updates)
+                found = taken - exchanging, exchanging
+                ratios.append(taken / sum(foretold))
+                row = [name, link, p, f"{roll_calls(updates):.1f}"]
+                row += [f"{milli(one)}, {milli(other)}" for one, other in zip(foretold, found, strict=True)]
+                row += [
+                    f"{milli(sum(foretold))}, {milli(taken)}",
+                    f"{ratios[-1]:.2f}",
+                    f"{computed[name][1] / taken:.2f}",
+                ]
+                rows.append(row)
+    head = ["fit", "one way, rate", "processes", "roll calls", "computing, ms", "exchanges, ms", "update, ms"]
+    print(f"\nUpdates of fits on {cores} cores, foretold and measured:\n")
+    print(table([*head, "measured / foretold", "speed-up"], rows))
     print(
-        f"\nmeasured / predicted: median {np.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}, "
+        f"\nmeasured / foretold: median {np.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}, "
         f"within 20 % in {sum(abs(r - 1) < 0.2 for r in ratios)} of {len(ratios)}.",
         flush=True,
     )
