@@ -21,15 +21,18 @@ def free_port():
 
 
 class Job:
-    """Two processes or more in which a function of ``module:name`` runs, with arguments that can be pickled."""
+    """Two processes or more in which a function of ``module:name`` runs, with arguments that can be pickled.
 
-    def __init__(self, folder, target, *args, size=2):
+    Each may have a prefix to its command, and all have further variables of the ``environment``.
+    """
+
+    def __init__(self, folder, target, *args, size=2, prefixes=None, environment=None):
         self.folder, self.size, port = Path(folder), size, free_port()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "call").write_bytes(pickle.dumps((target, args)))
         self.ranks = []
         for rank in range(size):
-            environment = os.environ | {
+            variables = os.environ | {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(size),
@@ -38,9 +41,11 @@ class Job:
                 "OMP_NUM_THREADS": "1",
                 "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             }
-            command = [sys.executable, "-m", "tests.distributed.launch", str(self.folder)]
+            variables |= environment or {}
+            prefix = prefixes[rank] if prefixes else []
+            command = [*prefix, sys.executable, "-m", "tests.distributed.launch", str(self.folder)]
             with open(self.folder / f"output.{rank}", "w") as output:
-                self.ranks.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=output))
+                self.ranks.append(subprocess.Popen(command, env=variables, cwd=ROOT, stdout=output, stderr=output))
 
     def output(self, rank):
         """All that a process has printed."""
