@@ -27,6 +27,10 @@ OWN = {"device"}
 #: The same in answers, in which nothing is drawn but by arguments.
 OWN_IN_ANSWERS = OWN | {"random_state"}
 
+#: What has to be the same.
+FITS = "All processes of a fit have to fit the same"
+ANSWERS = "Within together() all processes have to ask the same of the same model"
+
 #: What ``partial_fit`` goes on from.
 GOES_ON = "the model that partial_fit goes on from"
 
@@ -132,11 +136,10 @@ def _see_that_all_are_the_same(
                 says += f" ({texts[0]} in both)" if texts[0] != "another one" else ""
             else:
                 says = f"{name} is {texts[0]} in rank 0 and {texts[1]} in rank {rank}"
-            what = "a prediction within together()" if "the call" in entries else "a fit"
+            what = ANSWERS if "the call" in entries else FITS
             raise ValueError(
-                f"All processes of {what} have to {'pass' if 'the call' in entries else 'fit'} the same, but {says}. "
-                "Pass the same everywhere (what is drawn before, such as a split, needs a seed), or within "
-                "skode.distributed.together(sharded=True) each process its part of the data; within "
+                f"{what}, but {says}. Pass the same everywhere (what is drawn before, such as a split, needs a seed), "
+                "or within skode.distributed.together(sharded=True) each process its part of the data; within "
                 "skode.distributed.alone() each process works by itself."
             )
 

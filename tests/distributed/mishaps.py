@@ -117,6 +117,24 @@ def _parts(X, y, weights):
         regressor().fit(X, y, weights)
 
 
+class InFirst:
+    """A callback that predicts in the first process only, and by which the second one ends training."""
+
+    n = 0
+
+    def setup(self, estimator, context): ...
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context): ...
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        InFirst.n += 1
+        if RANK == 0:
+            fitted_estimator.predict(data()[0])
+        return RANK == 1 and InFirst.n == 2
+
+
 def recovered():
     """A fit in one process of which a solve fails in training, and how often it diverged."""
     X, y = data()
@@ -131,6 +149,7 @@ def scopes():
     """Fits alone and together, in parts and in threads."""
     X, y = data()
     found = {"whole": numbers(regressor().fit(X, y))}
+    found["called back"] = {"epochs": np.array(regressor().set_callbacks(InFirst()).fit(X, y).n_iter_)}
     with skode.distributed.alone():
         if RANK == 0:  # the others do something else meanwhile
             found["alone"] = numbers(regressor().fit(X, y))

@@ -42,12 +42,12 @@ def test_errors_end_the_fit_in_all_processes_and_the_next_one_is_well(tmp_path):
         assert found["other widths"].startswith(f"{parts}has rows of shape (3,) in rank 0, but (2,) in rank 1.")
         assert found["other contents"].startswith(f"{parts}holds numbers or dates in rank 0, but text in rank 1.")
         assert "All processes of a fit have to fit the same, but X is not" in found["other batches"]
-        same = "ValueError: All processes of a prediction within together() have to pass the same, but "
+        same = "ValueError: Within together() all processes have to ask the same of the same model, but "
         assert found["other X"].startswith(f"{same}X is not the same in ranks 0 and 1 (ndarray of shape (40, 3)")
         assert found["other models"].startswith(f"{same}the fitted model (module_) is not the same in ranks 0 and 1.")
         assert found["other tolerances"].startswith(f"{same}rtol is 1.0 in rank 0 and 0.1 in rank 1.")
         assert found["other calls"].startswith(f"{same}the call is predict in rank 0 and transform in rank 1.")
-        assert found["answer fails"].startswith("ValueError: All processes of a prediction within together()")
+        assert found["answer fails"].startswith(f"{same}X is not the same")
     assert "ValueError" in second["one fails"]
     assert "out of order" in second["one fails"]
     assert first["one fails"].startswith("ProcessError: the fit failed in rank 1: ")
@@ -79,6 +79,7 @@ def test_scopes(tmp_path):
         assert_same(found["thread"], alone)
         assert_same(found["predictions"], found["by itself"], 1e-12)
         np.testing.assert_allclose(found["equations"]["k"], 1.0, rtol=1e-6)
+        assert found["called back"]["epochs"] == 2
     assert_same(first["alone"], alone)
     assert "alone" not in second
     assert_same(first["predictions"], second["predictions"])
