@@ -18,7 +18,9 @@ SOURCES = "".join(path.read_text() for path in sorted((ROOT / "skode").rglob("*.
 NOT_PROVOKED = {
     "The dynamics of … draws of latent states could not be solved as far as the times of X",
     # Of several processes.
-    "All processes of a fit have to fit the same, but …",
+    "All processes of a fit have to fit the same",
+    "Within together() all processes have to ask the same of the same model",
+    "The parts of the data do not go together",
     "… ended or can't be reached any more",
     "the fit failed in rank …",
     "A solve failed in another process",

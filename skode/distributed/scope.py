@@ -37,11 +37,14 @@ class Scope:
         Whether each process has a part of the data.
     in_step : Processes or None
         Processes that do the same now, and share work.
+    answers : bool
+        Whether an answer of an estimator that begins here is one of all of them.
     """
 
     alone: bool = False
     sharded: bool = False
     in_step: Processes | None = None
+    answers: bool = False
 
 
 NOTHING = Scope()
@@ -69,6 +72,12 @@ def in_step() -> Processes | None:
     return _scope.get().in_step
 
 
+def answering() -> Processes | None:
+    """The processes that share an answer which begins here; None in the midst of one, or of a fit."""
+    scope = _scope.get()
+    return scope.in_step if scope.answers else None
+
+
 def is_sharded() -> bool:
     """Whether each process has a part of the data."""
     return _scope.get().sharded
@@ -92,7 +101,8 @@ def alone() -> Iterator[None]:
 def together(*, sharded: bool = False) -> Iterator[None]:
     """Share predictions, too, and let each process bring a part of the data.
 
-    All processes have to run the block, with the same models. Fits are shared without it.
+    All processes have to run the block, with the same models and, unless ``sharded``, the same data: those that differ
+    are refused. Fits are shared without it.
 
     Parameters
     ----------
@@ -119,13 +129,13 @@ def together(*, sharded: bool = False) -> Iterator[None]:
             "together() is for several processes: start them by torchrun, or initialise a process group "
             "(torch.distributed.init_process_group) of two at least, in the main thread of each."
         )
-    with _scoped(Scope(sharded=sharded, in_step=None if sharded else processes)):
+    with _scoped(Scope(sharded=True) if sharded else Scope(in_step=processes, answers=True)):
         yield
 
 
 @contextmanager
 def fitting(processes: Processes) -> Iterator[None]:
-    """A stretch of a fit, in which the processes are in step."""
+    """A stretch of a fit, or of an answer, in which the processes are in step."""
     with _scoped(Scope(in_step=processes)):
         yield
 

@@ -138,9 +138,9 @@ class ODENetEstimator(FittedODENet):
     def _fit(self, X: Any, y: Any, sample_weight: Any, *, partial: bool = False, classes: Any = None) -> Self:
         changed = ("module_", "scaler_", "_record") if partial or self.warm_start else ()
         X, y, sample_weight = whole(X, y, sample_weight)
-        data = None if partial else {"X": X, "y": y, "sample_weight": sample_weight}
+        data = {"X": X, "y": y, "sample_weight": sample_weight} | ({"classes": classes} if partial else {})
         table = None if partial else as_features(X)
-        with draft(self, changed_in_place=changed, data=data, shared=True) as new:
+        with draft(self, changed_in_place=changed, data=data, shared=True, partial=partial) as new:
             if table is not None:
                 learn_in_blocks(new, table, y, sample_weight)
             else:

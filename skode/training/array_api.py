@@ -15,6 +15,7 @@ from sklearn.externals.array_api_compat import numpy as numpy_namespace
 from sklearn.utils._array_api import get_namespace_and_device, move_to
 from torch import Tensor
 
+from skode.training.company import in_company_answer
 from skode.training.partitions import for_fit, gathered
 from skode.training.snapshot import of_one_model
 
@@ -33,7 +34,7 @@ def array_api(method: Method) -> Method:
     The method reads all attributes of one fit, even where another ends meanwhile in another thread, and must not set
     any; see :func:`skode.training.snapshot.of_one_model`. The rest is as of :func:`array_api_fit`.
     """
-    return array_api_fit(of_one_model(method))
+    return array_api_fit(in_company_answer(of_one_model(method)))
 
 
 def array_api_fit(method: Method) -> Method:

@@ -42,6 +42,7 @@ def draft(
     data: Mapping[str, Any] | None = None,
     *,
     shared: bool = False,
+    partial: bool = False,
 ) -> Iterator[Estimator]:
     """Fit a copy of an estimator, whose attributes become the estimator's where the block ends well.
 
@@ -56,9 +57,11 @@ def draft(
     changed_in_place : sequence of str, default=()
         Names of attributes whose values the block changes rather than replaces. The draft has copies of them.
     data : dict or None, default=None
-        Arguments of the fit, by name, if it may have a checkpoint.
+        Arguments of the fit, by name, if it may have a checkpoint or be shared.
     shared : bool, default=False
         Whether several processes may share the fit.
+    partial : bool, default=False
+        Whether it is one call of ``partial_fit``, which has no checkpoint.
 
     Yields
     ------
@@ -73,8 +76,8 @@ def draft(
     new = snapshot(estimator)
     before = dict(vars(new))
     try:
-        with in_company(estimator, data, shared=shared) as processes:
-            checkpoint = Checkpoint() if data is None else Checkpoint.of(estimator, data)
+        with in_company(estimator, data, shared=shared, goes_on=partial) as processes:
+            checkpoint = Checkpoint() if data is None or partial else Checkpoint.of(estimator, data)
             vars(new)["_checkpoint"] = checkpoint
             for name in changed_in_place:
                 if name in before:

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from torch import Tensor
 
+from skode.distributed.scope import alone
 from skode.dynamics.sizes import check_sizes
 from skode.persistence.estimators import SavableEstimator
 from skode.training.checkpoint import Checkpoint
@@ -270,7 +271,8 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
             Returns a validation score, by which the best weights are kept; higher is better.
         """
         context = self._init_callback_context(max_subtasks=settings.max_iter)
-        context.call_on_fit_task_begin(estimator=self, **task)
+        with alone():
+            context.call_on_fit_task_begin(estimator=self, **task)
 
         def snapshot() -> dict[str, Any]:
             return self._reconstruction(copy.deepcopy(self.module_).to(dtype))
@@ -278,13 +280,15 @@ class NeuralODEEstimator(SavableEstimator, CallbackSupportMixin, BaseEstimator):
         def on_epoch(record: TrainingRecord) -> bool:
             self._keep(record)
             epoch = context.subcontext(task_name="epoch")
-            epoch.call_on_fit_task_begin(estimator=self, **task)
-            return bool(epoch.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot))
+            with alone():  # one process may ask its model for what the others do not
+                epoch.call_on_fit_task_begin(estimator=self, **task)
+                return bool(epoch.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot))
 
         record = train(objective, samples, settings, rng, validate=validate, on_epoch=on_epoch)
         self._keep(record)
         self.module_.to(dtype)
-        context.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot)
+        with alone():
+            context.call_on_fit_task_end(estimator=self, **task, reconstruction_attributes=snapshot)
         return record
 
     def _task(self, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 import warnings
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.model_selection import GridSearchCV
 
@@ -73,7 +74,12 @@ def errors():
         "first solve": lambda: regressor(state_size=3, field=Infinite(solve=1)).fit(X, y),
         "parts in blocks": lambda: _parts(ArrayTable(X), y, None),
         "None in one": lambda: _parts(X, y, None if RANK else np.ones(len(X))),
-    }
+        "other types": lambda: _parts(X if RANK else pd.DataFrame(X), y, None),
+        "other columns": lambda: _parts(pd.DataFrame(X, columns=["a", "b", "c" if RANK else "d"]), y, None),
+        "other widths": lambda: _parts(X[:, RANK:], y, None),
+        "other contents": lambda: _parts(X, y.astype(str) if RANK else y, None),
+        "other batches": lambda: regressor().partial_fit(*data(seed=RANK)),
+    } | _answers(X, y)
     found = {}
     for name, attempt in attempts.items():
         try:
@@ -85,9 +91,48 @@ def errors():
     return found
 
 
+def _answers(X, y):
+    """Predictions that are not the same in all processes, by name."""
+    model = regressor().fit(X, y)
+    with skode.distributed.alone():
+        own = regressor(random_state=RANK).fit(X, y)
+        density = CNFDensityEstimator(**TABLE | {"max_iter": 1, "stacking": False}).fit(X)
+    nan = np.where(np.arange(len(X))[:, None] == RANK - 1, np.nan, X)  # in the second process only
+
+    def together(predict, *args):
+        with skode.distributed.together():
+            predict(*args)
+
+    return {
+        "other X": lambda: together(model.predict, X + RANK),
+        "other models": lambda: together(own.predict, X),
+        "other tolerances": lambda: together(regressor().fit(X, y).set_params(rtol=0.1**RANK).predict, X),
+        "other calls": lambda: together(model.transform if RANK else model.predict, X),
+        "answer fails": lambda: together(density.score_samples, nan),
+    }
+
+
 def _parts(X, y, weights):
     with skode.distributed.together(sharded=True):
         regressor().fit(X, y, weights)
+
+
+class InFirst:
+    """A callback that predicts in the first process only, and by which the second one ends training."""
+
+    n = 0
+
+    def setup(self, estimator, context): ...
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context): ...
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        InFirst.n += 1
+        if RANK == 0:
+            fitted_estimator.predict(data()[0])
+        return RANK == 1 and InFirst.n == 2
 
 
 def recovered():
@@ -104,6 +149,7 @@ def scopes():
     """Fits alone and together, in parts and in threads."""
     X, y = data()
     found = {"whole": numbers(regressor().fit(X, y))}
+    found["called back"] = {"epochs": np.array(regressor().set_callbacks(InFirst()).fit(X, y).n_iter_)}
     with skode.distributed.alone():
         if RANK == 0:  # the others do something else meanwhile
             found["alone"] = numbers(regressor().fit(X, y))

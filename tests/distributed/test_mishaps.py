@@ -5,6 +5,7 @@ import signal
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.distributed import mishaps
@@ -29,12 +30,24 @@ def test_errors_end_the_fit_in_all_processes_and_the_next_one_is_well(tmp_path):
     first, second = run(tmp_path, "errors")
     for found in (first, second):
         assert found["other data"].startswith(
-            "ValueError: All processes of a fit have to fit the same, but X is ndarray"
+            "ValueError: All processes of a fit have to fit the same, but X is not the same in ranks 0 and 1 (ndarray"
         )
         assert "but max_iter is 3 in rank 0 and 4 in rank 1" in found["other parameters"]
         assert found["bad data"].startswith("ValueError")
         assert "a table that is read in blocks does not go: pass the whole table" in found["parts in blocks"]
         assert found["None in one"] == "ValueError: An argument of fit is None in rank 1, but not in all processes."
+        parts = "ValueError: The parts of the data do not go together: an argument of fit "
+        assert found["other types"].startswith(f"{parts}is a frame in rank 0, but an array in rank 1.")
+        assert found["other columns"].startswith(f"{parts}has the columns ['a', 'b', 'd'] in rank 0, but")
+        assert found["other widths"].startswith(f"{parts}has rows of shape (3,) in rank 0, but (2,) in rank 1.")
+        assert found["other contents"].startswith(f"{parts}holds numbers or dates in rank 0, but text in rank 1.")
+        assert "All processes of a fit have to fit the same, but X is not" in found["other batches"]
+        same = "ValueError: Within together() all processes have to ask the same of the same model, but "
+        assert found["other X"].startswith(f"{same}X is not the same in ranks 0 and 1 (ndarray of shape (40, 3)")
+        assert found["other models"].startswith(f"{same}the fitted model (module_) is not the same in ranks 0 and 1.")
+        assert found["other tolerances"].startswith(f"{same}rtol is 1.0 in rank 0 and 0.1 in rank 1.")
+        assert found["other calls"].startswith(f"{same}the call is predict in rank 0 and transform in rank 1.")
+        assert found["answer fails"].startswith(f"{same}X is not the same")
     assert "ValueError" in second["one fails"]
     assert "out of order" in second["one fails"]
     assert first["one fails"].startswith("ProcessError: the fit failed in rank 1: ")
@@ -66,6 +79,7 @@ def test_scopes(tmp_path):
         assert_same(found["thread"], alone)
         assert_same(found["predictions"], found["by itself"], 1e-12)
         np.testing.assert_allclose(found["equations"]["k"], 1.0, rtol=1e-6)
+        assert found["called back"]["epochs"] == 2
     assert_same(first["alone"], alone)
     assert "alone" not in second
     assert_same(first["predictions"], second["predictions"])
@@ -115,6 +129,21 @@ def test_a_process_that_ends_without_the_fit_is_named(tmp_path):
     message, seconds = job.results(timeout=60)[0]
     assert message.startswith("ProcessError: Of 2 processes, rank 1 ended")
     assert seconds < 45
+
+
+def test_parts_have_the_categories_of_all():
+    from skode.training.company import _put_together
+
+    parts = [
+        pd.DataFrame({"b": pd.Categorical(["z", "y"]), "a": [1, 2]}, index=[5, 6]),
+        pd.DataFrame({"a": [3.5], "b": pd.Categorical(["x"])}, index=[7]),
+    ]
+    whole = pd.DataFrame({"b": pd.Categorical(["z", "y", "x"]), "a": [1, 2, 3.5]}, index=[5, 6, 7])
+    pd.testing.assert_frame_equal(_put_together(parts), whole)
+    assert _put_together([np.ones((2, 3)), []]).shape == (2, 3)
+    ordered = [pd.Series(pd.Categorical(["x"], categories, ordered=True)) for categories in (["x", "y"], ["y", "x"])]
+    with pytest.raises(ValueError, match="has categories in the order"):
+        _put_together(ordered)
 
 
 def test_together_needs_several_processes():
