@@ -439,7 +439,6 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
             return first
         labels = first[:0]
         for part in itertools.chain([first], parts):
-            check_missing_labels(part)
             check_label_types(part)
             with check_argument("y"):
                 check_classification_targets(part)
