@@ -33,6 +33,7 @@ from skode.training import (
     check_data,
     check_weights,
     drawn_rows,
+    in_rows,
     new_generator,
     to_tensor,
     users_field,
@@ -71,7 +72,7 @@ class Source:
         """All rows from one to another."""
         categories, table = self.model._categories, self.table
         values = table.read(start, stop) if categories is None else categories.numbers(table.frame(start, stop))
-        with check_argument("X"):
+        with in_rows(start, stop), check_argument("X"):
             return check_array(values, dtype=self.dtype, input_name="X", estimator=self.model)
 
     def points(self, start: int, stop: int) -> np.ndarray:
@@ -176,7 +177,8 @@ def _checked(model: Any, X: BlockTable, sample_weight: Any, *, first: bool) -> t
     if first:
         model._categories = None if model.categorical_features is None else _categories(X, head)
     numbers = head if model._categories is None else model._categories.numbers(head)
-    numbers = check_data(model, numbers, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
+    with in_rows(0, len(head)):
+        numbers = check_data(model, numbers, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=first)
     weights = None if sample_weight is None else check_weights(sample_weight, X)
     without = np.empty(0, dtype=np.int64) if weights is None else np.flatnonzero(weights == 0.0)
     return Source(model, X, numbers.dtype, weights, 0, without), head

@@ -5,9 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skode.io.blocks import BlockTable, even_ends
 
@@ -38,7 +40,8 @@ class ArrayTable(BlockTable):
     Raises
     ------
     ValueError
-        Where the array has neither one dimension nor two, or ``names`` are not one for each column.
+        Where the array has neither one dimension nor two, or has fields, ``names`` are not one for each column or not
+        different, or ``block_rows`` is no whole number.
 
     Examples
     --------
@@ -49,12 +52,21 @@ class ArrayTable(BlockTable):
     """
 
     def __init__(self, array: Any, names: Sequence[str] | None = None, *, block_rows: int | None = None) -> None:
+        if not hasattr(array, "shape") or not hasattr(array, "dtype") or issparse(array):
+            raise ValueError(
+                f"array must have shape and dtype, and give rows as array[start:stop]; got a {type(array).__name__}. "
+                "Pass what is in memory to the estimator as it is, or its numbers, such as np.asarray(array)."
+            )
         shape = tuple(int(n) for n in array.shape)
         if len(shape) not in (1, 2):
             raise ValueError(f"array must have rows and columns, or be one column; it has the shape {shape}.")
         if names is not None and len(names) != (shape[1] if len(shape) == 2 else 1):
             raise ValueError(f"names must be one for each column of an array of shape {shape}; got {list(names)}.")
-        dtype = np.dtype(array.dtype)
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError(f"names must differ; got {list(names)}.")
+        if block_rows is not None and (not isinstance(block_rows, Integral) or block_rows < 1):
+            raise ValueError(f"block_rows must be a whole number of rows, 1 at least; got {block_rows!r}.")
+        dtype = _numpy_dtype(array)
         if block_rows is None:
             block_rows = max(BLOCK_BYTES // max(int(np.prod(shape[1:])) * dtype.itemsize, 1), 1)
         super().__init__(shape, dtype, even_ends(shape[0], block_rows), names)
@@ -67,6 +79,22 @@ class ArrayTable(BlockTable):
         if isinstance(self.array, np.memmap):
             _give_back(self.array, rows)
         return copy
+
+
+def _numpy_dtype(array: Any) -> np.dtype:
+    try:
+        dtype = np.dtype(array.dtype)
+    except TypeError as error:
+        raise ValueError(
+            f"array must have a dtype of NumPy's; that of a {type(array).__name__} is {array.dtype}. Pass "
+            "np.asarray(array)."
+        ) from error
+    if dtype.names is not None:
+        raise ValueError(
+            f"array has fields, {list(dtype.names)}, rather than columns: pass one of them, as "
+            f"array[{dtype.names[0]!r}], or numpy.lib.recfunctions.structured_to_unstructured(array) as it is."
+        )
+    return dtype
 
 
 def _give_back(array: np.memmap, rows: np.ndarray) -> None:

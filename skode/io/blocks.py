@@ -83,14 +83,41 @@ class BlockTable(ABC):
         """First and last row, exclusive, of each block, in order."""
         return zip(self.starts.tolist(), self.ends.tolist(), strict=True)
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Some rows, given by their positions in rising order; each block is read once."""
+    def take(self, rows: Any) -> np.ndarray:
+        """Some rows, given by their positions, in the order of these; each block is read once.
+
+        Parameters
+        ----------
+        rows : array-like of int of shape (n,)
+            Positions from 0 on, in any order.
+
+        Returns
+        -------
+        values : ndarray of shape (n, n_columns) or (n,)
+            The rows.
+
+        Raises
+        ------
+        IndexError
+            Where they are not whole numbers, such as a mask, or there are no such rows.
+        """
+        rows = np.asarray(rows)
+        if not len(rows):
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise IndexError(
+                "rows must be positions, which are whole numbers in one dimension; those of a mask are "
+                f"np.flatnonzero(mask). Got {rows.dtype} of shape {rows.shape}."
+            )
+        if rows.min() < 0 or rows.max() >= len(self):
+            raise IndexError(f"rows must be from 0 to {len(self) - 1}; got {rows.min()} to {rows.max()}.")
         blocks = np.searchsorted(self.ends, rows, side="right")
-        starts, ends = self.starts, self.ends
-        parts = [
-            self.read(int(starts[b]), int(ends[b]))[rows[blocks == b] - starts[b]] for b in np.unique(blocks).tolist()
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, *self.shape[1:]), self.dtype)
+        order = np.argsort(blocks, kind="stable")
+        parts = []
+        for block in np.unique(blocks).tolist():
+            start, end = int(self.starts[block]), int(self.ends[block])
+            parts.append(self.read(start, end)[rows[blocks == block] - start])
+        return np.concatenate(parts)[np.argsort(order)]
 
     def frame(self, start: int, stop: int) -> Any:
         """Rows as a DataFrame, where columns have names, or as an array."""

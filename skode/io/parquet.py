@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
 from skode.io.blocks import BlockTable, common_dtype
 
@@ -31,7 +32,8 @@ class ParquetTable(BlockTable):
     Raises
     ------
     ValueError
-        Where there is no such column.
+        Where there is no such column, or one is chosen twice; where there are no files; and in reading, where a file
+        has columns of other types.
     ImportError
         Where pyarrow is not installed.
 
@@ -59,6 +61,8 @@ class ParquetTable(BlockTable):
             chosen = [columns] if isinstance(columns, str) else list(columns)
         if absent := [name for name in chosen if name not in known]:
             raise ValueError(f"There are no columns {absent} in the table; it has {known}.")
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"columns must be chosen once each; got {chosen}.")
         self.is_column = isinstance(columns, str)
         #: The files' groups of rows, with the number of rows of each.
         self._groups = [(group, n) for group, n in _groups_of_rows(self.dataset) if n]
@@ -73,6 +77,12 @@ class ParquetTable(BlockTable):
 
     def __getitem__(self, columns: str | list[str]) -> Self:
         """A column by its name, or a table of some by a list of names."""
+        names = columns if isinstance(columns, str | list | tuple | np.ndarray | pd.Index) else [columns]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(
+                "A ParquetTable's columns are chosen by name, as table['size'] or table[['size', 'age']], and it has "
+                "no rows by index: table.take(positions) gives some. scikit-learn's searches and splitters take arrays."
+            )
         return type(self)(self.dataset, columns)
 
     def drop(self, columns: str | Sequence[str]) -> Self:
@@ -117,7 +127,18 @@ class ParquetTable(BlockTable):
         if last is None or last[0] != number:
             last = self._last = None  # before there is another
             columns, schema = list(self.names or ()), self.dataset.schema
-            last = number, self._groups[number][0].to_table(columns=columns, schema=schema, use_threads=False)
+            group = self._groups[number][0]
+            try:
+                table = group.to_table(columns=columns, schema=schema, use_threads=False)
+            except (ValueError, TypeError, NotImplementedError) as error:  # as those of arrow are
+                if differing := _differing(group.physical_schema, schema, columns):
+                    raise ValueError(
+                        f"{getattr(group, 'path', 'A file')} has columns of other types than the table, which has "
+                        f"those of the first file: {differing}. Write the files with one schema, or give that: "
+                        "ParquetTable(pyarrow.dataset.dataset(path, schema=schema))."
+                    ) from error
+                raise
+            last = number, table
             self._last = last  # of which other threads may read meanwhile
         return last[1]
 
@@ -145,7 +166,16 @@ def _opened(source: Any) -> Any:
         from pyarrow import dataset
     except ImportError as error:
         raise ImportError('Parquet needs pyarrow: pip install "skode[parquet]".') from error
-    return dataset.dataset(source, format="parquet", partitioning="hive")
+    opened = dataset.dataset(source, format="parquet", partitioning="hive")
+    if not opened.schema.names:
+        raise ValueError(f"There are no files of Parquet with columns in {source}.")
+    return opened
+
+
+def _differing(own: Any, schema: Any, columns: Sequence[str]) -> str:
+    """The columns that a file has in other types than the table has; "" where there are none."""
+    both = [name for name in columns if name in own.names and own.field(name).type != schema.field(name).type]
+    return ", ".join(f"{name!r} of {own.field(name).type} and not {schema.field(name).type}" for name in both)
 
 
 def _groups_of_rows(dataset: Any) -> list[tuple[Any, int]]:

@@ -104,6 +104,8 @@ class PartitionTable(BlockTable):
     def _values(self, part: Any) -> np.ndarray:
         if not self._is_frame:
             return np.array(part, dtype=self.dtype)
+        if self.ndim == 1 and isinstance(part.dtype, pd.CategoricalDtype):
+            return np.asarray(part)  # of the categories' dtype
         if self.dtype == object:
             return part.to_numpy(dtype=object)
         return part.to_numpy(dtype=self.dtype, na_value=np.nan if self.dtype.kind == "f" else 0)

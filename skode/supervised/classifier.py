@@ -352,7 +352,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         X, y, sample_weight
             As in :meth:`fit`.
         classes : array-like of shape (n_classes,), default=None
-            All classes that may occur; needed at the first call.
+            All classes that may occur; needed where the first call's y has not all. At later calls the same, or None.
 
         Returns
         -------
@@ -391,12 +391,17 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         known = (found if classes is None else np.unique(np.asarray(classes))) if first else self.classes_
         if not first and several != self._multilabel:
             raise ValueError(f"y is {target_type}, but the last fit's was {self.target_type_}.")
+        if not first and classes is not None and not np.array_equal(np.unique(np.asarray(classes)), known):
+            raise ValueError(
+                f"classes={np.asarray(classes).tolist()}, but those of the first call were {known.tolist()}, which "
+                "later ones can't change: leave classes out, or start anew with a clone of the estimator."
+            )
         unknown = np.setdiff1d(found, known)
         if len(unknown) or (several and len(found) != len(known)):
             raise ValueError(
-                f"y has labels {found.tolist()}, not among those of the first fit or of classes, {known.tolist()}: "
-                f"{unknown.tolist()}. Pass all labels as classes at the first call of partial_fit, or fit anew with "
-                "warm_start=False."
+                f"y has labels {unknown.tolist() or found.tolist()}, which are not those of the first fit or of "
+                f"classes, {known.tolist()}. Pass all labels as classes at the first call of partial_fit, or fit anew "
+                "with warm_start=False."
             )
         if len(known) < 2 and not several:
             raise ValueError(
@@ -434,7 +439,6 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
             return first
         labels = first[:0]
         for part in itertools.chain([first], parts):
-            check_missing_labels(part)
             check_label_types(part)
             with check_argument("y"):
                 check_classification_targets(part)

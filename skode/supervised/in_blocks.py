@@ -31,8 +31,10 @@ from skode.training import (
     categorical_positions,
     check_argument,
     check_data,
+    check_missing_labels,
     check_weights,
     drawn_rows,
+    in_rows,
     new_generator,
     to_pandas,
     to_tensor,
@@ -74,7 +76,7 @@ class Source:
         has_codes = self.model._categories.encoder is not None
         values = self.model._categories.encoded(self.X.frame(start, stop)) if has_codes else self.X.read(start, stop)
         finite = self.model._input_checks(values)["ensure_all_finite"]
-        with check_argument("X"):
+        with in_rows(start, stop), check_argument("X"):
             return check_array(values, dtype=self.dtype, ensure_all_finite=finite, input_name="X", estimator=self.model)
 
     def raw_targets(self, start: int, stop: int) -> np.ndarray:
@@ -84,7 +86,17 @@ class Source:
 
     def targets(self, start: int, stop: int) -> np.ndarray:
         """Targets, encoded."""
-        return self.model._encode(self.raw_targets(start, stop), first=False)
+        with in_rows(start, stop):
+            return self.model._encode(self.raw_targets(start, stop), first=False)
+
+    def blocks_of_raw_targets(self) -> Iterator[np.ndarray]:
+        """Targets of all rows as they are given, of which labels are checked to be there."""
+        for start, stop in self.X.bounds():
+            y = self.raw_targets(start, stop)
+            with in_rows(start, stop):
+                if not self.model._y_is_numeric:
+                    check_missing_labels(y)
+            yield y
 
     def weights(self, start: int, stop: int, targets: np.ndarray) -> np.ndarray:
         """Weights of rows with these targets."""
@@ -199,15 +211,16 @@ def _checked(model: Any, X: BlockTable, y: Any, sample_weight: Any, *, first: bo
     y_head = targets.read(0, n_head) if targets is not None and n_head else targets
     checks = model._input_checks(head)
     numbers = model._categories.encoded(head)
-    numbers, _ = check_data(
-        model, numbers, y_head, **checks, multi_output=True, y_numeric=model._y_is_numeric, reset=first
-    )
+    with in_rows(0, len(head)):
+        numbers, _ = check_data(
+            model, numbers, y_head, **checks, multi_output=True, y_numeric=model._y_is_numeric, reset=first
+        )
     check_consistent_length(X, targets)
     weights = None if sample_weight is None else check_weights(sample_weight, X)
     without = np.empty(0, dtype=np.int64) if weights is None else np.flatnonzero(weights == 0.0)
     assert targets is not None  # which check_data has seen to
     source = Source(model, X, targets, numbers.dtype, weights, None, without)
-    brief = model._in_brief(source.raw_targets(*bounds) for bounds in X.bounds())
+    brief = model._in_brief(source.blocks_of_raw_targets())
     model._encode(brief[:, None] if targets.ndim > brief.ndim else brief, first=first)  # which warns of a column
     source.factors = model._class_factors(source.targets(*bounds) for bounds in X.bounds())
     return source

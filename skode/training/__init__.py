@@ -15,6 +15,7 @@ from skode.training.checks import (
     check_squares,
     check_weights,
     first_not_a_number,
+    in_rows,
 )
 from skode.training.company import whole
 from skode.training.dataframes import as_python, categorical_positions, missing_as_nan, to_pandas
@@ -89,6 +90,7 @@ __all__ = [
     "first_not_a_number",
     "fitted_on",
     "fitted_scaler",
+    "in_rows",
     "memory_for",
     "missing_as_nan",
     "new_generator",

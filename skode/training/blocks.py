@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skode.io.blocks import BlockTable
 from skode.io.sources import as_features
+from skode.training.checks import in_rows
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -226,7 +227,11 @@ def by_blocks(method: Method) -> Method:
         together = self._rows_at_once()
         size = max(ANSWER_BYTES // max(_row_bytes(table) * together, 1), 1) * together
         starts = range(0, max(len(table), 1), size)
-        answers = [method(self, table.frame(i, min(i + size, len(table))), *args, **kwargs) for i in starts]
+        answers = []
+        for start in starts:
+            stop = min(start + size, len(table))
+            with in_rows(start, stop):
+                answers.append(method(self, table.frame(start, stop), *args, **kwargs))
         if isinstance(answers[0], tuple):
             return tuple(np.concatenate(part) for part in zip(*answers, strict=True))
         return np.concatenate(answers)

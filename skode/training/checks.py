@@ -82,6 +82,17 @@ def check_argument(argument: str) -> Iterator[None]:
         raise named(error, argument)  # noqa: B904
 
 
+@contextmanager
+def in_rows(start: int, stop: int) -> Iterator[None]:
+    """Have errors about values that are missing or infinite say in which rows, of a table in blocks, these are."""
+    try:
+        yield
+    except ValueError as error:
+        if not re.search("contains|missing labels", str(error)):
+            raise
+        raise ValueError(f"In rows {start} to {stop - 1}, counted from 0: {error}") from error
+
+
 def check_level(level: Any) -> None:
     """Refuse what is no probability of an interval, by ValueError."""
     if not isinstance(level, Real) or not 0.0 < float(level) < 1.0:

@@ -26,7 +26,10 @@ def gathered(*values: Any) -> tuple[Any, ...]:
         return values
     import dask
 
-    return dask.compute(*values)
+    with warnings.catch_warnings():
+        # Computed by themselves, what arrays and frames have in common would be computed twice.
+        warnings.filterwarnings("ignore", "Computing mixed collections", UserWarning)
+        return dask.compute(*values)
 
 
 def for_fit(estimator: Any, *values: Any) -> tuple[Any, ...]:
@@ -127,9 +130,9 @@ def _sizes(data: Any) -> Sequence[float]:
 
 
 def _example(data: Any) -> Any:
-    """A row or two with the columns and dtypes of a collection."""
+    """A row with the columns and dtypes of a collection."""
     if is_frame(data):
-        return data._meta_nonempty
+        return data._meta_nonempty[:1]  # another may have what is missing
     return np.ones((1, *data.shape[1:]), dtype=data.dtype)
 
 
@@ -173,6 +176,8 @@ def check_whole_series(X: Any, series: str | int | None) -> None:
         if column not in X.columns and column != X.index.name:
             return  # the estimator's own error says what is wrong
         ids = X[column] if column in X.columns else X.index
+    elif isinstance(series, str):
+        return  # nor has an array names
     else:
         ids = X[:, series]
     import dask

@@ -73,8 +73,15 @@ def fitted_on(scaler: StandardScaler, X: Any, weights: np.ndarray | None) -> Sta
     """A scaler that has learned from X too, which may be sparse; what it transforms has to be dense."""
     # Of sparse features it learns the means as well, but wants to be told that these are not subtracted.
     scaler.set_params(with_mean=not issparse(X))
+    nothing = (np.zeros(X.shape[1]), np.zeros(X.shape[1]), np.ones(X.shape[1]))
+    before = (scaler.mean_, scaler.var_, scaler.scale_) if hasattr(scaler, "mean_") else nothing
     with np.errstate(over="ignore", invalid="ignore"):
         scaler.partial_fit(X, sample_weight=weights)
+    if not issparse(X) and np.isnan(scaler.var_).any():
+        # It divides by the number of values, which is 0 for a column that is missing in all of these rows.
+        missing = np.isnan(X).all(axis=0)
+        for learned, known in zip((scaler.mean_, scaler.var_, scaler.scale_), before, strict=True):
+            learned[missing] = known[missing]
     return scaler.set_params(with_mean=True)
 
 

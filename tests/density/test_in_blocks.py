@@ -138,7 +138,7 @@ def test_what_is_wrong_is_told_as_of_arrays(X):
     model = CNFDensityEstimator(**SMALL)
     bad = X.copy()
     bad[250, 1] = np.nan
-    with pytest.raises(ValueError, match="Input X contains NaN"):
+    with pytest.raises(ValueError, match="In rows 240 to 279, counted from 0: Input X contains NaN"):
         model.fit(in_blocks(bad))
     with pytest.raises(ValueError, match=r"Found array with 1 sample\(s\)"):
         model.fit(in_blocks(X[:1]))

@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from joblib import Parallel, delayed
+from scipy.sparse import csr_array
 
 from skode.io import ArrayTable
 from skode.io import arrays as module
@@ -102,3 +105,42 @@ def test_what_was_written_to_a_map_stays(tmp_path, mode):
     for _ in range(2):
         np.testing.assert_array_equal(np.asarray(table), np.full((5000, 3), 7.0))
     np.testing.assert_array_equal(ArrayTable(array[::-1]).read(0, 10), np.full((10, 3), 7.0))
+
+
+@pytest.mark.parametrize("rows", [[19, 0, 7, 7, 5], []])
+def test_rows_are_taken_in_the_order_asked_for(memmap, rows):
+    np.testing.assert_array_equal(ArrayTable(memmap, block_rows=6).take(rows), memmap[np.array(rows, dtype=int)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"), [([-1], "from 0 to 19"), ([20], "from 0 to 19"), (np.ones(20, bool), r"np\.flatnonzero\(mask\)")]
+)
+def test_rows_that_are_not_there_are_refused(memmap, rows, error):
+    with pytest.raises(IndexError, match=error):
+        ArrayTable(memmap, block_rows=6).take(rows)
+
+
+@pytest.mark.parametrize("block_rows", [0, -1, 2.5])
+def test_blocks_have_rows(memmap, block_rows):
+    with pytest.raises(ValueError, match="block_rows must be a whole number of rows"):
+        ArrayTable(memmap, block_rows=block_rows)
+
+
+@pytest.mark.parametrize(
+    ("array", "error"),
+    [
+        ([[1.0]], "got a list"),
+        (pd.DataFrame({"a": [1.0]}), r"np\.asarray"),
+        (csr_array(np.ones((2, 2))), "got a csr_array"),
+        (torch.ones(2, 2), "dtype of NumPy's"),
+        (np.zeros(3, [("a", "f8"), ("b", "f4")]), r"array has fields, \['a', 'b'\]"),
+    ],
+)
+def test_what_is_no_array_is_told(array, error):
+    with pytest.raises(ValueError, match=error):
+        ArrayTable(array)
+
+
+def test_names_differ():
+    with pytest.raises(ValueError, match="names must differ"):
+        ArrayTable(np.ones((2, 2)), names=["a", "a"])

@@ -133,3 +133,33 @@ def test_a_table_goes_to_other_processes(path):
     table = ParquetTable(path)[["size", "rooms"]]
     table.read(0, 10)
     np.testing.assert_array_equal(np.asarray(pickle.loads(pickle.dumps(table))), np.asarray(table))
+
+
+@pytest.mark.parametrize("key", [0, slice(3), np.arange(4), np.ones(1000, dtype=bool)])
+def test_rows_are_not_taken_by_index(path, key):
+    with pytest.raises(TypeError, match=r"chosen by name.*table\.take\(positions\)"):
+        ParquetTable(path)[key]
+
+
+def test_a_column_is_chosen_once(path):
+    with pytest.raises(ValueError, match="once each"):
+        ParquetTable(path)[["size", "size"]]
+
+
+def test_a_folder_without_files_is_told(tmp_path):
+    with pytest.raises(ValueError, match="no files of Parquet"):
+        ParquetTable(tmp_path)
+
+
+@pytest.mark.parametrize(("other", "is_read"), [("float64", False), ("str", False), ("int32", True)])
+def test_a_file_with_other_types_is_named(frame, tmp_path, other, is_read):
+    frame[["rooms"]].to_parquet(tmp_path / "a.parquet")
+    (frame[["rooms"]] + 0.5 * (other == "float64")).astype(other).to_parquet(tmp_path / "b.parquet")
+    if other == "str":
+        frame[["town"]].rename(columns={"town": "rooms"}).to_parquet(tmp_path / "b.parquet")
+    table = ParquetTable(tmp_path)
+    if is_read:
+        assert np.asarray(table["rooms"])[1000:].tolist() == frame["rooms"].tolist()
+        return
+    with pytest.raises(ValueError, match=r"b\.parquet has columns of other types.*'rooms' of \w+ and not int64"):
+        np.asarray(table)

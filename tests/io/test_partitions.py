@@ -73,6 +73,14 @@ def test_missing_values_of_any_dtype_are_nan():
     np.testing.assert_equal(table.read(0, 4), [[1, 1], [np.nan, 2], [3, np.nan], [4, 4]])
 
 
+def test_a_column_of_categories_has_their_dtype():
+    column = dd.from_pandas(pd.DataFrame({"y": Y}), npartitions=2)["y"].astype("category")
+    found = PartitionTable(column).read(0, 120)
+    assert found.dtype == Y.dtype
+    assert (found == Y).all()
+    assert fitted("classifier", da.from_array(X, chunks=(60, 3)), column).classes_.tolist() == [0, 1]
+
+
 def test_partitions_without_rows_are_left_out():
     lazy = dd.from_pandas(FRAME, npartitions=6)
     some = lazy[lazy["a"] > 1.8]

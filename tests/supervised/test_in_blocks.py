@@ -245,13 +245,25 @@ def test_a_single_row_and_a_single_block(data):
     ODENetRegressor(**SMALL).fit(in_blocks(X[:ROWS]), X[:ROWS, 0])
 
 
+@pytest.mark.parametrize("blocks", [[0], [1], [0, 1], [7], range(1, 8)])
+def test_a_column_may_be_missing_in_whole_blocks(data, blocks):
+    X, y = data
+    X = X.copy()
+    for block in blocks:
+        X[block * ROWS : (block + 1) * ROWS, 1] = np.nan
+    scaler = ODENetClassifier(**SMALL).fit(in_blocks(X), y).scaler_
+    expected = ODENetClassifier(**SMALL).fit(X, y).scaler_
+    np.testing.assert_allclose(scaler.mean_, expected.mean_, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(scaler.scale_, expected.scale_, rtol=1e-12)
+
+
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_what_is_wrong_is_told_as_of_arrays(data, early_stopping):
     X, y = data
     bad = X.copy()
     bad[250, 1] = np.inf
     model = ODENetClassifier(**SMALL, early_stopping=early_stopping)
-    with pytest.raises(ValueError, match="Input X contains infinity"):
+    with pytest.raises(ValueError, match="In rows 240 to 279, counted from 0: Input X contains infinity"):
         model.fit(in_blocks(bad), y)
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[300, 299\]"):
         model.fit(in_blocks(X), y[:-1])
@@ -261,14 +273,16 @@ def test_what_is_wrong_is_told_as_of_arrays(data, early_stopping):
         model.fit(in_blocks(X), None)
     with pytest.raises(ValueError, match="only one class"):
         model.fit(in_blocks(X), np.zeros(N))
-    with pytest.raises(ValueError, match="y has missing labels"):
+    with pytest.raises(ValueError, match=r"In rows 200 to 239, .*y has missing labels .*1 of 40"):
         model.fit(in_blocks(X), np.where(np.arange(N) == 200, np.nan, 1.0))
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         model.fit(in_blocks(X), X[:, 0])
-    with pytest.raises(ValueError, match="y contains NaN"):
+    with pytest.raises(ValueError, match=r"In rows 200 to 239, .*y contains NaN"):
         ODENetRegressor(**SMALL).fit(in_blocks(X), np.where(np.arange(N) == 200, np.nan, 1.0))
     with pytest.warns(DataConversionWarning, match="A column-vector y was passed"):
         model.fit(in_blocks(X), in_blocks(y[:, None]))
+    with pytest.raises(ValueError, match=r"In rows 0 to 299, .*X contains infinity"):
+        model.predict(in_blocks(bad))
     with pytest.raises(ValueError, match="X has 2 features, but ODENetClassifier is expecting 3"):
         model.predict(in_blocks(X[:, :2]))
 

@@ -1,4 +1,5 @@
 import pickle
+import re
 import subprocess
 import sys
 from functools import cache
@@ -107,6 +108,18 @@ def test_columns_of_categories_and_missing_values():
     assert same(model.predict_proba(dd.from_pandas(frame, npartitions=3)), model.predict_proba(frame))
 
 
+@pytest.mark.filterwarnings("error:Computing mixed collections")
+def test_densities_of_text_and_of_numbers_that_may_be_missing():
+    rng = np.random.default_rng(0)
+    text, whole = rng.choice(["u", "v"], 40), pd.array(rng.permutation(40), dtype="Int64")
+    frame = pd.DataFrame({"a": rng.normal(size=40), "text": text, "whole": whole})
+    settings = {"hidden_layer_sizes": (4,), "max_iter": 1, "stacking": False, "random_state": 0}
+    model = CNFDensityEstimator(**settings, categorical_features=["text"]).fit(frame)
+    lazy = dd.from_pandas(frame, npartitions=2)
+    assert same(model.score_samples(lazy), model.score_samples(frame))
+    assert model.score(lazy, lazy["a"]) == pytest.approx(model.score(frame), abs=1e-12)
+
+
 def test_partitions_without_rows():
     X = rows("CNFDensityEstimator")
     frame = pd.DataFrame(X, columns=["a", "b"])
@@ -196,6 +209,15 @@ def test_a_series_that_is_cut_is_named(name):
     with pytest.raises(ValueError, match=r"Series 'b' has rows in .* of X \(0, 1\) \(and so have 1 other"):
         model.predict(cut)
     assert same(model.predict(cut.repartition(npartitions=1)), model.predict(rows(name)))
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_series_of_an_array_have_no_name():
+    model, X = fitted("LatentODERegressor"), rows("LatentODERegressor").to_numpy()
+    with pytest.raises(ValueError) as expected:
+        model.predict(X)
+    with pytest.raises(ValueError, match=re.escape(str(expected.value)[:40])):
+        model.predict(da.from_array(X, chunks=(20, -1)))
 
 
 def test_rows_of_one_series_are_refused_in_several_partitions():
