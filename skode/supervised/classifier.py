@@ -399,7 +399,7 @@ class ODENetClassifier(ClassifierMixin, ODENetEstimator):
         unknown = np.setdiff1d(found, known)
         if len(unknown) or (several and len(found) != len(known)):
             raise ValueError(
-                f"y has labels {unknown.tolist() or found.tolist()}, which are not those of the first fit or of "
+                f"y has labels {unknown.tolist() or found.tolist()}, not among those of the first fit or of "
                 f"classes, {known.tolist()}. Pass all labels as classes at the first call of partial_fit, or fit anew "
                 "with warm_start=False."
             )

@@ -221,7 +221,7 @@ def test_warm_start_goes_on_from_the_last_weights(moons):
 def test_warm_start_refuses_other_classes(moons):
     X, y = moons
     clf = ODENetClassifier(**TINY, warm_start=True).fit(X, y)
-    with pytest.raises(ValueError, match=r"not among those of the first fit or of classes, \[0, 1\]: \[2\]"):
+    with pytest.raises(ValueError, match=r"labels \[2\], not among those of the first fit or of classes, \[0, 1\]"):
         clf.fit(X, 2 * y)
 
 

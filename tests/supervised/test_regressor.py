@@ -226,7 +226,7 @@ def test_labels_may_be_sparse_and_their_number_may_not_change():
     Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0, X.sum(1) > 0]).astype(int)
     dense, sparse = ODENetClassifier(**TINY).fit(X, Y), ODENetClassifier(**TINY).fit(X, csr_matrix(Y))
     assert same_weights(dense, sparse)
-    with pytest.raises(ValueError, match=r"labels \[0, 1\], which are not those of the first fit .* \[0, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"labels \[0, 1\], not among those of the first fit .* \[0, 1, 2\]"):
         dense.partial_fit(X, Y[:, :2])
     with pytest.raises(ValueError, match="y is binary, but the last fit's was multilabel-indicator"):
         dense.partial_fit(X, Y[:, 0])
@@ -282,7 +282,7 @@ def test_a_partial_fit_goes_on_from_a_fit(task):
 def test_classes_that_were_not_announced_are_refused():
     X, y = make_moons(60, noise=0.1, random_state=0)
     clf = ODENetClassifier(**TINY).partial_fit(X[:30], y[:30], classes=[0, 1])
-    with pytest.raises(ValueError, match=r"labels \[2\], which are not those of the first fit or of classes, \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"labels \[2\], not among those of the first fit or of classes, \[0, 1\]"):
         clf.partial_fit(X, 2 * y)
 
 
