@@ -65,8 +65,16 @@ class Processes:
         self.interrupted = False
         self.interruption: Any = None
         self._broken = ""
-        self._group = dist.new_group(backend="gloo", timeout=NEVER)
+        self._group: Any = dist.new_group(backend="gloo", timeout=NEVER)
         self._heartbeats = Heartbeats(store, self.rank, self.size)
+
+    def end(self) -> None:
+        """Let go of the threads that carry messages: none is to be left when the interpreter ends."""
+        self._heartbeats.end()
+        self._broken = "The processes have let go of each other."
+        if dist.is_initialized():
+            dist.destroy_process_group(self._group)
+        self._group = None
 
     def totals(self, value: float = 0.0, n: float = 0.0) -> tuple[float, float]:
         """Roll call: the sums of two numbers over all processes.
@@ -207,20 +215,13 @@ class Processes:
                 return
             except RuntimeError as error:
                 over = work.is_completed()
-                seconds = SILENCE if over else LONG_SILENCE
                 # Those that are alive answer at once, so that this takes long only where one is not.
-                silent = self._heartbeats.silent(seconds)
+                silent = self._heartbeats.silent(SILENCE if over else LONG_SILENCE)
                 if silent or over:
                     self._break(silent, error)
             if not told and time.monotonic() - began > LONG:
                 told = True
-                print(
-                    f"skode: rank {self.rank} has waited for the other processes for {LONG:.0f} s. They are alive, but "
-                    "have not come to this point: all processes have to fit the same models in the same order "
-                    "(or alone, with skode.distributed.alone()).",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                say_that_it_waits(self.rank)
 
     def _break(self, silent: list[int], error: RuntimeError) -> None:
         if silent:
@@ -232,6 +233,17 @@ class Processes:
             f"{self._broken} A fit of several processes needs all of them; start it again, where it goes on from its "
             "checkpoint if it has one."
         ) from None
+
+
+def say_that_it_waits(rank: Any) -> None:
+    """Say that this process has waited long."""
+    print(
+        f"skode: rank {rank} has waited for the other processes for {LONG:.0f} s. They have not come to this point, "
+        "and none of them is known to have ended: all processes have to fit the same models in the same order (or alone, "
+        "with skode.distributed.alone()).",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:

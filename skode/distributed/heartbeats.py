@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 from typing import Any
@@ -34,7 +33,6 @@ class Heartbeats:
         self._tell(0)
         self._thread = threading.Thread(target=self._beat, name="skode-heartbeats", daemon=True)
         self._thread.start()
-        atexit.register(self.end)  # a thread that is in the midst of a call into the store would abort the process
 
     def _beat(self) -> None:
         n = 0
@@ -76,6 +74,6 @@ class Heartbeats:
             return [0] if self.rank else []
 
     def end(self) -> None:
-        """Give no more signs of life."""
+        """Give no more signs of life; a thread in the midst of a call into the store would abort an ending process."""
         self._ended.set()
         self._thread.join(SILENCE)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from skode.distributed.group import Processes
+from skode.distributed.group import LONG, Processes, say_that_it_waits
 from skode.solvers.forks import in_forked_children
 
 #: Variables of the environment in which torchrun tells a process of the others.
@@ -157,32 +157,46 @@ def joined() -> Processes | None:
     """
     if _scope.get().alone or threading.current_thread() is not threading.main_thread() or not dist.is_available():
         return None
-    if _Joined.forked or (not dist.is_initialized() and not _start()):
+    if _Joined.forked or (not dist.is_initialized() and (_Joined.world is not None or not _torchrun_started())):
         return None
-    if _Joined.world is not dist.group.WORLD:
-        from torch.distributed.distributed_c10d import _get_default_store
-
-        _Joined.processes = Processes(_get_default_store()) if dist.get_world_size() > 1 else None
-        _Joined.world = dist.group.WORLD
+    if _Joined.world is None or _Joined.world is not dist.group.WORLD:
+        waits = threading.Timer(LONG, say_that_it_waits, [os.environ.get("RANK", "")])
+        waits.daemon = True
+        waits.start()
+        try:
+            _join()
+        finally:
+            waits.cancel()
     return _Joined.processes
 
 
-def _start() -> bool:
-    """Initialise the process group where torchrun has started this process, and not a parent of it."""
+def _torchrun_started() -> bool:
+    """Whether torchrun has started this process, and not a parent of it."""
     if any(name not in os.environ for name in OF_TORCHRUN) or int(os.environ["WORLD_SIZE"]) < 2:
         return False
     parent = os.environ.get(OF_PARENT, str(os.getpid()))
     if multiprocessing.parent_process() is not None or parent != str(os.getpid()):
         return False
     os.environ[OF_PARENT] = parent
-    n_devices = torch.cuda.device_count()
-    if n_devices:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % n_devices)
-    each_its_own = n_devices >= int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    # NCCL wants a device for each process; gloo carries what is on a device that several share.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if each_its_own and dist.is_nccl_available() else "gloo")
-    atexit.register(_end)
     return True
+
+
+def _join() -> None:
+    """Find the processes of the process group, which is initialised where there is none."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    if not dist.is_initialized():
+        n_devices = torch.cuda.device_count()
+        if n_devices:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % n_devices)
+        each_its_own = n_devices >= int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+        # NCCL wants a device for each process; gloo carries what is on a device that several share.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if each_its_own and dist.is_nccl_available() else "gloo")
+        atexit.register(_end)
+    _Joined.processes = Processes(_get_default_store()) if dist.get_world_size() > 1 else None
+    _Joined.world = dist.group.WORLD
+    if _Joined.processes is not None:
+        atexit.register(_Joined.processes.end)  # before the group itself
 
 
 def _end() -> None:
