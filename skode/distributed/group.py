@@ -239,8 +239,8 @@ def say_that_it_waits(rank: Any) -> None:
     """Say that this process has waited long."""
     print(
         f"skode: rank {rank} has waited for the other processes for {LONG:.0f} s. They have not come to this point, "
-        "and none of them is known to have ended: all processes have to fit the same models in the same order (or alone, "
-        "with skode.distributed.alone()).",
+        "and none of them is known to have ended: all processes have to fit the same models in the same order "
+        "(or alone, with skode.distributed.alone()).",
         file=sys.stderr,
         flush=True,
     )
