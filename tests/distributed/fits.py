@@ -12,7 +12,7 @@ from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODE
 from skode.datasets import make_spirals
 from skode.io import ArrayTable
 
-TABLE = {"hidden_layer_sizes": (16,), "max_iter": 6, "random_state": 0, "dtype": "float64"}
+TABLE = {"hidden_layer_sizes": (16,), "max_iter": 3, "random_state": 0, "dtype": "float64"}
 SERIES = {"series": "series", "time": "time", "random_state": 0, "dtype": "float64", "max_iter": 4, "n_draws": 8}
 
 
@@ -32,7 +32,7 @@ def wine():
     return load_wine(return_X_y=True)[0][:, [0, 6, 9, 12]]
 
 
-def spirals(n=21):
+def spirals(n=14):
     """Series of two values, which are not always observed together: no two inputs of encoders are always equal.
 
     The weights of such inputs have no gradient along their difference but what rounding makes, and Adam steps by it.
