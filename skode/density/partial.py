@@ -102,7 +102,8 @@ class IncrementalDensity(FittedDensity):
             changed; and where ``contamination`` is a number, since that is a share of all samples at once.
         """
         X, sample_weight = whole(X, sample_weight)
-        with draft(self, changed_in_place=("module_", "_record"), shared=True) as new:
+        data = {"X": X, "sample_weight": sample_weight}
+        with draft(self, changed_in_place=("module_", "_record"), data=data, shared=True, partial=True) as new:
             new._learn_partially(X, sample_weight)
         return self
 

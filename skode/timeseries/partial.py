@@ -57,7 +57,8 @@ class IncrementalLatentODE(AfterTraining):
             network have changed; and with ``dynamics``, whose population is learnt from all series at once.
         """
         X, y, sample_weight = whole(X, y, sample_weight)
-        with draft(self, changed_in_place=("module_", "_record"), shared=True) as new:
+        data = {"X": X, "y": y, "sample_weight": sample_weight}
+        with draft(self, changed_in_place=("module_", "_record"), data=data, shared=True, partial=True) as new:
             new._learn_partially(X, y, sample_weight)
         return self
 
