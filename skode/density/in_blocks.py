@@ -1,8 +1,9 @@
 """The fit of the density to tables that are read in blocks.
 
-Means and covariances are learned block by block, and training reads a pool of blocks at a time. What needs many rows at
-once has those that are drawn: which columns are discrete and how often their values come, Johnson's distributions, the
-rows held out, the densities beside the flow, and the threshold of anomalies. Equal rows are not merged.
+Means and covariances are learned block by block, and training reads a pool of blocks at a time. Rows that are drawn
+stand for all where many are needed at once: which columns are discrete and how often their values come, Johnson's
+distributions, the rows held out, the densities beside the flow, and the threshold of anomalies. Equal rows are not
+merged.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Source:
 
 
 class SamplesInBlocks:
-    """What a flow is trained on, as :class:`Samples`."""
+    """Samples that a flow is trained on, as :class:`Samples`."""
 
     def __init__(self, source: Source) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""What goes wrong in another process."""
+"""Errors that come from another process."""
 
 from __future__ import annotations
 

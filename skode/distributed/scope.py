@@ -27,7 +27,7 @@ OF_PARENT = "SKODE_PROCESS"
 
 @dataclass(frozen=True)
 class Scope:
-    """What a block of code has chosen.
+    """The choices of a block of code.
 
     Attributes
     ----------

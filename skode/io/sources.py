@@ -1,4 +1,4 @@
-"""What is read in blocks, of all that users pass."""
+"""Which data that users pass are read in blocks."""
 
 from __future__ import annotations
 

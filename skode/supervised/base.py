@@ -109,7 +109,7 @@ class ODENetEstimator(FittedODENet):
         return next(parts)
 
     def _class_factors(self, parts: Iterable[np.ndarray]) -> np.ndarray | None:
-        """What weights are multiplied by in each class, from encoded targets in several parts; None: they are not."""
+        """Factors of the weights by class, from encoded targets in several parts; None where there are none."""
         return None
 
     def _calibrate(self, trials: Trials, settings: TrainingSettings) -> None:

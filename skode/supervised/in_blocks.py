@@ -1,8 +1,8 @@
 """The fit of ODE-Nets to tables that are read in blocks.
 
 The steps are those of a fit in memory (``base.py``). Scales, classes and categories are learned block by block, and
-training reads a pool of blocks at a time. What needs many rows at once has those that are drawn: the search for the
-penalty's strength, the rows held out, and residuals. Equal rows are not merged.
+training reads a pool of blocks at a time. Rows that are drawn stand for all where many are needed at once: the
+search for the penalty's strength, the rows held out, and residuals. Equal rows are not merged.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class BlockSamples:
         self._next: list[int] = []
         self._places = np.full(len(self.ends), -1)
         self._tensors: tuple[Tensor, ...] = ()
-        #: The last rows asked for, as they were given and as an array, and their tensors.
+        #: The last rows indexed, as they were given and as an array, and their tensors.
         self._last: tuple[Any, np.ndarray, tuple[Tensor, ...]] = None, np.empty(0, dtype=np.int64), ()
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class BlockSamples:
     def at(self, rows: Any) -> tuple[Tensor, ...]:
         """The tensors of some samples, by their positions."""
         given, last, tensors = self._last
-        if given is rows:  # each of the tensors is asked for by itself
+        if given is rows:  # each of the tensors is indexed by itself
             return tensors
         positions = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
         if (places := self._places_in(last, positions)) is not None:  # as where a process takes a share of a batch

@@ -21,17 +21,17 @@ from skode.training.dataframes import to_pandas
 from skode.training.digests import digest
 from skode.training.identity import identity
 
-#: What may differ between processes; a source of random numbers that is no number is taken from the first.
+#: Parameters that may differ between processes; a source of random numbers that is no number is taken from the first.
 OWN = {"device"}
 
 #: The same in answers, in which nothing is drawn but by arguments.
 OWN_IN_ANSWERS = OWN | {"random_state"}
 
-#: What has to be the same.
+#: How messages begin: of fits and of answers.
 FITS = "All processes of a fit have to fit the same"
 ANSWERS = "Within together() all processes have to ask the same of the same model"
 
-#: What ``partial_fit`` goes on from.
+#: Name of the fitted model in messages of ``partial_fit``.
 GOES_ON = "the model that partial_fit goes on from"
 
 Method = TypeVar("Method", bound=Callable[..., Any])

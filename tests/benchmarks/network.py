@@ -219,7 +219,7 @@ def _median(call: Callable[[], Any], processes: Processes, n: int) -> float:
 
 
 def run(size: int, links: dict[str, tuple[float, float]] | None, names: Sequence[str]) -> dict[str, dict[Any, Any]]:
-    """What rank 0 of so many processes measures, in a virtual network or on this machine."""
+    """Measurements of rank 0 of so many processes, in a virtual network or on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         target = "tests.benchmarks.network:measured"
         if links is None:
@@ -237,7 +237,7 @@ def run(size: int, links: dict[str, tuple[float, float]] | None, names: Sequence
 
 @dataclass(frozen=True)
 class Model:
-    """What exchanges take; see the module.
+    """Times of exchanges; see the module.
 
     Attributes
     ----------
@@ -274,7 +274,7 @@ class Model:
         return 2.0 * (p - 1) * self.alpha + 2.0 * (p - 1) / p * n * self.beta
 
     def exchanges(self, updates: Sequence[Update], p: int) -> float:
-        """What all exchanges of an update take, in the mean."""
+        """Mean time of all exchanges of an update."""
         return roll_calls(updates) * self.roll_call(p) + self.sum(updates[0].gradient, p)
 
 

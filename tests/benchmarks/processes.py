@@ -119,7 +119,7 @@ def long_fit(path: str | None) -> dict[str, dict[str, np.ndarray]]:
 
 
 def child(task: str, argument: str, out: str) -> None:
-    """What each process does; the result goes to a file of its own."""
+    """Run the task of a process; the result goes to a file of its own."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     warnings.simplefilter("ignore")
     if task == "numbers":
