@@ -1,5 +1,6 @@
 """Neural ordinary differential equations for scikit-learn users."""
 
+from skode.conditional import CNFRegressor
 from skode.density import CNFDensityEstimator
 from skode.equations import ODERegressor
 from skode.identification import NeuralODERegressor
@@ -10,6 +11,7 @@ from skode.version import __version__ as __version__
 
 __all__ = [
     "CNFDensityEstimator",
+    "CNFRegressor",
     "KnownDynamics",
     "LatentODERegressor",
     "NeuralODERegressor",

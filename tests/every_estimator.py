@@ -11,6 +11,7 @@ import pandas as pd
 
 from skode import (
     CNFDensityEstimator,
+    CNFRegressor,
     LatentODERegressor,
     NeuralODERegressor,
     ODENetClassifier,
@@ -80,6 +81,7 @@ def cases() -> dict[str, Case]:
             ODENetRegressor(state_size=3, alpha=1e-4, **small), [(X, target), (X, 10.0 + target)], predict
         ),
         "CNFDensityEstimator": Case(CNFDensityEstimator(stacking=False, **small), [(X,), (3.0 * X,)], log_densities),
+        "CNFRegressor": Case(CNFRegressor(**small), [(X, target), (X, 10.0 + target)], predict),
         "LatentODERegressor": of_series(
             LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, rtol=1e-2, atol=1e-2, **panel, **small)
         ),

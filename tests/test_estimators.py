@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skode
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode import CNFDensityEstimator, CNFRegressor, LatentODERegressor, ODENetClassifier, ODENetRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -20,6 +20,7 @@ X, LABELS = make_moons(20, noise=0.1, random_state=0)
 TARGETS = {
     "ODENetClassifier": LABELS,
     "CNFDensityEstimator": None,
+    "CNFRegressor": X[:, 0] * X[:, 1],
     "LatentODERegressor": X[:, 1],
     "ODENetRegressor": X[:, 0] * X[:, 1],
 }
@@ -31,6 +32,7 @@ def estimators():
         ODENetClassifier(state_size=3, **common),
         ODENetRegressor(state_size=3, **common),
         CNFDensityEstimator(**common),
+        CNFRegressor(**common),
         # Loose, because rows are solved along covariates of their own, which is slow.
         LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, rtol=1e-2, atol=1e-2, **common),
     ]
@@ -182,11 +184,13 @@ def test_frames_and_arrays_give_the_same(estimator):
 
 
 @pytest.mark.filterwarnings("ignore:Columns .* are linearly dependent:UserWarning")  # of make_classification
+@pytest.mark.filterwarnings("ignore:One value makes up .* of y:UserWarning")  # of targets that are classes
 @parametrize_with_checks(
     [
         ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator(max_iter=5),  # no check asks for a good fit
+        CNFRegressor((8,), location_layer_sizes=(8,), max_iter=5, rtol=1e-2, atol=1e-2, random_state=0),
         # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.
         # The score has to be above 0.5: four seeds gave 0.70 to 0.78.
         LatentODERegressor(

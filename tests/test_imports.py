@@ -18,7 +18,7 @@ LAYERS = (
     {"training"},
     {"frames", "serving"},
     {"supervised", "density", "equations"},
-    {"timeseries", "identification"},
+    {"timeseries", "identification", "conditional"},
     {"model_selection"},
     {"inspection"},
     {"__init__"},

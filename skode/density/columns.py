@@ -44,7 +44,7 @@ def check_columns(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None
             "X has columns with one value only (up to rounding), which have no density: "
             f"{names[constant].tolist()}. Drop or rescale them."
         )
-    shares = np.array([_largest_atom(column, weights) for column in X.T]) / weights.sum()
+    shares = np.array([largest_atom(column, weights) for column in X.T]) / weights.sum()
     discrete = np.flatnonzero((shares > LARGEST_ATOM) & (shares * max(weights.sum(), len(X)) >= LEAST_ATOM))
     if len(discrete):
         warn_caller(
@@ -79,7 +79,7 @@ def _dependent(X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
     return np.flatnonzero(np.linalg.norm(null, axis=1) > 1e-3), null.shape[1]
 
 
-def _largest_atom(column: np.ndarray, weights: np.ndarray) -> float:
+def largest_atom(column: np.ndarray, weights: np.ndarray) -> float:
     """The weight of the value that has most."""
     _, groups = np.unique(column, return_inverse=True)
     return float(np.bincount(groups, weights=weights).max())

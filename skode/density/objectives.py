@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from skode.density.flow import Flow, Measured
-from skode.distributed.scope import in_step
-from skode.distributed.share import Share, mean_over, of_share, share_of
+from skode.distributed.share import Share, mean_over, of_share
+from skode.distributed.work import mean_of_shares
 from skode.training import Solver, as_index, to_numpy
 
 
@@ -134,13 +134,10 @@ class ValidationScore:
 
     def __call__(self) -> float:
         self.flow.eval()
-        processes = in_step()
-        share = None if processes is None else share_of(processes, len(self.x))
-        with torch.no_grad():
-            log_prob = to_numpy(self.flow.log_prob(of_share(self.x, share), self.solver.with_share(share))[0])
+        mean = mean_of_shares(self._log_prob, self.weights)
         self.flow.train()
-        if share is None:
-            return float(np.average(log_prob, weights=self.weights))
-        weights = share.of(self.weights)
-        total, n = share.total(float(weights @ log_prob), float(weights.sum()))
-        return total / n
+        return mean
+
+    def _log_prob(self, share: Share | None) -> np.ndarray:
+        with torch.no_grad():
+            return to_numpy(self.flow.log_prob(of_share(self.x, share), self.solver.with_share(share))[0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skode.distributed.scope import alone, in_step
-from skode.distributed.share import share_of
+from skode.distributed.share import Share, share_of
 
 Result = TypeVar("Result")
 
@@ -61,6 +61,25 @@ def _joined(pieces: tuple[Any, ...], axis: int, device: Any) -> Any:
     if isinstance(pieces[0], Tensor):
         return torch.cat(pieces, axis).to(device)
     return np.concatenate(pieces, axis)
+
+
+def mean_of_shares(values: Callable[[Share | None], np.ndarray], weights: np.ndarray) -> float:
+    """Weighted mean of values of samples, each of which is computed by one of the processes in step.
+
+    Parameters
+    ----------
+    values : callable
+        Values of the samples of a share, or of all where it is None.
+    weights : ndarray of shape (n,)
+        Weights of all samples.
+    """
+    processes = in_step()
+    if processes is None:
+        return float(np.average(values(None), weights=weights))
+    share = share_of(processes, len(weights))
+    found, own = values(share), share.of(weights)
+    total, n = share.total(float(own @ found), float(own.sum()))
+    return total / n
 
 
 @contextmanager

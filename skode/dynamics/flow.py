@@ -156,50 +156,31 @@ class MLPFlowField(FlowField):
         return self.bind().parameter_gradients(tape)
 
 
-class BoundFlow:
-    """A perceptron's flow as plain matrix products.
+class FlowProducts:
+    """A perceptron's flow as plain matrix products, with their pullback.
 
     Parameters
     ----------
     field : BoundMLP
-        The perceptron, with one or two hidden layers.
+        The perceptron, with one or two hidden layers. It may have inputs behind the state, which do not change in time.
     n_columns : int, default=1
         1, or 2 with the kinetic energy.
     """
 
     def __init__(self, field: BoundMLP, n_columns: int = 1) -> None:
         self.field, self.n_columns = field, n_columns
-        self.weights = divergence_weights(field.weights)
+        first, *rest = field.weights
+        self.n_features = len(rest[-1])
+        self.state_weights = [first[:, : self.n_features], *rest]
+        self.weights = divergence_weights(self.state_weights)
 
-    def tape(self, like: Tensor, n_slots: int) -> FlowTape:
-        """A tape in preallocated memory; see :class:`skode.solvers.fields.protocols.Tape`."""
-        return self.folded.tape(like, n_slots)  # type: ignore[return-value]
-
-    def session(self) -> FlowSession:
-        """A reverse sweep over such tapes."""
-        return FlowSession(self.folded)
-
-    def replay_key(self) -> Hashable:
-        """See :meth:`BoundMLP.replay_key`."""
-        return ("flow", self.n_columns, self.field.replay_key())
+    def inputs(self, z: Tensor) -> Tensor:
+        """The perceptron's inputs but time, of which the state is the first."""
+        return z
 
     def parameters(self) -> list[Tensor]:
         """The perceptron's parameters."""
         return self.field.parameters()
-
-    def over(self, parameters: Sequence[Tensor]) -> BoundFlow:
-        """A flow of the same form with other parameters."""
-        return BoundFlow(self.field.over(parameters), self.n_columns)
-
-    def refresh(self) -> None:
-        """See :meth:`FoldedMLP.refresh`."""
-        self.folded.refresh()
-
-    @cached
-    def folded(self) -> FoldedFlow:
-        """The weights as the tapes use them."""
-        field = self.field
-        return FoldedFlow(field.weights, field.biases, field.time_column, field.h, self.n_columns)
 
     def __call__(self, t: float | Tensor, state: Tensor) -> Tensor:
         """The value."""
@@ -207,7 +188,7 @@ class BoundFlow:
 
     def linearize(self, t: float | Tensor, state: Tensor) -> tuple[Tensor, Any]:
         """The value, and the field's residuals, the slopes of its hidden layers, and its value."""
-        value, residuals = self.field.linearize(t, state[:, : -self.n_columns])
+        value, residuals = self.field.linearize(t, self.inputs(state[:, : -self.n_columns]))
         slopes = [self.field.h.slope(k) for k in self.field.kept(residuals)]
         divergence = combine_slopes(self.weights, slopes)
         rates = [value, -divergence[:, None]]
@@ -223,7 +204,7 @@ class BoundFlow:
         The energy's cotangent ``e`` adds ``2 e f / d`` to that of the value.
         """
         inner, slopes, value = residuals
-        field, weights, d = self.field, self.weights, value.shape[1]
+        field, weights, d = self.field, self.weights, self.n_features
         kept = field.kept(inner)
         value_bar, c = cotangent[:, :d], -cotangent[:, d : d + 1]
         if self.n_columns > 1:
@@ -236,7 +217,7 @@ class BoundFlow:
             delta = (delta @ field.weights[i + 1]) * p + slope_bars[i] * field.h.curvature(k, p)
             deltas.append(delta)
         deltas.reverse()
-        grad_state = torch.cat([delta @ field.first_factor, torch.zeros_like(cotangent[:, d:])], dim=1)
+        grad_state = torch.cat([(delta @ field.first_factor)[:, :d], torch.zeros_like(cotangent[:, d:])], dim=1)
         return grad_state, (tuple(deltas), c)
 
     def parameter_gradients(self, tape: Sequence[tuple[Any, Any]]) -> list[Tensor]:
@@ -249,5 +230,35 @@ class BoundFlow:
         c = torch.cat([deltas[1] for _, deltas in tape])
         slopes = [torch.cat(parts) for parts in zip(*(residuals[1] for residuals, _ in tape), strict=True)]
         u_bar = (slopes[0].t() @ c)[:, 0] if len(slopes) == 1 else (c * slopes[1]).t() @ slopes[0]
-        add_divergence_gradients(gradients, field.weights, u_bar)
+        add_divergence_gradients(gradients, self.state_weights, u_bar)
         return gradients
+
+
+class BoundFlow(FlowProducts):
+    """A perceptron's flow over views of its current weights; see :class:`FlowProducts`."""
+
+    def tape(self, like: Tensor, n_slots: int) -> FlowTape:
+        """A tape in preallocated memory; see :class:`skode.solvers.fields.protocols.Tape`."""
+        return self.folded.tape(like, n_slots)  # type: ignore[return-value]
+
+    def session(self) -> FlowSession:
+        """A reverse sweep over such tapes."""
+        return FlowSession(self.folded)
+
+    def replay_key(self) -> Hashable:
+        """See :meth:`BoundMLP.replay_key`."""
+        return ("flow", self.n_columns, self.field.replay_key())
+
+    def over(self, parameters: Sequence[Tensor]) -> BoundFlow:
+        """A flow of the same form with other parameters."""
+        return BoundFlow(self.field.over(parameters), self.n_columns)
+
+    def refresh(self) -> None:
+        """See :meth:`FoldedMLP.refresh`."""
+        self.folded.refresh()
+
+    @cached
+    def folded(self) -> FoldedFlow:
+        """The weights as the tapes use them."""
+        field = self.field
+        return FoldedFlow(field.weights, field.biases, field.time_column, field.h, self.n_columns)

@@ -16,15 +16,13 @@ def check_size(name: str, value: Any) -> int:
     return int(value)
 
 
-def check_sizes(hidden_layer_sizes: Any) -> tuple[int, ...]:
+def check_sizes(sizes: Any, name: str = "hidden_layer_sizes") -> tuple[int, ...]:
     """Widths of hidden layers as a tuple of ints; ValueError where they are no sequence of positive integers."""
-    if isinstance(hidden_layer_sizes, Iterable) and not isinstance(hidden_layer_sizes, str):
-        sizes = tuple(hidden_layer_sizes)
-        if all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in sizes):
-            return tuple(int(n) for n in sizes)
-    raise ValueError(
-        f"hidden_layer_sizes must be a sequence of integers > 0, such as (64,) or (64, 64); got {hidden_layer_sizes!r}."
-    )
+    if isinstance(sizes, Iterable) and not isinstance(sizes, str):
+        widths = tuple(sizes)
+        if all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in widths):
+            return tuple(int(n) for n in widths)
+    raise ValueError(f"{name} must be a sequence of integers > 0, such as (64,) or (64, 64); got {sizes!r}.")
 
 
 #: Bytes that training holds for each weight in single precision: the weight, its gradient, Adam's two moments, and the

@@ -33,6 +33,10 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
         "skode.density.stacking": ("Partners",),
         "skode.density.tables": ("Categories",),
     },
+    "conditional": {
+        "skode.conditional.estimator": ("CNFRegressor",),
+        "skode.conditional.flow": ("ConditionalDensity",),
+    },
     "timeseries": {
         "skode.timeseries.estimator": ("LatentODERegressor",),
         "skode.timeseries.cycles": ("Cycles", "CyclicModel"),
@@ -83,6 +87,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "dynamics": {
         "skode.dynamics.mlp": ("MLPField",),
+        "skode.dynamics.conditional": ("ConditionalMLPField",),
         "skode.dynamics.concatsquash": ("ConcatSquashLayer", "ConcatSquashField"),
         "skode.dynamics.convolutional": ("ConvField", "InBfloat16"),
         "skode.dynamics.evolving": ("WeightODE", "EvolvingLayer", "EvolvingField"),

@@ -26,6 +26,12 @@ CLIP = 3.0
 UPDATES, SMALLEST_BATCH = 8, 32
 
 
+def squashed(scaler: StandardScaler, X: np.ndarray) -> np.ndarray:
+    """Features standardised, missing ones 0, and squashed smoothly so that no outlier is far from the rest."""
+    z = standardised(scaler, np.where(np.isnan(X), scaler.mean_, X))
+    return z / np.hypot(1.0, z / CLIP)
+
+
 class Inputs(ABC):
     """The features of samples on their way into a network.
 
@@ -131,9 +137,7 @@ class TabularInputs(Inputs):
         )
 
     def scaled(self, scaler: StandardScaler, X: np.ndarray) -> np.ndarray:
-        """Features standardised, missing ones 0, and squashed smoothly so that no outlier is far from the rest."""
-        z = standardised(scaler, np.where(np.isnan(X), scaler.mean_, X))
-        return z / np.hypot(1.0, z / CLIP)
+        return squashed(scaler, X)
 
     def augmented(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return x

@@ -12,6 +12,7 @@ from torch import nn
 
 from skode import (
     CNFDensityEstimator,
+    CNFRegressor,
     KnownDynamics,
     LatentODERegressor,
     NeuralODERegressor,
@@ -110,6 +111,7 @@ CASES = {
     "density": lambda: (CNFDensityEstimator(**BRIEF), numbers(), None),
     "discrete": lambda: (CNFDensityEstimator(**FLOW, method="euler", step_size=0.5), table()[0][["b", "kind"]], None),
     "johnson": lambda: (CNFDensityEstimator(**FLOW, field="concatsquash", marginals="johnson"), numbers(), None),
+    "conditional": lambda: (CNFRegressor(**BRIEF, warm_start=True), table()[0], numbers()[:, :2]),
     "latent": lambda: (LatentODERegressor(**LATENT), *panel()),
     "calendar": lambda: (LatentODERegressor(**LATENT, periods=["3D"], warm_start=True), *panel("zone", 2)),
     "periods": lambda: (LatentODERegressor(**LATENT, encoder="rnn", noise="white", n_draws=4), *panel("period")),
@@ -176,6 +178,10 @@ def _of_a_density(model, X, y):
     return {"log-densities": model.score_samples(X), "sample": model.sample(3, random_state=1)}
 
 
+def _of_a_conditional_density(model, X, y):
+    return {"log-densities": model.log_density(X, y), "sample": model.sample_y(X, 2, random_state=1)}
+
+
 def _of_a_latent_ode(model, X, y):
     drawn = {"sample": model.sample_y(X, 2, random_state=1), "states": model.latent_states()}
     return {**drawn, "std": model.predict(X, return_std=True), "conditioned": model.condition(X[:3], y[:3]).predict(X)}
@@ -193,6 +199,7 @@ ANSWERS = {
     ODENetClassifier: _of_a_classifier,
     ODENetRegressor: _of_a_regressor,
     CNFDensityEstimator: _of_a_density,
+    CNFRegressor: _of_a_conditional_density,
     LatentODERegressor: _of_a_latent_ode,
     ODERegressor: _of_equations,
     NeuralODERegressor: _of_a_field,

@@ -33,7 +33,14 @@ from tests.persistence import attacks, models
 from tests.persistence.same import differences
 
 CASES = list(models.CASES)
-PUBLIC = [skode.CNFDensityEstimator, skode.NeuralODERegressor, ODENetClassifier, ODENetRegressor, LatentODERegressor]
+PUBLIC = [
+    skode.CNFDensityEstimator,
+    skode.CNFRegressor,
+    skode.NeuralODERegressor,
+    ODENetClassifier,
+    ODENetRegressor,
+    LatentODERegressor,
+]
 
 
 @pytest.fixture(scope="module")

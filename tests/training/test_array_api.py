@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode import CNFDensityEstimator, CNFRegressor, LatentODERegressor, ODENetClassifier, ODENetRegressor
 from skode.inspection import DensityDisplay, SeriesForecastDisplay, TrajectoryDisplay, tolerance_curve
 from skode.model_selection import ContinuationScorer
 
@@ -30,6 +30,7 @@ ESTIMATORS = {
     ),
     "regressor": (ODENetRegressor(state_size=3, **SMALL), X[:, 0] * X[:, 1], ["predict", "transform"]),
     "density": (CNFDensityEstimator(**SMALL), None, ["score_samples", "log_prob", "transform", "inverse_transform"]),
+    "conditional": (CNFRegressor(**SMALL), X[:, 0] * X[:, 1], ["predict", "predict_interval", "sample_y"]),
     "series": (
         LatentODERegressor(latent_size=2, encoder_size=4, n_draws=4, rtol=1e-2, atol=1e-2, **SMALL),
         X[:, 1],

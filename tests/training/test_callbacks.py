@@ -8,7 +8,7 @@ from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import make_moons
 from sklearn.model_selection import GridSearchCV
 
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode import CNFDensityEstimator, CNFRegressor, LatentODERegressor, ODENetClassifier, ODENetRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -29,6 +29,10 @@ ESTIMATORS = {
     "CNFDensityEstimator": (
         lambda **changed: CNFDensityEstimator((4,), random_state=0, **{"max_iter": 4, **changed}),
         None,
+    ),
+    "CNFRegressor": (
+        lambda **changed: CNFRegressor((4,), random_state=0, **{"max_iter": 4, **changed}),
+        X[:, 0],
     ),
     "LatentODERegressor": (
         lambda **changed: LatentODERegressor(

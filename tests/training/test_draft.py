@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor
+from skode import CNFDensityEstimator, CNFRegressor, LatentODERegressor, ODENetClassifier, ODENetRegressor
 from skode.training import draft
 from skode.training.loop import _Training
 
@@ -17,6 +17,7 @@ CASES = {
     "classifier": (ODENetClassifier(**COMMON), (X, X[:, 0] > 0)),
     "regressor": (ODENetRegressor(**COMMON), (X, X[:, 0])),
     "density": (CNFDensityEstimator(**COMMON), (X,)),
+    "conditional": (CNFRegressor(**COMMON), (X, X[:, 0])),
     "latent": (
         LatentODERegressor("series", "time", latent_size=2, encoder_size=4, n_draws=4, **COMMON),
         (ROWS, X[:, 0]),
