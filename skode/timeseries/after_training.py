@@ -20,10 +20,26 @@ from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import linearised_rows, normal_draws
 from skode.timeseries.predictive import Prediction
 from skode.timeseries.validation import widen_noise
-from skode.training import Stopwatch
+from skode.training import Stopwatch, warn_caller
+
+#: Share of an output's variance within series above which noise with a memory has taken over from the dynamics.
+MOST_OF_MEMORY = 0.5
 
 #: About how often the posteriors of all series are computed for the marginal likelihood of known dynamics.
 PASSES_FOR_POPULATION = 10
+
+
+def within_series(panel: Panel) -> np.ndarray:
+    """Variances of the outputs about the means of their series, of shape (n_outputs,); 0 where nothing tells."""
+    seen, y, codes = ~np.isnan(panel.y), np.nan_to_num(panel.y), panel.codes
+    weights = panel.row_weights()[:, None] * seen
+    counts = np.zeros((panel.n_series, y.shape[1]))
+    sums = np.zeros_like(counts)
+    np.add.at(counts, codes, weights)
+    np.add.at(sums, codes, weights * y)
+    off = y - (sums / np.maximum(counts, 1.0))[codes]
+    freedom = np.maximum(counts - 1.0, 0.0).sum(axis=0)
+    return (weights * off**2).sum(axis=0) / np.maximum(freedom, 1.0)
 
 
 class AfterTraining(ForecastingLatentODE):
@@ -74,6 +90,22 @@ class AfterTraining(ForecastingLatentODE):
         for output, found in enumerate(self._checkpoint.step(likeliest)):
             if found is not None:
                 likelihood.colour(output, *found)
+
+    def _warn_of_memory(self, panel: Panel) -> None:
+        """Warn where noise with a memory makes up most of how an output varies within series."""
+        likelihood = self.module_.likelihood
+        if not isinstance(likelihood, Gaussian):
+            return
+        within = within_series(panel)
+        share = likelihood.coloured.double().cpu().numpy() ** 2 / np.where(within > 0.0, within, np.inf)
+        names = [name for name, own in zip(self._units.output_names, share, strict=True) if own > MOST_OF_MEMORY]
+        if names:
+            warn_caller(
+                f"Noise with a memory makes up {min(share.max(), 1.0):.0%} of how {names} vary within series: the "
+                "dynamics explain little of it. If there are cycles of known length, name them in periods; else raise "
+                "max_iter or latent_size. noise='white' leaves such noise out.",
+                UserWarning,
+            )
 
     def _forecasts(self, known: Panel, query: Panel) -> Iterator[Prediction]:
         """Predictions of rows, given other rows of the same series."""

@@ -520,6 +520,7 @@ class LatentODERegressor(IncrementalLatentODE):
             self._fit_module(objective, panel.n_series, rng, settings, task=task, dtype=dtype, validate=validate)
             objective.end()
         self._learn_the_rest(panel, training, aside, stopwatch)
+        self._warn_of_memory(panel)
 
     @property
     def _learns_outputs_alone(self) -> bool:

@@ -183,11 +183,18 @@ def test_weights_count_samples():
 def test_a_scale_that_is_too_small_for_new_targets_is_raised():
     # Columns of noise, by which a network of too many weights follows the samples that it is trained on.
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(200, 20)), rng.normal(size=200)
-    settings = {"alpha": 0.0, "max_iter": 20, "random_state": 0, "validation_fraction": 0.3, "warm_start": True}
+    X, y = rng.normal(size=(120, 20)), rng.normal(size=120)
+    settings = {
+        "hidden_layer_sizes": (8,),
+        "alpha": 0.0,
+        "max_iter": 20,
+        "random_state": 0,
+        "validation_fraction": 0.3,
+        "warm_start": True,
+    }
     model = CNFRegressor(**settings, early_stopping=False).fit(X, y)
     assert model.module_.base_scale.item() == 1.0
-    X_new, y_new = rng.normal(size=(2000, 20)), rng.normal(size=2000)
+    X_new, y_new = rng.normal(size=(300, 20)), rng.normal(size=300)
     points = np.square((y_new - model.predict(X_new)) / model.predict(X_new, return_std=True)[1]).mean()
     assert points > 1.2  # it is too sure
     model = CNFRegressor(**settings).fit(X, y)

@@ -9,6 +9,8 @@ import torch
 
 from skode import LatentODERegressor
 from skode.timeseries import after_training
+from skode.timeseries.after_training import within_series
+from skode.timeseries.panel import Panel
 from tests.timeseries.waves import TINY, make_waves
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
@@ -113,3 +115,26 @@ def test_without_normal_outputs_there_is_no_noise_to_speak_of():
     for name in ("noise_std_", "noise_share_", "noise_memory_"):
         with pytest.raises(AttributeError, match="has no noise of its own"):
             getattr(model, name)
+
+
+def cycles(n_series=6, n_rows=40, period=8.0):
+    """Sines of a period that is short for the series, from phases of their own."""
+    rng = np.random.default_rng(0)
+    t = np.tile(np.arange(float(n_rows)), n_series)
+    phase = np.repeat(rng.uniform(0.0, 2.0 * np.pi, n_series), n_rows)
+    X = pd.DataFrame({"id": np.repeat(np.arange(n_series), n_rows), "t": t})
+    return X, pd.Series(np.sin(2.0 * np.pi * t / period + phase) + rng.normal(0.0, 0.1, len(t)), name="level")
+
+
+def test_noise_that_takes_what_dynamics_should_explain_is_told():
+    with pytest.warns(UserWarning, match=r"Noise with a memory makes up \d+% of how \['level'\] vary within series"):
+        LatentODERegressor(**{**TINY, "max_iter": 3, "noise": "coloured"}).fit(*cycles())
+
+
+def test_variances_within_series_leave_out_their_levels():
+    X, y = cycles()
+    level = np.repeat(np.arange(6.0), 40)
+    values = (y + 10.0 * level).to_numpy()[:, None]
+    panel = Panel.of(X["id"].to_numpy(), X["t"].to_numpy(), np.zeros((240, 0)), values)
+    expected = np.mean([y[X["id"] == i].var() for i in range(6)])
+    np.testing.assert_allclose(within_series(panel), [expected], rtol=1e-12)
