@@ -60,7 +60,11 @@ class System:
 
     def p(self, values: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Parameters and inputs by name; those estimated from the values given."""
-        fixed = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.constants.items()}
+        like = next(iter([*values, *inputs.values()]), None)
+        device = None if like is None else like.device
+        fixed = {
+            name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in self.constants.items()
+        }
         return {**fixed, **inputs, **dict(zip(self.names, values, strict=True))}
 
     def derivative(self, t: Tensor, y: Tensor, p: dict[str, Tensor]) -> Tensor:
@@ -118,7 +122,7 @@ class System:
             return value.expand(shape)
         state, factor = impulse
         added = amount if factor is None else amount * p[factor]
-        there = torch.zeros(self.n_states, dtype=amount.dtype)
+        there = torch.zeros(self.n_states, dtype=amount.dtype, device=amount.device)
         there[state] = 1.0
         return added[..., None] * there
 

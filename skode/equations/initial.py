@@ -49,8 +49,8 @@ class InitialStates:
             if isinstance(source, str):
                 part = p[source]
             else:
-                part = numbers[source] if isinstance(source, int) else torch.tensor(source, dtype=values.dtype)
-            parts.append(part.expand(shape))
+                part = numbers[source] if isinstance(source, int) else torch.tensor(source, dtype=torch.float64)
+            parts.append(part.to(values).expand(shape))
         return torch.stack(parts, dim=-1)
 
     @torch.no_grad()

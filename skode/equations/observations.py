@@ -59,11 +59,8 @@ class Observations:
         columns : Columns
             The parts of the covariates.
         """
-        n_covariates = rows.covariates.shape[1]
-        rows = _with_rank(rows, weights, columns)  # equal doses are two, and so are rows before and after one
-        rows, values, some_weights = distinct_rows(rows, values, weights)
+        rows, values, some_weights = distinct_records(rows, values, weights, columns)
         weights = np.ones(len(rows)) if some_weights is None else some_weights
-        rows = replace(rows, covariates=rows.covariates[:, :n_covariates])
         rows, values, weights = of_observed_series(rows, values, weights)
         codes, ids = series_codes(rows.series)
         amounts = columns.amounts_of(rows.covariates)
@@ -74,6 +71,15 @@ class Observations:
     def seen(self) -> np.ndarray:
         """In which rows anything was observed."""
         return ~np.isnan(self.values).all(axis=1)
+
+
+def distinct_records(
+    rows: LongRows, values: np.ndarray, weights: np.ndarray, columns: Columns
+) -> tuple[LongRows, np.ndarray, np.ndarray | None]:
+    """As :func:`skode.frames.distinct_rows`; but equal doses are two, and so are rows before and after one."""
+    n_covariates = rows.covariates.shape[1]
+    rows, values, some_weights = distinct_rows(_with_rank(rows, weights, columns), values, weights)
+    return replace(rows, covariates=rows.covariates[:, :n_covariates]), values, some_weights
 
 
 def _with_rank(rows: LongRows, weights: np.ndarray, columns: Columns) -> LongRows:

@@ -50,7 +50,7 @@ class NeuralODERegressor(FittedField):
     .. math:: dy/dt = g(y, u; w) + f(t, y, p)
 
     with a field ``g`` that is learnt and, where given, a known right-hand side ``f`` with parameters that are learnt
-    beside it (a universal differential equation [1]_). KnownSeries have independent noise.
+    beside it (a universal differential equation [1]_). Observations have independent noise.
 
     States are first smoothed, and the field is fitted to their derivatives (gradient matching). From there multiple
     shooting descends to the field with the largest posterior density: series are cut into segments that are made to

@@ -98,6 +98,10 @@ class Grid:
             query.isetitem(self.time, self.written(seconds))
         return query
 
+    def answers(self, answer: Callable[[Any], Any], own: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Answers of a method of the estimator for a series at these times, of shape (n_times, n), one or several."""
+        return _by_time(answer(self.at(own, seconds)), len(seconds))
+
 
 class EquationsGrid(Grid):
     """The rows of a long frame at other times, as an estimator of equations takes them.
@@ -108,16 +112,18 @@ class EquationsGrid(Grid):
     Parameters
     ----------
     estimator : estimator
-        It has ``series`` and ``time``; ``interpolation``, ``doses`` (by name) and ``trials`` are read where they are.
+        It has ``series`` and ``time``; ``interpolation``, ``doses`` (by name) and ``trials`` are read where they are,
+        the first two from its ``dynamics`` where it has those.
     X : DataFrame or array-like of shape (n_rows, n_columns)
         The long frame.
     """
 
     def __init__(self, estimator: Any, X: Any) -> None:
+        equations = getattr(estimator, "dynamics", None) or estimator
         named = isinstance(X, pd.DataFrame)
         frame = X if named else pd.DataFrame(X).infer_objects()
         labels = [str(column) if named else f"x{i}" for i, column in enumerate(frame.columns)]
-        doses = [i for i, label in enumerate(labels) if label in (getattr(estimator, "doses", None) or ())]
+        doses = [i for i, label in enumerate(labels) if label in (getattr(equations, "doses", None) or ())]
         if doses:  # a missing amount is none
             frame = frame.copy()
             for position in doses:
@@ -126,22 +132,25 @@ class EquationsGrid(Grid):
         rows = read_rows(estimator, given, series=estimator.series, time=estimator.time, reset=False)
         super().__init__(frame, rows, series=estimator.series, time=estimator.time)
         self.named, self.doses = named, doses
-        if getattr(estimator, "interpolation", "linear") == "linear":
+        if getattr(equations, "interpolation", "linear") == "linear":
             self.stepwise = {i for i, label in enumerate(labels) if label == getattr(estimator, "trials", None)}
         else:
             self.stepwise = set(self.covariates)
 
     def answers(self, answer: Callable[[Any], Any], own: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Answers of a method of the estimator for a series at these times, of shape (n_times, n), one or several."""
         query = self.at(own, seconds, stepwise=self.stepwise)
         for position in self.doses:
             query.isetitem(position, 0.0)
         if self.doses:
             given = self.frame.iloc[:, self.doses].to_numpy(np.float64) != 0.0
             query = pd.concat([query, self.frame[own & given.any(axis=1)]])
-        found = answer(query if self.named else query.to_numpy())
-        found = found if isinstance(found, tuple) else (found,)
-        return tuple(np.asarray(part, dtype=np.float64)[: len(seconds)].reshape(len(seconds), -1) for part in found)
+        return _by_time(answer(query if self.named else query.to_numpy()), len(seconds))
+
+
+def _by_time(found: Any, n: int) -> tuple[np.ndarray, ...]:
+    """The first n of answers, one or several, each of shape (n, n_values)."""
+    found = found if isinstance(found, tuple) else (found,)
+    return tuple(np.asarray(part, dtype=np.float64)[:n].reshape(n, -1) for part in found)
 
 
 def _place(frame: pd.DataFrame, column: Column, parameter: str) -> Column:

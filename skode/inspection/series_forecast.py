@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skode.frames import read_rows
 from skode.inspection._axes import require_matplotlib
 from skode.inspection._estimators import refusal
-from skode.inspection._series_grid import Grid, grid_over
+from skode.inspection._series_grid import EquationsGrid, Grid, grid_over
 from skode.inspection._series_panels import (
     SeriesForecast,
     SeriesPanels,
@@ -147,9 +148,9 @@ class SeriesForecastDisplay(SeriesPanels):
             as_numpy(value, name, who) for value, name in ((X, "X"), (y, "y"), (times, "times"), (held_out, "held_out"))
         )
         X = to_pandas(X)
-        rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
+        grid = _grid_of(estimator, X)
+        rows = grid.rows
         values = estimator._targets(y, rows, maybe_nothing=True)
-        grid = Grid(X, rows, series=estimator.series, time=estimator.time)
         columns = chosen_outputs(outputs, estimator._units.output_names)
         aside = marked_rows(held_out, len(rows))
         codes, ids = pd.factorize(rows.series)
@@ -167,11 +168,11 @@ class SeriesForecastDisplay(SeriesPanels):
                 seconds = grid_over(rows.time[own], estimator._units.span, highest_frequency=highest)
             else:
                 seconds = grid.seconds(times)
-            query = grid.at(own, seconds)
-            mean = estimator.predict(query).reshape(len(seconds), -1)[:, columns]
+            mean = grid.answers(estimator.predict, own, seconds)[0][:, columns]
             lower, upper = None, None
             if estimator.likelihood != "bernoulli":
-                ends = estimator.predict_interval(query, level).reshape(len(seconds), -1, 2)[:, columns]
+                ends = grid.answers(partial(estimator.predict_interval, level=level), own, seconds)[0]
+                ends = ends.reshape(len(seconds), -1, 2)[:, columns]
                 lower, upper = ends[..., 0], ends[..., 1]
             forecasts.append(
                 SeriesForecast(
@@ -194,3 +195,11 @@ class SeriesForecastDisplay(SeriesPanels):
             time_name=grid.time_name,
         )
         return display.plot(axes, line_kw=line_kw, band_kw=band_kw, points_kw=points_kw, held_out_kw=held_out_kw)
+
+
+def _grid_of(estimator: LatentODERegressor, X: Any) -> Grid:
+    """The rows of X, to be taken over to other times, with doses where its dynamics have some."""
+    if estimator.dynamics is not None:
+        return EquationsGrid(estimator, X)
+    rows = read_rows(estimator, X, series=estimator.series, time=estimator.time, reset=False)
+    return Grid(X, rows, series=estimator.series, time=estimator.time)

@@ -41,6 +41,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
         "skode.timeseries.estimator": ("LatentODERegressor",),
         "skode.timeseries.cycles": ("Cycles", "CyclicModel"),
         "skode.timeseries.decoder": ("Decoder",),
+        "skode.timeseries.doses": ("Doses",),
         "skode.timeseries.driven": ("DrivenField",),
         "skode.timeseries.encoders.gru": ("GRU",),
         "skode.timeseries.encoders.ode_rnn": ("ODERNNEncoder",),

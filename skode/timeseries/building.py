@@ -69,13 +69,14 @@ def _known_model(estimator: Any, panel: Panel, generator: torch.Generator) -> Kn
     """The model with equations of the user's, in float64."""
     assert estimator.dynamics is not None
     n_outputs, units, likelihood = panel.y.shape[1], estimator._units, LIKELIHOODS[estimator.likelihood]
-    inputs = estimator._input_names()
+    inputs = estimator._input_names() if units.columns is None else units.columns.inputs
+    n_read = len(inputs) + len(units.doses)
     equations = KnownEquations.read(estimator.dynamics, OutputStatistics.of(panel, units), inputs, likelihood)
     size = len(equations.own)
     module = KnownODE(
         equations,
         Conversion.of(units, n_outputs),
-        encoder=ENCODERS[estimator.encoder](n_outputs, len(inputs), estimator.sizes_.encoder_size, size, generator),
+        encoder=ENCODERS[estimator.encoder](n_outputs, n_read, estimator.sizes_.encoder_size, size, generator),
         likelihood=likelihood(n_outputs),
         process=estimator.observation_times == "poisson",
         width=max(estimator.sizes_.hidden_layer_sizes, default=estimator.sizes_.encoder_size),

@@ -22,7 +22,7 @@ from skode.timeseries.panel import Panel
 
 @dataclass(frozen=True)
 class CovariatePaths:
-    """Each series' covariates over time: linear between its rows, constant before and after them.
+    """Each series' covariates over time: linear between its rows or as in the last one, constant before and after.
 
     Attributes
     ----------
@@ -30,10 +30,13 @@ class CovariatePaths:
         Scaled times since the series' starts, increasing; infinite in empty slots.
     values : Tensor of shape (n_series, n_knots, n_covariates)
         Covariates at these times; the last ones again in empty slots.
+    linear : bool
+        Whether they change linearly between rows.
     """
 
     times: Tensor
     values: Tensor
+    linear: bool = True
 
     @classmethod
     def of(cls, panel: Panel, time_scale: float, dtype: torch.dtype, device: torch.device) -> CovariatePaths:
@@ -87,7 +90,8 @@ class CovariatePaths:
         n_series = len(self.times)
         inside = torch.isfinite(self.times)
         rises = torch.zeros_like(self.values[:, :1]).repeat(1, self.times.shape[1] + 1, 1)
-        rises[:, 1:-1] = self.values.diff(dim=1) * inside[:, 1:, None]
+        if self.linear:
+            rises[:, 1:-1] = self.values.diff(dim=1) * inside[:, 1:, None]
         lows = torch.cat([self.values[:, :1], self.values], dim=1)
         start = torch.where(inside, self.times, 0.0)
         lengths = torch.where(inside[:, 1:], start.diff(dim=1), torch.inf).clamp_min(torch.finfo(start.dtype).tiny)

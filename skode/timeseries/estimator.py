@@ -15,11 +15,13 @@ from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skode.equations.columns import Columns
 from skode.equations.reading import Clock
-from skode.frames import Column, LongRows, distinct_rows, read_rows, read_targets
+from skode.frames import Column, LongRows, read_rows, read_targets
 from skode.timeseries.absurd_times import check_absurd_times
 from skode.timeseries.building import chosen_sizes, new_model
 from skode.timeseries.cycles import Cycles
+from skode.timeseries.doses import checked, distinct, dose_columns
 from skode.timeseries.elbo import ELBOSettings, NegativeELBO
 from skode.timeseries.encoders import ENCODERS
 from skode.timeseries.known_dynamics import KnownDynamics
@@ -447,14 +449,19 @@ class LatentODERegressor(IncrementalLatentODE):
         self, X: Any, y: Any, sample_weight: Any, *, first: bool, partial: bool = False
     ) -> tuple[LongRows, np.ndarray, np.ndarray | None]:
         """Rows, values and weights; of a part of the data, but for the first, outputs need not be observed."""
-        rows = read_rows(self, X, series=self.series, time=self.time, reset=first)
+        if first:
+            X = X if self.dynamics is None else checked(X, self.dynamics.doses)
+            rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
+            columns = self._dose_columns()
+        else:
+            rows, columns = self._read(X), self._units.columns
         y = to_pandas(y, "y")
         if first:
             values = read_targets(y, len(rows))
             LIKELIHOODS[self.likelihood].check(values)
         else:
             values = self._targets(y, rows)
-        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
+        rows, values, weights = distinct(rows, values, check_weights(sample_weight, values), columns)
         never = np.flatnonzero(np.isnan(values).all(axis=0))
         if len(never) and (first or not partial):
             output = repr(y.columns[never[0]]) if isinstance(y, pd.DataFrame) else never[0]
@@ -462,12 +469,19 @@ class LatentODERegressor(IncrementalLatentODE):
             raise ValueError(f"Input y contains NaN only in output {output}{weighing}: it was never observed. Drop it.")
         return rows, values, weights
 
+    def _dose_columns(self) -> Columns | None:
+        """The parts of the covariates; None where they all are inputs."""
+        return None if self.dynamics is None else dose_columns(self._input_names(), self.dynamics.doses)
+
     def _build(
         self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None, y: Any, rng: np.random.RandomState
     ) -> Panel:
         """Learn the units, and make a model of the parameters; returns the rows in these units."""
         standardise = LIKELIHOODS[self.likelihood].standardised
-        units = Units.learned(rows, values, weights, to_pandas(y, "y"), standardise=standardise)
+        columns, linear = self._dose_columns(), self.dynamics is None or self.dynamics.interpolation == "linear"
+        units = Units.learned(
+            rows, values, weights, to_pandas(y, "y"), standardise=standardise, columns=columns, linear=linear
+        )
         units = replace(units, cycles=Cycles.of(self, units.time_kind))
         if self.dynamics is None:
             units = units.for_changes_of(units.without_cycles(units.panel(rows, values, weights)))

@@ -16,9 +16,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skode.frames import Column, LongRows, column_label, distinct_rows, read_rows, times_of_kind
+from skode.frames import Column, LongRows, column_label, read_rows, times_of_kind
 from skode.solvers.transforms import DUAL_LEVEL
 from skode.timeseries.absurd_times import check_absurd_times
+from skode.timeseries.doses import without_missing
 from skode.timeseries.exported import ExportsLatentODE
 from skode.timeseries.known_ode import KnownODE
 from skode.timeseries.latent_ode import LatentModel
@@ -91,11 +92,12 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         """
         rows = self._read(X)
         values = self._targets(y, rows, maybe_nothing=True)
-        rows, values, weights = distinct_rows(rows, values, check_weights(sample_weight, values))
+        rows, values, weights = self._units.distinct(rows, values, check_weights(sample_weight, values))
         check_absurd_times(rows, typical_span=self._units.span)
         new = self._units.panel(rows, values, weights)
         conditioned = copy.copy(self)
         joined = conditioned.context_ = self.context_.joined(new)
+        joined.refuse_early_doses()
         changed = joined.ids.get_indexer(new.ids)
         posterior = self.posterior_.take(self.context_.ids.get_indexer(joined.ids))
         part = self._inferred(joined.take(changed), posterior.n_draws)
@@ -327,7 +329,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
             column_label(self.series, "series"): panel.codes,
             column_label(self.time, "time"): column.iloc[np.tile(order, n_series)].to_numpy(),
         }
-        return units.frame(keys, panel.covariates, self._covariate_names(), y)
+        return units.frame(keys, panel, self._covariate_names(), y)
 
     @by_partition
     @array_api
@@ -532,6 +534,7 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
     def _read(self, X: Any) -> LongRows:
         """The rows of X, which must have the columns of ``fit``."""
         check_is_fitted(self)
+        X = without_missing(X, self._units.doses)
         return read_rows(self, X, series=self.series, time=self.time, reset=False)
 
     def _targets(self, y: Any, rows: LongRows, *, maybe_nothing: bool = False) -> np.ndarray:
@@ -571,9 +574,8 @@ class FittedLatentODE(RegressorMixin, ClassNamePrefixFeaturesOutMixin, Transform
         return [f"x{i}" for i in range(n) if i not in keys]
 
     def _covariate_names(self) -> list[Any]:
-        n_covariates = self._units.n_covariates
         if not hasattr(self, "feature_names_in_"):
-            return [f"x{i}" for i in range(n_covariates)]
+            return [f"x{i}" for i in range(self._units.n_columns)]
         names = list(self.feature_names_in_)
         keys = [c if isinstance(c, str) else names[c] for c in (self.series, self.time) if c is not None]
         return [name for name in names if name not in keys]

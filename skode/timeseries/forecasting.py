@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from skode.frames import LongRows, column_label, read_rows, read_span, take_apart, times_of_kind
+from skode.frames import LongRows, column_label, read_span, take_apart, times_of_kind
 from skode.timeseries.fitted import FittedLatentODE
 from skode.timeseries.future import joined, last_times, steps_ahead, usual_steps, with_covariates
 from skode.timeseries.mixtures import crps, quantile
@@ -213,10 +213,10 @@ class ForecastingLatentODE(FittedLatentODE):
         known, units = self.context_, self._units
         others: LongRows | Callable[..., Any] | None = covariates
         if covariates is not None:
-            if not units.n_covariates:
+            if not units.n_columns:
                 raise ValueError("covariates were given, but the model was fitted without any; leave covariates=None.")
             if not callable(covariates):
-                others = read_rows(self, covariates, series=self.series, time=self.time, reset=False)
+                others = self._read(covariates)
                 units.check_time_kind(others, self.time)
         times = to_pandas(times, "times")
         if isinstance(times, pd.DataFrame):

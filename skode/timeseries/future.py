@@ -86,13 +86,17 @@ def with_covariates(
         if covariates is not None:
             scaled = units.scaled_covariates(covariates.covariates)
             nothing = np.full((len(covariates), known.y.shape[1]), np.nan)
-            known = known.joined(Panel.of(covariates.series, covariates.time, scaled, nothing))
-        values = units.original_covariates(_interpolated(ids, times, known))
+            amounts = units.amounts(covariates.covariates)
+            known = known.joined(Panel.of(covariates.series, covariates.time, scaled, nothing, amounts=amounts))
+        values = units.original_covariates(_interpolated(ids, times, known, linear=units.linear))
     return LongRows(ids.to_numpy(), times, units.time_kind, values, np.arange(len(times)), units.time_zone)
 
 
-def _interpolated(ids: pd.Index, times: np.ndarray, known: Panel) -> np.ndarray:
-    """Covariates of series at given times: linear between rows, constant before and after; 0, the mean, without."""
+def _interpolated(ids: pd.Index, times: np.ndarray, known: Panel, *, linear: bool) -> np.ndarray:
+    """Covariates of series at given times: linear between rows, or as in the last one, constant before and after.
+
+    Without any rows they are 0, the mean.
+    """
     values = np.zeros((len(times), known.covariates.shape[1]))
     if not values.shape[1]:
         return values
@@ -101,6 +105,10 @@ def _interpolated(ids: pd.Index, times: np.ndarray, known: Panel) -> np.ndarray:
     for code in np.unique(positions[last > first]):
         own = positions == code
         rows = slice(first[own][0], last[own][0])
+        if not linear:
+            before = np.searchsorted(known.time[rows], times[own], side="right") - 1
+            values[own] = known.covariates[rows][np.maximum(before, 0)]
+            continue
         for k, column in enumerate(known.covariates[rows].T):
             values[own, k] = np.interp(times[own], known.time[rows], column)
     return values

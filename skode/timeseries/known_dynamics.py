@@ -60,6 +60,16 @@ class KnownDynamics(BaseEstimator):
         here is as given. The others are learnt from the series, where there are five or more: they start from the
         deviations 1 (one bound), 1.5 (two) and the start's absolute value (none). Shared ones have a flat prior on
         the same scale where it is not named.
+    doses : dict or None, default=None
+        Columns of X that hold doses, which are no covariates, by name: an amount is added to a state at its row's time.
+        Of each column the name of the state; ``(state, parameter)`` for an amount that is multiplied by a parameter,
+        as a bioavailability; or ``jump(amount, p)``, of shape ``(..., n_states)``, for what is added to all states.
+        Where the amount is 0 or NaN there is no dose. What was observed in the row of a dose is from before it, and
+        what was observed at its time in rows further down from after it; doses at one time add up. Rows that only tell
+        a dose have NaN in y. In ``predict``, ``condition`` and ``forecast`` doses in X are given as well, in place of
+        those that ``fit`` saw at the same times.
+    interpolation : {"linear", "previous"}, default="linear"
+        Covariates between rows: linear, or as in the row before. The solver stops where the latter jump.
     time_unit : str, default="D"
         The unit of time of dates (which count from the first one in ``fit``) and of time differences, as pandas
         writes it. Numbers are taken as they are.
@@ -67,6 +77,7 @@ class KnownDynamics(BaseEstimator):
     See Also
     --------
     ODERegressor : Estimates of maximum likelihood, with standard errors, where little is of each series its own.
+        Doses and ``interpolation`` are the same there.
 
     References
     ----------
@@ -102,6 +113,8 @@ class KnownDynamics(BaseEstimator):
         per_series: Any = None,
         fixed: Any = (),
         priors: dict[str, float] | None = None,
+        doses: dict[str, Any] | None = None,
+        interpolation: str = "linear",
         time_unit: str = "D",
     ) -> None:
         self.rhs = rhs
@@ -112,6 +125,8 @@ class KnownDynamics(BaseEstimator):
         self.per_series = per_series
         self.fixed = fixed
         self.priors = priors
+        self.doses = doses
+        self.interpolation = interpolation
         self.time_unit = time_unit
 
 
@@ -206,7 +221,9 @@ class KnownEquations:
         own = given.per_series
         if own is None:
             own = [name for name in params if name not in fixed]
-        arguments = Arguments(given.rhs, params, given.states, _no_outputs, given.initial, own, fixed)
+        if given.interpolation not in ("linear", "previous"):
+            raise ValueError(f'interpolation must be "linear" or "previous", got {given.interpolation!r}.')
+        arguments = Arguments(given.rhs, params, given.states, _no_outputs, given.initial, own, fixed, given.doses)
         reading = read_model(arguments, outputs.names, inputs, SolverSettings("dopri5", 1e-6, 1e-9))
         states = reading.model.system.states
         for name in (*reading.model.system.names, *inputs):

@@ -18,6 +18,7 @@ from skode.timeseries.driven import CovariatePaths
 from skode.timeseries.encoders import Encoder
 from skode.timeseries.known_dynamics import KnownEquations
 from skode.timeseries.latent_ode import LatentModel, SizeOfWork, bounded_log, solved
+from skode.timeseries.legs import solved_in_legs
 from skode.timeseries.likelihoods import Likelihood
 from skode.timeseries.population import Population
 from skode.timeseries.posterior import normal_draws
@@ -82,9 +83,10 @@ class NamedInputs:
     scale: Tensor
 
     def __call__(self, covariates: Tensor) -> dict[str, Tensor]:
-        """Covariates (..., n_covariates) by name, in the user's units."""
+        """Covariates by name, in the user's units: the first of (..., n), of which others may follow."""
         if not self.names:
             return {}
+        covariates = covariates[..., : len(self.names)]
         return dict(zip(self.names, (covariates * self.scale + self.shift).unbind(-1), strict=True))
 
 
@@ -205,7 +207,11 @@ class KnownODE(LatentModel):
     def path(self, z0: Tensor, times: Tensor, reach: Tensor, series: PanelTensors, solver: Solve) -> Tensor:
         y0, parameters = self.starts(z0, series)
         x0 = torch.cat([y0 / self.scale, parameters], dim=-1)
-        x = solved(self._field(series, len(z0)), x0, times, reach, solver)
+        field = self._field(series, len(z0))
+        if series.events is None:
+            x = solved(field, x0, times, reach, solver)
+        else:
+            x = solved_in_legs(field, x0, times, reach, series.events, solver)
         time = self.clock(series, times)[..., None].to(x).expand(*x.shape[:-1], 1)
         return torch.cat([x[..., : self.n_states] * self.scale, x[..., self.n_states :], time], dim=-1)
 
@@ -237,7 +243,7 @@ class KnownODE(LatentModel):
         eta: list[Tensor] = []
         learnt: list[Tensor] = []
         if self.decoder is not None:
-            learnt = list(self.decoder(self._standardised(y), covariates).unbind(-1))
+            learnt = list(self.decoder(self._standardised(y), self._over_time(covariates)).unbind(-1))
         for output, state in enumerate(self.equations.observed):
             if state is None:
                 eta.append(learnt.pop(0))
@@ -247,7 +253,12 @@ class KnownODE(LatentModel):
 
     def log_rate(self, states: Tensor, covariates: Tensor) -> Tensor:
         assert self.log_intensity is not None
-        return bounded_log(self.log_intensity(self._standardised(states[..., : self.n_states]), covariates))
+        y = self._standardised(states[..., : self.n_states])
+        return bounded_log(self.log_intensity(y, self._over_time(covariates)))
+
+    def _over_time(self, covariates: Tensor) -> Tensor:
+        """Covariates of rows without those of encoders alone."""
+        return covariates[..., : len(self.equations.inputs)]
 
     def _standardised(self, y: Tensor) -> Tensor:
         return (y - self.centre) / self.spread
@@ -339,6 +350,9 @@ class KnownField:
         Scaled time of each sample's start, on the clock of the equations.
     paths : tuple of CovariatePaths, NamedInputs and Tensor of int64, of shape (n,); or None
         Covariates of all series, as the equations have them, and the series of each sample.
+    leg : Tensor of shape (n, 2), float64, or None
+        The first and the last time within which covariates are read: one that jumps at the end of a leg has the value
+        before, for whatever the solver evaluates there.
     """
 
     def __init__(
@@ -348,20 +362,43 @@ class KnownField:
         time_rate: float,
         start: Tensor,
         paths: tuple[CovariatePaths, NamedInputs, Tensor] | None,
+        leg: Tensor | None = None,
     ) -> None:
         self.system, self.scale, self.time_rate, self.start, self.paths = system, scale, time_rate, start, paths
+        self.leg = leg
 
     def take(self, rows: Tensor) -> KnownField:
         """The dynamics of some of the samples."""
         paths = self.paths and (*self.paths[:2], self.paths[2][rows])
-        return KnownField(self.system, self.scale, self.time_rate, self.start[rows], paths)
+        leg = None if self.leg is None else self.leg[rows]
+        return KnownField(self.system, self.scale, self.time_rate, self.start[rows], paths, leg)
+
+    def within(self, begin: Tensor, end: Tensor) -> KnownField:
+        """The dynamics from one time to another, between which covariates do not jump; times of shape (n,)."""
+        if self.paths is None or self.paths[0].linear:
+            return self
+        low, high = torch.minimum(begin, end), torch.maximum(begin, end)
+        leg = torch.stack([low, torch.nextafter(high, low)], dim=1)
+        return KnownField(self.system, self.scale, self.time_rate, self.start, self.paths, leg)
+
+    def jump(self, t: Tensor, amounts: Tensor, x: Tensor) -> Tensor:
+        """What doses of amounts (n, n_columns) at times (n,) add to states (n, size)."""
+        inputs, n_states = self._inputs(t[:, None]), self.system.n_states
+        parameters = x[:, n_states:]
+        added = self.system.jump(amounts, self.system.p(parameters.unbind(-1), inputs))
+        return torch.cat([added.to(x.dtype) / self.scale, torch.zeros_like(parameters)], dim=1)
+
+    def _inputs(self, t: Tensor) -> dict[str, Tensor]:
+        if self.paths is None:
+            return {}
+        if self.leg is not None:
+            t = torch.minimum(torch.maximum(t, self.leg[:, :1]), self.leg[:, 1:])
+        paths, named, series = self.paths
+        return named(paths.at(series, t))
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float64, device=x.device).reshape(-1, 1).expand(len(x), 1)
-        inputs: dict[str, Tensor] = {}
-        if self.paths is not None:
-            paths, named, series = self.paths
-            inputs = named(paths.at(series, t))
+        inputs = self._inputs(t)
         n_states = self.system.n_states
         y, parameters = x[:, :n_states] * self.scale, x[:, n_states:]
         clock = ((self.start + t[:, 0]) * self.time_rate).to(x.dtype)

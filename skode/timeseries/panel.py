@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from skode.frames import series_codes
+from skode.timeseries.doses import Doses, refuse_early
 from skode.training import distinct
 
 
@@ -31,6 +32,8 @@ class Panel:
         Observed values, standardised; NaN where nothing was observed.
     weights : ndarray of shape (n,) or None
         How often each row was observed; None: all of them once.
+    doses : Doses or None
+        What the rows say of doses; None: the model knows of none.
     """
 
     ids: pd.Index
@@ -40,6 +43,7 @@ class Panel:
     covariates: np.ndarray
     y: np.ndarray
     weights: np.ndarray | None = None
+    doses: Doses | None = None
 
     @classmethod
     def of(
@@ -49,14 +53,19 @@ class Panel:
         covariates: np.ndarray,
         y: np.ndarray,
         weights: np.ndarray | None = None,
+        amounts: np.ndarray | None = None,
     ) -> Panel:
-        """A panel of rows in any order; each series starts at its first row."""
+        """A panel of rows in any order; each series starts at its first row.
+
+        ``amounts`` are those of doses, of shape (n_rows, n_columns).
+        """
         codes, ids = series_codes(series)
         order = np.lexsort((time, codes))
         codes, time = codes[order], time[order]
         origins = time[np.searchsorted(codes, np.arange(len(ids)))]
         weights = None if weights is None else weights[order]
-        return cls(pd.Index(ids), origins, codes, time, covariates[order], y[order], weights)
+        doses = None if amounts is None else Doses.of(codes, time, amounts[order])
+        return cls(pd.Index(ids), origins, codes, time, covariates[order], y[order], weights, doses)
 
     @property
     def n_series(self) -> int:
@@ -101,7 +110,13 @@ class Panel:
         """The same series with rows at some positions, and the series that each of these belongs to."""
         weights = None if self.weights is None else self.weights[rows]
         return replace(
-            self, codes=codes, time=self.time[rows], covariates=self.covariates[rows], y=self.y[rows], weights=weights
+            self,
+            codes=codes,
+            time=self.time[rows],
+            covariates=self.covariates[rows],
+            y=self.y[rows],
+            weights=weights,
+            doses=self.doses and self.doses.take(rows),
         )
 
     def _with_more_rows(self, rows: Panel, codes: np.ndarray) -> tuple[Panel, np.ndarray]:
@@ -116,6 +131,7 @@ class Panel:
             covariates=np.concatenate([self.covariates, rows.covariates]),
             y=np.concatenate([self.y, rows.y]),
             weights=weights,
+            doses=self.doses and self.doses.and_those_of(rows.doses),
         )
         order = np.lexsort((both.time, both.codes))
         return both._with_rows(order, both.codes[order]), order
@@ -125,17 +141,45 @@ class Panel:
         return np.ones(len(self.time)) if self.weights is None else self.weights
 
     def joined(self, other: Panel) -> Panel:
-        """Both panels' rows, equal ones as one; a series in both keeps the start it has here."""
+        """Both panels' rows, equal ones as one; a series in both keeps the start it has here.
+
+        Doses of the other panel take the place of those that these rows hold at their times.
+        """
         new = self.ids.get_indexer(other.ids) < 0
         ids = self.ids.append(other.ids[new])
         all_series = replace(self, ids=ids, origins=np.concatenate([self.origins, other.origins[new]]))
-        return all_series._with_more_rows(other, ids.get_indexer(other.ids)[other.codes])[0].merged()
+        codes = ids.get_indexer(other.ids)[other.codes]
+        if self.doses is not None and other.doses is not None:
+            other = other.after(self)
+            doses = self.doses.replaced((self.codes, self.time), other.doses, (codes, other.time))  # type: ignore[arg-type]
+            all_series = replace(all_series, doses=doses)
+        return all_series._with_more_rows(other, codes)[0].merged()
+
+    def after(self, known: Panel) -> Panel:
+        """The same rows, told after those of another panel; see :meth:`Doses.after`."""
+        if self.doses is None or known.doses is None:
+            return self
+        keys = known.ids.get_indexer(self.ids)[self.codes], self.time
+        return replace(self, doses=self.doses.after(keys, known.doses, (known.codes, known.time)))
+
+    def refuse_early_doses(self) -> None:
+        """Refuse doses before the starts of their series."""
+        if self.doses is not None:
+            refuse_early(self.ids.to_numpy()[self.codes], self.doses.given & (self.time < self.origins[self.codes]))
+
+    def dosed(self) -> Panel:
+        """The rows that hold doses, as if nothing had been observed there."""
+        assert self.doses is not None
+        rows = np.flatnonzero(self.doses.given)
+        return self.without(np.ones(len(self.time), dtype=bool))._with_rows(rows, self.codes[rows])
 
     def merged(self) -> Panel:
         """The same with equal rows as one, which weighs as much as they do together."""
         if not ((np.diff(self.codes) == 0) & (np.diff(self.time) == 0)).any():
             return self
         contents = np.column_stack([self.codes, self.time, self.covariates])
+        if self.doses is not None:  # rows before and after a dose differ, and so do two equal doses
+            contents = np.column_stack([contents, self.doses.amounts, self.doses.rank])
         rows, weights = distinct(contents, self.y, self.row_weights())
         order = np.argsort(rows)
         one_each = self._with_rows(rows[order], self.codes[rows[order]])

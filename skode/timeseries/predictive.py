@@ -283,11 +283,12 @@ class Predictive:
         self, query: Panel, known: Panel, posterior: Posterior, noise: Tensor, generator: torch.Generator | None
     ) -> tuple[Prediction, int]:
         likelihood = self.module.likelihood
+        query = query.after(known)
         panel, is_query = query, np.ones(len(query.time), dtype=bool)
         if likelihood.has_memory:
             # The values in the query are not known, whatever its panel says.
             panel, is_query = query.without(is_query).beside(known.observed())
-        if panel.covariates.shape[1]:
+        if panel.covariates.shape[1] or panel.doses is not None:
             known = known.joined(query)
             series = self.tensors(panel, known.take(known.ids.get_indexer(query.ids)))
         else:

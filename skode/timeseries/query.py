@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skode.frames import LongRows
+from skode.timeseries.doses import Doses, refuse_early
 from skode.timeseries.panel import Panel
 from skode.timeseries.units import Units
 from skode.training import as_python, warn_caller
@@ -54,6 +55,9 @@ class Query:
         Rows with the same before them share one. Series start where they do with all that is known.
         """
         codes, _, positions, origins = _series_of(rows, known, units)
+        amounts = units.amounts(rows.covariates)
+        if amounts is not None:
+            known = _with_doses_of(rows, codes, amounts, known, positions, units)
         series = positions[codes]
         earlier = _n_earlier(rows.time, series, known)
         (own, lengths), prefix = np.unique(np.stack([codes, earlier]), axis=1, return_inverse=True)
@@ -62,6 +66,8 @@ class Query:
         ids = pd.RangeIndex(len(own))
         taken = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
         prefixes = known.prefixes(ids, origins[own], np.repeat(ids.to_numpy(), lengths), taken)
+        if amounts is not None:
+            prefixes = _with_later_doses(prefixes, known, series[first], starts + lengths)
         place = np.where(positions[own] >= 0, ids, -1)
         return cls._of(rows, prefix.reshape(-1), ids, origins[own], prefixes, place, units)
 
@@ -80,7 +86,9 @@ class Query:
         order = np.lexsort((rows.time, codes))
         nothing = np.full((len(rows), known.y.shape[1]), np.nan)
         covariates = units.scaled_covariates(rows.covariates)
-        panel = Panel(ids, origins, codes[order], rows.time[order], covariates[order], nothing)
+        amounts = units.amounts(rows.covariates)
+        doses = None if amounts is None else Doses.of(codes[order], rows.time[order], amounts[order])
+        panel = Panel(ids, origins, codes[order], rows.time[order], covariates[order], nothing, doses=doses)
         return cls(panel, order, known, positions)
 
 
@@ -92,11 +100,40 @@ def _series_of(rows: LongRows, known: Panel, units: Units) -> tuple[np.ndarray, 
     if (positions < 0).all():
         _warn_of_other_ids(ids, known.ids)
     origins = np.where(positions >= 0, known.origins[positions], np.median(known.origins))
+    amounts = units.amounts(rows.covariates)
+    if amounts is not None:
+        refuse_early(rows.series, (amounts != 0.0).any(axis=1) & (rows.time < origins[codes]))
     # A scale of time before the first row, for those not known.
     too_early = np.where(positions < 0, origins + (units.lead - 1.0) * units.time_scale, -np.inf)
     if (strange := rows.time < too_early[codes]).any():
         _warn_of_early_times(as_python(rows.series[strange][0]))
     return codes, ids, positions, origins
+
+
+def _with_doses_of(
+    rows: LongRows, codes: np.ndarray, amounts: np.ndarray, known: Panel, positions: np.ndarray, units: Units
+) -> Panel:
+    """What is known, with the doses that queried rows tell of known series."""
+    of_known = positions[codes] >= 0
+    if not of_known.any():
+        return known
+    nothing = np.full((int(of_known.sum()), known.y.shape[1]), np.nan)
+    covariates = units.scaled_covariates(rows.covariates[of_known])
+    told = Panel.of(rows.series[of_known], rows.time[of_known], covariates, nothing, amounts=amounts[of_known])
+    return known.joined(told.after(known).dosed())
+
+
+def _with_later_doses(prefixes: Panel, known: Panel, series: np.ndarray, stops: np.ndarray) -> Panel:
+    """Series of the first rows of known ones, with the doses of the others: these are given, whatever was observed."""
+    assert known.doses is not None
+    dosed = np.flatnonzero(known.doses.given)
+    first, last = (np.searchsorted(known.codes[dosed], series, side=side) for side in ("left", "right"))
+    first = np.where(series < 0, last, np.maximum(first, np.searchsorted(dosed, stops)))
+    lengths = np.maximum(last - first, 0)
+    places = np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    later = known.without(np.ones(len(known.time), dtype=bool))
+    codes = np.repeat(np.arange(len(series)), lengths)
+    return prefixes._with_more_rows(later.prefixes(prefixes.ids, prefixes.origins, codes, dosed[places]), codes)[0]
 
 
 def _n_earlier(time: np.ndarray, series: np.ndarray, known: Panel) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -58,6 +60,8 @@ class Rows:
             self.node_weights = ((last - first) * torch.from_numpy(weights / 2.0).to(last)).to(series.y)
             self.times, order = torch.sort(torch.cat([series.time, self.node_times], dim=1), dim=1)
             self.places = torch.argsort(order, dim=1)
+            if series.events is not None:
+                self.series = replace(series, events=series.events.with_nodes(self.node_times, order))
             self.timed = self.weighted((series.time > first)[self.filled].to(series.y))
             self.node_covariates = series.covariates.new_zeros(self.n_series, N_NODES, series.covariates.shape[2])
             if series.paths is not None:

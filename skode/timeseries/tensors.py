@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skode.solvers.devices import is_asynchronous
 from skode.timeseries.driven import CovariatePaths
+from skode.timeseries.events import EventTensors
 from skode.timeseries.panel import Panel
 
 
@@ -37,6 +38,8 @@ class PanelTensors:
         Scaled times of the series' starts on the common clock that equations of the user's have; None: there is none.
     observations : Tensor of shape (n_series, n_slots, n_inputs) or None
         What encoders read in each slot, where it has been computed in advance.
+    events : EventTensors or None
+        Doses, and times at which inputs jump; None where there can be none.
     """
 
     time: Tensor
@@ -48,6 +51,7 @@ class PanelTensors:
     weights: Tensor | None = None
     start: Tensor | None = None
     observations: Tensor | None = None
+    events: EventTensors | None = None
 
     @classmethod
     def of(
@@ -101,7 +105,7 @@ class PanelTensors:
 
     def take(self, series: Tensor) -> PanelTensors:
         """Those of some series, by position."""
-        paths = self.paths and CovariatePaths(self.paths.times[series], self.paths.values[series])
+        paths = self.paths and replace(self.paths, times=self.paths.times[series], values=self.paths.values[series])
         return PanelTensors(
             self.time[series],
             self.y[series],
@@ -112,6 +116,7 @@ class PanelTensors:
             None if self.weights is None else self.weights[series],
             None if self.start is None else self.start[series],
             None if self.observations is None else self.observations[series],
+            self.events and self.events.take(series),
         )
 
     def trimmed(self) -> PanelTensors:
@@ -129,6 +134,7 @@ class PanelTensors:
             covariates=self.covariates[:, :n],
             weights=weights,
             observations=observations,
+            events=self.events and replace(self.events, before=self.events.before[:, :n]),
         )
 
     def beginning(self, share: Tensor) -> PanelTensors:
@@ -159,8 +165,10 @@ class PanelTensors:
 
         time = torch.where(idle, torch.nan, self.time.gather(1, slots))
         weights = None if self.weights is None else self.weights.gather(1, slots)
+        events = self.events and replace(self.events, before=self.events.before.gather(1, slots))
         return replace(
             self,
+            events=events,
             time=time,
             y=taken(self.y),
             covariates=taken(self.covariates),
@@ -196,5 +204,11 @@ class PanelTensors:
         paths = self.paths and replace(self.paths, times=self.paths.times - shift)
         start = None if self.start is None else self.start + shift[:, 0]
         return replace(
-            self, time=self.time - shift, window=self.window - shift, paths=paths, start=start, observations=None
+            self,
+            time=self.time - shift,
+            window=self.window - shift,
+            paths=paths,
+            start=start,
+            observations=None,
+            events=self.events and self.events.later(shift),
         )

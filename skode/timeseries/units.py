@@ -12,10 +12,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from torch import Tensor
 
+from skode.equations.columns import Columns
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, output_names, read_targets, read_times, times_of_kind
 from skode.timeseries.correlation_time import correlation_time
 from skode.timeseries.cycles import Cycles
+from skode.timeseries.doses import Doses, distinct
+from skode.timeseries.events import EventTensors
 from skode.timeseries.latent_ode import HORIZON, LEAD, LONGEST_HORIZON
 from skode.timeseries.panel import Panel
 from skode.timeseries.tensors import PanelTensors
@@ -53,6 +56,12 @@ class Units:
         Time zone of the dates in ``fit``; None where they had none.
     cycles : Cycles or None
         Cycles of absolute time, by the clock of the time zone; None: there are none.
+    columns : Columns or None
+        Which covariates are inputs and which are amounts of doses; None: they all are inputs.
+    linear : bool
+        Whether inputs change linearly between rows; otherwise they jump at them.
+    dose_scale : ndarray of shape (n_dose_columns,) or None
+        Typical amounts of doses.
     """
 
     time_kind: str
@@ -67,10 +76,21 @@ class Units:
     clock: Clock | None = None
     time_zone: Any = None
     cycles: Cycles | None = None
+    columns: Columns | None = None
+    linear: bool = True
+    dose_scale: np.ndarray | None = None
 
     @classmethod
     def learned(
-        cls, rows: LongRows, values: np.ndarray, weights: np.ndarray | None, y: Any, *, standardise: bool
+        cls,
+        rows: LongRows,
+        values: np.ndarray,
+        weights: np.ndarray | None,
+        y: Any,
+        *,
+        standardise: bool,
+        columns: Columns | None = None,
+        linear: bool = True,
     ) -> Units:
         """Units of the rows that a model is fitted to.
 
@@ -86,10 +106,12 @@ class Units:
             The observed values as the user passed them.
         standardise : bool
             Whether outputs are standardised.
+        columns, linear
+            As the attributes.
         """
         y_scaler = fitted_scaler(values, weights, what="y") if standardise else None
-        has_covariates = rows.covariates.shape[1] > 0
-        covariate_scaler = fitted_scaler(rows.covariates, weights, what="covariates") if has_covariates else None
+        inputs = rows.covariates if columns is None else columns.inputs_of(rows.covariates)
+        covariate_scaler = fitted_scaler(inputs, weights, what="covariates") if inputs.shape[1] else None
         spans = np.ptp(Panel.of(rows.series, rows.time, rows.covariates, values).windows(), axis=1)
         span = float(np.median(spans[spans > 0])) if (spans > 0).any() else _span_without_series(rows)
         return cls(
@@ -102,6 +124,9 @@ class Units:
             outputs_are_named=isinstance(y, pd.DataFrame),
             single_output=np.asarray(y).ndim == 1,
             time_zone=rows.time_zone,
+            columns=columns,
+            linear=linear,
+            dose_scale=None if columns is None else _typical_amounts(columns.amounts_of(rows.covariates)),
         )
 
     def for_changes_of(self, panel: Panel) -> Units:
@@ -121,8 +146,13 @@ class Units:
 
     @property
     def n_covariates(self) -> int:
-        """Number of covariates."""
+        """Number of covariates over time; doses are none of them."""
         return 0 if self.covariate_scaler is None else len(self.covariate_scaler.scale_)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of covariates and columns of doses."""
+        return self.n_covariates if self.columns is None else len(self.columns.names)
 
     @property
     def highest_frequency(self) -> float:
@@ -145,13 +175,30 @@ class Units:
         """Values of shape (n, n_outputs, ...) without the second axis where y had one dimension."""
         return values[:, 0] if self.single_output else values
 
-    def scaled_covariates(self, covariates: np.ndarray) -> np.ndarray:
-        """Covariates in the units of the model."""
-        return covariates if self.covariate_scaler is None else self.covariate_scaler.transform(covariates)
+    @property
+    def doses(self) -> tuple[str, ...]:
+        """Names of the columns of doses."""
+        return () if self.columns is None else self.columns.doses
 
-    def original_covariates(self, covariates: np.ndarray) -> np.ndarray:
-        """Covariates in the units of the user."""
-        return covariates if self.covariate_scaler is None else self.covariate_scaler.inverse_transform(covariates)
+    def scaled_covariates(self, covariates: np.ndarray) -> np.ndarray:
+        """Covariates of rows as they were read, in the units of the model; without doses."""
+        inputs = covariates if self.columns is None else self.columns.inputs_of(covariates)
+        return inputs if self.covariate_scaler is None else self.covariate_scaler.transform(inputs)
+
+    def amounts(self, covariates: np.ndarray) -> np.ndarray | None:
+        """Amounts of doses of rows as they were read; None where there are no columns of doses."""
+        return None if self.columns is None else self.columns.amounts_of(covariates)
+
+    def original_covariates(self, covariates: np.ndarray, amounts: np.ndarray | None = None) -> np.ndarray:
+        """Covariates in the units of the user, with the columns of doses, 0 where no amounts are given."""
+        inputs = covariates if self.covariate_scaler is None else self.covariate_scaler.inverse_transform(covariates)
+        if self.columns is None:
+            return inputs
+        columns = np.zeros((len(inputs), self.n_columns))
+        for names, values in ((self.columns.inputs, inputs), (self.columns.doses, amounts)):
+            if values is not None:
+                columns[:, [self.columns.names.index(name) for name in names]] = values
+        return columns
 
     def local(self, times: np.ndarray) -> np.ndarray:
         """Times by the clock of their time zone, where they have one: seconds since 1970 as these clocks showed it."""
@@ -179,15 +226,24 @@ class Units:
     def panel(self, rows: LongRows, values: np.ndarray, weights: np.ndarray | None) -> Panel:
         """Rows as a panel in the units of the model, each series starting :attr:`lead` before its first row."""
         covariates = self.scaled_covariates(rows.covariates)
-        panel = Panel.of(rows.series, rows.time, covariates, self.standardised(values), weights)
+        amounts = self.amounts(rows.covariates)
+        panel = Panel.of(rows.series, rows.time, covariates, self.standardised(values), weights, amounts)
         return panel.starting(self.lead * self.time_scale)
+
+    def distinct(
+        self, rows: LongRows, values: np.ndarray, weights: np.ndarray
+    ) -> tuple[LongRows, np.ndarray, np.ndarray | None]:
+        """Rows that differ, with the weights of equal ones added; see :func:`skode.frames.distinct_rows`."""
+        return distinct(rows, values, weights, self.columns)
 
     def tensors(self, panel: Panel, like: Tensor, known: Panel | None = None) -> PanelTensors:
         """A panel as tensors, of the dtype and on the device of another, with covariates from what is known.
 
-        Cycles are the last covariates at rows, and not of those over time.
+        Cycles, and amounts of doses since the row before, are the last covariates at rows, and not of those over time.
         """
         tensors = PanelTensors.of(panel, self.time_scale, like.dtype, like.device, known)
+        if self.columns is not None or not self.linear:
+            tensors = self._with_events(tensors, panel, known or panel, like)
         if self.cycles is not None:
             added = tensors.covariates.new_zeros(*tensors.time.shape, self.cycles.n_columns)
             values = torch.from_numpy(self.cycles.at(self.local(panel.time))).to(added)
@@ -198,6 +254,15 @@ class Units:
             return tensors
         start = torch.from_numpy((panel.origins - self.clock.origin) / self.time_scale)
         return replace(tensors, start=start.to(like.device))
+
+    def _with_events(self, tensors: PanelTensors, panel: Panel, known: Panel, like: Tensor) -> PanelTensors:
+        events = EventTensors.of(panel, known, like, self.time_scale, linear=self.linear)
+        paths = tensors.paths and replace(tensors.paths, linear=self.linear)
+        covariates = tensors.covariates
+        if self.dose_scale is not None:
+            given = events.since_last() / torch.from_numpy(self.dose_scale).to(like)
+            covariates = torch.cat([covariates, given * tensors.filled[..., None]], dim=2)
+        return replace(tensors, events=events, paths=paths, covariates=covariates)
 
     def observed_tensors(self, panel: Panel, like: Tensor) -> PanelTensors:
         """The rows at which anything was observed, as tensors; the other rows tell covariates only."""
@@ -248,19 +313,21 @@ class Units:
         return values
 
     def read_covariates(self, covariates: Any, n_series: int, n_times: int) -> np.ndarray:
-        """Covariates of new series in the units of the model, of shape (n_series, n_times, n_covariates).
+        """Covariates of new series in the units of the model, of shape (n_series, n_times, n_columns).
+
+        Amounts of doses, in the units of the user, come last.
 
         Parameters
         ----------
         covariates : array-like that broadcasts to that shape, or None
-            In the units of the user; None: the means of those in ``fit``.
+            In the units of the user; None: the means of those in ``fit``, and no doses.
         n_series, n_times : int
             Numbers of series, and of times in each.
         """
-        given = np.zeros((n_series, n_times, self.n_covariates))
+        given = np.zeros((n_series, n_times, self.n_columns))
         if covariates is None:
             return given
-        if self.covariate_scaler is None:
+        if not self.n_columns:
             raise ValueError("covariates were given, but the model was fitted without any; leave covariates=None.")
         with check_argument("covariates"):
             covariates = check_array(
@@ -277,7 +344,10 @@ class Units:
                 f"covariates must broadcast to (n_series, n_times, n_covariates) = {given.shape}; got shape "
                 f"{covariates.shape}."
             ) from error
-        return self.covariate_scaler.transform(given.reshape(-1, self.n_covariates)).reshape(given.shape)
+        rows = given.reshape(-1, self.n_columns)
+        amounts = self.amounts(rows)
+        parts = [self.scaled_covariates(rows), *([] if amounts is None else [amounts])]
+        return np.column_stack(parts).reshape(given.shape)
 
     def covariates_in_order(self, given: Any, n_rows: int) -> np.ndarray:
         """Covariates that a user's function has returned, of shape (n_rows, n_covariates), checked."""
@@ -286,9 +356,9 @@ class Units:
                 to_pandas(given, "covariates"), ensure_2d=False, dtype=np.float64, input_name="covariates"
             )
         values = values.reshape(len(values), -1)
-        if values.shape != (n_rows, self.n_covariates):
+        if values.shape != (n_rows, self.n_columns):
             raise ValueError(
-                f"covariates must return values of shape (n, n_covariates) = {(n_rows, self.n_covariates)}; got "
+                f"covariates must return values of shape (n, n_covariates) = {(n_rows, self.n_columns)}; got "
                 f"{values.shape}."
             )
         return values
@@ -302,40 +372,48 @@ class Units:
             Number of series.
         time : ndarray of shape (n_times,)
             Times in the units of the user; series start :attr:`lead` before the first.
-        covariates : ndarray of shape (n_series, n_times, n_covariates)
-            Covariates in the units of the model.
+        covariates : ndarray of shape (n_series, n_times, n_columns)
+            As of :meth:`read_covariates`.
         """
         n_rows = n_series * len(time)
+        codes, times = np.repeat(np.arange(n_series), len(time)), np.tile(time, n_series)
+        inputs, amounts = np.split(covariates.reshape(n_rows, self.n_columns), [self.n_covariates], axis=1)
         return Panel(
             pd.RangeIndex(n_series),
             np.full(n_series, time[0] - self.lead * self.time_scale),
-            np.repeat(np.arange(n_series), len(time)),
-            np.tile(time, n_series),
-            covariates.reshape(n_rows, self.n_covariates),
+            codes,
+            times,
+            inputs,
             np.full((n_rows, len(self.output_names)), np.nan),
+            doses=None if self.columns is None else Doses.of(codes, times, amounts),
         )
 
-    def frame(
-        self, keys: dict[Any, Any], covariates: np.ndarray, covariate_names: list[Any], y: np.ndarray
-    ) -> pd.DataFrame:
+    def frame(self, keys: dict[Any, Any], rows: Panel, covariate_names: list[Any], y: np.ndarray) -> pd.DataFrame:
         """A long frame in the units of the user.
 
         Parameters
         ----------
         keys : dict
             Its first columns, by name.
-        covariates : ndarray of shape (n, n_covariates)
-            Covariates in the units of the model.
+        rows : Panel
+            Its rows, for their covariates.
         covariate_names : list
-            Their names.
+            Names of these.
         y : ndarray of shape (n, n_outputs)
             Outputs in the units of the model.
         """
         frame = pd.DataFrame(keys)
-        if self.covariate_scaler is not None:
-            frame[covariate_names] = self.covariate_scaler.inverse_transform(covariates)
+        if self.n_columns:
+            amounts = None if rows.doses is None else rows.doses.amounts
+            frame[covariate_names] = self.original_covariates(rows.covariates, amounts)
         frame[self.output_names] = self.original(y)
         return frame
+
+
+def _typical_amounts(amounts: np.ndarray) -> np.ndarray:
+    """Root mean squares of the doses in each column; 1 where there are none."""
+    counts, total = (amounts != 0.0).sum(axis=0), (amounts**2).sum(axis=0)
+    return np.sqrt(np.where(counts > 0, total / np.maximum(counts, 1), 1.0))
 
 
 def _span_without_series(rows: LongRows) -> float:

@@ -19,7 +19,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from torch import nn
 
-from skode import CNFDensityEstimator, LatentODERegressor, ODENetClassifier, ODENetRegressor, load
+from skode import CNFDensityEstimator, KnownDynamics, LatentODERegressor, ODENetClassifier, ODENetRegressor, load
+from tests.timeseries.decays import driven, long_frame
+from tests.timeseries.decays import regressor as known_regressor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Maximum iterations:sklearn.exceptions.ConvergenceWarning")
 
@@ -664,3 +666,25 @@ def test_tensors_on_the_device_are_answered_there(device, monkeypatch):
         answer = fitted.score_samples(given)
     assert answer.device == given.device
     np.testing.assert_array_equal(answer.cpu().numpy(), fitted.score_samples(X))
+
+
+def test_known_dynamics_with_doses_and_inputs_that_jump(device):
+    X, y = long_frame(6)[:2]
+    X = X.assign(u=np.round(X["time"]), amount=np.where(X["time"] == 1.0, 4.0, 0.0))
+    dynamics = KnownDynamics(
+        driven,
+        {"rate": (0.5, 0.0, None), "gain": 1.0},
+        states=["dose"],
+        observe="dose",
+        fixed="gain",
+        doses={"amount": ("dose", "gain")},
+        interpolation="previous",
+    )
+    later = pd.DataFrame({"series": 1, "time": [4.0, 5.0], "u": 1.0, "amount": [3.0, 0.0]})
+    for dtype, tolerance in (("float64", 1e-4), ("float32", 1e-2)):
+        here, there = (
+            known_regressor(dynamics, dtype=dtype, rtol=1e-6, atol=1e-6, device=which).fit(X, y)
+            for which in ("cpu", str(device))
+        )
+        assert next(there.module_.parameters()).device.type == device.type
+        np.testing.assert_allclose(there.predict(later), here.predict(later), rtol=tolerance)

@@ -99,7 +99,7 @@ def test_a_frame_is_in_the_units_of_the_user():
     units = units_of()
     panel = units.new_panel(2, np.array([5.0, 6.0]), units.read_covariates([4.0], 2, 2))
     assert panel.origins == pytest.approx(5.0 - LEAD * units.time_scale)
-    frame = units.frame({"id": panel.codes}, panel.covariates, ["u"], np.zeros((4, 2)))
+    frame = units.frame({"id": panel.codes}, panel, ["u"], np.zeros((4, 2)))
     assert list(frame) == ["id", "u", "a", "b"]
     assert frame["id"].tolist() == [0, 0, 1, 1]
     np.testing.assert_allclose(frame["u"], 4.0)
