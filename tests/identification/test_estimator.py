@@ -93,6 +93,26 @@ def test_predictions_have_the_noise_and_the_error_that_they_say(two_species):
     assert np.abs((ahead - exact) / std).max() < 4.0
 
 
+def test_noise_by_the_size_of_states_is_found_and_tells_small_states(two_species):
+    assert (two_species[0].noise_proportion_ == 0.0).all()  # where it does not grow
+    t = np.linspace(0.0, 8.0, 100)
+    truth = 5.0 / (1.0 + 49.0 * np.exp(-t))
+    X, errors = t[:, None], {"auto": [], "gaussian": []}
+    for seed in range(4):
+        y = truth * (1.0 + 0.1 * np.random.default_rng(seed).normal(size=len(t)))
+        for noise, found in errors.items():
+            model = NeuralODERegressor("polynomial", noise=noise).fit(X, y)
+            found.append(model.initial_states_.iloc[0, 0] - 0.1)
+            if noise == "auto":
+                assert model.noise_proportion_[0] == pytest.approx(0.1, rel=0.25)
+                mean, std = model.predict(X, return_std=True)
+                assert 0.8 < np.sqrt((((y - mean) / std) ** 2).mean()) < 1.2
+                assert std[-1] > 10.0 * std[0]
+            else:
+                assert model.noise_proportion_[0] == 0.0
+    assert np.sqrt(np.mean(np.square(errors["auto"]))) < 0.5 * np.sqrt(np.mean(np.square(errors["gaussian"])))
+
+
 def test_times_before_the_start_and_states(two_species):
     model = two_species[0]
     before = model.predict_states(pd.DataFrame({"s": [0, 1], "t": [-0.5, -0.5]}))
