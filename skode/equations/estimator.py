@@ -386,7 +386,7 @@ class ODERegressor(FittedEquations):
         """The fits, the best first, and the problem as it was solved: with which method."""
         report = _print if self.verbose else None
         n_restarts = None if self.n_restarts == "auto" else int(self.n_restarts)
-        settings = Search(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, n_restarts)
+        settings = Search(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, n_restarts=n_restarts)
         rng = self._checkpoint.random_state(self.random_state)
         if self.method != "auto":
             self.method_ = self.method

@@ -36,6 +36,8 @@ LONGEST_LOG_STEP = 1.5
 #: After so many steps a fit is given up whose loss is one nat an observation above that of one of its family, if the
 #: defects of that have this weight.
 PATIENCE, CONSISTENT = 8, 1e3
+#: After so many steps a caller may end a descent that is hopeless.
+EARLY = 20
 #: Trial solves may take this many times the steps of the first one, and some in any case.
 MORE_STEPS, LEAST_STEPS = 4, 60
 #: Where there is a prior, multipliers, in units of the slope of an observation's loss one standard deviation off, are
@@ -169,11 +171,19 @@ class Descent:
                     self.n_done += 1
                     if self.limits.report is not None:
                         self.limits.report(self.n_done, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+                    if self.n_done == EARLY and self._is_hopeless():
+                        break
                     self.limits.checkpoint.look()
             self._note_shots(np.ones(len(self.active), dtype=bool))
         except KeyboardInterrupt:
             self.limits.checkpoint.close()
             self.fits.interrupted, self.fits.shots = True, None
+
+    def _is_hopeless(self) -> bool:
+        if self.limits.hopeless is None:
+            return False
+        self._note_shots(np.ones(len(self.active), dtype=bool))
+        return self.limits.hopeless(self.fits)
 
     def state(self) -> dict[str, Any]:
         """All that a descent goes on from after a step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -307,6 +308,7 @@ class NeuralODERegressor(FittedField):
                     raise
                 continue
             found.append((problem, optimum, kind))
+            search = replace(search, rival=evidence(problem, optimum))
             if optimum.optimum.interrupted or search.is_over:
                 break
         problem, best, kind = max(found, key=lambda one: evidence(one[0], one[1]))
@@ -333,7 +335,7 @@ class NeuralODERegressor(FittedField):
 
     def _search(self) -> FieldSearch:
         report = _print if self.verbose else None
-        return FieldSearch(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, self.n_starts)
+        return FieldSearch(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, n_starts=self.n_starts)
 
     def _observed(self, clock: Clock, rows: LongRows, values: np.ndarray, given: Any) -> KnownSeries:
         """The rows of all series of which anything was observed."""

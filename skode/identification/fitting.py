@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,8 @@ SHARE_OF_ERRORS = 0.7
 #: A term of a polynomial that is not this many standard errors off 0, which the data determine by less than half, is
 #: dropped and the rest fitted again, so often.
 LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 1.0, 3
+#: A network is given up whose evidence, early on, is so many nats for each observed value below that of its rival.
+FAR_BEHIND = 0.25
 #: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
 SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
 
@@ -45,9 +48,12 @@ class FieldSearch(Limits):
     ----------
     n_starts : int
         Number of starts of matching.
+    rival : float
+        Logarithm of the evidence of a field of another kind; a fit that is far behind is given up.
     """
 
     n_starts: int = 1
+    rival: float = -math.inf
 
     @property
     def is_over(self) -> bool:
@@ -172,6 +178,8 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
     u = _solvable(task, first.u, problem.smooth.nodes)
     start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
+    if not problem.system.field.linear and math.isfinite(settings.rival):
+        settings = replace(settings, hopeless=lambda fits: _is_far_behind(problem, fits, settings.rival))
     prunings, m = MOST_PRUNINGS if problem.system.field.linear else 0, len(groups)
     for _ in range(prunings + 1):
         optimum = shot(task, start, settings)
@@ -183,6 +191,12 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
         assert optimum.precision is not None
         start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)
     return FieldOptimum(optimum, information)
+
+
+def _is_far_behind(problem: Problem, fits: Fits, rival: float) -> bool:
+    optimum = ended(problem.task, fits)[0]
+    found = FieldOptimum(optimum, optimum.information(problem.task, sandwich=False))
+    return rival - evidence(problem, found) > FAR_BEHIND * problem.task.layout.weights.sum()
 
 
 def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
