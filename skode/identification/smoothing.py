@@ -143,8 +143,8 @@ def _likeliest(steps: np.ndarray, y: np.ndarray, relative: np.ndarray) -> np.nda
     centre, grid = np.zeros(n), RATIOS
     for _ in range(1 + REFINEMENTS):
         tried = centre[:, None] + grid
-        own = [np.repeat(x, len(grid), axis=0) for x in (steps, y, relative)]
-        loglik = _filtered(*own, tried.ravel(), keep=False).loglik.reshape(n, -1)
+        own_steps, own_y, own_relative = (np.repeat(x, len(grid), axis=0) for x in (steps, y, relative))
+        loglik = _filtered(own_steps, own_y, own_relative, tried.ravel(), keep=False).loglik.reshape(n, -1)
         centre = tried[np.arange(n), np.argmax(loglik, axis=1)]
         width = grid[1] - grid[0]
         grid = np.linspace(-0.75 * width, 0.75 * width, 7)

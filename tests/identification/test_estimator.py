@@ -113,6 +113,24 @@ def test_noise_by_the_size_of_states_is_found_and_tells_small_states(two_species
     assert np.sqrt(np.mean(np.square(errors["auto"]))) < 0.5 * np.sqrt(np.mean(np.square(errors["gaussian"])))
 
 
+def test_a_network_far_behind_a_polynomial_is_given_up(monkeypatch, capsys):
+    X, y, _ = panel(lotka_volterra, [[3.0, 1.0]], 0.05, names=("prey", "pred"))
+    monkeypatch.setattr(levenberg_marquardt, "EARLY", 4)
+    polynomial = NeuralODERegressor("polynomial", series="s", time="t", random_state=0).fit(X, y)
+    rivals = []
+
+    def far_behind(problem, fits, rival):
+        rivals.append(rival)
+        return True
+
+    monkeypatch.setattr(fitting, "_is_far_behind", far_behind)
+    model = NeuralODERegressor(series="s", time="t", random_state=0, verbose=True).fit(X, y)
+    assert rivals == [polynomial.evidence_]
+    assert model.field_ == "polynomial"
+    assert model.equations() == polynomial.equations()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Step 4,")
+
+
 def test_times_before_the_start_and_states(two_species):
     model = two_species[0]
     before = model.predict_states(pd.DataFrame({"s": [0, 1], "t": [-0.5, -0.5]}))
