@@ -221,7 +221,8 @@ def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
 def evidence(problem: Problem, found: FieldOptimum) -> float:
     """Laplace's approximation of the logarithm of the evidence, with a flat density of the initial states.
 
-    In the user's units, so that it does not depend on how states were standardised.
+    In the user's units, so that it does not depend on how states were standardised. Minus infinity where the
+    information is singular, as along a solution that explodes: the approximation has no bound there.
     """
     task, optimum, units = problem.task, found.optimum, problem.system.units
     prior, precision, (n_series, q), m = task.prior, optimum.precision, optimum.u.shape, task.model.n_parameters
@@ -231,7 +232,8 @@ def evidence(problem: Problem, found: FieldOptimum) -> float:
     density = prior.log_density(optimum.u[0, :m], precision)
     standard = -optimum.loss + density - 0.5 * found.information.log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi)
     observed = (task.layout.weights.sum(axis=0) * np.log(units.scale[: task.layout.y.shape[1]])).sum()
-    return float(standard - observed + n_series * np.log(units.scale).sum())
+    found_evidence = float(standard - observed + n_series * np.log(units.scale).sum())
+    return found_evidence if math.isfinite(found_evidence) else -math.inf
 
 
 def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:

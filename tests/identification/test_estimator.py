@@ -1,5 +1,6 @@
 """Against dynamics that are known: equations, fields, errors and forecasts from simulated series."""
 
+import dataclasses
 import itertools
 import pickle
 from types import SimpleNamespace
@@ -111,6 +112,17 @@ def test_noise_by_the_size_of_states_is_found_and_tells_small_states(two_species
             else:
                 assert model.noise_proportion_[0] == 0.0
     assert np.sqrt(np.mean(np.square(errors["auto"]))) < 0.5 * np.sqrt(np.mean(np.square(errors["gaussian"])))
+
+
+def test_a_field_whose_information_is_singular_has_no_evidence():
+    model = NeuralODERegressor("linear").fit(TIMES[:, None], np.exp(-0.3 * TIMES))
+    task, u = model._problem.task, model._paths.u
+    start = fitting.Start(u, model._problem.smooth.nodes, np.ones(len(u)), np.ones(len(u), dtype=bool))
+    optimum = fitting.shot(task, start, model._search())
+    found = fitting.FieldOptimum(optimum, optimum.information(task, sandwich=False))
+    assert np.isfinite(fitting.evidence(model._problem, found))
+    singular = dataclasses.replace(found, information=dataclasses.replace(found.information, log_det=-np.inf))
+    assert fitting.evidence(model._problem, singular) == -np.inf
 
 
 def test_a_network_far_behind_a_polynomial_is_given_up(monkeypatch, capsys):
