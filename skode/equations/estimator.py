@@ -84,10 +84,12 @@ class ODERegressor(FittedEquations):
         Parameters that are estimated for each series by itself.
     fixed : list of str, default=()
         Parameters that stay at their starts.
-    noise : {"gaussian", "student", "lognormal", "poisson", "binomial"}, default="gaussian"
+    noise : {"gaussian", "student", "proportional", "combined", "lognormal", "poisson", "binomial"}, \
+            default="gaussian"
         Distribution of the observations: normal, or for outliers Student's t with 4 degrees of freedom, of one scale
-        for each output, which is estimated; logarithms that are normal about that of the solution; counts; numbers of
-        successes among some trials, whose probability is the solution.
+        for each output, which is estimated; normal with a standard deviation that is a share of the solution, or with
+        an additive and a proportional part ("combined"); logarithms that are normal about that of the solution;
+        counts; numbers of successes among some trials, whose probability is the solution.
     trials : int or str, default=1
         With ``noise="binomial"`` the number of trials, or the column of X (by name) that holds it, which is no input.
         ``y``, predictions and residuals are numbers of successes; a row without any trial counts as not observed.
@@ -146,8 +148,12 @@ class ODERegressor(FittedEquations):
     initial_states_ : DataFrame of shape (n_series, n_states)
         Initial states.
     noise_scale_ : ndarray of shape (n_outputs,)
-        Estimated scale of the noise (with "gaussian" its standard deviation), NaN with "poisson" and "binomial". Its
+        Estimated scale of the noise (with "gaussian" its standard deviation, with "combined" that of its additive
+        part, which with "proportional" is held at the solver's tolerance), NaN with "poisson" and "binomial". Its
         square is corrected for the number of unknowns that were fitted.
+    noise_proportion_ : ndarray of shape (n_outputs,)
+        Standard deviation of the proportional part of the noise, as a share of the solution, with the same correction;
+        0 with all but "proportional" and "combined".
     loglik_, aic_, bic_ : float
         Log-likelihood at the estimates; Akaike's and the Bayesian information criterion.
     residuals_ : DataFrame
@@ -380,7 +386,7 @@ class ODERegressor(FittedEquations):
         """The fits, the best first, and the problem as it was solved: with which method."""
         report = _print if self.verbose else None
         n_restarts = None if self.n_restarts == "auto" else int(self.n_restarts)
-        settings = Search(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, n_restarts)
+        settings = Search(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, n_restarts=n_restarts)
         rng = self._checkpoint.random_state(self.random_state)
         if self.method != "auto":
             self.method_ = self.method
@@ -421,8 +427,8 @@ class ODERegressor(FittedEquations):
             codes[seen], t[seen], data.values[seen], data.weights[seen], t0, n_segments, events, data.rank[seen]
         )
         size = np.sqrt(np.nanmean(data.values**2, axis=0))
-        least = np.full(len(size), self.rtol) if self.noise == "lognormal" else self.rtol * size
-        return Task(reading.model, layout, inputs, noise.of(seen), np.maximum(least, 1e-300))
+        least = np.maximum(noise.least_scale(size, self.rtol), 1e-300)
+        return Task(reading.model, layout, inputs, noise.of(seen), least)
 
     def _refuse_too_few(self, task: Task) -> None:
         """Raise ValueError where there are no more observed values than unknowns."""

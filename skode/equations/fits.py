@@ -31,6 +31,8 @@ class Limits:
         When no more steps begin, by :func:`time.monotonic`.
     checkpoint : Checkpoint
         The journal of the fit.
+    hopeless : callable or None
+        Called once, after some steps, with the fits on their way; where it is true, the descent ends.
     """
 
     max_iter: int
@@ -38,6 +40,7 @@ class Limits:
     report: Callable[[int, int, float], None] | None = None
     deadline: float = math.inf
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    hopeless: Callable[[Fits], bool] | None = None
 
 
 @dataclass

@@ -87,8 +87,12 @@ class FittedEquations(SeriesRegressor):
         self._n_values = float(weights.sum())
         self._n_unknowns = model.n_shared + n_own * task.layout.n_series
         self._correction = max(self._n_values / max(self._n_values - self._n_unknowns, 1e-9), 1.0) if scaled else 1.0
-        self.noise_scale_ = best.scale * np.sqrt(self._correction) if scaled else np.full(weights.shape[1], np.nan)
-        n_fitted = self._n_unknowns + (weights.shape[1] if scaled else 0)
+        n = weights.shape[1]
+        self.noise_scale_ = best.scale[:n] * np.sqrt(self._correction) if scaled else np.full(n, np.nan)
+        self.noise_proportion_ = np.zeros(n)
+        if task.noise.n_scales > 1:
+            self.noise_proportion_ = best.scale[n:] * np.sqrt(self._correction)
+        n_fitted = self._n_unknowns + (n * task.noise.n_estimated if scaled else 0)
         self.loglik_ = -best.loss
         self.aic_ = 2.0 * n_fitted - 2.0 * self.loglik_
         self.bic_ = n_fitted * np.log(self._n_values) - 2.0 * self.loglik_
@@ -349,6 +353,8 @@ class FittedEquations(SeriesRegressor):
         covariance = self._correction * self._information.covariance[of_fit]
         variance = np.einsum("roi,rij,roj->ro", found.slopes, covariance, found.slopes)
         scale = np.where(np.isnan(self.noise_scale_), 1.0, self.noise_scale_)
+        if noise.n_scales > 1:
+            scale = np.concatenate([scale, self.noise_proportion_])
         std = np.sqrt(np.maximum(size**2 * variance, 0.0) + noise.spread(found.mean, scale) ** 2)
         return self._in_shape_of_y(size * found.mean), self._in_shape_of_y(std)
 

@@ -206,7 +206,7 @@ def _ended_well(task: Task, optimum: Optimum) -> bool:
     """
     layout = task.layout
     cells = Cells.of(layout, np.arange(layout.n_series))
-    scale = np.broadcast_to(optimum.scale, optimum.shots.mean.shape)
+    scale = np.broadcast_to(optimum.scale, (len(layout.y), len(optimum.scale)))
     residuals = task.noise.residuals(layout.y, optimum.shots.mean, scale)[0]
     for output, seen in enumerate((layout.weights > 0.0).T):
         own = residuals[seen, output]
@@ -263,7 +263,6 @@ def _descended(
     n_starts, n_series, _ = starts[0].shape
     n_cells = n_starts * n_series
     u, nodes = (x.reshape(n_cells, *x.shape[2:]) for x in starts)
-    n_outputs = task.layout.y.shape[1]
     fits = Fits(
         start=np.repeat(np.arange(n_starts), n_series),
         family=kind[0],
@@ -271,7 +270,7 @@ def _descended(
         u=u.copy(),
         nodes=nodes.copy(),
         free=np.ones(u.shape, dtype=bool) if free is None else np.tile(free, (n_starts, 1)),
-        scale=np.full((n_starts, n_outputs), np.nan) if scale is None else np.tile(scale, (n_starts, 1)),
+        scale=np.full((n_starts, len(task.least_scale)), np.nan) if scale is None else np.tile(scale, (n_starts, 1)),
         n_iter=np.zeros(n_cells, dtype=np.int64),
         converged=np.zeros(n_cells, dtype=bool),
         penalty=np.zeros(n_cells),

@@ -96,7 +96,7 @@ def information(task: Task, at: Estimate, *, sandwich: bool) -> Information:
     shots, scale, free = at.shots, at.scale, at.free
     cells = Cells.of(task.layout, np.arange(task.layout.n_series))
     condensed = condense(task.layout, cells, shots, np.zeros(len(cells.series)))
-    _, residuals, slopes = least_squares(task, cells, shots, np.broadcast_to(scale, shots.mean.shape))
+    _, residuals, slopes = least_squares(task, cells, shots, np.broadcast_to(scale, (len(shots.mean), len(scale))))
     if task.noise.efficiency != 1.0:  # expected, rather than at the residuals that there are
         slopes = np.sqrt(task.layout.weights[cells.rows] * task.noise.efficiency) / scale
     jacobian = slopes[..., None] * condensed.mean_slopes * free[cells.row_cell][:, None]

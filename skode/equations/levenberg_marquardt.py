@@ -36,6 +36,8 @@ LONGEST_LOG_STEP = 1.5
 #: After so many steps a fit is given up whose loss is one nat an observation above that of one of its family, if the
 #: defects of that have this weight.
 PATIENCE, CONSISTENT = 8, 1e3
+#: After so many steps a caller may end a descent that is hopeless.
+EARLY = 20
 #: Trial solves may take this many times the steps of the first one, and some in any case.
 MORE_STEPS, LEAST_STEPS = 4, 60
 #: Where there is a prior, multipliers, in units of the slope of an observation's loss one standard deviation off, are
@@ -106,12 +108,13 @@ def by_cell(cells: Cells, values: np.ndarray) -> np.ndarray:
 
 
 def squares_by_cell(task: Task, cells: Cells, shots: Shots, scale: np.ndarray) -> np.ndarray:
-    """Weighted sums of the terms of the squared noise scale, of shape (n_cells, n_outputs)."""
+    """Sums of the weights and of the weighted terms of the squared noise scales, of shape (n_cells, 2, n_scales)."""
     rows = cells.rows
-    weights = task.layout.weights[rows]
+    noise, weights = task.noise.of(rows), np.tile(task.layout.weights[rows], task.noise.n_scales)
     with np.errstate(all="ignore"):
-        squares = task.noise.of(rows).squares(task.layout.y[rows], shots.mean, scale)
-    return by_cell(cells, np.where(weights > 0.0, weights * squares, 0.0))
+        squares = noise.squares(task.layout.y[rows], shots.mean, scale)
+        shares = np.where(weights > 0.0, weights * noise.shares(shots.mean, scale), 0.0)
+        return by_cell(cells, np.stack([shares, np.where(shares > 0.0, shares * squares, 0.0)], axis=1))
 
 
 class Descent:
@@ -147,7 +150,7 @@ class Descent:
         self.totals = np.zeros((len(fits.scale), task.layout.y.shape[1]))
         totals = by_cell(Cells.of(task.layout, np.arange(task.layout.n_series)), task.layout.weights)
         np.add.at(self.totals, fits.start, totals[series])
-        self.squares = np.zeros((len(series), task.layout.y.shape[1]))
+        self.squares = np.zeros((len(series), 2, fits.scale.shape[1]))
         #: How many unknowns the data determine, which the variance of the noise is free of; 0 without a prior.
         self.determined = np.zeros(len(fits.scale))
 
@@ -168,11 +171,19 @@ class Descent:
                     self.n_done += 1
                     if self.limits.report is not None:
                         self.limits.report(self.n_done, len(self.loss), float(np.min(self.loss, initial=np.inf)))
+                    if self.n_done == EARLY and self._is_hopeless():
+                        break
                     self.limits.checkpoint.look()
             self._note_shots(np.ones(len(self.active), dtype=bool))
         except KeyboardInterrupt:
             self.limits.checkpoint.close()
             self.fits.interrupted, self.fits.shots = True, None
+
+    def _is_hopeless(self) -> bool:
+        if self.limits.hopeless is None:
+            return False
+        self._note_shots(np.ones(len(self.active), dtype=bool))
+        return self.limits.hopeless(self.fits)
 
     def state(self) -> dict[str, Any]:
         """All that a descent goes on from after a step."""
@@ -212,15 +223,14 @@ class Descent:
     def _first_scale(self) -> np.ndarray:
         """Standard deviations of the first residuals; for heavy tails from their medians."""
         task, cells = self.task, self.cells
-        ones = np.ones_like(self.shots.mean)
+        weights = np.tile(task.layout.weights[cells.rows], task.noise.n_scales)
         with np.errstate(all="ignore"):
-            noise = task.noise.of(cells.rows)
-            squares = noise.residuals(task.layout.y[cells.rows], self.shots.mean, ones)[0] ** 2
+            squares = task.noise.of(cells.rows).first_squares(task.layout.y[cells.rows], self.shots.mean)
         scale = np.empty_like(self.fits.scale)
         for k in range(len(scale)):
             rows = (self.start == k)[cells.row_cell]
             for o in range(scale.shape[1]):
-                seen = squares[rows, o][task.layout.weights[cells.rows[rows], o] > 0.0]
+                seen = squares[rows, o][weights[rows, o] > 0.0]
                 scale[k, o] = np.sqrt(np.mean(seen)) if len(seen) and np.isfinite(seen).all() else 1.0
         return self._at_least(scale)
 
@@ -239,11 +249,11 @@ class Descent:
             return
         for _ in range(SCALE_UPDATES if self.task.noise.iterated else 1):
             self._note_squares()
-            total = np.zeros_like(self.fits.scale)
+            total = np.zeros((len(self.fits.scale), *self.squares.shape[1:]))
             np.add.at(total, self.fits.start, self.squares)
             with np.errstate(all="ignore"):
-                left = self.totals * (1.0 - self.determined / self.totals.sum(axis=1))[:, None]
-                scale = np.sqrt(total / np.maximum(left, 1e-300))
+                left = total[:, 0] * (1.0 - self.determined / self.totals.sum(axis=1))[:, None]
+                scale = np.sqrt(total[:, 1] / np.maximum(left, 1e-300))
             self.fits.scale = np.where(np.isfinite(scale), self._at_least(scale), self.fits.scale)
 
     def _loss(self, shots: Shots) -> np.ndarray:

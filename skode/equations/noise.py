@@ -21,6 +21,10 @@ class Gaussian:
     iterated = False
     #: Ratio of the expected information to that of normal noise of the same scale.
     efficiency = 1.0
+    #: Scales of each output: arrays of scales hold the first ones of all outputs, then the second ones.
+    n_scales = 1
+    #: How many of these are estimated, where any are.
+    n_estimated = 1
 
     def of(self, rows: np.ndarray) -> Gaussian:
         """Distribution of some of the rows, where rows differ in it."""
@@ -48,6 +52,24 @@ class Gaussian:
     def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Terms whose mean is the squared scale."""
         return (mean - y) ** 2
+
+    def least_scale(self, size: np.ndarray, tolerance: float) -> np.ndarray:
+        """The least scales that solutions of a relative tolerance resolve, for outputs of a size."""
+        return tolerance * size
+
+    def first_squares(self, y: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """Terms whose mean over observations is the squared scale that a fit starts with."""
+        return self.residuals(y, mean, np.ones_like(mean))[0] ** 2
+
+    def shares(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Weights with which the terms of the squared scales are averaged."""
+        return np.ones_like(mean)
+
+    def updated_scale(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Scales of larger likelihood, by all observations."""
+        shares = self.shares(mean, scale)
+        updated: np.ndarray = np.sqrt((shares * self.squares(y, mean, scale)).sum(axis=0) / shares.sum(axis=0))
+        return updated
 
     def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Standard deviations of observations with these means."""
@@ -84,6 +106,78 @@ class Student(Gaussian):
         return np.broadcast_to(scale * np.sqrt(self.dof / (self.dof - 2.0)), mean.shape)
 
 
+class Combined(Gaussian):
+    r"""Normal noise with an additive and a proportional part: the variance is ``a^2 + b^2 m^2`` where the mean is m.
+
+    The mean is in the variance too: with ``r = (y - m) / sigma`` and the slope ``q = b^2 m / sigma`` of the standard
+    deviation, score and information are
+
+    .. math:: s = \frac{r + q (r^2 - 1)}{\sigma}, \qquad i = \frac{1 + 2 q^2}{\sigma^2}
+
+    (M. Davidian, D. M. Giltinan, "Nonlinear Models for Repeated Measurement Data", Chapman and Hall, 1995, chapter 2;
+    J. C. Pinheiro, D. M. Bates, "Mixed-Effects Models in S and S-PLUS", Springer, 2000, section 5.2). Both variances
+    are updated as by C. Fevotte, N. Bertin, J.-L. Durrieu, "Nonnegative matrix factorization with the Itakura-Saito
+    divergence", Neural Computation 21, 2009: each is the average of its terms, weighted by its shares in the
+    observations' variances.
+
+    Parameters
+    ----------
+    offset : float or ndarray of shape (n_outputs,)
+        Added to a mean, it gives the size ``m`` that noise is proportional to.
+    least : float or ndarray of shape (n_outputs,)
+        The least such size: noise is proportional to the root of ``m^2`` and its square.
+    """
+
+    iterated = True
+    n_scales = n_estimated = 2
+
+    def __init__(self, offset: float | np.ndarray = 0.0, least: float | np.ndarray = 0.0) -> None:
+        self.offset, self.least = offset, least
+
+    def _deviation(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Standard deviations."""
+        additive, proportional = np.split(scale, 2, axis=-1)
+        return np.sqrt(additive**2 + proportional**2 * ((mean + self.offset) ** 2 + self.least**2))
+
+    def residuals(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sigma, proportional = self._deviation(mean, scale), np.split(scale, 2, axis=-1)[1]
+        r, q = (y - mean) / sigma, proportional**2 * (mean + self.offset) / sigma
+        root = np.sqrt(1.0 + 2.0 * q**2)
+        return -(r + q * (r**2 - 1.0)) / root, root / sigma
+
+    def loss(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return super().loss(y, mean, self._deviation(mean, scale))
+
+    def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        standardised = (y - mean) / self._deviation(mean, scale)
+        return scale**2 * np.concatenate([standardised, standardised], axis=-1) ** 2
+
+    def shares(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        additive = (np.split(scale, 2, axis=-1)[0] / self._deviation(mean, scale)) ** 2
+        return np.concatenate([additive, 1.0 - additive], axis=-1)
+
+    def first_squares(self, y: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        half, size = 0.5 * (y - mean) ** 2, ((mean + self.offset) ** 2 + self.least**2).mean(axis=0)
+        return np.concatenate([half, half / np.where(size > 0.0, size, 1.0)], axis=-1)
+
+    def least_scale(self, size: np.ndarray, tolerance: float) -> np.ndarray:
+        return tolerance * np.concatenate([size, np.ones_like(size)])
+
+    def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return self._deviation(mean, scale)
+
+
+class Proportional(Combined):
+    """Normal noise whose standard deviation is a share of the mean; its additive part stays at the least there is."""
+
+    n_estimated = 1
+
+    def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        squares = super().squares(y, mean, scale)
+        squares[..., : mean.shape[-1]] = 0.0
+        return squares
+
+
 class LogNormal(Gaussian):
     """Logarithms are normal about the logarithm of the solution, which is the median of what is observed."""
 
@@ -102,6 +196,9 @@ class LogNormal(Gaussian):
     def squares(self, y: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.log(mean / y) ** 2
+
+    def least_scale(self, size: np.ndarray, tolerance: float) -> np.ndarray:
+        return np.full(len(size), tolerance)
 
     def spread(self, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return mean * np.sqrt(np.expm1(scale**2) * np.exp(scale**2))
@@ -199,6 +296,8 @@ class Binomial(Gaussian):
 NOISES: dict[str, Gaussian] = {
     "gaussian": Gaussian(),
     "student": Student(),
+    "proportional": Proportional(),
+    "combined": Combined(),
     "lognormal": LogNormal(),
     "poisson": Poisson(),
 }

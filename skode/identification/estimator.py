@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -34,7 +35,7 @@ from skode.solvers import METHODS, SolverError
 from skode.training import array_api, array_api_fit, check_weights, draft, to_pandas, warn_caller
 
 #: Distributions of noise about states, which may have either sign.
-NOISES = {"gaussian", "student"}
+NOISES = {"auto", "gaussian", "student", "combined"}
 #: Solver tolerances: absolute to relative one, where states are about 1.
 ATOL = 0.1
 #: Spread of a state relative to its size below which polynomials are warned of.
@@ -84,9 +85,11 @@ class NeuralODERegressor(FittedField):
         Largest degree of the polynomial.
     hidden_layer_sizes : int or array-like of int, default=(20,)
         Widths of the perceptron's hidden layers.
-    noise : {"gaussian", "student"}, default="gaussian"
-        Distribution of the observations: normal, or for outliers Student's t with 4 degrees of freedom; of one scale
-        for each output, which is estimated.
+    noise : {"auto", "gaussian", "student", "combined"}, default="auto"
+        Distribution of the observations: normal, or for outliers Student's t with 4 degrees of freedom, of one scale
+        for each output, which is estimated; or normal with a standard deviation that has an additive and a proportional
+        part, which grows with the size of a state ("combined") [4]_. "auto": "combined" where smooth curves have the
+        larger likelihood with it, by Schwarz's criterion, else "gaussian".
     interpolation : {"linear", "previous"}, default="linear"
         Inputs between rows: linear, or as in the row before.
     time_unit : str, default="D"
@@ -129,7 +132,9 @@ class NeuralODERegressor(FittedField):
     initial_states_ : DataFrame of shape (n_series, n_states)
         Initial states.
     noise_scale_ : ndarray of shape (n_outputs,)
-        Scales of the noise, in the outputs' units.
+        Scales of the noise, in the outputs' units; of its additive part.
+    noise_proportion_ : ndarray of shape (n_outputs,)
+        Standard deviation of the proportional part of the noise, as a share of a state; 0 where there is none.
     evidence_ : float
         Logarithm of the evidence (Laplace's approximation), by which fields of other kinds may be compared.
     converged_ : bool
@@ -151,6 +156,7 @@ class NeuralODERegressor(FittedField):
     .. [1] C. Rackauckas et al., "Universal differential equations for scientific machine learning", arXiv:2001.04385.
     .. [2] D. J. C. MacKay, "A practical Bayesian framework for backpropagation networks", Neural Computation 4, 1992.
     .. [3] M. E. Tipping, "Sparse Bayesian learning and the relevance vector machine", JMLR 1, 2001.
+    .. [4] M. Davidian, D. M. Giltinan, "Nonlinear Models for Repeated Measurement Data", Chapman and Hall, 1995.
 
     Examples
     --------
@@ -204,7 +210,7 @@ class NeuralODERegressor(FittedField):
         fixed: Any = (),
         degree: int = 3,
         hidden_layer_sizes: Any = (20,),
-        noise: str = "gaussian",
+        noise: str = "auto",
         interpolation: str = "linear",
         time_unit: str = "D",
         n_segments: Any = "auto",
@@ -289,7 +295,7 @@ class NeuralODERegressor(FittedField):
         layout = observations.layout(self.n_segments, linear=self.interpolation == "linear")
         self._refuse_too_few(layout)
         with np.errstate(all="ignore"):
-            smooth = SmoothedStates.of(layout, self.order)
+            smooth = SmoothedStates.of(layout, self.order, by_size=self.noise in ("auto", "combined"))
         self._warn_of_offsets(smooth)
         found: list[tuple[Problem, FieldOptimum, Any]] = []
         kinds = ["polynomial", "mlp"] if self.field == "auto" else [self.field]
@@ -302,6 +308,7 @@ class NeuralODERegressor(FittedField):
                     raise
                 continue
             found.append((problem, optimum, kind))
+            search = replace(search, rival=evidence(problem, optimum))
             if optimum.optimum.interrupted or search.is_over:
                 break
         problem, best, kind = max(found, key=lambda one: evidence(one[0], one[1]))
@@ -319,7 +326,7 @@ class NeuralODERegressor(FittedField):
             self.order,
             self.degree,
             self.hidden_layer_sizes,
-            self.noise,
+            self.noise if self.noise != "auto" else "combined" if data[2].by_size else "gaussian",
         )
         names = self._outputs, self._columns.inputs
         settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
@@ -328,7 +335,7 @@ class NeuralODERegressor(FittedField):
 
     def _search(self) -> FieldSearch:
         report = _print if self.verbose else None
-        return FieldSearch(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, self.n_starts)
+        return FieldSearch(self.max_iter, self.tol, report, self._deadline(), self._checkpoint, n_starts=self.n_starts)
 
     def _observed(self, clock: Clock, rows: LongRows, values: np.ndarray, given: Any) -> KnownSeries:
         """The rows of all series of which anything was observed."""
@@ -373,7 +380,8 @@ class NeuralODERegressor(FittedField):
         self.params_ = {p.name: estimates[p.name] for p in problem.parameters}
         self.states_ = list(system.states)
         n = len(self._outputs)
-        self.noise_scale_ = optimum.scale * system.units.scale[:n]
+        self.noise_scale_ = optimum.scale[:n] * system.units.scale[:n]
+        self.noise_proportion_ = optimum.scale[n:] if task.noise.n_scales > 1 else np.zeros(n)
         self.evidence_ = evidence(problem, best)
         self.converged_, self.n_iter_ = optimum.converged, optimum.n_iter
         self._paths, covariance = _paths(task, optimum), best.information.covariance
@@ -434,6 +442,8 @@ class NeuralODERegressor(FittedField):
         linear = self.interpolation == "linear"
         problem = self._problem.of_series(part, part.layout(self.n_segments, linear=linear), linear=linear)
         scale = self.noise_scale_ / self._system.units.scale[: len(self._outputs)]
+        if self._problem.task.noise.n_scales > 1:
+            scale = np.concatenate([scale, self.noise_proportion_])
         with np.errstate(all="ignore"):
             optimum = conditioned(problem, self._paths.u, scale, self._search())
         found = copy.copy(self)

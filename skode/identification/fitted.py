@@ -58,6 +58,7 @@ class FittedField(SeriesRegressor):
 
     field_: str
     noise_scale_: np.ndarray
+    noise_proportion_: np.ndarray
 
     _problem: Problem
     _paths: Paths
@@ -86,6 +87,13 @@ class FittedField(SeriesRegressor):
     @property
     def _ids(self) -> pd.Index:  # type: ignore[override]
         return self._observations.ids
+
+    def _noise_variance(self, z: np.ndarray) -> np.ndarray:
+        """Variance of observations of standardised states, in the outputs' units."""
+        noise, scale = self._problem.task.noise, self._system.units.scale[: z.shape[1]]
+        if noise.n_scales == 1:
+            return self.noise_scale_**2
+        return (scale * noise.spread(z, np.concatenate([self.noise_scale_ / scale, self.noise_proportion_]))) ** 2
 
     # Predictions
 
@@ -127,7 +135,7 @@ class FittedField(SeriesRegressor):
         if slopes is None:
             return mean
         variance = self._uncertainty.variance(slopes[:, :n], codes) * units.scale[:n] ** 2
-        return mean, self._in_shape_of_y(np.sqrt(variance + self.noise_scale_**2))
+        return mean, self._in_shape_of_y(np.sqrt(variance + self._noise_variance(z[:, :n])))
 
     @of_one_model
     def simulate(self, y0: Any, times: Any, inputs: Any = None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -21,9 +22,10 @@ from skode.identification.system import FieldSystem
 from skode.solvers import SolverError
 from skode.training.parts import Parts
 
-#: First and last weight of the defects, in units of an observation's. Multipliers close what is left: heavier ones
-#: would bind the steps closely to a manifold that is curved by hundreds of weights.
-FIRST_WEIGHT, LAST_WEIGHT = 1.0, 300.0
+#: First and last weight of the defects, in units of an observation's. Multipliers close what is left: the sooner, the
+#: heavier defects are. But heavy ones would bind the steps closely to a manifold that the hundreds of weights of a
+#: network curve.
+FIRST_WEIGHT, LAST_WEIGHT, LAST_WEIGHT_OF_NETWORKS = 1.0, 3e4, 300.0
 #: Precisions of weights at the start of shooting lie between these: weights that matching has taken for superfluous may
 #: come back.
 PRECISIONS_AT_START = 1e-3, 1e2
@@ -32,6 +34,8 @@ SHARE_OF_ERRORS = 0.7
 #: A term of a polynomial that is not this many standard errors off 0, which the data determine by less than half, is
 #: dropped and the rest fitted again, so often.
 LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 1.0, 3
+#: A network is given up whose evidence, early on, is so many nats for each observed value below that of its rival.
+FAR_BEHIND = 0.25
 #: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
 SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
 
@@ -44,9 +48,12 @@ class FieldSearch(Limits):
     ----------
     n_starts : int
         Number of starts of matching.
+    rival : float
+        Logarithm of the evidence of a field of another kind; a fit that is far behind is given up.
     """
 
     n_starts: int = 1
+    rival: float = -math.inf
 
     @property
     def is_over(self) -> bool:
@@ -127,7 +134,8 @@ def matched(task: Task, smooth: SmoothedStates, settings: FieldSearch, rng: np.r
 
 def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
     """The optimum that multiple shooting reaches."""
-    n_series, n_outputs = task.layout.n_series, task.layout.y.shape[1]
+    n_series, system = task.layout.n_series, task.model.system
+    assert isinstance(system, FieldSystem)
     u = np.concatenate([np.tile(start.u, (n_series, 1)), start.nodes[:, 0]], axis=1)
     free = np.ones(u.shape, dtype=bool)
     free[:, : len(start.u)] = start.free
@@ -138,12 +146,12 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         u=np.clip(u, task.model.scales.low, task.model.scales.high),
         nodes=start.nodes.copy(),
         free=free,
-        scale=np.full((1, n_outputs), np.nan),
+        scale=np.full((1, len(task.least_scale)), np.nan),
         n_iter=np.zeros(n_series, dtype=np.int64),
         converged=np.zeros(n_series, dtype=bool),
         penalty=np.zeros(n_series),
         precision=None if task.prior is None else task.prior.held(start.precision, ~start.free)[None],
-        last_weight=LAST_WEIGHT,
+        last_weight=LAST_WEIGHT if system.field.linear else LAST_WEIGHT_OF_NETWORKS,
         lighter=False,
     )
     Descent(task, fits, np.arange(n_series), settings).run()
@@ -170,6 +178,8 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
     u = _solvable(task, first.u, problem.smooth.nodes)
     start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
+    if not problem.system.field.linear and math.isfinite(settings.rival):
+        settings = replace(settings, hopeless=lambda fits: _is_far_behind(problem, fits, settings.rival))
     prunings, m = MOST_PRUNINGS if problem.system.field.linear else 0, len(groups)
     for _ in range(prunings + 1):
         optimum = shot(task, start, settings)
@@ -181,6 +191,12 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
         assert optimum.precision is not None
         start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)
     return FieldOptimum(optimum, information)
+
+
+def _is_far_behind(problem: Problem, fits: Fits, rival: float) -> bool:
+    optimum = ended(problem.task, fits)[0]
+    found = FieldOptimum(optimum, optimum.information(problem.task, sandwich=False))
+    return rival - evidence(problem, found) > FAR_BEHIND * problem.task.layout.weights.sum()
 
 
 def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
@@ -205,7 +221,8 @@ def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
 def evidence(problem: Problem, found: FieldOptimum) -> float:
     """Laplace's approximation of the logarithm of the evidence, with a flat density of the initial states.
 
-    In the user's units, so that it does not depend on how states were standardised.
+    In the user's units, so that it does not depend on how states were standardised. Minus infinity where the
+    information is singular, as along a solution that explodes: the approximation has no bound there.
     """
     task, optimum, units = problem.task, found.optimum, problem.system.units
     prior, precision, (n_series, q), m = task.prior, optimum.precision, optimum.u.shape, task.model.n_parameters
@@ -215,7 +232,8 @@ def evidence(problem: Problem, found: FieldOptimum) -> float:
     density = prior.log_density(optimum.u[0, :m], precision)
     standard = -optimum.loss + density - 0.5 * found.information.log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi)
     observed = (task.layout.weights.sum(axis=0) * np.log(units.scale[: task.layout.y.shape[1]])).sum()
-    return float(standard - observed + n_series * np.log(units.scale).sum())
+    found_evidence = float(standard - observed + n_series * np.log(units.scale).sum())
+    return found_evidence if math.isfinite(found_evidence) else -math.inf
 
 
 def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:

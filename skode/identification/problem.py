@@ -15,7 +15,7 @@ from skode.dynamics.sizes import check_sizes
 from skode.equations.initial import InitialStates
 from skode.equations.layout import Layout
 from skode.equations.levenberg_marquardt import Task
-from skode.equations.noise import NOISES
+from skode.equations.noise import NOISES, Combined, Gaussian
 from skode.equations.parameters import Parameter, Scales, known_names, read_parameters
 from skode.equations.prior import Prior
 from skode.equations.sensitivities import SolverSettings
@@ -27,6 +27,8 @@ from skode.identification.system import FieldSystem, Units
 
 #: The least noise of a network, in units of the states' spread: how exact it is, at best, with a few hundred weights.
 NOISE_OF_NETWORKS = 1e-3
+#: Sizes that noise is proportional to are no less than this share of a state's own.
+LEAST_SIZE = 0.02
 #: More weights than this are too many for steps on exact sensitivities.
 MOST_WEIGHTS = 2000
 #: Spreads of states in units of their size, at least, that solves and noise are to resolve.
@@ -135,7 +137,7 @@ class Problem:
     def of_series(self, observations: KnownSeries, layout: Layout, *, linear: bool) -> Problem:
         """The same equations for other series."""
         system = self.system
-        smooth = SmoothedStates.of(layout, system.order)
+        smooth = SmoothedStates.of(layout, system.order, by_size=self.task.noise.n_scales > 1)
         inputs = observations.as_inputs(list(system.input_names), system.units.unit, linear=linear)
         task = replace(self.task, layout=standard_layout(layout, system.units), inputs=inputs)
         return Problem(task, standard_states(smooth, system.units), self.parameters)
@@ -204,16 +206,24 @@ def pose(
     groups = np.concatenate([field.groups, np.full(len(estimated), -1)])
     prior = Prior(np.concatenate([np.zeros(field.n_weights), scales.start[field.n_weights : m]]), groups)
     exact = settings.rtol / finest if field.linear else NOISE_OF_NETWORKS
-    least = exact * np.maximum(spread[:n_outputs], LEAST_SPREAD)
+    noise = _noise(arguments.noise, units, n_outputs)
     task = Task(
         model,
         standard_layout(layout, units),
         observations.as_inputs(list(inputs), units.unit, linear=linear),
-        NOISES[arguments.noise],
-        least,
+        noise,
+        noise.least_scale(np.maximum(spread[:n_outputs], LEAST_SPREAD), exact),
         prior,
     )
     return Problem(task, standard_states(smooth, units), parameters)
+
+
+def _noise(name: str, units: Units, n_outputs: int) -> Gaussian:
+    """The distribution of the observations in standardised units."""
+    if name == "combined":
+        offset = units.shift[:n_outputs] / units.scale[:n_outputs]
+        return Combined(offset, LEAST_SIZE * np.sqrt(1.0 + offset**2))
+    return NOISES[name]
 
 
 def standard_layout(layout: Layout, units: Units) -> Layout:

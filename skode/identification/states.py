@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skode.equations.layout import Layout
-from skode.identification.smoothing import smoothed
+from skode.identification.smoothing import smoothed, smoothed_by_size
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class SmoothedStates:
         Standard deviations of the observations.
     nodes : ndarray of shape (n_series, n_nodes, n_states)
         States at the starts of segments; those of the last one again where there is none.
+    by_size : bool
+        Whether noise that grows with the size of what is observed was found likelier.
     """
 
     series: np.ndarray
@@ -40,14 +42,18 @@ class SmoothedStates:
     freedom: np.ndarray
     noise: np.ndarray
     nodes: np.ndarray
+    by_size: bool = False
 
     @classmethod
-    def of(cls, layout: Layout, order: int) -> SmoothedStates:
-        """Smooth the observations of a layout, each output of each series by itself."""
+    def of(cls, layout: Layout, order: int, *, by_size: bool) -> SmoothedStates:
+        """Smooth the observations of a layout, each output of each series by itself.
+
+        With ``by_size`` noise may grow with the size of what is observed.
+        """
         times, counts, y, slots = _gathered(layout)
         n_series, n_times = times.shape
         n_outputs = layout.y.shape[1]
-        curves = [smoothed(times, own) for own in y]
+        curves = [smoothed_by_size(times, own) if by_size else smoothed(times, own) for own in y]
         mean = np.stack([curve.mean for curve in curves], axis=-1)  # (series, times, derivatives, outputs)
         variance = np.stack([curve.variance for curve in curves], axis=-1)
         states = np.concatenate([mean[:, :, k] for k in range(order)], axis=2)
@@ -64,6 +70,7 @@ class SmoothedStates:
             freedom=np.maximum(freedom.sum(axis=0), 1.0),
             noise=np.sqrt((n_seen * noise**2).sum(axis=0) / np.maximum(n_seen.sum(axis=0), 1)),
             nodes=np.take_along_axis(states, slots[:, :, None], axis=1).reshape(n_series, -1, order * n_outputs),
+            by_size=any(curve.by_size for curve in curves),
         )
 
 

@@ -12,7 +12,8 @@ is the paper's:
 
 ``NeuralODERegressor`` with its defaults and ``random_state=0`` in all cases; one seed of the noise, the system's
 position. All choices (kinds of fields, degree, when terms are dropped, weights of defects) were made on the systems of
-``TUNING``, with other seeds, before the first run on the final set. A fit that fails counts as not recovered.
+``TUNING``, with other seeds, before a run on the final set. That was run twice: ``docs/benchmarks/fields.md`` says what
+changed between. A fit that fails counts as not recovered.
 
 ``--peer`` runs pysindy beside it: polynomials of degree 3, smoothed finite differences where there is noise, STLSQ with
 its default threshold.

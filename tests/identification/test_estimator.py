@@ -1,5 +1,6 @@
 """Against dynamics that are known: equations, fields, errors and forecasts from simulated series."""
 
+import dataclasses
 import itertools
 import pickle
 from types import SimpleNamespace
@@ -91,6 +92,55 @@ def test_predictions_have_the_noise_and_the_error_that_they_say(two_species):
     exact = solved(lotka_volterra, [3.0, 1.0], np.concatenate([[0.0], later["t"]]))[1:]
     assert np.sqrt(((ahead - exact) ** 2).mean() / exact.var()) < 0.1
     assert np.abs((ahead - exact) / std).max() < 4.0
+
+
+def test_noise_by_the_size_of_states_is_found_and_tells_small_states(two_species):
+    assert (two_species[0].noise_proportion_ == 0.0).all()  # where it does not grow
+    t = np.linspace(0.0, 8.0, 100)
+    truth = 5.0 / (1.0 + 49.0 * np.exp(-t))
+    X, errors = t[:, None], {"auto": [], "gaussian": []}
+    for seed in range(4):
+        y = truth * (1.0 + 0.1 * np.random.default_rng(seed).normal(size=len(t)))
+        for noise, found in errors.items():
+            model = NeuralODERegressor("polynomial", noise=noise).fit(X, y)
+            found.append(model.initial_states_.iloc[0, 0] - 0.1)
+            if noise == "auto":
+                assert model.noise_proportion_[0] == pytest.approx(0.1, rel=0.25)
+                mean, std = model.predict(X, return_std=True)
+                assert 0.8 < np.sqrt((((y - mean) / std) ** 2).mean()) < 1.2
+                assert std[-1] > 10.0 * std[0]
+            else:
+                assert model.noise_proportion_[0] == 0.0
+    assert np.sqrt(np.mean(np.square(errors["auto"]))) < 0.5 * np.sqrt(np.mean(np.square(errors["gaussian"])))
+
+
+def test_a_field_whose_information_is_singular_has_no_evidence():
+    model = NeuralODERegressor("linear").fit(TIMES[:, None], np.exp(-0.3 * TIMES))
+    task, u = model._problem.task, model._paths.u
+    start = fitting.Start(u, model._problem.smooth.nodes, np.ones(len(u)), np.ones(len(u), dtype=bool))
+    optimum = fitting.shot(task, start, model._search())
+    found = fitting.FieldOptimum(optimum, optimum.information(task, sandwich=False))
+    assert np.isfinite(fitting.evidence(model._problem, found))
+    singular = dataclasses.replace(found, information=dataclasses.replace(found.information, log_det=-np.inf))
+    assert fitting.evidence(model._problem, singular) == -np.inf
+
+
+def test_a_network_far_behind_a_polynomial_is_given_up(monkeypatch, capsys):
+    X, y, _ = panel(lotka_volterra, [[3.0, 1.0]], 0.05, names=("prey", "pred"))
+    monkeypatch.setattr(levenberg_marquardt, "EARLY", 4)
+    polynomial = NeuralODERegressor("polynomial", series="s", time="t", random_state=0).fit(X, y)
+    rivals = []
+
+    def far_behind(problem, fits, rival):
+        rivals.append(rival)
+        return True
+
+    monkeypatch.setattr(fitting, "_is_far_behind", far_behind)
+    model = NeuralODERegressor(series="s", time="t", random_state=0, verbose=True).fit(X, y)
+    assert rivals == [polynomial.evidence_]
+    assert model.field_ == "polynomial"
+    assert model.equations() == polynomial.equations()
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Step 4,")
 
 
 def test_times_before_the_start_and_states(two_species):

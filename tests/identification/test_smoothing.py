@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from skode.identification.smoothing import DIFFUSE, smoothed
+from skode.identification.smoothing import DIFFUSE, smoothed, smoothed_by_size
 
 RNG = np.random.default_rng(0)
 TIMES = np.sort(RNG.uniform(0.0, 10.0, 40))
 
 
-def dense(t, y, ratio):
+def dense(t, y, ratio, relative=1.0):
     """Posterior mean and variance of values and slopes by Gaussian conditioning, in units of the noise variance."""
     unit = (t[-1] - t[0]) / np.isfinite(y).sum()
     s = (t - t[0]) / unit
@@ -40,7 +40,7 @@ def dense(t, y, ratio):
 
     seen = np.isfinite(y)
     a, b = s[:, None], s[None, seen]
-    K = kernel(s[seen][:, None], b, 0, 0) + np.eye(seen.sum())
+    K = kernel(s[seen][:, None], b, 0, 0) + np.diag(np.broadcast_to(relative, t.shape)[seen])
     found = []
     for i in range(2):
         cross = kernel(b, a, 0, i) if i else kernel(a, b, 0, 0)
@@ -50,16 +50,19 @@ def dense(t, y, ratio):
     return found, unit
 
 
-def test_curves_are_those_of_dense_linear_algebra():
-    y = np.sin(TIMES) + 0.1 * RNG.normal(size=len(TIMES))
+@pytest.mark.parametrize("relative", [None, np.linspace(0.2, 1.8, len(TIMES))])
+def test_curves_are_those_of_dense_linear_algebra(relative):
+    y = np.sin(TIMES) + 0.1 * np.random.default_rng(4).normal(size=len(TIMES)) * np.sqrt(
+        1.0 if relative is None else relative
+    )
     y[[3, 4, 11]] = np.nan
-    curves = smoothed(TIMES[None], y[None])
+    curves = smoothed(TIMES[None], y[None], None if relative is None else relative[None])
     seen = np.isfinite(y)
     centre, spread = y[seen].mean(), y[seen].std()
     # The ratio is recovered from the variance of a value: it is the likeliest of a fine grid.
     errors = []
     for ratio in np.linspace(-8.0, 2.0, 401):
-        (value, slope), unit = dense(TIMES, (y - centre) / spread, ratio)
+        (value, slope), unit = dense(TIMES, (y - centre) / spread, ratio, 1.0 if relative is None else relative)
         errors.append((np.abs(centre + spread * value[0] - curves.mean[0, :, 0]).max(), ratio, slope, unit))
     error, _, slope, unit = min(errors, key=lambda one: one[0])
     assert error < 2e-3
@@ -95,3 +98,24 @@ def test_units_padding_and_neighbours_play_no_part():
     np.testing.assert_allclose(both.mean[0, : len(y)], alone.mean[0], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(both.mean[1, : len(y), 1], 0.07 * alone.mean[0, :, 1], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(both.freedom, alone.freedom[0], rtol=1e-6)
+
+
+def decays(additive, proportion):
+    t = np.tile(np.linspace(0.0, 8.0, 60), (30, 1))
+    truth = 4.0 * np.exp(-0.7 * t)
+    sigma = np.hypot(additive, proportion * truth)
+    return t, truth, truth + sigma * np.random.default_rng(0).normal(size=t.shape)
+
+
+def test_noise_that_grows_with_the_size_is_told_from_noise_that_does_not():
+    t, truth, y = decays(0.0, 0.1)
+    curves, plain = smoothed_by_size(t, y), smoothed(t, y)
+    assert curves.by_size
+    late = t > 3.0  # where values are small, plain curves have errors of the size of early ones
+    z, of_plain = (((one.mean[..., 0] - truth) / np.sqrt(one.variance[..., 0]))[late] for one in (curves, plain))
+    assert 0.7 < np.sqrt((z**2).mean()) < 1.3
+    assert np.sqrt((of_plain**2).mean()) < 0.3
+    t, _, y = decays(0.1, 0.0)
+    same = smoothed_by_size(t, y)
+    assert not same.by_size
+    np.testing.assert_array_equal(same.mean, smoothed(t, y).mean)
