@@ -199,23 +199,28 @@ def _of_starts(
 
 
 def _ended_well(task: Task, optimum: Optimum) -> bool:
-    """Whether the residuals of a fit are independent, as far as can be told.
+    """Whether the residuals of a fit are independent, as far as can be told: at a local optimum they are a signal."""
+    return not (durbin_watson(task, optimum) < LEAST_DURBIN_WATSON).any()
 
-    By the statistic of J. Durbin and G. S. Watson, "Testing for serial correlation in least squares regression",
-    Biometrika 37, 1950, of each output: where an optimum is a local one, residuals are a signal.
+
+def durbin_watson(task: Task, optimum: Optimum) -> np.ndarray:
+    """Of each output how far residuals of neighbours differ, 2 where they are independent; NaN where there are few.
+
+    The statistic of J. Durbin and G. S. Watson, "Testing for serial correlation in least squares regression",
+    Biometrika 37, 1950, is 0 where the differences or all residuals are not finite.
     """
     layout = task.layout
     cells = Cells.of(layout, np.arange(layout.n_series))
     scale = np.broadcast_to(optimum.scale, optimum.shots.mean.shape)
     residuals = task.noise.residuals(layout.y, optimum.shots.mean, scale)[0]
+    found = np.full(residuals.shape[1], np.nan)
     for output, seen in enumerate((layout.weights > 0.0).T):
         own = residuals[seen, output]
         pairs = np.diff(cells.row_cell[seen]) == 0
         if pairs.sum() >= LEAST_PAIRS:
-            ratio = np.mean(np.diff(own)[pairs] ** 2) / np.mean(own**2)
-            if not ratio >= LEAST_DURBIN_WATSON:
-                return False
-    return True
+            with np.errstate(all="ignore"):
+                found[output] = np.nan_to_num(np.mean(np.diff(own)[pairs] ** 2) / np.mean(own**2))
+    return found
 
 
 def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Search) -> Optimum:

@@ -25,11 +25,12 @@ from skode.equations.sensitivities import SolverSettings
 from skode.equations.shooting import condense
 from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
 from skode.identification.fitted import FittedField, Uncertainty
-from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence, fitted
+from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence, fitted, left_over
 from skode.identification.observations import KnownSeries
 from skode.identification.predictive import Paths
 from skode.identification.problem import FieldArguments, Problem, pose, state_names
 from skode.identification.states import SmoothedStates
+from skode.io.sources import in_memory
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api, array_api_fit, check_weights, draft, to_pandas, warn_caller
 
@@ -134,6 +135,8 @@ class NeuralODERegressor(FittedField):
         Logarithm of the evidence (Laplace's approximation), by which fields of other kinds may be compared.
     converged_ : bool
         Whether the search reached an optimum.
+    stop_reason_ : str
+        Why it ended.
     n_iter_ : int
         Steps taken.
     n_features_in_ : int
@@ -272,6 +275,9 @@ class NeuralODERegressor(FittedField):
         -----
         ConvergenceWarning
             If the search ended before an optimum.
+        UserWarning
+            If the residuals are a signal and clearly larger than the noise that smoothing leaves, so that the field
+            does not follow the observations.
         """
         with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}) as new:
             new._learn(X, y, sample_weight)
@@ -280,7 +286,7 @@ class NeuralODERegressor(FittedField):
     def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         search = self._search()
         rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
-        y = to_pandas(y, "y")
+        y = to_pandas(in_memory(y), "y")
         values = read_targets(y, len(rows))
         self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
         self._columns = self._covariate_columns()
@@ -376,6 +382,7 @@ class NeuralODERegressor(FittedField):
         self.noise_scale_ = optimum.scale * system.units.scale[:n]
         self.evidence_ = evidence(problem, best)
         self.converged_, self.n_iter_ = optimum.converged, optimum.n_iter
+        self.stop_reason_ = self._reason_to_stop(optimum)
         self._paths, covariance = _paths(task, optimum), best.information.covariance
         self._uncertainty = Uncertainty(covariance[0, :m, :m].copy(), covariance[:, m:].copy())
         self._note_initial_states()
@@ -392,6 +399,16 @@ class NeuralODERegressor(FittedField):
                 f"The fit ended before an optimum, after {optimum.n_iter} steps: raise max_iter or tol, or choose "
                 "another field.",
                 ConvergenceWarning,
+            )
+
+        elif found := left_over(problem, optimum):
+            output, ratio = max(found, key=lambda one: one[1])
+            warn_caller(
+                f"The field does not follow the observations of {str(self._outputs[output])!r}: its residuals are "
+                f"{ratio:.1f} times the noise that smoothing leaves, and follow each other. The states may not be all "
+                "that there are, inputs may be missing, or the field is too simple: choose another field, a larger "
+                "degree or hidden_layer_sizes, or order=2.",
+                UserWarning,
             )
 
     def _note_initial_states(self) -> None:
@@ -425,7 +442,7 @@ class NeuralODERegressor(FittedField):
         """
         check_is_fitted(self)
         rows = self._read(X)
-        values = read_targets(to_pandas(y, "y"), len(rows))
+        values = read_targets(to_pandas(in_memory(y), "y"), len(rows))
         self._check_outputs(values)
         new = self._observed(self._clock, rows, values, check_weights(sample_weight, values))
         joined = self._observations.joined(new)

@@ -10,12 +10,15 @@ import torch
 
 from skode.equations.dynamics import Driver
 from skode.equations.fits import Fits, Limits
-from skode.equations.fitting import Optimum, ended
+from skode.equations.fitting import LEAST_DURBIN_WATSON, Optimum, durbin_watson, ended
 from skode.equations.inference import Information
 from skode.equations.layout import Cells
 from skode.equations.levenberg_marquardt import Descent, Task
+from skode.equations.prior import MOST_PRECISION
+from skode.identification.fields import PolynomialField
 from skode.identification.matching import Matched, match
 from skode.identification.problem import Problem
+from skode.identification.selection import better_terms
 from skode.identification.states import SmoothedStates
 from skode.identification.system import FieldSystem
 from skode.solvers import SolverError
@@ -32,6 +35,10 @@ SHARE_OF_ERRORS = 0.7
 #: A term of a polynomial that is not this many standard errors off 0, which the data determine by less than half, is
 #: dropped and the rest fitted again, so often.
 LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 1.0, 3
+#: Other selections of terms that are tried, at most, one after another.
+MOST_SELECTIONS = 3
+#: Residuals of a fit that are this many times the noise that smoothing has left are not noise alone.
+MORE_THAN_NOISE = 2.0
 #: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
 SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
 
@@ -152,7 +159,6 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         raise SolverError(
             "The field can't be solved as far as the observations",
             time=float(task.layout.t0[0]),
-            step_size=float("nan"),
             advice="Choose another field.",
         )
     return optimum
@@ -169,18 +175,57 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     )
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
     u = _solvable(task, first.u, problem.smooth.nodes)
-    start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
-    prunings, m = MOST_PRUNINGS if problem.system.field.linear else 0, len(groups)
-    for _ in range(prunings + 1):
+    best = _pruned(problem, Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool)), settings)
+    for _ in range(MOST_SELECTIONS if isinstance(problem.system.field, PolynomialField) else 0):
+        start = _other_terms(problem, best)
+        if start is None:
+            break
+        try:
+            other = _pruned(problem, start, settings)
+        except SolverError:
+            break
+        if not evidence(problem, other) > evidence(problem, best):
+            interrupted, out_of_time = other.optimum.interrupted, other.optimum.out_of_time
+            optimum = replace(best.optimum, interrupted=interrupted, out_of_time=out_of_time)
+            return replace(best, optimum=optimum)
+        best = other
+    return best
+
+
+def _pruned(problem: Problem, start: Start, settings: FieldSearch) -> FieldOptimum:
+    """The optimum from a start, without the terms of a polynomial that the data have no need of."""
+    task, m = problem.task, len(start.u)
+    assert task.prior is not None
+    for _ in range(1 + (MOST_PRUNINGS if problem.system.field.linear else 0)):
         optimum = shot(task, start, settings)
         information = optimum.information(task, sandwich=False)
         errors, u = np.sqrt(np.diagonal(information.covariance[0, :m, :m])), optimum.u[0, :m]
-        kept = (groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
+        kept = (task.prior.groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
         if optimum.interrupted or optimum.out_of_time or (kept == start.free).all():
             break
         assert optimum.precision is not None
         start = Start(np.where(kept, u, 0.0), optimum.nodes, optimum.precision, kept)
     return FieldOptimum(optimum, information)
+
+
+def _other_terms(problem: Problem, found: FieldOptimum) -> Start | None:
+    """Where shooting starts with other terms of a polynomial that promise a larger evidence; None: there are none."""
+    task, optimum, field = problem.task, found.optimum, problem.system.field
+    assert task.prior is not None
+    assert optimum.precision is not None
+    assert isinstance(field, PolynomialField)
+    if optimum.interrupted or optimum.out_of_time:
+        return None
+    own, m = task.prior.groups >= 0, task.model.n_parameters
+    precision = np.where(own & (optimum.precision >= MOST_PRECISION), np.inf, optimum.precision)
+    degrees = np.zeros(m, dtype=np.int64)
+    degrees[: field.n_weights] = np.repeat(field.powers.sum(axis=1), field.n_outputs)
+    terms = better_terms(task, optimum, precision, degrees)
+    if terms is None:
+        return None
+    u, precision = terms
+    kept = np.isfinite(precision)
+    return Start(u, optimum.nodes, np.where(kept, precision, MOST_PRECISION), kept)
 
 
 def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
@@ -197,7 +242,6 @@ def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     raise SolverError(
         "The equations can't be solved from the smoothed states as far as the next ones",
         time=float(task.layout.t0[0]),
-        step_size=float("nan"),
         advice="Choose another field or other starts of the parameters in params.",
     )
 
@@ -216,6 +260,17 @@ def evidence(problem: Problem, found: FieldOptimum) -> float:
     standard = -optimum.loss + density - 0.5 * found.information.log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi)
     observed = (task.layout.weights.sum(axis=0) * np.log(units.scale[: task.layout.y.shape[1]])).sum()
     return float(standard - observed + n_series * np.log(units.scale).sum())
+
+
+def left_over(problem: Problem, optimum: Optimum) -> list[tuple[int, float]]:
+    """Outputs that the field does not follow, and how many times the smoothing's noise their residuals are.
+
+    Those are larger than what smoothing has left and than a field is exact to, and follow each other.
+    """
+    least = np.maximum(problem.smooth.noise, problem.task.least_scale)
+    ratio = optimum.scale / np.maximum(least, 1e-300)
+    signal = durbin_watson(problem.task, optimum) < LEAST_DURBIN_WATSON
+    return [(int(output), float(ratio[output])) for output in np.flatnonzero(signal & (ratio > MORE_THAN_NOISE))]
 
 
 def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:

@@ -124,7 +124,6 @@ def states_at(
         raise SolverError(
             "The fitted field can't be followed as far as the times of X",
             time=float(t[wrong] * system.units.unit),
-            step_size=float("nan"),
             advice="A field is known where observations were; ask for times nearer to them, or fit another field.",
         )
     return states, slopes

@@ -192,6 +192,9 @@ def pose(
         order=order,
         input_names=tuple(inputs),
     )
+    if arguments.known is not None:
+        given = np.array([p.start for p in estimated])
+        system.check_known(smooth.states[0], given, float(smooth.time[0]), observations.inputs[0])
     # Far from 0 compared with their spread, states must be solved, and may be observed, so much more exactly.
     spread = np.minimum(smooth.states.std(axis=0) / units.scale, 1.0)
     finest = float(np.clip(spread.min(initial=1.0), LEAST_SPREAD, 1.0))
