@@ -65,7 +65,8 @@ def grown(
         From the problem on a window and unknowns to those that fit it, and the scale of the noise; None where the fit
         fails, or is to end.
     """
-    n_rows, known, noise = int(np.diff(task.layout.row_pointer).max()), 0, np.inf
+    n_rows, known = int(np.diff(task.layout.row_pointer).max()), 0
+    noise: np.ndarray = np.array(np.inf)
     size = min(FIRST_WINDOW, n_rows)
     while True:
         found = fitted(window(task, size), u)

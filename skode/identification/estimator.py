@@ -13,7 +13,6 @@ import pandas as pd
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skode.equations.fitting import Optimum
@@ -64,6 +63,8 @@ class NeuralODERegressor(FittedField):
         The field: a polynomial, each of whose terms has a prior of its own, so that those without need vanish [3]_
         (see :meth:`equations`); an affine map; a multilayer perceptron with tanh beside an affine map; or a torch
         module from standardised states and inputs to standardised derivatives, whose weights are fitted in a copy.
+        Fields of more than 2000 weights are fitted by gradients of the solver's adjoint, with a prior whose precision
+        is chosen on stretches held out; they have neither standard deviations nor an evidence.
         "auto": a polynomial or a perceptron, whichever has the larger evidence.
     known : callable or None, default=None
         ``known(t, y, p)``, a right-hand side that the field is added to, as :class:`ODERegressor` takes it, in the
@@ -132,7 +133,8 @@ class NeuralODERegressor(FittedField):
     noise_scale_ : ndarray of shape (n_outputs,)
         Scales of the noise, in the outputs' units.
     evidence_ : float
-        Logarithm of the evidence (Laplace's approximation), by which fields of other kinds may be compared.
+        Logarithm of the evidence (Laplace's approximation), by which fields of other kinds may be compared; NaN for
+        fields of more than 2000 weights.
     converged_ : bool
         Whether the search reached an optimum.
     stop_reason_ : str
@@ -330,6 +332,12 @@ class NeuralODERegressor(FittedField):
         names = self._outputs, self._columns.inputs
         settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
         problem = pose(arguments, kind, data, names, settings, linear=self.interpolation == "linear")
+        if problem.has_many_weights and self.field == "auto":
+            raise ValueError(
+                "field='auto' compares fields by their evidence, which a perceptron of "
+                f"{problem.system.field.n_weights} weights does not have: choose field='mlp', or smaller "
+                "hidden_layer_sizes."
+            )
         return problem, fitted(problem, search, self._checkpoint.random_state(self.random_state))
 
     def _search(self) -> FieldSearch:
@@ -383,8 +391,12 @@ class NeuralODERegressor(FittedField):
         self.evidence_ = evidence(problem, best)
         self.converged_, self.n_iter_ = optimum.converged, optimum.n_iter
         self.stop_reason_ = self._reason_to_stop(optimum)
-        self._paths, covariance = _paths(task, optimum), best.information.covariance
-        self._uncertainty = Uncertainty(covariance[0, :m, :m].copy(), covariance[:, m:].copy())
+        if best.information is None:
+            self._paths = Paths(optimum.u[0, :m], optimum.nodes, task.layout.node_times(), None)
+            self._uncertainty = None
+        else:
+            self._paths, covariance = _paths(task, optimum), best.information.covariance
+            self._uncertainty = Uncertainty(covariance[0, :m, :m].copy(), covariance[:, m:].copy())
         self._note_initial_states()
         if optimum.interrupted:
             warn_caller("The fit was interrupted; what was best so far is kept.", ConvergenceWarning)
@@ -440,7 +452,8 @@ class NeuralODERegressor(FittedField):
         ValueError
             Where X or y are not as in ``fit``.
         """
-        check_is_fitted(self)
+        self._refuse_many_weights("condition")
+        assert self._uncertainty is not None
         rows = self._read(X)
         values = read_targets(to_pandas(in_memory(y), "y"), len(rows))
         self._check_outputs(values)

@@ -15,7 +15,9 @@ from skode.equations.inference import Information
 from skode.equations.layout import Cells
 from skode.equations.levenberg_marquardt import Descent, Task
 from skode.equations.prior import MOST_PRECISION
+from skode.equations.shooting import Shots
 from skode.identification.fields import PolynomialField
+from skode.identification.gradients import matched_weights, shot_by_gradients
 from skode.identification.matching import Matched, match
 from skode.identification.problem import Problem
 from skode.identification.selection import better_terms
@@ -69,12 +71,12 @@ class FieldOptimum:
     ----------
     optimum : Optimum
         The optimum.
-    information : Information
-        Covariance of the unknowns there.
+    information : Information or None
+        Covariance of the unknowns there; None where weights are too many for it.
     """
 
     optimum: Optimum
-    information: Information
+    information: Information | None
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,8 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
 
 def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) -> FieldOptimum:
     """Match, shoot, and drop the terms of a polynomial that the data have no need of."""
+    if problem.has_many_weights:
+        return FieldOptimum(_by_gradients(problem, settings, rng), None)
     task, prior = problem.task, problem.task.prior
     assert prior is not None
     groups = prior.groups
@@ -190,6 +194,39 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
             return replace(best, optimum=optimum)
         best = other
     return best
+
+
+def _by_gradients(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) -> Optimum:
+    """Match and shoot by gradients of the adjoint."""
+    task, smooth = problem.task, problem.smooth
+    u, precision = settings.checkpoint.step(
+        lambda: matched_weights(task, smooth, settings, rng),
+        changes=Parts([rng]),
+    )
+    start = u, smooth.nodes, precision
+    found = settings.checkpoint.step(lambda: shot_by_gradients(task, start, settings, smooth.noise))
+    layout, nodes, mean = task.layout, found.nodes, found.mean
+    n_series, n_nodes, n = nodes.shape
+    loss = task.noise.loss(layout.y, mean, np.broadcast_to(found.scale, mean.shape))
+    return Optimum(
+        u=np.hstack([np.tile(found.u, (n_series, 1)), nodes[:, 0]]),
+        nodes=nodes,
+        shots=Shots(
+            mean=mean,
+            mean_slopes=np.empty((*mean.shape, 0)),
+            defects=np.zeros_like(nodes),
+            end_slopes=np.empty((n_series, n_nodes, n, 0)),
+            start_slopes=np.empty((n_series, n, 0)),
+            n_steps=np.zeros(n_series, dtype=np.int64),
+        ),
+        scale=found.scale,
+        loss=float(np.where(layout.weights > 0.0, layout.weights * loss, 0.0).sum()),
+        family=0,
+        converged=found.converged,
+        interrupted=found.interrupted,
+        out_of_time=found.out_of_time,
+        n_iter=found.n_iter,
+    )
 
 
 def _pruned(problem: Problem, start: Start, settings: FieldSearch) -> FieldOptimum:
@@ -249,8 +286,10 @@ def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
 def evidence(problem: Problem, found: FieldOptimum) -> float:
     """Laplace's approximation of the logarithm of the evidence, with a flat density of the initial states.
 
-    In the user's units, so that it does not depend on how states were standardised.
+    In the user's units, so that it does not depend on how states were standardised. NaN where there is no information.
     """
+    if found.information is None:
+        return float("nan")
     task, optimum, units = problem.task, found.optimum, problem.system.units
     prior, precision, (n_series, q), m = task.prior, optimum.precision, optimum.u.shape, task.model.n_parameters
     assert prior is not None

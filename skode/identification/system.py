@@ -185,6 +185,20 @@ class FieldSystem(System):
             by_states = torch.cat([upper, by_states], dim=1)
         return self._whole(z, value), by_states, by_weights
 
+    def state_jacobians(
+        self, t: Tensor, z: Tensor, values: Tensor, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives and theirs by states, as :meth:`jacobians` has them; none by parameters (n, n_outputs, 0)."""
+        n = self.n_states
+        columns = {name: column[:, None].expand(-1, n, -1).reshape(-1, 1) for name, column in inputs.items()}
+
+        def value(flat: Tensor) -> Tensor:
+            return self.value(t.repeat_interleave(n), flat.reshape(-1, n), values, columns).reshape(flat.shape)
+
+        directions = torch.eye(n, dtype=z.dtype).expand(len(z), n, n).contiguous()
+        found, slopes = along(value, z[:, None].repeat(1, n, 1), directions)
+        return found[:, 0], slopes.transpose(1, 2), z.new_empty(len(z), self.n_outputs, 0)
+
     def _known_slopes(
         self, t: Tensor, z: Tensor, parameters: Tensor, inputs: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
