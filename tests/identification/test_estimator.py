@@ -229,7 +229,7 @@ def test_missing_values_and_weights_are_those_of_copied_and_missing_rows():
         ({"known": lambda t, y, p: y[..., 0]}, r"must return a tensor of shape \(..., 2\)"),
         ({"known": lambda t, y, p: p["k"] * y, "params": {"k": (0.5, 1.0, 2.0)}}, "exclude"),
         ({"known": lambda t, y, p: y, "fixed": ["k"]}, "fixed names 'k'"),
-        ({"hidden_layer_sizes": (2000,), "field": "mlp"}, "too many"),
+        ({"hidden_layer_sizes": (2000,), "field": "auto", "degree": 1}, "field='auto' compares fields"),
         ({"order": 3}, "order"),
         ({"method": "kvaerno5"}, "method"),
     ],
