@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from skode.io.sources import in_memory
 from skode.training import (
     as_python,
     check_argument,
@@ -96,7 +97,7 @@ def read_rows(estimator: BaseEstimator, X: Any, *, series: Column | None, time: 
     ValueError
         Naming the column that is missing, holds missing or infinite values, or can't be read as times or covariates.
     """
-    X = to_pandas(X)
+    X = to_pandas(in_memory(X))
     if isinstance(X, pd.DataFrame):
         check_column_names(X)
         validate_data(estimator, _header(estimator, X, (series, time), reset), skip_check_array=True, reset=reset)

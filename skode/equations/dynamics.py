@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from skode.equations.inputs import Inputs
+from skode.equations.users import called
 from skode.solvers.transforms import DUAL_LEVEL
 
 
@@ -69,7 +70,7 @@ class System:
 
     def derivative(self, t: Tensor, y: Tensor, p: dict[str, Tensor]) -> Tensor:
         """``rhs``, whose value is checked."""
-        value = self.rhs(t, y, p)
+        value = called("rhs(t, y, p)", self.rhs, t, y, p)
         if not isinstance(value, Tensor):
             raise TypeError(f"rhs(t, y, p) must return a torch tensor, got {type(value).__name__}.")
         if value.shape != y.shape:
@@ -92,7 +93,7 @@ class System:
         """Outputs of states, of shape (..., n_outputs)."""
         if isinstance(self.observe, tuple):
             return y[..., list(self.observe)]
-        value = self.observe(t, y, p)
+        value = called("observe(t, y, p)", self.observe, t, y, p)
         if not isinstance(value, Tensor):
             raise TypeError(f"observe(t, y, p) must return a torch tensor, got {type(value).__name__}.")
         if value.shape == y.shape[:-1]:
@@ -111,7 +112,7 @@ class System:
 
     def _jump_of(self, impulse: Any, amount: Tensor, p: dict[str, Tensor]) -> Tensor:
         if callable(impulse):
-            value = impulse(amount, p)
+            value = called("A function in doses, jump(amount, p)", impulse, amount, p)
             shape = (*amount.shape, self.n_states)
             if not isinstance(value, Tensor) or value.shape[-1:] != (self.n_states,):
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -30,6 +30,7 @@ from skode.equations.reading import Arguments, Clock, Reading, check_functions, 
 from skode.equations.sensitivities import AUTO
 from skode.equations.stiffness import is_stiff
 from skode.frames import Column, output_names, read_rows, read_targets
+from skode.io.sources import in_memory
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api_fit, check_weights, draft, to_pandas, warn_caller
 
@@ -165,6 +166,8 @@ class ODERegressor(FittedEquations):
         Unknowns, or combinations of them, that the data do not identify.
     converged_ : bool
         Whether the search ended at an optimum.
+    stop_reason_ : str
+        Why it ended.
     n_iter_ : int
         Steps taken.
     method_ : str
@@ -343,11 +346,10 @@ class ODERegressor(FittedEquations):
 
     def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         check_trials(self.trials)
-        X = to_pandas(X)
+        X, y = to_pandas(in_memory(X)), to_pandas(in_memory(y), "y")
         if isinstance(X, pd.DataFrame):  # before what is missing in such a column is taken for an input's
             check_named(list(X.columns), self.doses, self._trials_column())
         rows = read_rows(self, self._filled(X), series=self.series, time=self.time, reset=True)
-        y = to_pandas(y, "y")
         values = read_targets(y, len(rows))
         self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
         self._columns = columns = self._covariate_columns(self.doses, self._trials_column())
@@ -374,7 +376,6 @@ class ODERegressor(FittedEquations):
             raise SolverError(
                 "The equations can't be solved from their start as far as the observations",
                 time=float(task.layout.t0[0]),
-                step_size=float("nan"),
                 advice="Choose other starts in params and initial, or n_restarts.",
             )
         self._clock, self._known, self._ids = clock, (data.codes, t, data.inputs, data.amounts), pd.Index(data.ids)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
@@ -48,8 +49,6 @@ class FittedEquations(SeriesRegressor):
     rtol: float
     atol: float
     step_size: float | None
-    max_iter: int
-    tol: float
 
     params_: dict[str, Any]
     method_: str
@@ -97,6 +96,7 @@ class FittedEquations(SeriesRegressor):
         self.aic_ = 2.0 * n_fitted - 2.0 * self.loglik_
         self.bic_ = n_fitted * np.log(self._n_values) - 2.0 * self.loglik_
         self.converged_, self.n_iter_ = best.converged, best.n_iter
+        self.stop_reason_ = self._reason_to_stop(best)
         rows = []
         for optimum in optima:
             shared = model.scales.values(optimum.u)[0, : model.n_shared]
@@ -360,7 +360,13 @@ class FittedEquations(SeriesRegressor):
 
     @of_one_model
     def simulate(
-        self, y0: Any, times: Any, params: Mapping[str, float] | None = None, inputs: Any = None
+        self,
+        y0: Any,
+        times: Any,
+        params: Mapping[str, float] | None = None,
+        inputs: Any = None,
+        *,
+        series: Any = None,
     ) -> np.ndarray:
         """Solve the equations from any initial states.
 
@@ -372,10 +378,13 @@ class FittedEquations(SeriesRegressor):
             Times as the equations have them (numbers; dates count in ``time_unit`` from the first of ``fit``), in
             order.
         params : dict of str to float, default=None
-            Parameters in place of the estimates; those of ``per_series`` have no estimate for all and must be given.
+            Parameters in place of the estimates. Those of ``per_series`` have no estimate for all: they are given here,
+            or taken from ``series``, where the right-hand side needs them.
         inputs : DataFrame or array-like of shape (n_times, n_columns), default=None
             The columns of inputs and doses at these times, by name or in their order in X. Without any dose it may be
             left out where there are no inputs.
+        series : object, default=None
+            The series of ``fit`` whose own parameters, of ``per_series``, are taken.
 
         Returns
         -------
@@ -391,13 +400,19 @@ class FittedEquations(SeriesRegressor):
         """
         check_is_fitted(self)
         start, t = read_start(y0, self._model.system.states), read_times(times)
-        values, changed = self._chosen(params)
         driven = read_inputs(inputs, t, self._columns, linear=self.interpolation == "linear")
-        return simulated(changed, self._settings_after_fit(), values, driven, start, t)
+        with self._chosen(params, series) as (values, changed):
+            return simulated(changed, self._settings_after_fit(), values, driven, start, t)
 
     @of_one_model
     def vector_field(
-        self, Y: Any, params: Mapping[str, float] | None = None, t: float = 0.0, inputs: Any = None
+        self,
+        Y: Any,
+        params: Mapping[str, float] | None = None,
+        t: float = 0.0,
+        inputs: Any = None,
+        *,
+        series: Any = None,
     ) -> np.ndarray:
         """Derivatives of the states by time: the right-hand side at the estimates.
 
@@ -411,6 +426,8 @@ class FittedEquations(SeriesRegressor):
             Time, as in :meth:`simulate`.
         inputs : array-like of shape (1, n_inputs), default=None
             The input columns at that time, where there are any.
+        series : object, default=None
+            As in :meth:`simulate`.
 
         Returns
         -------
@@ -428,25 +445,43 @@ class FittedEquations(SeriesRegressor):
         states = np.array(Y, dtype=np.float64)  # a copy, as torch wants memory that can be written
         if states.ndim != 2 or states.shape[1] != len(self.states_):
             raise ValueError(f"Y must be of shape (n, {len(self.states_)}), for {self.states_}; got {states.shape}.")
-        values, changed = self._chosen(params)
         driven = read_inputs(inputs, np.array([t]), self._columns, linear=True)
         driver = Driver(driven, torch.zeros(len(states), dtype=torch.int64))
-        of_all = torch.tensor([values], dtype=torch.float64).repeat(len(states), 1)
-        with torch.no_grad():
+        with torch.no_grad(), self._chosen(params, series) as (values, changed):
+            of_all = torch.tensor([values], dtype=torch.float64).repeat(len(states), 1)
             field = changed.vector_field(of_all, driver)
             return field(torch.tensor(float(t), dtype=torch.float64), torch.from_numpy(states)).numpy()
 
-    def _chosen(self, params: Any) -> tuple[list[float], System]:
-        """Values of the estimated parameters, but for those given, and the system with the constants given."""
-        values, model = [], self._model
-        system = model.system
+    @contextmanager
+    def _chosen(self, params: Any, series: Any) -> Iterator[tuple[list[float], System]]:
+        """Values of the estimated parameters but for those given, and the system that has no others.
+
+        Parameters that single series have are left out where they are not told. Where the right-hand side asks for one
+        of them, all are named.
+        """
+        model, values, names = self._model, [], []
+        system, several = model.system, len(self._ids) > 1
         given = read_values(params, [*system.names, *system.constants])
+        place = 0 if series is None else int(self._ids.get_indexer(pd.Index([series]))[0])
+        if place < 0:
+            raise ValueError(f"series={series!r} was not in fit; its series are {as_python(self._ids[0])!r}, ...")
+        estimates = model.scales.values(self._best.u)[place]
         for i, name in enumerate(system.names):
-            if name not in given and i >= model.n_shared and len(self._ids) > 1:
-                raise ValueError(f"{name} is of each series its own: pass it in params.")
-            values.append(given.get(name, float(model.scales.values(self._best.u)[0, i])))
+            if name in given or i < model.n_shared or series is not None or not several:
+                names.append(name)
+                values.append(given.get(name, float(estimates[i])))
         constants = {name: given.get(name, value) for name, value in system.constants.items()}
-        return values, replace(system, constants=constants)
+        try:
+            yield values, replace(system, names=tuple(names), constants=constants)
+        except (KeyError, ValueError) as error:
+            cause = error if isinstance(error, KeyError) else error.__cause__
+            missing = [name for name in system.names if name not in names]
+            if not isinstance(cause, KeyError) or cause.args[0] not in missing:
+                raise
+            raise ValueError(
+                f"The right-hand side needs {missing}, which each series has its own: give them in params, or a series "
+                "by series=."
+            ) from error
 
     def _read(self, X: Any) -> LongRows:
         check_is_fitted(self)

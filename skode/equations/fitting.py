@@ -15,6 +15,8 @@ from skode.equations.matching import Smoothed, matched_parameters, smoothed_stat
 from skode.equations.reading import Reading
 from skode.equations.shooting import Shots
 from skode.equations.starts import drawn_starts, filled, observed_states, repaired, simulated_nodes
+from skode.equations.windows import GAIN, STEPS, grown, window
+from skode.solvers import METHODS
 
 #: First weights of the defects: where segments start from the data, where parameters match these, and where segments
 #: follow a simulation without any.
@@ -144,8 +146,13 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
     matched = None
     if smoothed is not None:
         matched = matched_parameters(task, smoothed, np.stack(starts[: 1 + MATCHED_STARTS])[..., :m])
-    if matched is None:
-        optima, further = _of_starts(task, reading, further[:1], settings), further[1:]
+    optima: list[Optimum] = []
+    if m and _turns_suddenly(task):
+        optima = _by_windows(task, user, settings)
+    if any(_ended_well(task, each) for each in optima):
+        further = further[1:]
+    elif matched is None:
+        optima, further = optima + _of_starts(task, reading, further[:1], settings), further[1:]
     else:
         optima = _of_starts(task, reading, [np.hstack([matched, user[:, m:]])], settings, smoothed)
     interrupted = any(optimum.interrupted or optimum.out_of_time for optimum in optima)
@@ -156,8 +163,65 @@ def search(task: Task, reading: Reading, settings: Search, rng: np.random.Random
     return sorted(_one_of_each(optima), key=lambda optimum: optimum.loss)
 
 
+def _turns_suddenly(task: Task) -> bool:
+    """Whether solutions may turn where states that were not observed decide when: those of stiff equations."""
+    method, layout = METHODS.get(task.model.settings.method), task.layout
+    hidden = len(observed_outputs(task)) < task.model.system.n_states
+    return method is not None and method.implicit and hidden and not (layout.course.doses >= 0).any()
+
+
+def _by_windows(task: Task, user: np.ndarray, settings: Search) -> list[Optimum]:
+    """Where a fit from growing windows ends; nothing where these don't lead to all observations."""
+    last = [user]
+
+    def descended(part: Task, u: np.ndarray, limits: Search) -> Optimum:
+        nodes = part.model.initial_states(u, part.inputs, part.layout.t0)[:, None]
+        kind = np.zeros(1, dtype=int), np.array([WEIGHT_OF_SIMULATED])
+        return ended(part, _descended(part, (u[None], nodes[None]), kind, limits))[0]
+
+    def fitted(part: Task, u: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        limits = replace(settings, max_iter=min(settings.max_iter, STEPS), tol=max(settings.tol, GAIN))
+        optimum = descended(part, u, limits)
+        if optimum.interrupted or optimum.out_of_time:
+            raise _EndedError(optimum.interrupted)
+        if not np.isfinite(optimum.loss):
+            return None
+        last.append(optimum.u)
+        return optimum.u, optimum.scale
+
+    interrupted = False
+    try:
+        u = grown(task, user, fitted)
+    except _EndedError as error:  # the best so far is kept
+        u, settings, interrupted = last[-1], replace(settings, deadline=-np.inf), error.interrupted
+    if u is None:
+        return []
+    found = descended(window(task, int(np.diff(task.layout.row_pointer).max())), u, settings)
+    if not np.isfinite(found.loss):
+        return []
+    layout, series = task.layout, np.arange(task.layout.n_series)
+    times = layout.node_times()
+    with np.errstate(all="ignore"):
+        states = task.model.states(found.u, task.inputs, series, layout.t0, times).numpy().copy()
+    nodes = filled(states, task.model.initial_states(found.u, task.inputs, layout.t0))
+    shots = task.shoot(Cells.of(layout, series), found.u, nodes)
+    return [replace(found, nodes=nodes, shots=shots, interrupted=found.interrupted or interrupted)]
+
+
+class _EndedError(Exception):
+    """Time or Ctrl-C has ended a window."""
+
+    def __init__(self, interrupted: bool) -> None:
+        super().__init__()
+        self.interrupted = interrupted
+
+
 def _of_starts(
-    task: Task, reading: Reading, starts: list[np.ndarray], settings: Search, smoothed: Smoothed | None = None
+    task: Task,
+    reading: Reading,
+    starts: list[np.ndarray],
+    settings: Search,
+    smoothed: Smoothed | None = None,
 ) -> list[Optimum]:
     """Where fits from several starts of the unknowns end."""
     model, layout = task.model, task.layout
@@ -199,23 +263,28 @@ def _of_starts(
 
 
 def _ended_well(task: Task, optimum: Optimum) -> bool:
-    """Whether the residuals of a fit are independent, as far as can be told.
+    """Whether the residuals of a fit are independent, as far as can be told: at a local optimum they are a signal."""
+    return not (durbin_watson(task, optimum) < LEAST_DURBIN_WATSON).any()
 
-    By the statistic of J. Durbin and G. S. Watson, "Testing for serial correlation in least squares regression",
-    Biometrika 37, 1950, of each output: where an optimum is a local one, residuals are a signal.
+
+def durbin_watson(task: Task, optimum: Optimum) -> np.ndarray:
+    """Of each output how far residuals of neighbours differ, 2 where they are independent; NaN where there are few.
+
+    The statistic of J. Durbin and G. S. Watson, "Testing for serial correlation in least squares regression",
+    Biometrika 37, 1950, is 0 where the differences or all residuals are not finite.
     """
     layout = task.layout
     cells = Cells.of(layout, np.arange(layout.n_series))
     scale = np.broadcast_to(optimum.scale, (len(layout.y), len(optimum.scale)))
     residuals = task.noise.residuals(layout.y, optimum.shots.mean, scale)[0]
+    found = np.full(residuals.shape[1], np.nan)
     for output, seen in enumerate((layout.weights > 0.0).T):
         own = residuals[seen, output]
         pairs = np.diff(cells.row_cell[seen]) == 0
         if pairs.sum() >= LEAST_PAIRS:
-            ratio = np.mean(np.diff(own)[pairs] ** 2) / np.mean(own**2)
-            if not ratio >= LEAST_DURBIN_WATSON:
-                return False
-    return True
+            with np.errstate(all="ignore"):
+                found[output] = np.nan_to_num(np.mean(np.diff(own)[pairs] ** 2) / np.mean(own**2))
+    return found
 
 
 def _best_of_each(task: Task, fits: Fits, optima: list[Optimum], settings: Search) -> Optimum:

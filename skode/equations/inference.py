@@ -93,19 +93,43 @@ def information(task: Task, at: Estimate, *, sandwich: bool) -> Information:
         Whether the covariance is that of Huber and White, which holds where the noise is not as it was taken to be:
         ``C (sum of g g^T) C`` with the gradients g of single observations.
     """
-    shots, scale, free = at.shots, at.scale, at.free
-    cells = Cells.of(task.layout, np.arange(task.layout.n_series))
-    condensed = condense(task.layout, cells, shots, np.zeros(len(cells.series)))
-    _, residuals, slopes = least_squares(task, cells, shots, np.broadcast_to(scale, (len(shots.mean), len(scale))))
-    if task.noise.efficiency != 1.0:  # expected, rather than at the residuals that there are
-        slopes = np.sqrt(task.layout.weights[cells.rows] * task.noise.efficiency) / scale
-    jacobian = slopes[..., None] * condensed.mean_slopes * free[cells.row_cell][:, None]
+    cells, jacobian, residuals = _linearised(task, at)
     H = _products(cells, jacobian)
-    found = _inverse(H, task.model.n_shared, ~free, at.precision)
+    found = _inverse(H, task.model.n_shared, ~at.free, at.precision)
     if not sandwich:
         return found
     gradients = jacobian * residuals[..., None]
-    return _sandwich(found, _products(cells, gradients), H, (task.model.n_shared, ~free))
+    return _sandwich(found, _products(cells, gradients), H, (task.model.n_shared, ~at.free))
+
+
+def _linearised(task: Task, at: Estimate, closed: float = 0.0) -> tuple[Cells, np.ndarray, np.ndarray]:
+    """All cells, the derivatives of their residuals by the unknowns (n_rows, n_outputs, q), and the residuals.
+
+    Along the linearised solution without defects; a share ``closed`` of these is taken into the residuals.
+    """
+    shots, scale = at.shots, at.scale
+    cells = Cells.of(task.layout, np.arange(task.layout.n_series))
+    condensed = condense(task.layout, cells, shots, np.full(len(cells.series), closed))
+    _, residuals, slopes = least_squares(task, cells, shots, np.broadcast_to(scale, (len(shots.mean), len(scale))))
+    if closed:
+        residuals = residuals + slopes * condensed.mean_offsets
+    if task.noise.efficiency != 1.0:  # expected, rather than at the residuals that there are
+        slopes = np.sqrt(task.layout.weights[cells.rows] * task.noise.efficiency) / scale
+    return cells, slopes[..., None] * condensed.mean_slopes * at.free[cells.row_cell][:, None], residuals
+
+
+def quadratic_form(task: Task, at: Estimate) -> tuple[np.ndarray, np.ndarray]:
+    """Information of the unknowns that all series share, and the gradient of the loss; each series' own follow them.
+
+    The prior is in neither.
+    """
+    cells, jacobian, residuals = _linearised(task, at, closed=1.0)
+    s, q = task.model.n_shared, jacobian.shape[2]
+    H = _products(cells, np.concatenate([jacobian, residuals[..., None]], axis=2))
+    own = _pseudo_inverse(H[:, s:q, s:q], ~at.free[:, s:])[0]
+    kept = np.r_[0:s, q]
+    reduced = (H[:, kept[:, None], kept] - H[:, kept, s:q] @ own @ H[:, s:q, kept]).sum(axis=0)
+    return reduced[:s, :s], reduced[:s, s]
 
 
 def _products(cells: Cells, rows: np.ndarray) -> np.ndarray:

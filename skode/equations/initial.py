@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skode.equations.dynamics import System, along
+from skode.equations.users import called
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class InitialStates:
         inputs = {name: value.reshape(len(value), *[1] * (len(shape) - 1)) for name, value in inputs.items()}
         p = system.p(numbers[: len(system.names)], inputs)
         if self.function is not None:
-            y0 = self.function(p)
+            y0 = called("initial(p)", self.function, p)
             if not isinstance(y0, Tensor) or y0.shape[-1:] != (system.n_states,):
                 got = tuple(y0.shape) if isinstance(y0, Tensor) else type(y0).__name__
                 raise ValueError(

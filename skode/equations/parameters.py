@@ -46,13 +46,16 @@ class Parameter:
             Where these are not numbers, or the bounds exclude the start; the message names the argument.
         """
         entry = f"{argument}[{name!r}]"
+        given = given.tolist() if hasattr(given, "tolist") else given
         parts = tuple(given) if isinstance(given, tuple | list) else (given, None, None)
         if len(parts) != 3:
-            raise ValueError(f"{entry} must be a start or (start, low, high), got {given!r}.")
-        start, low, high = (
-            _number(part, entry, given) if part is not None or i == 0 else bound
-            for i, (part, bound) in enumerate(zip(parts, (0.0, -math.inf, math.inf), strict=True))
-        )
+            raise ValueError(
+                f"{entry}={given!r} has {len(parts)} entries: it must be a start, or (start, low, high) with None for "
+                "no bound, as in (1.0, 0, None)."
+            )
+        start = _number(parts[0], "start", entry, given)
+        low = -math.inf if parts[1] is None else _number(parts[1], "low", entry, given)
+        high = math.inf if parts[2] is None else _number(parts[2], "high", entry, given)
         if not math.isfinite(start):
             raise ValueError(f"{entry} starts at {start}; it must start at a finite number.")
         if not low < high:
@@ -62,9 +65,13 @@ class Parameter:
         return cls(name, start, low, high)
 
 
-def _number(value: Any, entry: str, given: Any) -> float:
+def _number(value: Any, part: str, entry: str, given: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(float(value)):
-        raise ValueError(f"{entry} must be a start or (start, low, high) of numbers, got {given!r}.")
+        wanted = "a number" if part == "start" else "a number, or None for no bound"
+        raise ValueError(
+            f"{entry}={given!r}: its {part} is {value!r}, but must be {wanted}. An entry is a start, or "
+            "(start, low, high)."
+        )
     return float(value)
 
 

@@ -76,7 +76,6 @@ def answers(
         raise SolverError(
             "The equations can't be solved as far as the times of X",
             time=float(t[wrong]),
-            step_size=float("nan"),
             advice="Loosen rtol and atol, or set method='kvaerno5' for stiff equations.",
         )
     values, slopes = model.scales.values(u), model.scales.slopes(u)

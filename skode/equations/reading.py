@@ -233,7 +233,7 @@ def check_functions(model: Model, u: np.ndarray, t: float, inputs: Mapping[str, 
     system, n, m = model.system, model.system.n_states, model.n_parameters
     values = torch.from_numpy(model.scales.values(u)[None])
     when = torch.tensor([[t]], dtype=torch.float64)
-    with _noted("initial(p)", "a dict p of tensors"), torch.no_grad():
+    with torch.no_grad():
         y0 = model.initial(system, values, inputs)
     known = torch.cat([y0, values[:, :m]], dim=1)
     size = known.abs().clamp_min(1e-3)
@@ -252,46 +252,34 @@ def check_functions(model: Model, u: np.ndarray, t: float, inputs: Mapping[str, 
             raise ValueError(f"observe(t, y, p) returns {value.shape[-1]} outputs, but y has {n_outputs}.")
         return value
 
-    called = (
-        f"a time t, states y of shape (..., {n}), {list(system.states)}, and a dict p of tensors that broadcast "
-        "against y[..., 0]"
-    )
-    with _noted("rhs(t, y, p)", called):
-        _check_derivatives("rhs(t, y, p)", derivative, known, size)
+    check_derivatives("rhs(t, y, p)", derivative, known, size)
     if callable(system.observe):
-        with _noted("observe(t, y, p)", called):
-            _check_derivatives("observe(t, y, p)", outputs, known, size)
+        check_derivatives("observe(t, y, p)", outputs, known, size)
     if any(map(callable, system.impulses)):
         amounts = torch.ones(1, 1, len(system.impulses), dtype=torch.float64)
-        with _noted("a function in doses, jump(amount, p)", "amounts and a dict p of tensors that broadcast"):
-            _check_derivatives(
-                "A function in doses, jump(amount, p)",
-                lambda known: system.jump(
-                    amounts.expand(*known.shape[:2], -1), system.p(known[..., n:].unbind(-1), inputs)
-                ),
-                known,
-                size,
-            )
-
-
-class _noted:  # noqa: N801
-    """Errors of a user's function get a note that says how it is called."""
-
-    def __init__(self, name: str, called: str) -> None:
-        self.name, self.called = name, called
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, Exception):
-            error.add_note(
-                f"This is from {self.name}, called with {self.called}, which carry the tangents of forward-mode AD."
-            )
+        check_derivatives(
+            "A function in doses, jump(amount, p)",
+            lambda known: system.jump(
+                amounts.expand(*known.shape[:2], -1), system.p(known[..., n:].unbind(-1), inputs)
+            ),
+            known,
+            size,
+        )
 
 
 @torch.no_grad()
-def _check_derivatives(name: str, function: Any, known: Tensor, size: Tensor) -> None:
-    """Compare directional derivatives with differences at three points; refuse those that autograd loses everywhere."""
+def check_derivatives(name: str, function: Any, known: Tensor, size: Tensor) -> None:
+    """Compare directional derivatives with differences at three points; refuse those that autograd loses everywhere.
+
+    Parameters
+    ----------
+    name : str
+        The function, as the message names it.
+    function : callable
+        From (1, k, k) to values (1, k, n_values), of which each row depends on its own row.
+    known, size : Tensor of shape (1, k)
+        Where it is looked at, and how large steps are.
+    """
     k = known.shape[1]
     directions = torch.diag_embed(size)
     lost = torch.ones(k, dtype=torch.bool)

@@ -11,10 +11,12 @@ import pandas as pd
 from sklearn.base import BaseEstimator, RegressorMixin
 
 from skode.equations.columns import Columns
+from skode.equations.fitting import Optimum
 from skode.equations.reading import Clock
 from skode.frames import Column, LongRows, column_label, read_targets
+from skode.io.sources import in_memory
 from skode.persistence.estimators import SavableEstimator
-from skode.training import Checkpoint, array_api, by_partition, check_weights, observed_r2
+from skode.training import INTERRUPTED, Checkpoint, array_api, by_partition, check_weights, observed_r2
 
 
 class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
@@ -26,6 +28,8 @@ class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
 
     series: Column | None
     time: Column
+    max_iter: int
+    tol: float
     max_time: float | None
     checkpoint: Any
     checkpoint_interval: float
@@ -50,6 +54,16 @@ class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
     def _deadline(self) -> float:
         """When a search that begins now has to end."""
         return math.inf if self.max_time is None else time.monotonic() + self.max_time - self._checkpoint.seconds_before
+
+    def _reason_to_stop(self, best: Optimum) -> str:
+        """Why the search ended, for ``stop_reason_``."""
+        if best.interrupted:
+            return INTERRUPTED
+        if best.out_of_time:
+            return f"max_time={self.max_time} was reached"
+        if best.converged:
+            return f"no step promises to gain more than tol={self.tol}"
+        return "max_iter was reached" if best.n_iter >= self.max_iter else "no step gains anything"
 
     def _read(self, X: Any) -> LongRows:
         """Rows of X, as in ``fit``."""
@@ -110,7 +124,7 @@ class SeriesRegressor(SavableEstimator, RegressorMixin, BaseEstimator):
             As ``predict``.
         """
         rows = self._read(X)
-        true = read_targets(y, len(rows), maybe_nothing=True)
+        true = read_targets(in_memory(y), len(rows), maybe_nothing=True)
         self._check_outputs(true)
         weights = check_weights(sample_weight, true)
         return observed_r2(true, self._mean(rows), weights)

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.integrate import solve_ivp
+from scipy.sparse.csgraph import connected_components
+
+from skode.training import warn_caller
 
 #: Newton steps, and the largest change (in units of the observed spread) of a point that has converged.
 MAX_STEPS, CONVERGED = 60, 1e-9
@@ -15,6 +18,12 @@ MAX_STEPS, CONVERGED = 60, 1e-9
 SAME = 1e-5
 #: Real parts of eigenvalues below this share of the largest modulus count as 0.
 NEUTRAL = 1e-6
+#: Singular values of the Jacobian below this share of the largest count as 0: along such directions Newton's method
+#: does not move, for what it would divide is rounding. So do rates of a state relative to those of others.
+SINGULAR = 1e-8
+#: A fixed point is not isolated where the field at this distance along a null direction, in units of the observed
+#: spread, is below this share of the observed rates; two of them are of one curve where it is so small between them.
+NEARBY, VANISHES, VANISHES_BETWEEN = 1e-2, 1e-7, 1e-3
 #: Observed states beside which Newton's method starts.
 MOST_STARTS = 200
 
@@ -69,7 +78,13 @@ class FieldAnalysis:
         -------
         DataFrame
             A row for each: the states, ``stability`` (such as "stable node", "saddle" or "unstable focus"), and
-            ``eigenvalues``, those of the Jacobian matrix, the largest real part first.
+            ``eigenvalues``, those of the Jacobian matrix, the largest real part first. Where fixed points are not
+            isolated but fill a curve or more, the one nearest to the mean of the observed states stands for all.
+
+        Warns
+        -----
+        UserWarning
+            If some are not isolated.
 
         Raises
         ------
@@ -82,12 +97,13 @@ class FieldAnalysis:
         own = self.observed[rng.permutation(len(self.observed))[:MOST_STARTS]]
         points = self._newton(np.concatenate([starts, own]))
         points = points[((points >= low) & (points <= high)).all(axis=1)]
-        kept: list[np.ndarray] = []
+        differ: list[np.ndarray] = []
         for point in points[np.lexsort(points.T[::-1])]:
-            if all((np.abs(point - other) > SAME * self._spread).any() for other in kept):
-                kept.append(point)
+            if all((np.abs(point - other) > SAME * self._spread).any() for other in differ):
+                differ.append(point)
+        kept = self._one_of_each_curve(np.reshape(differ, (-1, len(self.names))))
         rows = []
-        for point, matrix in zip(kept, self.jacobian(np.array(kept)) if kept else [], strict=True):
+        for point, matrix in zip(kept, self.jacobian(kept) if len(kept) else [], strict=True):
             eigenvalues = np.linalg.eigvals(matrix)
             eigenvalues = eigenvalues[np.lexsort((-eigenvalues.imag, -eigenvalues.real))]
             states = dict(zip(self.names, point, strict=True))
@@ -115,7 +131,7 @@ class FieldAnalysis:
                 points, value, matrices = points[good], value[good], matrices[good]
                 if not len(points):
                     return points
-                steps = -(np.linalg.pinv(matrices) @ value[..., None])[..., 0]
+                steps = self._steps(value, matrices)
                 size = np.linalg.norm(value / self._spread, axis=1)
                 share = np.ones(len(points))
                 for _ in range(8):
@@ -128,9 +144,47 @@ class FieldAnalysis:
                 if (np.abs(steps) <= CONVERGED * self._spread).all():
                     break
             value, matrices = self.vector_field(points), self.jacobian(points)
-            left = np.abs(np.linalg.pinv(matrices) @ value[..., None])[..., 0]
-            rates = np.abs(self.vector_field(self.observed)).max(axis=0) + 1e-300
-            return points[(left <= 1e-6 * self._spread).all(axis=1) & (np.abs(value) <= 1e-6 * rates).all(axis=1)]
+            left = np.abs(self._steps(value, matrices))
+            small = (np.abs(value) <= 1e-6 * self._rates()).all(axis=1)
+            return points[(left <= 1e-6 * self._spread).all(axis=1) & small]
+
+    def _steps(self, value: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+        """Newton's steps, in units of the states; none along directions in which the Jacobian is singular."""
+        scaled = matrices * self._spread / self._spread[:, None]
+        return -(np.linalg.pinv(scaled, rcond=SINGULAR) @ (value / self._spread)[..., None])[..., 0] * self._spread
+
+    def _rates(self) -> np.ndarray:
+        """The largest rate of each state that was observed; of one that never moves a rounding of the others'."""
+        rates = np.abs(self.vector_field(self.observed)).max(axis=0) / self._spread
+        return np.maximum(rates, SINGULAR * rates.max()) * self._spread + 1e-300
+
+    def _one_of_each_curve(self, points: np.ndarray) -> np.ndarray:
+        """Isolated fixed points, and of those that fill a curve or more the one nearest to the observed mean."""
+        if not len(points):
+            return points
+        scaled = self.jacobian(points) * self._spread / self._spread[:, None]
+        _, sizes, directions = np.linalg.svd(scaled)
+        filling = np.zeros(len(points), dtype=bool)
+        for k in range(len(self.names)):
+            null = sizes[:, k] <= np.sqrt(SINGULAR) * sizes[:, 0]
+            for side in (-NEARBY, NEARBY):
+                values = self.vector_field(points + side * directions[:, k] * self._spread)
+                filling |= null & (np.abs(values) <= VANISHES * self._rates()).all(axis=1)
+        own = points[filling]
+        if len(own) < 2:
+            return points
+        between = self.vector_field((0.5 * (own[:, None] + own)).reshape(-1, len(self.names)))
+        joined = (np.abs(between) <= VANISHES_BETWEEN * self._rates()).all(axis=1).reshape(len(own), len(own))
+        n_curves, curve = connected_components(joined, directed=False)
+        warn_caller(
+            "The field vanishes along whole curves, so that its fixed points are not isolated: one of each curve "
+            "stands for all.",
+            UserWarning,
+        )
+        far = (((own - self.observed.mean(axis=0)) / self._spread) ** 2).sum(axis=1)
+        chosen = [np.flatnonzero(curve == i)[np.argmin(far[curve == i])] for i in range(n_curves)]
+        kept = np.concatenate([points[~filling], own[chosen]])
+        return kept[np.lexsort(kept.T[::-1])]
 
     def lyapunov_exponents(
         self, time: float, y0: Any = None, *, n_intervals: int = 200, transient: float = 0.1

@@ -14,7 +14,6 @@ import pandas as pd
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skode.equations.fitting import Optimum
@@ -26,11 +25,12 @@ from skode.equations.sensitivities import SolverSettings
 from skode.equations.shooting import condense
 from skode.frames import Column, LongRows, distinct_rows, output_names, read_rows, read_targets, series_codes
 from skode.identification.fitted import FittedField, Uncertainty
-from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence, fitted
+from skode.identification.fitting import FieldOptimum, FieldSearch, conditioned, evidence, fitted, left_over
 from skode.identification.observations import KnownSeries
 from skode.identification.predictive import Paths
-from skode.identification.problem import FieldArguments, Problem, pose, state_names
+from skode.identification.problem import MOST_WEIGHTS, FieldArguments, Problem, pose, state_names
 from skode.identification.states import SmoothedStates
+from skode.io.sources import in_memory
 from skode.solvers import METHODS, SolverError
 from skode.training import array_api, array_api_fit, check_weights, draft, to_pandas, warn_caller
 
@@ -64,6 +64,8 @@ class NeuralODERegressor(FittedField):
         The field: a polynomial, each of whose terms has a prior of its own, so that those without need vanish [3]_
         (see :meth:`equations`); an affine map; a multilayer perceptron with tanh beside an affine map; or a torch
         module from standardised states and inputs to standardised derivatives, whose weights are fitted in a copy.
+        Fields of more than 2000 weights are fitted by gradients of the solver's adjoint, with a prior whose precision
+        is chosen on stretches held out; they have neither standard deviations nor an evidence.
         "auto": a polynomial or a perceptron, whichever has the larger evidence.
     known : callable or None, default=None
         ``known(t, y, p)``, a right-hand side that the field is added to, as :class:`ODERegressor` takes it, in the
@@ -136,9 +138,12 @@ class NeuralODERegressor(FittedField):
     noise_proportion_ : ndarray of shape (n_outputs,)
         Standard deviation of the proportional part of the noise, as a share of a state; 0 where there is none.
     evidence_ : float
-        Logarithm of the evidence (Laplace's approximation), by which fields of other kinds may be compared.
+        Logarithm of the evidence (Laplace's approximation), by which fields of other kinds may be compared; NaN for
+        fields of more than 2000 weights.
     converged_ : bool
         Whether the search reached an optimum.
+    stop_reason_ : str
+        Why it ended.
     n_iter_ : int
         Steps taken.
     n_features_in_ : int
@@ -278,6 +283,9 @@ class NeuralODERegressor(FittedField):
         -----
         ConvergenceWarning
             If the search ended before an optimum.
+        UserWarning
+            If the residuals are a signal and clearly larger than the noise that smoothing leaves, so that the field
+            does not follow the observations.
         """
         with draft(self, data={"X": X, "y": y, "sample_weight": sample_weight}) as new:
             new._learn(X, y, sample_weight)
@@ -286,7 +294,7 @@ class NeuralODERegressor(FittedField):
     def _learn(self, X: Any, y: Any, sample_weight: Any) -> None:
         search = self._search()
         rows = read_rows(self, X, series=self.series, time=self.time, reset=True)
-        y = to_pandas(y, "y")
+        y = to_pandas(in_memory(y), "y")
         values = read_targets(y, len(rows))
         self._outputs, self._one_output = output_names(y), np.asarray(y).ndim == 1
         self._columns = self._covariate_columns()
@@ -330,7 +338,21 @@ class NeuralODERegressor(FittedField):
         )
         names = self._outputs, self._columns.inputs
         settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
-        problem = pose(arguments, kind, data, names, settings, linear=self.interpolation == "linear")
+        linear = self.interpolation == "linear"
+        problem = pose(arguments, kind, data, names, settings, linear=linear)
+        if problem.has_many_weights and arguments.noise == "combined":
+            if self.noise == "combined":
+                raise ValueError(
+                    f"noise='combined' is for fields of {MOST_WEIGHTS} weights or fewer, not of "
+                    f"{problem.system.field.n_weights}: choose noise='gaussian', or smaller hidden_layer_sizes."
+                )
+            problem = pose(replace(arguments, noise="gaussian"), kind, data, names, settings, linear=linear)
+        if problem.has_many_weights and self.field == "auto":
+            raise ValueError(
+                "field='auto' compares fields by their evidence, which a perceptron of "
+                f"{problem.system.field.n_weights} weights does not have: choose field='mlp', or smaller "
+                "hidden_layer_sizes."
+            )
         return problem, fitted(problem, search, self._checkpoint.random_state(self.random_state))
 
     def _search(self) -> FieldSearch:
@@ -384,8 +406,13 @@ class NeuralODERegressor(FittedField):
         self.noise_proportion_ = optimum.scale[n:] if task.noise.n_scales > 1 else np.zeros(n)
         self.evidence_ = evidence(problem, best)
         self.converged_, self.n_iter_ = optimum.converged, optimum.n_iter
-        self._paths, covariance = _paths(task, optimum), best.information.covariance
-        self._uncertainty = Uncertainty(covariance[0, :m, :m].copy(), covariance[:, m:].copy())
+        self.stop_reason_ = self._reason_to_stop(optimum)
+        if best.information is None:
+            self._paths = Paths(optimum.u[0, :m], optimum.nodes, task.layout.node_times(), None)
+            self._uncertainty = None
+        else:
+            self._paths, covariance = _paths(task, optimum), best.information.covariance
+            self._uncertainty = Uncertainty(covariance[0, :m, :m].copy(), covariance[:, m:].copy())
         self._note_initial_states()
         if optimum.interrupted:
             warn_caller("The fit was interrupted; what was best so far is kept.", ConvergenceWarning)
@@ -400,6 +427,16 @@ class NeuralODERegressor(FittedField):
                 f"The fit ended before an optimum, after {optimum.n_iter} steps: raise max_iter or tol, or choose "
                 "another field.",
                 ConvergenceWarning,
+            )
+
+        elif found := left_over(problem, optimum):
+            output, ratio = max(found, key=lambda one: one[1])
+            warn_caller(
+                f"The field does not follow the observations of {str(self._outputs[output])!r}: its residuals are "
+                f"{ratio:.1f} times the noise that smoothing leaves, and follow each other. The states may not be all "
+                "that there are, inputs may be missing, or the field is too simple: choose another field, a larger "
+                "degree or hidden_layer_sizes, or order=2.",
+                UserWarning,
             )
 
     def _note_initial_states(self) -> None:
@@ -431,9 +468,10 @@ class NeuralODERegressor(FittedField):
         ValueError
             Where X or y are not as in ``fit``.
         """
-        check_is_fitted(self)
+        self._refuse_many_weights("condition")
+        assert self._uncertainty is not None
         rows = self._read(X)
-        values = read_targets(to_pandas(y, "y"), len(rows))
+        values = read_targets(to_pandas(in_memory(y), "y"), len(rows))
         self._check_outputs(values)
         new = self._observed(self._clock, rows, values, check_weights(sample_weight, values))
         joined = self._observations.joined(new)

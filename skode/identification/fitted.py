@@ -21,7 +21,7 @@ from skode.identification.analysis import FieldAnalysis
 from skode.identification.fields import PolynomialField
 from skode.identification.observations import KnownSeries
 from skode.identification.predictive import Paths, answering, states_at
-from skode.identification.problem import Problem
+from skode.identification.problem import MOST_WEIGHTS, Problem
 from skode.identification.system import FieldSystem
 from skode.training import array_api, as_python, by_partition, of_one_model, to_pandas
 
@@ -62,7 +62,7 @@ class FittedField(SeriesRegressor):
 
     _problem: Problem
     _paths: Paths
-    _uncertainty: Uncertainty
+    _uncertainty: Uncertainty | None
     _observations: KnownSeries
 
     def __sklearn_tags__(self) -> Any:
@@ -129,11 +129,14 @@ class FittedField(SeriesRegressor):
         SolverError
             If a solution can't be followed as far as the times of X.
         """
+        if return_std:
+            self._refuse_many_weights("predict(return_std=True)")
         z, slopes, codes = self._states(self._read(X), with_slopes=return_std)
         n, units = len(self._outputs), self._system.units
         mean = self._in_shape_of_y(units.users(z)[:, :n])
         if slopes is None:
             return mean
+        assert self._uncertainty is not None
         variance = self._uncertainty.variance(slopes[:, :n], codes) * units.scale[:n] ** 2
         return mean, self._in_shape_of_y(np.sqrt(variance + self._noise_variance(z[:, :n])))
 
@@ -202,11 +205,14 @@ class FittedField(SeriesRegressor):
         ValueError
             Where arguments are not as described.
         """
+        if return_std:
+            self._refuse_many_weights("vector_field(return_std=True)")
         value, _, slopes = self._linearised(Y, t, inputs)
         system, units = self._system, self._system.units
         derivatives = value * units.scale / units.unit
         if not return_std:
             return derivatives
+        assert self._uncertainty is not None
         m, n = self._model.n_parameters, system.n_outputs
         scaled = slopes * self._model.scales.slopes(self._padded())[:m]
         variance = ((scaled @ self._uncertainty.shared) * scaled).sum(axis=-1)
@@ -274,6 +280,7 @@ class FittedField(SeriesRegressor):
         """Standard errors of ``coefficients_``; 0 where dropped."""
         table = self.coefficients_
         m = self._system.field.n_weights
+        assert self._uncertainty is not None
         errors = np.sqrt(np.maximum(np.diagonal(self._uncertainty.shared)[:m], 0.0))
         errors = np.where(self._weights() == 0.0, 0.0, errors).reshape(table.shape)
         return pd.DataFrame(errors * text.coefficient_units(self._system), table.index, table.columns)
@@ -304,6 +311,14 @@ class FittedField(SeriesRegressor):
             raise ValueError("The field depends on time, through known; it has no fixed points.")
         return FieldAnalysis(self.vector_field, self.jacobian, observed, self.states_)
 
+    def _refuse_many_weights(self, name: str) -> None:
+        check_is_fitted(self)
+        if self._problem.has_many_weights:
+            raise ValueError(
+                f"{name} needs the covariance of all weights, which a field of {self._system.field.n_weights} does not "
+                f"have: take one of {MOST_WEIGHTS} or fewer."
+            )
+
     def _refuse_no_polynomial(self, name: str) -> None:
         check_is_fitted(self)
         if not isinstance(self._system.field, PolynomialField):
@@ -333,7 +348,10 @@ class FittedField(SeriesRegressor):
             raise ValueError("inputs are given, but the model was fitted without any.")
         z = torch.from_numpy(np.ascontiguousarray(system.units.states(Y)))
         when = torch.full((len(Y),), float(t) / system.units.unit, dtype=torch.float64)
-        found = system.jacobians(when, z, torch.from_numpy(self._values), columns)
+        if self._problem.has_many_weights:
+            found = system.state_jacobians(when, z, torch.from_numpy(self._values), columns)
+        else:
+            found = system.jacobians(when, z, torch.from_numpy(self._values), columns)
         value, by_states, by_weights = (part.numpy() for part in found)
         return value, by_states, by_weights
 

@@ -11,12 +11,17 @@ import torch
 
 from skode.equations.dynamics import Driver
 from skode.equations.fits import Fits, Limits
-from skode.equations.fitting import Optimum, ended
+from skode.equations.fitting import LEAST_DURBIN_WATSON, Optimum, durbin_watson, ended
 from skode.equations.inference import Information
 from skode.equations.layout import Cells
 from skode.equations.levenberg_marquardt import Descent, Task
+from skode.equations.prior import MOST_PRECISION
+from skode.equations.shooting import Shots
+from skode.identification.fields import PolynomialField
+from skode.identification.gradients import matched_weights, shot_by_gradients
 from skode.identification.matching import Matched, match
 from skode.identification.problem import Problem
+from skode.identification.selection import better_terms
 from skode.identification.states import SmoothedStates
 from skode.identification.system import FieldSystem
 from skode.solvers import SolverError
@@ -36,6 +41,10 @@ SHARE_OF_ERRORS = 0.7
 LEAST_STANDARD_ERRORS, MOST_PRUNINGS = 1.0, 3
 #: A network is given up whose evidence, early on, is so many nats for each observed value below that of its rival.
 FAR_BEHIND = 0.25
+#: Other selections of terms that are tried, at most, one after another.
+MOST_SELECTIONS = 3
+#: Residuals of a fit that are this many times the noise that smoothing has left are not noise alone.
+MORE_THAN_NOISE = 2.0
 #: Shares of the matched weights that are tried where a field explodes on the way to the next observation.
 SMALLER = (1.0, 0.5, 0.2, 0.05, 0.0)
 
@@ -69,12 +78,12 @@ class FieldOptimum:
     ----------
     optimum : Optimum
         The optimum.
-    information : Information
-        Covariance of the unknowns there.
+    information : Information or None
+        Covariance of the unknowns there; None where weights are too many for it.
     """
 
     optimum: Optimum
-    information: Information
+    information: Information | None
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,6 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         raise SolverError(
             "The field can't be solved as far as the observations",
             time=float(task.layout.t0[0]),
-            step_size=float("nan"),
             advice="Choose another field.",
         )
     return optimum
@@ -168,6 +176,8 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
 
 def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) -> FieldOptimum:
     """Match, shoot, and drop the terms of a polynomial that the data have no need of."""
+    if problem.has_many_weights:
+        return FieldOptimum(_by_gradients(problem, settings, rng), None)
     task, prior = problem.task, problem.task.prior
     assert prior is not None
     groups = prior.groups
@@ -177,15 +187,67 @@ def fitted(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) 
     )
     precision = np.where(groups >= 0, np.clip(first.precision, *PRECISIONS_AT_START), 0.0)
     u = _solvable(task, first.u, problem.smooth.nodes)
-    start = Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool))
     if not problem.system.field.linear and math.isfinite(settings.rival):
         settings = replace(settings, hopeless=lambda fits: _is_far_behind(problem, fits, settings.rival))
-    prunings, m = MOST_PRUNINGS if problem.system.field.linear else 0, len(groups)
-    for _ in range(prunings + 1):
+    best = _pruned(problem, Start(u, problem.smooth.nodes, precision, np.ones(len(groups), dtype=bool)), settings)
+    for _ in range(MOST_SELECTIONS if isinstance(problem.system.field, PolynomialField) else 0):
+        start = _other_terms(problem, best)
+        if start is None:
+            break
+        try:
+            other = _pruned(problem, start, settings)
+        except SolverError:
+            break
+        if not evidence(problem, other) > evidence(problem, best):
+            interrupted, out_of_time = other.optimum.interrupted, other.optimum.out_of_time
+            optimum = replace(best.optimum, interrupted=interrupted, out_of_time=out_of_time)
+            return replace(best, optimum=optimum)
+        best = other
+    return best
+
+
+def _by_gradients(problem: Problem, settings: FieldSearch, rng: np.random.RandomState) -> Optimum:
+    """Match and shoot by gradients of the adjoint."""
+    task, smooth = problem.task, problem.smooth
+    u, precision = settings.checkpoint.step(
+        lambda: matched_weights(task, smooth, settings, rng),
+        changes=Parts([rng]),
+    )
+    start = u, smooth.nodes, precision
+    found = settings.checkpoint.step(lambda: shot_by_gradients(task, start, settings, smooth.noise))
+    layout, nodes, mean = task.layout, found.nodes, found.mean
+    n_series, n_nodes, n = nodes.shape
+    loss = task.noise.loss(layout.y, mean, np.broadcast_to(found.scale, mean.shape))
+    return Optimum(
+        u=np.hstack([np.tile(found.u, (n_series, 1)), nodes[:, 0]]),
+        nodes=nodes,
+        shots=Shots(
+            mean=mean,
+            mean_slopes=np.empty((*mean.shape, 0)),
+            defects=np.zeros_like(nodes),
+            end_slopes=np.empty((n_series, n_nodes, n, 0)),
+            start_slopes=np.empty((n_series, n, 0)),
+            n_steps=np.zeros(n_series, dtype=np.int64),
+        ),
+        scale=found.scale,
+        loss=float(np.where(layout.weights > 0.0, layout.weights * loss, 0.0).sum()),
+        family=0,
+        converged=found.converged,
+        interrupted=found.interrupted,
+        out_of_time=found.out_of_time,
+        n_iter=found.n_iter,
+    )
+
+
+def _pruned(problem: Problem, start: Start, settings: FieldSearch) -> FieldOptimum:
+    """The optimum from a start, without the terms of a polynomial that the data have no need of."""
+    task, m = problem.task, len(start.u)
+    assert task.prior is not None
+    for _ in range(1 + (MOST_PRUNINGS if problem.system.field.linear else 0)):
         optimum = shot(task, start, settings)
         information = optimum.information(task, sandwich=False)
         errors, u = np.sqrt(np.diagonal(information.covariance[0, :m, :m])), optimum.u[0, :m]
-        kept = (groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
+        kept = (task.prior.groups < 0) | (start.free & (np.abs(u) > LEAST_STANDARD_ERRORS * errors))
         if optimum.interrupted or optimum.out_of_time or (kept == start.free).all():
             break
         assert optimum.precision is not None
@@ -197,6 +259,26 @@ def _is_far_behind(problem: Problem, fits: Fits, rival: float) -> bool:
     optimum = ended(problem.task, fits)[0]
     found = FieldOptimum(optimum, optimum.information(problem.task, sandwich=False))
     return rival - evidence(problem, found) > FAR_BEHIND * problem.task.layout.weights.sum()
+
+
+def _other_terms(problem: Problem, found: FieldOptimum) -> Start | None:
+    """Where shooting starts with other terms of a polynomial that promise a larger evidence; None: there are none."""
+    task, optimum, field = problem.task, found.optimum, problem.system.field
+    assert task.prior is not None
+    assert optimum.precision is not None
+    assert isinstance(field, PolynomialField)
+    if optimum.interrupted or optimum.out_of_time:
+        return None
+    own, m = task.prior.groups >= 0, task.model.n_parameters
+    precision = np.where(own & (optimum.precision >= MOST_PRECISION), np.inf, optimum.precision)
+    degrees = np.zeros(m, dtype=np.int64)
+    degrees[: field.n_weights] = np.repeat(field.powers.sum(axis=1), field.n_outputs)
+    terms = better_terms(task, optimum, precision, degrees)
+    if terms is None:
+        return None
+    u, precision = terms
+    kept = np.isfinite(precision)
+    return Start(u, optimum.nodes, np.where(kept, precision, MOST_PRECISION), kept)
 
 
 def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
@@ -213,7 +295,6 @@ def _solvable(task: Task, u: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     raise SolverError(
         "The equations can't be solved from the smoothed states as far as the next ones",
         time=float(task.layout.t0[0]),
-        step_size=float("nan"),
         advice="Choose another field or other starts of the parameters in params.",
     )
 
@@ -222,8 +303,11 @@ def evidence(problem: Problem, found: FieldOptimum) -> float:
     """Laplace's approximation of the logarithm of the evidence, with a flat density of the initial states.
 
     In the user's units, so that it does not depend on how states were standardised. Minus infinity where the
-    information is singular, as along a solution that explodes: the approximation has no bound there.
+    information is singular, as along a solution that explodes: the approximation has no bound there. NaN where there is
+    no information.
     """
+    if found.information is None:
+        return float("nan")
     task, optimum, units = problem.task, found.optimum, problem.system.units
     prior, precision, (n_series, q), m = task.prior, optimum.precision, optimum.u.shape, task.model.n_parameters
     assert prior is not None
@@ -234,6 +318,22 @@ def evidence(problem: Problem, found: FieldOptimum) -> float:
     observed = (task.layout.weights.sum(axis=0) * np.log(units.scale[: task.layout.y.shape[1]])).sum()
     found_evidence = float(standard - observed + n_series * np.log(units.scale).sum())
     return found_evidence if math.isfinite(found_evidence) else -math.inf
+
+
+def left_over(problem: Problem, optimum: Optimum) -> list[tuple[int, float]]:
+    """Outputs that the field does not follow, and how many times the smoothing's noise their residuals are.
+
+    Those are larger than what smoothing has left and than a field is exact to, and follow each other.
+    """
+    task, n = problem.task, len(problem.smooth.noise)
+    least = np.maximum(problem.smooth.noise, task.least_scale[:n])
+    size, seen = optimum.scale, task.layout.weights > 0.0
+    if task.noise.n_scales > 1:  # of an observation in the mean
+        variance = np.where(seen, task.noise.spread(optimum.shots.mean, optimum.scale) ** 2, 0.0)
+        size = np.sqrt(variance.sum(axis=0) / np.maximum(seen.sum(axis=0), 1))
+    ratio = size / np.maximum(least, 1e-300)
+    signal = durbin_watson(problem.task, optimum) < LEAST_DURBIN_WATSON
+    return [(int(output), float(ratio[output])) for output in np.flatnonzero(signal & (ratio > MORE_THAN_NOISE))]
 
 
 def conditioned(problem: Problem, u: np.ndarray, scale: np.ndarray, settings: FieldSearch) -> Optimum:

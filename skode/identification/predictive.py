@@ -40,21 +40,24 @@ class Paths:
         States at the starts of the segments.
     times : ndarray of shape (n_series, n_nodes)
         When they start; NaN where there is none.
-    slopes : ndarray of shape (n_series, n_nodes, n_states, n_unknowns)
-        Derivatives of the states by all unknowns of a series.
+    slopes : ndarray of shape (n_series, n_nodes, n_states, n_unknowns) or None
+        Derivatives of the states by all unknowns of a series; None where weights are too many.
     """
 
     u: np.ndarray
     nodes: np.ndarray
     times: np.ndarray
-    slopes: np.ndarray
+    slopes: np.ndarray | None
 
     def take(self, series: np.ndarray) -> Paths:
         """Those of some series."""
-        return Paths(self.u, self.nodes[series], self.times[series], self.slopes[series])
+        slopes = None if self.slopes is None else self.slopes[series]
+        return Paths(self.u, self.nodes[series], self.times[series], slopes)
 
     def joined(self, new: Paths, places: np.ndarray, n_series: int) -> Paths:
         """With others at places among ``n_series``, which these begin."""
+        assert self.slopes is not None
+        assert new.slopes is not None
         n_nodes = max(self.nodes.shape[1], new.nodes.shape[1])
         arrays = []
         for old, other in ((self.nodes, new.nodes), (self.times, new.times), (self.slopes, new.slopes)):
@@ -105,7 +108,8 @@ def states_at(
     n = system.n_states
     node = np.maximum((paths.times[codes] <= t[:, None]).sum(axis=1) - 1, 0)
     states = np.empty((len(t), n))
-    slopes = np.empty((len(t), n, paths.slopes.shape[3])) if with_slopes else None
+    at_starts = paths.slopes if with_slopes else None
+    slopes = None if at_starts is None else np.empty((len(t), n, at_starts.shape[3]))
     # A start's rows before and after it are solved for apart.
     key = (codes * paths.times.shape[1] + node) * 2 + (t < paths.times[codes, node])
     starts, places = np.unique(key, return_inverse=True)
@@ -115,16 +119,15 @@ def states_at(
         own = np.flatnonzero((places >= first) & (places < first + block))
         found = _solved(model, inputs, paths, (codes[own], node[own], t[own], places[own] - first), with_slopes)
         states[own] = found[:, 0]
-        if slopes is not None:
+        if slopes is not None and at_starts is not None:
             by_state, by_parameters = found[:, 1 : 1 + n].swapaxes(1, 2), found[:, 1 + n :].swapaxes(1, 2)
-            slopes[own] = by_state @ paths.slopes[codes[own], node[own]]
+            slopes[own] = by_state @ at_starts[codes[own], node[own]]
             slopes[own, :, : len(paths.u)] += by_parameters
     if not np.isfinite(states).all():
         wrong = np.flatnonzero(~np.isfinite(states).all(axis=1))[0]
         raise SolverError(
             "The fitted field can't be followed as far as the times of X",
             time=float(t[wrong] * system.units.unit),
-            step_size=float("nan"),
             advice="A field is known where observations were; ask for times nearer to them, or fit another field.",
         )
     return states, slopes

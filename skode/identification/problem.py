@@ -29,7 +29,7 @@ from skode.identification.system import FieldSystem, Units
 NOISE_OF_NETWORKS = 1e-3
 #: Sizes that noise is proportional to are no less than this share of a state's own.
 LEAST_SIZE = 0.02
-#: More weights than this are too many for steps on exact sensitivities.
+#: More weights than this are too many for steps on exact sensitivities; gradients by the adjoint take their place.
 MOST_WEIGHTS = 2000
 #: Spreads of states in units of their size, at least, that solves and noise are to resolve.
 LEAST_SPREAD = 1e-7
@@ -97,7 +97,6 @@ def new_field(arguments: FieldArguments, kind: Any, n_inputs: int, n_outputs: in
         field = NetworkField(n_inputs, n_outputs, check_sizes((given,) if isinstance(given, Integral) else given))
     else:
         field = PolynomialField(n_inputs, n_outputs, degree)
-    _refuse_too_many(kind, field.n_weights, n_inputs)
     return field
 
 
@@ -105,7 +104,7 @@ def _refuse_too_many(kind: Any, n_weights: int, n_inputs: int) -> None:
     if n_weights > MOST_WEIGHTS:
         raise ValueError(
             f"field={kind!r} has {n_weights} weights for {n_inputs} states and inputs; more than {MOST_WEIGHTS} are "
-            "too many for steps on exact sensitivities. Choose a smaller degree or hidden_layer_sizes."
+            "too many for priors of each term. Choose a smaller degree, or field='mlp'."
         )
 
 
@@ -126,6 +125,11 @@ class Problem:
     task: Task
     smooth: SmoothedStates
     parameters: list[Parameter]
+
+    @property
+    def has_many_weights(self) -> bool:
+        """Whether gradients by the adjoint take the place of exact sensitivities."""
+        return self.system.field.n_weights > MOST_WEIGHTS
 
     @property
     def system(self) -> FieldSystem:
@@ -194,6 +198,9 @@ def pose(
         order=order,
         input_names=tuple(inputs),
     )
+    if arguments.known is not None:
+        given = np.array([p.start for p in estimated])
+        system.check_known(smooth.states[0], given, float(smooth.time[0]), observations.inputs[0])
     # Far from 0 compared with their spread, states must be solved, and may be observed, so much more exactly.
     spread = np.minimum(smooth.states.std(axis=0) / units.scale, 1.0)
     finest = float(np.clip(spread.min(initial=1.0), LEAST_SPREAD, 1.0))

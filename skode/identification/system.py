@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from skode.equations.dynamics import Driver, System, along
+from skode.equations.reading import check_derivatives
+from skode.equations.users import called
 from skode.identification.fields import ParametricField
 
 
@@ -97,7 +99,7 @@ class FieldSystem(System):
         names = self.names[self.field.n_weights :]
         fixed = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.constants.items()}
         p = {**fixed, **inputs, **dict(zip(names, parameters.unbind(-1), strict=True))}
-        value = self.rhs(t, y, p)
+        value = called("known(t, y, p)", self.rhs, t, y, p)
         shape = (*y.shape[:-1], self.n_outputs)
         if not isinstance(value, Tensor) or value.shape != shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -106,6 +108,31 @@ class FieldSystem(System):
                 f"{self.n_states}), here {tuple(shape)}; got {got}."
             )
         return value
+
+    def check_known(self, y: np.ndarray, parameters: np.ndarray, t: float, inputs: np.ndarray) -> None:
+        """See that the known right-hand side has the right shape, and derivatives that autograd finds.
+
+        Parameters
+        ----------
+        y, parameters, inputs : ndarray of one dimension
+            States, parameters and inputs that it is looked at, in the user's units.
+        t : float
+            The time.
+
+        Raises
+        ------
+        ValueError
+            Where it has not.
+        """
+        n, when = self.n_states, torch.tensor([[t]], dtype=torch.float64)
+        known = torch.from_numpy(np.concatenate([y, parameters])[None])
+        columns = {name: torch.from_numpy(inputs[None, [i]]) for i, name in enumerate(self.input_names)}
+        check_derivatives(
+            "known(t, y, p)",
+            lambda known: self._known(when, known[..., :n], known[..., n:], columns),
+            known,
+            known.abs().clamp_min(1e-3),
+        )
 
     def _rates(self) -> Tensor:
         """Standardised rates per rate in the user's units, of shape (n_outputs,)."""
@@ -157,6 +184,20 @@ class FieldSystem(System):
             upper[:, :, n // 2 :] = torch.diag(self._kinematic())
             by_states = torch.cat([upper, by_states], dim=1)
         return self._whole(z, value), by_states, by_weights
+
+    def state_jacobians(
+        self, t: Tensor, z: Tensor, values: Tensor, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Derivatives and theirs by states, as :meth:`jacobians` has them; none by parameters (n, n_outputs, 0)."""
+        n = self.n_states
+        columns = {name: column[:, None].expand(-1, n, -1).reshape(-1, 1) for name, column in inputs.items()}
+
+        def value(flat: Tensor) -> Tensor:
+            return self.value(t.repeat_interleave(n), flat.reshape(-1, n), values, columns).reshape(flat.shape)
+
+        directions = torch.eye(n, dtype=z.dtype).expand(len(z), n, n).contiguous()
+        found, slopes = along(value, z[:, None].repeat(1, n, 1), directions)
+        return found[:, 0], slopes.transpose(1, 2), z.new_empty(len(z), self.n_outputs, 0)
 
     def _known_slopes(
         self, t: Tensor, z: Tensor, parameters: Tensor, inputs: dict[str, Tensor]

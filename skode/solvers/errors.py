@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class SolverError(RuntimeError):
     """A solve that could not be finished.
@@ -12,10 +14,10 @@ class SolverError(RuntimeError):
         The reason.
     time : float
         The time reached, in the units of ``t``.
-    step_size : float
-        The signed size of the step that failed, in the units of ``t``.
     advice : str
         A remedy to try.
+    step_size : float, default=nan
+        The signed size of the step that failed, in the units of ``t``; NaN where no single step did.
     sample : int, default=None
         The sample (index into the first dimension of the state) where it happened, if it is known.
 
@@ -25,9 +27,12 @@ class SolverError(RuntimeError):
         As given.
     """
 
-    def __init__(self, reason: str, *, time: float, step_size: float, advice: str, sample: int | None = None) -> None:
+    def __init__(
+        self, reason: str, *, time: float, advice: str, step_size: float = math.nan, sample: int | None = None
+    ) -> None:
         where = f" in sample {sample}" if sample is not None else ""
-        super().__init__(f"{reason}{where} at t={time:.6g} with step size {step_size:.3g}. {advice}")
+        step = "" if math.isnan(step_size) else f" with step size {step_size:.3g}"
+        super().__init__(f"{reason}{where} at t={time:.6g}{step}. {advice}")
         self.reason = reason
         self.time = time
         self.step_size = step_size

@@ -290,11 +290,7 @@ class KnownODE(LatentModel):
         start = float(self.clock(first, torch.zeros(1, 1))[0, 0])
         model = self.equations.model
         by_name: Mapping[str, Tensor] = {name: value[:, None] for name, value in inputs.items()}
-        try:
-            check_functions(model, model.scales.start, start, by_name, self.likelihood.n_outputs)
-        except KeyError as error:
-            error.add_note(f"p holds {[*model.system.constants, *model.system.names, *self.equations.inputs]}.")
-            raise
+        check_functions(model, model.scales.start, start, by_name, self.likelihood.n_outputs)
 
     @torch.no_grad()
     def measure(self, series: PanelTensors, solver: Solver) -> None:

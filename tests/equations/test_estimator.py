@@ -327,6 +327,7 @@ def test_an_interrupted_fit_keeps_the_best_so_far(monkeypatch):
         model = ODERegressor(growth, GROWTH, time="t").fit(X, y)
     assert np.isfinite(model.predict(X)).all()
     assert not model.converged_
+    assert model.stop_reason_ == "interrupted"
 
 
 def test_ctrl_c_before_anything_is_solved_is_one(monkeypatch):
@@ -354,13 +355,16 @@ def test_a_time_limit_keeps_the_best_so_far(clock):
         model = ODERegressor(growth, GROWTH, time="t", max_time=4.5).fit(X, y)
     assert model.n_iter_ == 4
     assert not model.converged_
+    assert model.stop_reason_ == "max_time=4.5 was reached"
     with pytest.warns(ConvergenceWarning, match="after 4 steps"):
         same = ODERegressor(growth, GROWTH, time="t", max_iter=4).fit(X, y)
     # To rounding: sums of products depend on where in memory their factors lie.
     assert model.params_ == pytest.approx(same.params_, rel=1e-13)
+    assert same.stop_reason_ == "max_iter was reached"
     assert np.isfinite(model.predict(X)).all()
     whole = ODERegressor(growth, GROWTH, time="t", max_time=1e3).fit(X, y)
     assert whole.converged_
+    assert whole.stop_reason_ == "no step promises to gain more than tol=1e-05"
     assert whole.loglik_ > model.loglik_
 
 

@@ -1,12 +1,15 @@
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import chi2
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 
-from skode import ODERegressor
+from skode import NeuralODERegressor, ODERegressor
+from skode.io import ParquetTable
 from skode.solvers import SolverError
 from tests.equations.systems import decay, growth, logistic, lotka_volterra, sir, solved
 
@@ -234,3 +237,54 @@ def test_equations_without_unknown_parameters_have_initial_states_to_fit():
     estimate, error = model.summary().loc["initial y", ["estimate", "std_error"]]
     assert abs(estimate - 3.0) < 3.0 * error
     np.testing.assert_allclose(model.predict(t[:, None]), y * estimate / 3.0, rtol=1e-4)
+
+
+def test_a_simulation_asks_for_parameters_of_single_series_only_where_it_needs_them():
+    X = pd.DataFrame({"s": np.repeat(["a", "b"], 10), "t": np.tile(np.linspace(0.0, 3.0, 10), 2)})
+    rates, shares = np.repeat([0.5, 1.0], 10), np.repeat([2.0, 3.0], 10)
+    y = shares * np.exp(-rates * X["t"])
+    rng = np.random.default_rng(0)
+
+    def fitted(rhs):
+        model = ODERegressor(
+            rhs,
+            {"rate": 1.0, "share": (1.0, 0, None)},
+            states=["x"],
+            observe=lambda t, y, p: p["share"] * y[..., 0],
+            initial=[1.0],
+            per_series=["rate", "share"],
+            series="s",
+            time="t",
+        )
+        return model.fit(X, y * (1.0 + 0.01 * rng.normal(size=20)))
+
+    model = fitted(lambda t, y, p: -(p["rate"] * y[..., 0])[..., None])
+    calls = partial(model.simulate, [1.0], [0.0, 1.0]), partial(model.vector_field, [[1.0]])
+    for call in calls:
+        with pytest.raises(ValueError, match=r"needs \['rate', 'share'\], which each series has its own: .* series="):
+            call()
+        told = call(params={"rate": model.params_["rate"]["b"]})
+        np.testing.assert_array_equal(told, call(series="b"))
+        with pytest.raises(ValueError, match="series='c' was not in fit"):
+            call(series="c")
+    np.testing.assert_allclose(model.simulate([1.0], [0.0, 1.0], series="a")[1], np.exp(-0.5), rtol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["table", "dataset"])
+def test_tables_on_disk_are_read_in(tmp_path, kind):
+    dataset = pytest.importorskip("pyarrow.dataset")
+    frame = pd.DataFrame({"s": np.repeat(["a", "b"], 10), "t": np.tile(np.linspace(0.0, 3.0, 10), 2)})
+    y = 2.0 * np.exp(-0.5 * frame["t"]) + 0.01 * np.random.default_rng(0).normal(size=20)
+    frame.to_parquet(tmp_path / "X.parquet")
+    pd.DataFrame({"size": y}).to_parquet(tmp_path / "y.parquet")
+    given = [tmp_path / "X.parquet", tmp_path / "y.parquet"]
+    X_there, y_there = (ParquetTable(path) if kind == "table" else dataset.dataset(path) for path in given)
+    for model in (
+        ODERegressor(lambda t, y, p: -p["rate"][..., None] * y, {"rate": 1.0}, series="s", time="t"),
+        NeuralODERegressor("linear", series="s", time="t"),
+    ):
+        expected = clone(model).fit(frame, pd.DataFrame({"size": y}))
+        found = model.fit(X_there, y_there)
+        pd.testing.assert_frame_equal(found.initial_states_, expected.initial_states_, rtol=1e-9)
+        np.testing.assert_allclose(found.predict(X_there), expected.predict(frame), rtol=1e-9)
+        assert found.score(X_there, y_there) == pytest.approx(expected.score(frame, y), rel=1e-9)

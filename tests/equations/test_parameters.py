@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from skode.equations.parameters import FURTHEST_LOG, Parameter, Scales, known_names, read_parameters
 
@@ -25,16 +26,24 @@ def test_the_scale_is_logarithmic_above_a_bound_of_zero(given, log):
     [
         ((2.0, 0.0, 1.0), r"params\['a'\] starts at 2.0, which its bounds, 0.0 and 1.0, exclude"),
         ((0.5, 1.0, 0.0), "the first must be below the second"),
-        ((0.5, 0.0), r"must be a start or \(start, low, high\)"),
-        ("high", "of numbers, got 'high'"),
-        (True, "of numbers, got True"),
+        ((0.5, 0.0), r"params\['a'\]=\(0.5, 0.0\) has 2 entries: .* with None for no bound"),
+        ("high", r"params\['a'\]='high': its start is 'high', but must be a number"),
+        ((1.0, [0.0], None), r"its low is \[0.0\], but must be a number, or None for no bound"),
+        ((1.0, 0.0, "inf"), "its high is 'inf'"),
+        (True, "its start is True"),
         (math.inf, "start at a finite number"),
-        (math.nan, "of numbers"),
+        (math.nan, "its start is nan"),
     ],
 )
 def test_wrong_entries_are_refused_by_name(given, message):
     with pytest.raises(ValueError, match=message):
         read_parameters({"a": given})
+
+
+@pytest.mark.parametrize("given", [np.array([0.5, 0.0, 1.0]), torch.tensor([0.5, 0.0, 1.0])])
+def test_arrays_are_entries_too(given):
+    assert read_parameters({"a": given}) == read_parameters({"a": (0.5, 0.0, 1.0)})
+    assert read_parameters({"a": given[0]}) == read_parameters({"a": 0.5})
 
 
 @pytest.mark.parametrize(("given", "message"), [([1.0], "must be a dict"), ({1: 1.0}, "names that are str")])

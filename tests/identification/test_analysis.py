@@ -78,3 +78,53 @@ def test_a_trajectory_that_explodes_is_said_to():
     analysis = FieldAnalysis(lambda Y: Y**2, lambda Y: 2.0 * Y[..., None], np.ones((3, 1)), ["x"])
     with pytest.raises(ValueError, match="can't be followed"):
         analysis.lyapunov_exponents(5.0, [1.0])
+
+
+def analysis(field, jacobian, observed):
+    return FieldAnalysis(field, jacobian, observed, ["x", "y"])
+
+
+def test_a_field_of_zero_has_one_fixed_point_with_a_warning():
+    observed = np.random.default_rng(0).normal(size=(50, 2))
+    zero = analysis(np.zeros_like, lambda Y: np.zeros((len(Y), 2, 2)), observed)
+    with pytest.warns(UserWarning, match="fixed points are not isolated"):
+        found = zero.fixed_points()
+    assert found["stability"].tolist() == ["neutral"]
+    assert np.abs(found[["x", "y"]].to_numpy() - observed.mean(axis=0)).max() < 0.5
+
+
+def test_a_constant_field_has_none():
+    observed = np.random.default_rng(0).normal(size=(50, 2))
+    constant = analysis(np.ones_like, lambda Y: np.zeros((len(Y), 2, 2)), observed)
+    assert not len(constant.fixed_points())
+
+
+def test_each_line_of_fixed_points_stands_once():
+    """dx/dt = x (1 - x), dy/dt = 0 vanishes on x = 0 and x = 1; rounding of the Jacobian is no direction."""
+
+    def field(Y):
+        return np.stack([Y[:, 0] * (1.0 - Y[:, 0]), 1e-17 * Y[:, 1]], axis=1)
+
+    def jacobian(Y):
+        matrices = np.full((len(Y), 2, 2), 1e-17)
+        matrices[:, 0, 0] = 1.0 - 2.0 * Y[:, 0]
+        return matrices
+
+    observed = np.random.default_rng(0).uniform(-0.5, 1.5, size=(50, 2))
+    with pytest.warns(UserWarning, match="fixed points are not isolated"):
+        found = analysis(field, jacobian, observed).fixed_points()
+    np.testing.assert_allclose(found["x"], [0.0, 1.0], atol=1e-8)
+
+
+def test_a_double_root_is_isolated():
+    """dx/dt = x^2 vanishes with its derivative, and not beside 0."""
+    observed = np.random.default_rng(0).normal(size=(50, 2))
+    found = analysis(
+        lambda Y: np.stack([Y[:, 0] ** 2, -Y[:, 1]], axis=1),
+        lambda Y: np.stack(
+            [np.stack([2 * Y[:, 0], 0 * Y[:, 0]], 1), np.stack([0 * Y[:, 0], 0 * Y[:, 0] - 1], 1)], axis=1
+        ),
+        observed,
+    ).fixed_points()
+    assert len(found) == 1
+    np.testing.assert_allclose(found[["x", "y"]], 0.0, atol=1e-5)

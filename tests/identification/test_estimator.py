@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import pickle
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -278,7 +279,7 @@ def test_missing_values_and_weights_are_those_of_copied_and_missing_rows():
         ({"known": lambda t, y, p: y[..., 0]}, r"must return a tensor of shape \(..., 2\)"),
         ({"known": lambda t, y, p: p["k"] * y, "params": {"k": (0.5, 1.0, 2.0)}}, "exclude"),
         ({"known": lambda t, y, p: y, "fixed": ["k"]}, "fixed names 'k'"),
-        ({"hidden_layer_sizes": (2000,), "field": "mlp"}, "too many"),
+        ({"hidden_layer_sizes": (2000,), "field": "auto", "degree": 1}, "field='auto' compares fields"),
         ({"order": 3}, "order"),
         ({"method": "kvaerno5"}, "method"),
     ],
@@ -354,6 +355,7 @@ def test_a_time_limit_keeps_the_best_so_far(monkeypatch):
     short = {"field": "mlp", "hidden_layer_sizes": (4,), "series": "s", "time": "t", "random_state": 0}
     with pytest.warns(ConvergenceWarning, match=r"ended by max_time=4.5 after \d+ steps; what was best so far is kept"):
         model = NeuralODERegressor(**short, max_time=4.5).fit(X, y)
+    assert model.stop_reason_ == "max_time=4.5 was reached"
     assert not model.converged_
     assert model.n_iter_ <= 4
     assert np.isfinite(model.predict(X)).all()
@@ -375,3 +377,13 @@ def test_what_is_no_time_is_refused(max_time):
     X, y, _ = panel(pendulum, [[2.0, 0.0]], 0.05)
     with pytest.raises(ValueError, match="The 'max_time' parameter of NeuralODERegressor must be a float"):
         NeuralODERegressor(series="s", time="t", max_time=max_time).fit(X, y)
+
+
+def test_a_field_that_does_not_follow_the_observations_is_warned_of():
+    """A position alone does not say whether it rises or falls; a second order does."""
+    X, y, _ = panel(pendulum, [[1.0, 0.0]], 0.01)
+    with pytest.warns(UserWarning, match=r"does not follow the observations of 'x': its residuals are .* order=2"):
+        NeuralODERegressor("polynomial", series="s", time="t").fit(X, y[["x"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NeuralODERegressor("polynomial", series="s", time="t", order=2).fit(X, y[["x"]])

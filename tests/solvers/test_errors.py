@@ -29,3 +29,9 @@ def test_errors_survive_pickling(error):
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert (again.time, again.step_size, again.advice) == (error.time, error.step_size, error.advice)
+
+
+def test_where_no_single_step_failed_the_message_has_none():
+    error = SolverError("The equations can't be solved", time=2.0, advice="Start elsewhere.")
+    assert str(error) == "The equations can't be solved at t=2. Start elsewhere."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
