@@ -59,7 +59,8 @@ def fitted():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(estimator_module, "fitted", noted)
-        model = NeuralODERegressor("polynomial", degree=2, series="series", time="time", tol=1e-6).fit(X, y)
+        settings = {"series": "series", "time": "time", "noise": "gaussian", "tol": 1e-6}
+        model = NeuralODERegressor("polynomial", degree=2, **settings).fit(X, y)
     return model, *kept[-1]
 
 
