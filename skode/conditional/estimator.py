@@ -290,7 +290,7 @@ class CNFRegressor(FittedConditionalDensity):
         Warns
         -----
         UserWarning
-            Where a target looks discrete, so that its density is unbounded.
+            Where a target looks discrete, or targets are linearly dependent, so that the density is unbounded.
         """
         X, y, sample_weight = whole(X, y, sample_weight)
         data = {"X": X, "y": y, "sample_weight": sample_weight}
@@ -316,7 +316,7 @@ class CNFRegressor(FittedConditionalDensity):
         X = self._columns.expanded(X)
         device, dtype = self._device_and_dtype(X, first=first)
         if first:
-            check_targets(targets[rows], weights[rows])
+            check_targets(targets, weights, rows)
             scaler = StandardScaler()
             fitted_on(scaler, X[rows], weights[rows])
             self.scaler_ = sound_scaler(scaler)
@@ -364,9 +364,10 @@ class CNFRegressor(FittedConditionalDensity):
         """The parameters that the network is built from, by name."""
         hidden = self._hidden_layers()
         if len(hidden) not in (1, 2):
+            remedy = "make them wider instead" if hidden else "give the width of one, as in (64,)"
             raise ValueError(
                 f"hidden_layer_sizes={self.hidden_layer_sizes!r} has {len(hidden)} layers, but the divergence is "
-                "computed for one or two: make them wider instead."
+                f"computed for one or two: {remedy}."
             )
         sizes = np.atleast_1d(np.asarray(self.location_layer_sizes, dtype=object)).tolist()
         return {

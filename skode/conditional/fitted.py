@@ -143,6 +143,9 @@ class FittedConditionalDensity(RegressorMixin, NeuralODEEstimator):
     def predict(self, X: Any, *, return_std: bool = False) -> Any:
         """Means of the targets given the features.
 
+        A row takes 88 solves (256 with several targets); where a median will do, ``predict_quantile`` of one target
+        takes a single one.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -170,14 +173,15 @@ class FittedConditionalDensity(RegressorMixin, NeuralODEEstimator):
         """Quantiles of each target given the features.
 
         Of one target they are exact, up to the tolerance of the solver: a flow on the line keeps the order of points,
-        so that a quantile is where that of the normal density is carried to.
+        so that a quantile is where that of the normal density is carried to. Of several they are those of 256 points,
+        which beyond 0.02 and 0.98 lie too near to the middle: take quantiles of many draws of ``sample_y`` there.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Features.
         quantiles : float or array-like of shape (n_quantiles,), default=(0.05, 0.5, 0.95)
-            Probabilities, between 0 and 1.
+            Probabilities, above 0 and below 1.
 
         Returns
         -------
@@ -185,8 +189,9 @@ class FittedConditionalDensity(RegressorMixin, NeuralODEEstimator):
             Quantiles, in the units of y; without the last axis for a single number.
         """
         levels = np.asarray(quantiles)
-        if levels.ndim > 1 or levels.dtype.kind != "f" or not ((levels > 0.0) & (levels < 1.0)).all():
-            raise ValueError(f"quantiles must be probabilities between 0 and 1, got {quantiles!r}.")
+        within = levels.ndim <= 1 and levels.dtype.kind == "f" and ((levels > 0.0) & (levels < 1.0)).all()
+        if not (within and levels.size):
+            raise ValueError(f"quantiles must be one or more probabilities above 0 and below 1, got {quantiles!r}.")
         x, flat = self._checked(X), np.atleast_1d(levels).astype(np.float64)
         if self.n_outputs_ == 1:
             points = ndtri(flat)[None, :, None]
@@ -199,7 +204,7 @@ class FittedConditionalDensity(RegressorMixin, NeuralODEEstimator):
 
     @array_api
     def predict_interval(self, X: Any, level: float = 0.9) -> np.ndarray:
-        """Intervals between quantiles, which leave ``(1 - level) / 2`` on each side.
+        """Intervals between quantiles, which leave ``(1 - level) / 2`` on each side; see ``predict_quantile``.
 
         Parameters
         ----------

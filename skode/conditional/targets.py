@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from skode.density.columns import LARGEST_ATOM, LEAST_ATOM, largest_atom
+from skode.density.columns import LARGEST_ATOM, LEAST_ATOM, dependent_columns, largest_atom
 from skode.training import warn_caller
 
 
-def check_targets(targets: np.ndarray, weights: np.ndarray) -> None:
-    """Raise an error for targets of one value, and warn of those that look discrete.
+def check_targets(targets: np.ndarray, weights: np.ndarray, rows: np.ndarray) -> None:
+    """Raise an error for targets of one value, and warn of those that look discrete or are linearly dependent.
 
     Parameters
     ----------
@@ -17,12 +17,23 @@ def check_targets(targets: np.ndarray, weights: np.ndarray) -> None:
         Targets of samples that differ.
     weights : ndarray of shape (n,)
         The number of times that each counts.
+    rows : ndarray of shape (n_train,)
+        Positions of the samples that are trained on; the others are set aside.
     """
-    spread, size = np.ptp(targets, axis=0), np.abs(targets).max(axis=0)
-    constant = np.flatnonzero(spread <= 1e-12 * size)
-    if len(constant):
-        which = "y" if targets.shape[1] == 1 else f"Output {constant[0]} of y"
-        raise ValueError(f"{which} has one value only (up to rounding), which has no density.")
+    for some, where in ((slice(None), ""), (rows, f" in the {len(rows)} samples that are trained on")):
+        constant = np.flatnonzero(np.ptp(targets[some], axis=0) <= 1e-12 * np.abs(targets[some]).max(axis=0))
+        if len(constant):
+            which = "y" if targets.shape[1] == 1 else f"Output {constant[0]} of y"
+            remedy = " The others are set aside: set early_stopping=False, or give more samples." if where else ""
+            raise ValueError(f"{which} has one value only (up to rounding){where}, which has no density.{remedy}")
+    targets, weights = targets[rows], weights[rows]
+    dependent, n_too_many = dependent_columns(targets, weights)
+    if n_too_many:
+        warn_caller(
+            f"Outputs {dependent.tolist()} of y are linearly dependent: their joint density is unbounded, so that "
+            f"likelihoods mean little. Leave out {n_too_many} of them, and compute it from the others.",
+            UserWarning,
+        )
     total = max(weights.sum(), len(targets))
     for i, column in enumerate(targets.T):
         share = largest_atom(column, weights) / weights.sum()

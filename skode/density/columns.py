@@ -54,7 +54,7 @@ def check_columns(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None
             UserWarning,
         )
 
-    dependent, n_too_many = _dependent(X, weights)
+    dependent, n_too_many = dependent_columns(X, weights)
     if n_too_many:
         warn_caller(
             f"Columns {names[dependent].tolist()} are linearly dependent: they lie in {n_too_many} dimension(s) fewer, "
@@ -63,7 +63,7 @@ def check_columns(X: np.ndarray, weights: np.ndarray, names: np.ndarray) -> None
         )
 
 
-def _dependent(X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
+def dependent_columns(X: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, int]:
     """Linearly dependent columns, and the number of them in excess.
 
     These are the directions without variance, the null space of the correlation matrix. As many samples as columns, or

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import norm
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
@@ -159,6 +160,11 @@ class DistributionScorer:
     def _moments(self, estimator: Any, X: Any, shape: tuple[int, ...]) -> list[np.ndarray]:
         """Means and standard deviations, of shape (n_rows, n_outputs)."""
         self._known_by(estimator, estimator.predict)
+        if isinstance(estimator, TransformedTargetRegressor):  # it takes return_std, and fails on what comes back
+            raise TypeError(
+                "TransformedTargetRegressor has means only, no distribution: cross-validate the regressor inside it on "
+                "transformed targets (estimators of skode scale targets themselves)."
+            )
         return [np.reshape(part, shape) for part in estimator.predict(X, return_std=True)]
 
 

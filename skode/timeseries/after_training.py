@@ -100,10 +100,14 @@ class AfterTraining(ForecastingLatentODE):
         share = likelihood.coloured.double().cpu().numpy() ** 2 / np.where(within > 0.0, within, np.inf)
         names = [name for name, own in zip(self._units.output_names, share, strict=True) if own > MOST_OF_MEMORY]
         if names:
+            remedy = (
+                "Check the units and signs of doses, covariates and times, and what the equations in dynamics leave out"
+                if isinstance(self.module_, KnownODE)
+                else "If there are cycles of known length, name them in periods; else raise max_iter or latent_size"
+            )
             warn_caller(
                 f"Noise with a memory makes up {min(share.max(), 1.0):.0%} of how {names} vary within series: the "
-                "dynamics explain little of it. If there are cycles of known length, name them in periods; else raise "
-                "max_iter or latent_size. noise='white' leaves such noise out.",
+                f"dynamics explain little of it. {remedy}. noise='white' leaves such noise out.",
                 UserWarning,
             )
 

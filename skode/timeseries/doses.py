@@ -97,7 +97,7 @@ def checked(X: Any, doses: Any) -> Any:
         raise ValueError(f"doses must be a dict of columns' names to states, got {type(doses).__name__}.")
     X = to_pandas(X)
     if isinstance(X, pd.DataFrame):  # before what is missing in such a column is taken for a covariate's
-        check_named([*X.columns, *X.index.names], doses, None)
+        check_named([*X.columns, *(name for name in X.index.names if name is not None)], doses, None)
     return without_missing(X, doses)
 
 

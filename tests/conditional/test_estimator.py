@@ -204,7 +204,8 @@ def test_a_scale_that_is_too_small_for_new_targets_is_raised():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"hidden_layer_sizes": (4, 4, 4)}, "has 3 layers, but the divergence is computed for one or two"),
+        ({"hidden_layer_sizes": (4, 4, 4)}, "has 3 layers, but the divergence is computed for one or two: make them"),
+        ({"hidden_layer_sizes": ()}, r"has 0 layers, but .* give the width of one, as in \(64,\)"),
         ({"location_layer_sizes": (4, 0)}, "location_layer_sizes must be a sequence of integers > 0"),
         ({"activation": "relu"}, "activation"),
         ({"validation_fraction": 0.999}, "early_stopping=True can't set aside validation_fraction=0.999 of 40"),
@@ -227,13 +228,29 @@ def test_wrong_data_are_refused(small):
         )
     with pytest.raises(ValueError, match="y has 2 outputs, but the fit had 1"):
         small.log_density(X, np.column_stack([y, y]))
-    with pytest.raises(ValueError, match="quantiles must be probabilities between 0 and 1"):
-        small.predict_quantile(X, [0.0, 0.5])
+    for wrong in ([0.0, 0.5], [], 2.0):
+        with pytest.raises(ValueError, match="quantiles must be one or more probabilities above 0 and below 1"):
+            small.predict_quantile(X, wrong)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         small.log_density(X, y[:-1])
     going_on = CNFRegressor(**SMALL, warm_start=True).fit(X, y)
     with pytest.raises(ValueError, match="y has 2 outputs, but the last fit had 1"):
         going_on.fit(X, np.column_stack([y, y]))
+
+
+def test_too_few_samples_to_set_some_aside_are_told_from_constant_targets():
+    X, y = few()
+    with pytest.raises(
+        ValueError, match=r"one value only \(up to rounding\) in the 1 samples that are trained on.*early"
+    ):
+        CNFRegressor(**SMALL).fit(X[:2], y[:2])
+    assert np.isfinite(CNFRegressor(**SMALL, early_stopping=False).fit(X[:2], y[:2]).predict(X)).all()
+
+
+def test_dependent_targets_are_warned_of():
+    X, y = few(2)
+    with pytest.warns(UserWarning, match=r"Outputs \[0, 2\] of y are linearly dependent: .* Leave out 1 of them"):
+        CNFRegressor(**SMALL).fit(X, np.column_stack([y, 3.0 - 2.0 * y[:, 0]]))
 
 
 def test_training_goes_on_with_warm_start():

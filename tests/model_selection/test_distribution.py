@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import BayesianRidge
 from sklearn.metrics import mean_pinball_loss
 from sklearn.pipeline import make_pipeline
@@ -87,6 +88,14 @@ def test_intervals_of_residuals_are_taken_output_by_output(n_outputs):
     assert DistributionScorer()(model, x, y) == pytest.approx(-normal_crps(y, mean, std).mean())
     with pytest.raises(TypeError, match='ODENetRegressor has no method that takes known="before"'):
         DistributionScorer("coverage", known="before")(model, x, y)
+
+
+def test_means_of_transformed_targets_are_no_distribution():
+    x = np.random.default_rng(0).normal(size=(20, 1))
+    model = TransformedTargetRegressor(BayesianRidge(), func=np.log1p, inverse_func=np.expm1).fit(x, np.exp(x[:, 0]))
+    for scorer in (DistributionScorer(), DistributionScorer("coverage")):
+        with pytest.raises(TypeError, match="has means only, no distribution: cross-validate the regressor inside it"):
+            scorer(model, x, np.exp(x[:, 0]))
 
 
 def test_parameters_are_checked():

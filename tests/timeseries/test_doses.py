@@ -316,7 +316,10 @@ def test_saved_models_know_their_doses(fitted, data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"doses": {"dosis": "dose"}}, "doses names 'dosis', which is no column of X beside time and series"),
+        (
+            {"doses": {"dosis": "dose"}},
+            "doses names 'dosis', which is no column of X beside time and series.*'amount'\\]",
+        ),
         ({"doses": {"amount": "gut"}}, r"doses\['amount'\] names 'gut', which is not a state"),
         ({"doses": {"amount": ("dose", "F")}}, r"doses\['amount'\] names 'F', which is not in params"),
         ({"doses": {"amount": lambda amount, p: amount}}, r"jump\(amount, p\), must return a tensor of shape"),

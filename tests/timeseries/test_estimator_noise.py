@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from skode import LatentODERegressor
+from skode import KnownDynamics, LatentODERegressor
 from skode.timeseries import after_training
 from skode.timeseries.after_training import within_series
 from skode.timeseries.panel import Panel
@@ -129,6 +129,16 @@ def cycles(n_series=6, n_rows=40, period=8.0):
 def test_noise_that_takes_what_dynamics_should_explain_is_told():
     with pytest.warns(UserWarning, match=r"Noise with a memory makes up \d+% of how \['level'\] vary within series"):
         LatentODERegressor(**{**TINY, "max_iter": 3, "noise": "coloured"}).fit(*cycles())
+
+
+def test_remedies_are_those_of_known_dynamics():
+    dynamics = KnownDynamics(
+        lambda t, y, p: 0.0 * y, {}, states=["level"], observe="level"
+    )  # periods are refused there
+    with pytest.warns(
+        UserWarning, match=r"Noise with a memory.*Check the units and signs of doses, covariates and times"
+    ):
+        LatentODERegressor("id", "t", dynamics=dynamics, max_iter=1, n_draws=4, random_state=0).fit(*cycles())
 
 
 def test_variances_within_series_leave_out_their_levels():
