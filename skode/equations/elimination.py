@@ -18,6 +18,9 @@ import numpy as np
 from skode.equations.layout import Cells, Layout
 from skode.equations.shooting import Shots
 
+#: What is added to the diagonal of blocks that are singular, in units of their largest element.
+SINGULAR = 1e-10
+
 
 @dataclass(frozen=True)
 class Linearised:
@@ -126,7 +129,7 @@ class Linearised:
             pivot = pivot + starts[:, j] + diagonal
             border[:, :, known] += mixed[:, j]
             after = -ends[:, j, :, :n].swapaxes(1, 2) * weights[:, j, None, :]
-            solved = np.linalg.solve(pivot, np.concatenate([border, after], axis=2))
+            solved = _solved(pivot, np.concatenate([border, after], axis=2))
             back.append(solved)
             total -= border.swapaxes(1, 2) @ solved[..., : q + 1]
             passed = after.swapaxes(1, 2) @ solved
@@ -134,6 +137,19 @@ class Linearised:
             border = -passed[..., : q + 1]
             border[:, :, known] -= weights[:, j, :, None] * ends[:, j, :, n:]
         return Reduced(total[:, :q, :q], total[:, :q, q], self.shots.start_slopes, back)
+
+
+def _solved(pivot: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve with the blocks of starts; those of starts that nothing determines, any longer, are damped further.
+
+    Where a start is forgotten within its segment, as in stiff equations, and not observed, its block may be singular
+    within rounding. A step that this damping leads astray is refused as any other.
+    """
+    try:
+        return np.linalg.solve(pivot, right)
+    except np.linalg.LinAlgError:
+        size = np.abs(pivot).max(axis=(1, 2), keepdims=True)
+        return np.linalg.solve(pivot + np.where(size > 0.0, SINGULAR * size, 1.0) * np.eye(pivot.shape[1]), right)
 
 
 @dataclass(frozen=True)

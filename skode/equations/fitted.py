@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_scalar
 from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.exceptions import ConvergenceWarning
@@ -462,6 +463,8 @@ class FittedEquations(SeriesRegressor):
         model, values, names = self._model, [], []
         system, several = model.system, len(self._ids) > 1
         given = read_values(params, [*system.names, *system.constants])
+        if series is not None and not is_scalar(series):
+            raise TypeError(f"series={series!r} must be the id of one series of fit, whose parameters are taken.")
         place = 0 if series is None else int(self._ids.get_indexer(pd.Index([series]))[0])
         if place < 0:
             raise ValueError(f"series={series!r} was not in fit; its series are {as_python(self._ids[0])!r}, ...")

@@ -14,6 +14,12 @@ from skode.equations.dynamics import System, along
 from skode.equations.users import called
 
 
+def _expands(y0: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor expands to a shape."""
+    ahead = shape[len(shape) - y0.dim() :]
+    return y0.dim() <= len(shape) and all(own in (1, other) for own, other in zip(y0.shape, ahead, strict=True))
+
+
 @dataclass(frozen=True)
 class InitialStates:
     """Initial states as a function of a series' unknowns and of its inputs at the start.
@@ -38,13 +44,14 @@ class InitialStates:
         p = system.p(numbers[: len(system.names)], inputs)
         if self.function is not None:
             y0 = called("initial(p)", self.function, p)
-            if not isinstance(y0, Tensor) or y0.shape[-1:] != (system.n_states,):
+            wanted = *shape, system.n_states
+            if not isinstance(y0, Tensor) or y0.shape[-1:] != wanted[-1:] or not _expands(y0, wanted):
                 got = tuple(y0.shape) if isinstance(y0, Tensor) else type(y0).__name__
                 raise ValueError(
-                    f"initial(p) must return a tensor of shape (..., n_states), here (..., {system.n_states}); got "
-                    f"{got}."
+                    f"initial(p) must return a tensor of shape (..., {system.n_states}), here {wanted}, for parameters "
+                    f"of shape (...); got {got}. torch.stack([...], dim=-1) puts states together."
                 )
-            return y0.to(values.dtype).expand(*shape, system.n_states)
+            return y0.to(values.dtype).expand(wanted)
         parts = []
         for source in self.sources:
             if isinstance(source, str):

@@ -228,7 +228,7 @@ def check_functions(model: Model, u: np.ndarray, t: float, inputs: Mapping[str, 
     Raises
     ------
     ValueError, TypeError
-        Naming ``rhs``, ``observe`` or ``initial``.
+        Naming ``rhs``, ``observe``, ``initial`` or ``doses``.
     """
     system, n, m = model.system, model.system.n_states, model.n_parameters
     values = torch.from_numpy(model.scales.values(u)[None])
@@ -252,6 +252,10 @@ def check_functions(model: Model, u: np.ndarray, t: float, inputs: Mapping[str, 
             raise ValueError(f"observe(t, y, p) returns {value.shape[-1]} outputs, but y has {n_outputs}.")
         return value
 
+    if model.initial.function is not None:
+        check_derivatives(
+            "initial(p)", lambda values: model.initial(system, values, inputs), values, values.abs().clamp_min(1e-3)
+        )
     check_derivatives("rhs(t, y, p)", derivative, known, size)
     if callable(system.observe):
         check_derivatives("observe(t, y, p)", outputs, known, size)
@@ -271,16 +275,19 @@ def check_functions(model: Model, u: np.ndarray, t: float, inputs: Mapping[str, 
 def check_derivatives(name: str, function: Any, known: Tensor, size: Tensor) -> None:
     """Compare directional derivatives with differences at three points; refuse those that autograd loses everywhere.
 
+    Refuse values of another dtype, and those that depend on the other rows of a batch, too.
+
     Parameters
     ----------
     name : str
         The function, as the message names it.
     function : callable
-        From (1, k, k) to values (1, k, n_values), of which each row depends on its own row.
+        From (n, k, k) to values (n, k, n_values), of which each row should depend on its own row.
     known, size : Tensor of shape (1, k)
         Where it is looked at, and how large steps are.
     """
     k = known.shape[1]
+    _check_rows(name, function, known, size)
     directions = torch.diag_embed(size)
     lost = torch.ones(k, dtype=torch.bool)
     for shift in (0.0, 0.0317, -0.0229):
@@ -298,4 +305,20 @@ def check_derivatives(name: str, function: Any, known: Tensor, size: Tensor) -> 
         raise ValueError(
             f"{name} breaks autograd: its derivatives are not those of the values that it returns. Use torch's "
             "operations on the tensors that it is given, without detach(), item(), float(), NumPy or torch.tensor(...)."
+        )
+
+
+def _check_rows(name: str, function: Any, known: Tensor, size: Tensor) -> None:
+    """Refuse values of another dtype than their arguments', and those that depend on other rows of a batch."""
+    k = known.shape[1]
+    rows = torch.stack([known, known + 0.0317 * size]).expand(2, k, k)
+    alone = torch.cat([function(row[None].contiguous()) for row in rows])
+    if alone.dtype != known.dtype:
+        raise TypeError(f"{name} returned {alone.dtype}; it must return {known.dtype}, as the tensors it is given.")
+    rounding = 1e-9 * float(torch.nan_to_num(alone, posinf=0.0, neginf=0.0).abs().amax())
+    if not torch.allclose(function(rows.contiguous()), alone, rtol=1e-6, atol=rounding, equal_nan=True):
+        raise ValueError(
+            f"{name} mixes the samples of a batch: its value for one depends on others. Samples lie along all "
+            "dimensions but the last one of y and of what is returned: write y[..., 0], not y[0], and sum over dim=-1 "
+            "only."
         )

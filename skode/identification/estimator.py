@@ -307,10 +307,11 @@ class NeuralODERegressor(FittedField):
         self._warn_of_offsets(smooth)
         found: list[tuple[Problem, FieldOptimum, Any]] = []
         kinds = ["polynomial", "mlp"] if self.field == "auto" else [self.field]
-        for kind in kinds:
+        problems = [self._posed(kind, (observations, layout, smooth)) for kind in kinds]
+        for kind, problem in zip(kinds, problems, strict=True):
             try:
                 with np.errstate(all="ignore"):  # trials of fields that explode
-                    problem, optimum = self._fitted(kind, (observations, layout, smooth), search)
+                    optimum = fitted(problem, search, self._checkpoint.random_state(self.random_state))
             except SolverError:
                 if kind == kinds[-1] and not found:
                     raise
@@ -324,9 +325,7 @@ class NeuralODERegressor(FittedField):
         self.field_ = kind if isinstance(kind, str) else type(kind).__name__
         self._keep(problem, best)
 
-    def _fitted(
-        self, kind: Any, data: tuple[KnownSeries, Layout, SmoothedStates], search: FieldSearch
-    ) -> tuple[Problem, FieldOptimum]:
+    def _posed(self, kind: Any, data: tuple[KnownSeries, Layout, SmoothedStates]) -> Problem:
         arguments = FieldArguments(
             self.known,
             self.params,
@@ -339,7 +338,14 @@ class NeuralODERegressor(FittedField):
         names = self._outputs, self._columns.inputs
         settings = SolverSettings(self.method, self.rtol, ATOL * self.rtol)
         linear = self.interpolation == "linear"
-        problem = pose(arguments, kind, data, names, settings, linear=linear)
+        with np.errstate(all="ignore"):
+            problem = pose(arguments, kind, data, names, settings, linear=linear)
+        if problem.has_many_weights and self.field == "auto":
+            raise ValueError(
+                "field='auto' compares fields by their evidence, which a perceptron of "
+                f"{problem.system.field.n_weights} weights does not have: choose field='mlp', or smaller "
+                "hidden_layer_sizes."
+            )
         if problem.has_many_weights and arguments.noise == "combined":
             if self.noise == "combined":
                 raise ValueError(
@@ -347,13 +353,7 @@ class NeuralODERegressor(FittedField):
                     f"{problem.system.field.n_weights}: choose noise='gaussian', or smaller hidden_layer_sizes."
                 )
             problem = pose(replace(arguments, noise="gaussian"), kind, data, names, settings, linear=linear)
-        if problem.has_many_weights and self.field == "auto":
-            raise ValueError(
-                "field='auto' compares fields by their evidence, which a perceptron of "
-                f"{problem.system.field.n_weights} weights does not have: choose field='mlp', or smaller "
-                "hidden_layer_sizes."
-            )
-        return problem, fitted(problem, search, self._checkpoint.random_state(self.random_state))
+        return problem
 
     def _search(self) -> FieldSearch:
         report = _print if self.verbose else None

@@ -267,6 +267,8 @@ def test_a_simulation_asks_for_parameters_of_single_series_only_where_it_needs_t
         np.testing.assert_array_equal(told, call(series="b"))
         with pytest.raises(ValueError, match="series='c' was not in fit"):
             call(series="c")
+        with pytest.raises(TypeError, match=r"series=\['a', 'b'\] must be the id of one series"):
+            call(series=["a", "b"])
     np.testing.assert_allclose(model.simulate([1.0], [0.0, 1.0], series="a")[1], np.exp(-0.5), rtol=0.05)
 
 

@@ -21,11 +21,12 @@ def test_a_start_from_which_observations_are_impossible_is_named(noise, start, m
         ODERegressor(decay, {"rate": (1.0, 0, None)}, initial=[start], noise=noise).fit(T[:, None], np.ones(7))
 
 
-def test_a_start_that_can_not_be_solved_is_the_solvers():
+@pytest.mark.parametrize("noise", ["poisson", "combined"])
+def test_a_start_that_can_not_be_solved_is_the_solvers(noise):
     def explosive(t, y, p):
         return p["rate"][..., None] * y**2
 
     # Five times are too few to be smoothed: the user's start is the only one.
-    model = ODERegressor(explosive, {"rate": 10.0}, initial=[1.0], noise="poisson", n_restarts=0)
+    model = ODERegressor(explosive, {"rate": 10.0}, initial=[1.0], noise=noise, n_restarts=0)
     with pytest.raises(SolverError, match="can't be solved from their start"):
         model.fit(T[:5, None], np.ones(5))

@@ -35,6 +35,21 @@ def test_errors_of_functions_name_these_and_shapes(change, message):
     assert not isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"rhs": lambda t, y, p: -p["rate"][..., None] * y[0]}, ValueError, r"rhs\(t, y, p\) mixes .*not y\[0\]"),
+        ({"rhs": lambda t, y, p: decay(t, y, p).float()}, TypeError, r"rhs\(t, y, p\) returned torch.float32; it must"),
+        ({"observe": lambda t, y, p: y / y.mean()}, ValueError, r"observe\(t, y, p\) mixes the samples"),
+        ({"initial": lambda p: p["rate"]}, ValueError, r"initial\(p\) must return a tensor of shape \(..., 1\), here"),
+        ({"initial": lambda p: p["rate"].detach()[..., None]}, ValueError, r"initial\(p\) breaks autograd"),
+    ],
+)
+def test_functions_treat_each_sample_by_itself(change, error, message):
+    with pytest.raises(error, match=message):
+        ODERegressor(**{"rhs": decay, "params": {"rate": (1.0, 0, None)}, **change}).fit(X, Y)
+
+
 def test_errors_later_on_the_way_do_too():
     calls = []
 

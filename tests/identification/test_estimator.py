@@ -387,3 +387,11 @@ def test_a_field_that_does_not_follow_the_observations_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         NeuralODERegressor("polynomial", series="s", time="t", order=2).fit(X, y[["x"]])
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "combined"])
+def test_states_that_are_0_throughout_stay_so(noise):
+    t = np.linspace(0.0, 5.0, 25)
+    model = NeuralODERegressor("linear", noise=noise).fit(t[:, None], np.zeros(25))
+    assert model.equations() == ["dy/dt = 0"]
+    np.testing.assert_array_equal(model.predict([[2.0], [9.0]]), 0.0)

@@ -74,6 +74,13 @@ def test_its_jacobian_is_that_of_finite_differences(many):
     assert len(model.analysis().fixed_points())
 
 
+def test_auto_with_many_weights_is_refused_before_the_polynomial_is_fitted(many, monkeypatch):
+    _, X, y, _ = many
+    monkeypatch.setattr("skode.identification.estimator.fitted", lambda *args: pytest.fail("a field was fitted"))
+    with pytest.raises(ValueError, match="field='auto' compares fields by their evidence"):
+        NeuralODERegressor("auto", noise="combined", degree=1, **SETTINGS).fit(X, y)
+
+
 def test_what_needs_the_covariance_of_the_weights_is_refused(many):
     model, X, y, truth = many
     for name, call in (
