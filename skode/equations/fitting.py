@@ -187,7 +187,7 @@ def _by_windows(task: Task, user: np.ndarray, settings: Search) -> list[Optimum]
         if not np.isfinite(optimum.loss):
             return None
         last.append(optimum.u)
-        return optimum.u, optimum.scale
+        return optimum.u, deviations(part, optimum)
 
     interrupted = False
     try:
@@ -265,6 +265,15 @@ def _of_starts(
 def _ended_well(task: Task, optimum: Optimum) -> bool:
     """Whether the residuals of a fit are independent, as far as can be told: at a local optimum they are a signal."""
     return not (durbin_watson(task, optimum) < LEAST_DURBIN_WATSON).any()
+
+
+def deviations(task: Task, optimum: Optimum) -> np.ndarray:
+    """Scales of the outputs' noise, of shape (n_outputs,); where it grows with the solution, in the mean square."""
+    if task.noise.n_scales == 1:
+        return optimum.scale
+    weights, spread = task.layout.weights, task.noise.spread(optimum.shots.mean, optimum.scale)
+    squares = np.where(weights > 0.0, weights * spread**2, 0.0).sum(axis=0)
+    return np.sqrt(squares / np.maximum(weights.sum(axis=0), 1e-300))
 
 
 def durbin_watson(task: Task, optimum: Optimum) -> np.ndarray:

@@ -21,8 +21,8 @@ from skode.equations.levenberg_marquardt import Task
 
 #: Observations of the first window, and how many times more each window has than the one before.
 FIRST_WINDOW, GROWTH_OF_WINDOWS = 8, 1.5
-#: A window whose noise is this many times that of the one before has lost the observations: one half as much longer is
-#: fitted first.
+#: A window whose noise, in units of the size of what is observed in it, is this many times that of the one before has
+#: lost the observations: one half as much longer is fitted first.
 LOST = 2.0
 #: Steps in a window and the gain that they end at, in nats: the next window will tell more.
 STEPS, GAIN = 8, 1e-2
@@ -50,6 +50,12 @@ def window(task: Task, size: int) -> Task:
     return replace(task, layout=part, noise=task.noise.of(rows))
 
 
+def sizes(layout: Layout) -> np.ndarray:
+    """Root mean squares of the outputs as they were observed, of shape (n_outputs,)."""
+    squares = np.where(layout.weights > 0.0, layout.weights * layout.y**2, 0.0).sum(axis=0)
+    return np.maximum(np.sqrt(squares / np.maximum(layout.weights.sum(axis=0), 1e-300)), 1e-300)
+
+
 def grown(
     task: Task, u: np.ndarray, fitted: Callable[[Task, np.ndarray], tuple[np.ndarray, np.ndarray] | None]
 ) -> np.ndarray | None:
@@ -62,22 +68,24 @@ def grown(
     u : ndarray of shape (n_series, n_unknowns)
         Scaled unknowns to start from.
     fitted : callable
-        From the problem on a window and unknowns to those that fit it, and the scale of the noise; None where the fit
-        fails, or is to end.
+        From the problem on a window and unknowns to those that fit it, and the noise of each output; None where the
+        fit fails, or is to end.
     """
     n_rows, known = int(np.diff(task.layout.row_pointer).max()), 0
     noise: np.ndarray = np.array(np.inf)
     size = min(FIRST_WINDOW, n_rows)
     while True:
-        found = fitted(window(task, size), u)
+        part = window(task, size)
+        found = fitted(part, u)
         if found is None and size <= known + 1:
             return None
-        lost = found is None or bool((found[1] > LOST * noise).any())
+        own = np.inf if found is None else found[1] / sizes(part.layout)
+        lost = bool((own > LOST * noise).any()) or found is None
         if lost and size > known + 1:
             size = (known + size) // 2
             continue
         assert found is not None
-        u, noise = found[0], np.where(lost, noise, found[1])
+        u, noise = found[0], np.where(lost, noise, own)
         if size >= n_rows:
             return u
         known, size = size, min(max(int(GROWTH_OF_WINDOWS * size), size + 1), n_rows)

@@ -11,7 +11,7 @@ import torch
 
 from skode.equations.dynamics import Driver
 from skode.equations.fits import Fits, Limits
-from skode.equations.fitting import LEAST_DURBIN_WATSON, Optimum, durbin_watson, ended
+from skode.equations.fitting import LEAST_DURBIN_WATSON, Optimum, deviations, durbin_watson, ended
 from skode.equations.inference import Information
 from skode.equations.layout import Cells
 from skode.equations.levenberg_marquardt import Descent, Task
@@ -327,11 +327,7 @@ def left_over(problem: Problem, optimum: Optimum) -> list[tuple[int, float]]:
     """
     task, n = problem.task, len(problem.smooth.noise)
     least = np.maximum(problem.smooth.noise, task.least_scale[:n])
-    size, seen = optimum.scale, task.layout.weights > 0.0
-    if task.noise.n_scales > 1:  # of an observation in the mean
-        variance = np.where(seen, task.noise.spread(optimum.shots.mean, optimum.scale) ** 2, 0.0)
-        size = np.sqrt(variance.sum(axis=0) / np.maximum(seen.sum(axis=0), 1))
-    ratio = size / np.maximum(least, 1e-300)
+    ratio = deviations(task, optimum) / np.maximum(least, 1e-300)
     signal = durbin_watson(problem.task, optimum) < LEAST_DURBIN_WATSON
     return [(int(output), float(ratio[output])) for output in np.flatnonzero(signal & (ratio > MORE_THAN_NOISE))]
 
