@@ -187,8 +187,8 @@ def test_frames_and_arrays_give_the_same(estimator):
 @pytest.mark.filterwarnings("ignore:One value makes up .* of y:UserWarning")  # of targets that are classes
 @parametrize_with_checks(
     [
-        ODENetClassifier((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
-        ODENetRegressor((8,), state_size=8, max_iter=25, learning_rate_init=3e-2, random_state=0),
+        ODENetClassifier((8,), state_size=8, max_iter=12, learning_rate_init=3e-2, random_state=0),
+        ODENetRegressor((8,), state_size=8, max_iter=12, learning_rate_init=3e-2, random_state=0),
         CNFDensityEstimator(max_iter=5),  # no check asks for a good fit
         CNFRegressor((8,), location_layer_sizes=(8,), max_iter=5, rtol=1e-2, atol=1e-2, random_state=0),
         # Smaller and looser than by default for time: covariates drawn anew for each row are slow to solve along.

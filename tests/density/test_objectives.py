@@ -24,11 +24,11 @@ def x():
     return torch.randn(N, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def likelihood(flow, x, weights=None, kinetic_energy=0.0, jacobian_norm=0.0, estimate=False):
+def likelihood(flow, x, weights=None, kinetic_energy=0.0, jacobian_norm=0.0, estimate=False, solver=SOLVER):
     weights = torch.ones(len(x), dtype=torch.float64) if weights is None else weights
     generator = torch.Generator().manual_seed(0)
     strengths = {"kinetic_energy": kinetic_energy, "jacobian_norm": jacobian_norm}
-    return Likelihood(flow, x, weights, SOLVER, **strengths, estimate=estimate, generator=generator)
+    return Likelihood(flow, x, weights, solver, **strengths, estimate=estimate, generator=generator)
 
 
 def test_the_loss_is_the_mean_negative_log_likelihood(flow, x):
@@ -63,7 +63,8 @@ def test_a_weight_of_two_is_a_sample_given_twice(flow, x):
 
 
 def test_the_estimated_divergence_is_random_and_right_in_the_mean(flow, x):
-    objective = likelihood(flow, x, estimate=True)
+    loose = SOLVER.replace(rtol=1e-5, atol=1e-5)  # the deviations are larger by far
+    objective = likelihood(flow, x, estimate=True, solver=loose)
     with torch.no_grad():
         losses = np.array([float(objective.loss(ROWS)) for _ in range(200)])
         exact = float(likelihood(flow, x).loss(ROWS))

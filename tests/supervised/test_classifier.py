@@ -33,7 +33,7 @@ def test_it_learns_what_no_linear_classifier_can():
     rng = np.random.RandomState(0)
     X = rng.uniform(-1, 1, (200, 2))
     y = (X[:, 0] * X[:, 1] > 0).astype(int)  # exclusive or
-    clf = ODENetClassifier((16,), state_size=8, learning_rate_init=3e-2, max_iter=60, random_state=0)
+    clf = ODENetClassifier((16,), state_size=8, learning_rate_init=3e-2, max_iter=30, random_state=0)
     assert clf.fit(X[:150], y[:150]).score(X[150:], y[150:]) > 0.9
 
 

@@ -115,7 +115,7 @@ def test_a_memmap_that_counts_as_small_is_an_array(data, memmap, monkeypatch):
 def test_it_learns_in_blocks(data):
     X, y = data
     order = np.argsort(y)  # so that blocks have one class each
-    model = ODENetClassifier((16,), state_size=8, max_iter=30, batch_size=32, learning_rate_init=1e-2, random_state=0)
+    model = ODENetClassifier((16,), state_size=8, max_iter=15, batch_size=32, learning_rate_init=1e-2, random_state=0)
     assert model.fit(in_blocks(X[order]), y[order]).score(X, y) > 0.8
 
 

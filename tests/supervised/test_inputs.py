@@ -119,7 +119,7 @@ def test_all_pixels_have_one_scale(digits):
 def test_a_regressor_of_images_learns(digits):
     X, _ = digits
     y = X.reshape(-1, 8, 8)[:, :, :4].mean((1, 2))
-    reg = ODENetRegressor(**{**IMAGES, "max_iter": 30}, learning_rate_init=1e-2, batch_size=30).fit(X, y)
+    reg = ODENetRegressor(**{**IMAGES, "max_iter": 15}, learning_rate_init=1e-2, batch_size=30).fit(X, y)
     assert reg.score(X, y) > 0.7
 
 

@@ -213,7 +213,7 @@ def test_penalties_are_weighted_as_losses_are(data):
 def test_several_labels_at_once():
     X, _ = draw(300)
     Y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0, X.sum(1) > 0]).astype(int)
-    clf = ODENetClassifier((16,), state_size=8, max_iter=60, learning_rate_init=2e-2, random_state=0).fit(X, Y)
+    clf = ODENetClassifier((16,), state_size=8, max_iter=30, learning_rate_init=2e-2, random_state=0).fit(X, Y)
     assert clf.score(X, Y) > 0.85
     probabilities = clf.predict_proba(X)
     np.testing.assert_array_equal(clf.predict(X), (probabilities > 0.5).astype(int))
@@ -364,7 +364,7 @@ def test_images_in_bfloat16_lead_to_numbers():
     X, _ = load_digits(n_class=3, return_X_y=True)
     X = X[:150]
     y = X.reshape(-1, 8, 8)[:, :, :4].mean((1, 2))
-    settings = {"image_shape": (1, 8, 8), "state_size": 8, "hidden_layer_sizes": (8,), "max_iter": 30, "rtol": 1e-2}
+    settings = {"image_shape": (1, 8, 8), "state_size": 8, "hidden_layer_sizes": (8,), "max_iter": 15, "rtol": 1e-2}
     settings |= {"learning_rate_init": 1e-2, "batch_size": 30, "random_state": 0, "atol": 1e-2}
     single, half = (ODENetRegressor(**settings, dtype=dtype).fit(X, y) for dtype in ("float32", "bfloat16"))
     assert not same_weights(single, half)

@@ -128,7 +128,7 @@ def waves():
 @pytest.fixture(scope="session")
 def fitted(waves):
     """A model that has learned something; tests must not change it."""
-    settings = {**TINY, **USUAL, "hidden_layer_sizes": (16,), "encoder_size": 16, "latent_size": 4, "max_iter": 150}
+    settings = {**TINY, **USUAL, "hidden_layer_sizes": (16,), "encoder_size": 16, "latent_size": 4, "max_iter": 90}
     return LatentODERegressor(**{**settings, "noise": "coloured"}, early_stopping=False).fit(*waves)
 
 

@@ -50,12 +50,12 @@ def test_covariates_reach_the_prediction():
 
 @pytest.mark.parametrize("adjoint", ["discrete", "continuous", "backprop"])
 def test_every_adjoint_trains(waves, adjoint):
-    model = LatentODERegressor(**{**TINY, "max_iter": 15}, adjoint=adjoint).fit(*waves)
+    model = LatentODERegressor(**{**TINY, "max_iter": 6}, adjoint=adjoint).fit(*waves)
     assert np.mean(model.loss_curve_[-3:]) < np.mean(model.loss_curve_[:3])
 
 
 def test_a_fixed_step_method_trains(waves):
-    model = LatentODERegressor(**{**TINY, "max_iter": 15}, method="rk4").fit(*waves)
+    model = LatentODERegressor(**{**TINY, "max_iter": 6}, method="rk4").fit(*waves)
     assert np.mean(model.loss_curve_[-3:]) < np.mean(model.loss_curve_[:3])
     assert np.isfinite(model.predict(waves[0])).all()
 

@@ -38,7 +38,7 @@ def test_a_warm_start_refuses_to_build_another_network(waves, parameter, other):
 
 
 def test_alpha_shrinks_the_weights(waves):
-    settings = {**TINY, "max_iter": 20}
+    settings = {**TINY, "max_iter": 5}
 
     def size(alpha):
         model = LatentODERegressor(**settings, alpha=alpha).fit(*waves)

@@ -446,7 +446,7 @@ def test_a_row_of_weight_k_is_k_rows_to_the_posterior(likelihood, coloured, tigh
         assert not torch.allclose(part, unweighted, rtol=1e-2)
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "rk4", "step_size": 0.1}, {"method": "kvaerno3"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"method": "rk4", "step_size": 0.1}, {"method": "kvaerno5"}], ids=str)
 @pytest.mark.parametrize("n_covariates", [0, 2])
 def test_copies_solved_as_one_sample_are_those_solved_alone(settings, n_covariates):
     """Each series keeps its own covariates, also when others have left the batch."""
