@@ -24,6 +24,8 @@ FIRST_WINDOW, GROWTH_OF_WINDOWS = 8, 1.5
 #: A window whose noise, in units of the size of what is observed in it, is this many times that of the one before has
 #: lost the observations: one half as much longer is fitted first.
 LOST = 2.0
+#: Windows lost in all, after which there are no more: they would go on a row at a time.
+MOST_LOST = 6
 #: Steps in a window and the gain that they end at, in nats: the next window will tell more.
 STEPS, GAIN = 8, 1e-2
 
@@ -71,16 +73,17 @@ def grown(
         From the problem on a window and unknowns to those that fit it, and the noise of each output; None where the
         fit fails, or is to end.
     """
-    n_rows, known = int(np.diff(task.layout.row_pointer).max()), 0
+    n_rows, known, n_lost = int(np.diff(task.layout.row_pointer).max()), 0, 0
     noise: np.ndarray = np.array(np.inf)
     size = min(FIRST_WINDOW, n_rows)
     while True:
         part = window(task, size)
         found = fitted(part, u)
-        if found is None and size <= known + 1:
-            return None
         own = np.inf if found is None else found[1] / sizes(part.layout)
-        lost = bool((own > LOST * noise).any()) or found is None
+        lost = found is None or bool((own > LOST * noise).any())
+        n_lost += lost
+        if n_lost > MOST_LOST or (found is None and size <= known + 1):
+            return None
         if lost and size > known + 1:
             size = (known + size) // 2
             continue

@@ -51,7 +51,7 @@ class AfterTraining(ForecastingLatentODE):
         """Learn what is not trained by gradients: the population of known dynamics, and the noise."""
         if isinstance(self.module_, KnownODE) and self._refined:
             with stopwatch.phase("Parameters that series share, and the spread of the others"):
-                self.module_.load_state_dict(self._checkpoint.step(partial(self._of_population, panel)))
+                self.module_.load_state_dict(self._checkpoint.step(partial(self._of_population, panel, stopwatch)))
         likelihood = self.module_.likelihood
         if not isinstance(likelihood, Gaussian):
             return
@@ -62,10 +62,10 @@ class AfterTraining(ForecastingLatentODE):
             with stopwatch.phase("Forecasts of the rows set aside"):
                 widen_noise(likelihood, aside.observed(), self._forecasts(training, aside.observed()))
 
-    def _of_population(self, panel: Panel) -> dict[str, torch.Tensor]:
+    def _of_population(self, panel: Panel, stopwatch: Stopwatch) -> dict[str, torch.Tensor]:
         """The weights of the model, with the distributions that its unknowns are drawn from."""
         known: Any = in_double(self.module_)
-        fit_population(known, panel, self._tensors_for(known), self._solver())
+        fit_population(known, panel, self._tensors_for(known), self._solver(), stopwatch)
         return known.state_dict()
 
     def _seconds_after_training(self, panel: Panel, aside: Panel | None) -> float:

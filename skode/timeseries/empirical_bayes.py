@@ -34,7 +34,7 @@ from skode.timeseries.panel import Panel
 from skode.timeseries.posterior import Inference
 from skode.timeseries.rows import Rows
 from skode.timeseries.tensors import PanelTensors
-from skode.training import Solver
+from skode.training import Solver, Stopwatch
 
 #: Steps at most, halvings of one at most, and the gain in nats below which they end.
 MOST_STEPS, MOST_HALVINGS, LEAST_GAIN = 15, 4, 0.1
@@ -77,7 +77,13 @@ class Expansion:
 
 
 @torch.no_grad()
-def fit_population(module: KnownODE, panel: Panel, tensors: Callable[[Panel], PanelTensors], solver: Solver) -> None:
+def fit_population(
+    module: KnownODE,
+    panel: Panel,
+    tensors: Callable[[Panel], PanelTensors],
+    solver: Solver,
+    stopwatch: Stopwatch | None = None,
+) -> None:
     """Set the population, shared parameters and white noise of a model in float64 to those of the largest likelihood.
 
     Parameters
@@ -90,15 +96,20 @@ def fit_population(module: KnownODE, panel: Panel, tensors: Callable[[Panel], Pa
         Turns a panel into tensors in the model's units.
     solver : Solver
         The solver.
+    stopwatch : Stopwatch or None
+        The time of the fit. No step begins that would leave less than as long again for the posteriors.
     """
+    stopwatch = stopwatch or Stopwatch()
     population = module.population
     lengths = np.bincount(panel.observed().codes, minlength=panel.n_series)
     some = np.flatnonzero(lengths > 0)
     panel = panel.take(some[np.unique(np.linspace(0, len(some) - 1, min(len(some), MOST_SERIES)).astype(int))])
     before = population.location.clone(), population.log_ratio.clone()
+    began = stopwatch.elapsed
     best = expansion(module, panel, tensors, solver, None)
+    longest = stopwatch.elapsed - began
     for _ in range(MOST_STEPS):
-        if not np.isfinite(best.value):
+        if not np.isfinite(best.value) or stopwatch.left < 2.0 * longest:
             break
         old = [x.clone() for x in _free(module)]
         _step(module, best)
@@ -109,10 +120,13 @@ def fit_population(module: KnownODE, panel: Panel, tensors: Callable[[Panel], Pa
                 x.copy_(from_ + share * (to - from_))
             ratio = torch.exp(old[1] - population.log_ratio)
             start = best.modes * ratio + (old[0] - population.location) * torch.exp(-population.log_ratio)
+            began = stopwatch.elapsed
             tried = expansion(module, panel, tensors, solver, start)
-            if tried.n_found >= best.n_found and tried.value > best.value:
+            longest = max(longest, stopwatch.elapsed - began)
+            better = tried.n_found >= best.n_found and tried.value > best.value
+            if better or stopwatch.left < 2.0 * longest:
                 break
-        else:
+        if not better:
             for x, from_ in zip(_free(module), old, strict=True):
                 x.copy_(from_)
             break

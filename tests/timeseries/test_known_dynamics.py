@@ -7,6 +7,7 @@ import torch
 from sklearn.base import clone
 
 from skode import KnownDynamics
+from skode.timeseries import empirical_bayes
 from tests.timeseries.decays import decay, doubled, driven, known_rate, long_frame, regressor
 
 
@@ -145,3 +146,20 @@ def test_dates_count_in_the_unit_of_time():
 
 def doubled_dose(t, y, p):
     return doubled(t, y, p) / 2.0
+
+
+@pytest.mark.filterwarnings("ignore:max_time=:sklearn.exceptions.ConvergenceWarning")
+def test_the_time_limit_ends_the_search_for_the_population(monkeypatch):
+    times = []
+
+    def expanded(*args):
+        times.append(1)
+        return inner(*args)
+
+    inner = empirical_bayes.expansion
+    monkeypatch.setattr(empirical_bayes, "expansion", expanded)
+    dynamics = KnownDynamics(decay, {"rate": (0.5, 0.0, None)}, states=["dose"], observe="dose")
+    for max_time in (None, 1e-3):
+        times.clear()
+        regressor(dynamics, max_time=max_time).fit(*frame())
+        assert (len(times) == 1) == (max_time is not None)
