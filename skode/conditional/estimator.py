@@ -312,28 +312,13 @@ class CNFRegressor(FittedConditionalDensity):
         if self.early_stopping:
             rows, held_out = self._split(len(X), rng)
         if first:
-            self._columns = Columns.of([X[rows]], X.shape[1], self._categories.positions)
-        X = self._columns.expanded(X)
-        device, dtype = self._device_and_dtype(X, first=first)
-        if first:
-            check_targets(targets, weights, rows)
-            scaler = StandardScaler()
-            fitted_on(scaler, X[rows], weights[rows])
-            self.scaler_ = sound_scaler(scaler)
-            self.target_scaler_ = Gaussianisation.fit(targets[rows], weights[rows], marginals=self.marginals)
-            self.module_ = ConditionalDensity(
-                self.n_outputs_,
-                X.shape[1],
-                architecture["hidden_layer_sizes"],
-                self.activation,
-                architecture["location_layer_sizes"],
-                new_generator(rng),
-            )
-            own = self.target_scaler_.transform(targets[rows])
-            self.module_.start_from(*linear_model(squashed(self.scaler_, X[rows]), own, weights[rows]))
+            X = self._begin(X, targets, weights, rows, rng)
             self._built_from = architecture
+        else:
+            X = self._columns.expanded(X)
+        device, dtype = self._device_and_dtype(X, first=first)
         training_dtype = self._training_dtype(dtype)
-        self.module_.to(device=device, dtype=training_dtype)
+        self.module_.to(device=device, dtype=training_dtype).base_scale.fill_(1.0)
 
         x = to_tensor(squashed(self.scaler_, X), training_dtype, device)
         z = to_tensor(self.target_scaler_.transform(targets), training_dtype, device)
@@ -359,6 +344,35 @@ class CNFRegressor(FittedConditionalDensity):
             if len(held_out):
                 self._recalibrate(x[held_out], z[held_out], weights[held_out])
         self.module_.eval()
+
+    def _begin(
+        self,
+        X: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+        rows: np.ndarray,
+        rng: np.random.RandomState,
+    ) -> np.ndarray:
+        """Learn scales from the samples that are trained on, and make a network; returns the columns of features."""
+        check_targets(targets, weights, rows)
+        self._columns = Columns.of([X[rows]], X.shape[1], self._categories.positions)
+        X = self._columns.expanded(X)
+        scaler = StandardScaler()
+        fitted_on(scaler, X[rows], weights[rows])
+        self.scaler_ = sound_scaler(scaler)
+        self.target_scaler_ = Gaussianisation.fit(targets[rows], weights[rows], marginals=self.marginals)
+        architecture = self._architecture()
+        self.module_ = ConditionalDensity(
+            self.n_outputs_,
+            X.shape[1],
+            architecture["hidden_layer_sizes"],
+            self.activation,
+            architecture["location_layer_sizes"],
+            new_generator(rng),
+        )
+        own = self.target_scaler_.transform(targets[rows])
+        self.module_.start_from(*linear_model(squashed(self.scaler_, X[rows]), own, weights[rows]))
+        return X
 
     def _architecture(self) -> dict[str, Any]:
         """The parameters that the network is built from, by name."""
@@ -430,8 +444,7 @@ class CNFRegressor(FittedConditionalDensity):
             u = to_numpy(self.module_.pull(x.to(like.dtype), z.to(like.dtype), self._solver()))
         squares = (weights / weights.mean()) @ u**2
         variance = np.maximum((PRIOR_COUNT + squares) / (PRIOR_COUNT + len(u)), 1.0)
-        with torch.no_grad():
-            like.mul_(torch.from_numpy(np.sqrt(variance)).to(like))
+        like.copy_(torch.from_numpy(np.sqrt(variance)).to(like))
 
     def _n_epochs(self, n_samples: int) -> int:
         return auto_max_iter(n_samples) if self.max_iter == "auto" else int(self.max_iter)

@@ -82,7 +82,7 @@ class ConditionalFlow(FlowProducts):
         super().__init__(field, n_columns)
         self.context = context
 
-    def inputs(self, z: Tensor) -> Tensor:
+    def perceptron_inputs(self, z: Tensor) -> Tensor:
         return torch.cat([z, self.context], dim=1)
 
     def take(self, rows: Tensor) -> ConditionalFlow:

@@ -174,7 +174,7 @@ class FlowProducts:
         self.state_weights = [first[:, : self.n_features], *rest]
         self.weights = divergence_weights(self.state_weights)
 
-    def inputs(self, z: Tensor) -> Tensor:
+    def perceptron_inputs(self, z: Tensor) -> Tensor:
         """The perceptron's inputs but time, of which the state is the first."""
         return z
 
@@ -188,7 +188,7 @@ class FlowProducts:
 
     def linearize(self, t: float | Tensor, state: Tensor) -> tuple[Tensor, Any]:
         """The value, and the field's residuals, the slopes of its hidden layers, and its value."""
-        value, residuals = self.field.linearize(t, self.inputs(state[:, : -self.n_columns]))
+        value, residuals = self.field.linearize(t, self.perceptron_inputs(state[:, : -self.n_columns]))
         slopes = [self.field.h.slope(k) for k in self.field.kept(residuals)]
         divergence = combine_slopes(self.weights, slopes)
         rates = [value, -divergence[:, None]]

@@ -114,7 +114,7 @@ class System:
         if callable(impulse):
             value = called("A function in doses, jump(amount, p)", impulse, amount, p)
             shape = (*amount.shape, self.n_states)
-            if not isinstance(value, Tensor) or value.shape[-1:] != (self.n_states,):
+            if not isinstance(value, Tensor) or value.shape[-1:] != shape[-1:] or not _expands(value, shape):
                 got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
                     f"A function in doses, jump(amount, p), must return a tensor of shape (..., n_states), here "
@@ -282,3 +282,9 @@ class SensitivityField:
         directions = torch.eye(n, dtype=Y.dtype).expand(len(Y), n, n)
         y = Y[:, :1].repeat(1, n, 1)
         return along(lambda y: system.derivative(t, y, p), y, directions)[1].transpose(1, 2)
+
+
+def _expands(value: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor can be expanded to a shape."""
+    sizes = zip(reversed(value.shape), reversed(shape), strict=False)
+    return value.ndim <= len(shape) and all(own in (1, wanted) for own, wanted in sizes)
