@@ -85,12 +85,12 @@ class ODERegressor(FittedEquations):
         Parameters that are estimated for each series by itself.
     fixed : list of str, default=()
         Parameters that stay at their starts.
-    noise : {"gaussian", "student", "proportional", "combined", "lognormal", "poisson", "binomial"}, \
-            default="gaussian"
-        Distribution of the observations: normal, or for outliers Student's t with 4 degrees of freedom, of one scale
-        for each output, which is estimated; normal with a standard deviation that is a share of the solution, or with
-        an additive and a proportional part ("combined"); logarithms that are normal about that of the solution;
-        counts; numbers of successes among some trials, whose probability is the solution.
+    noise : str, default="gaussian"
+        Distribution of the observations. "gaussian": normal, of one scale for each output, which is estimated;
+        "student", for outliers: Student's t with 4 degrees of freedom; "proportional": normal with a standard deviation
+        that is a share of the solution; "combined": with an additive and a proportional part; "lognormal": logarithms
+        that are normal about that of the solution; "poisson": counts; "binomial": numbers of successes among some
+        trials, whose probability is the solution.
     trials : int or str, default=1
         With ``noise="binomial"`` the number of trials, or the column of X (by name) that holds it, which is no input.
         ``y``, predictions and residuals are numbers of successes; a row without any trial counts as not observed.
