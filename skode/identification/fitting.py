@@ -27,10 +27,9 @@ from skode.identification.system import FieldSystem
 from skode.solvers import SolverError
 from skode.training.parts import Parts
 
-#: First and last weight of the defects, in units of an observation's. Multipliers close what is left: the sooner, the
-#: heavier defects are. But heavy ones would bind the steps closely to a manifold that the hundreds of weights of a
-#: network curve.
-FIRST_WEIGHT, LAST_WEIGHT, LAST_WEIGHT_OF_NETWORKS = 1.0, 3e4, 300.0
+#: First and last weight of the defects, in units of an observation's. Multipliers close what is left: heavier ones
+#: would bind the steps closely to a curved manifold, and end at local optima of chaotic systems that are seen sparsely.
+FIRST_WEIGHT, LAST_WEIGHT = 1.0, 300.0
 #: Precisions of weights at the start of shooting lie between these: weights that matching has taken for superfluous may
 #: come back.
 PRECISIONS_AT_START = 1e-3, 1e2
@@ -143,8 +142,7 @@ def matched(task: Task, smooth: SmoothedStates, settings: FieldSearch, rng: np.r
 
 def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
     """The optimum that multiple shooting reaches."""
-    n_series, system = task.layout.n_series, task.model.system
-    assert isinstance(system, FieldSystem)
+    n_series = task.layout.n_series
     u = np.concatenate([np.tile(start.u, (n_series, 1)), start.nodes[:, 0]], axis=1)
     free = np.ones(u.shape, dtype=bool)
     free[:, : len(start.u)] = start.free
@@ -160,7 +158,7 @@ def shot(task: Task, start: Start, settings: FieldSearch) -> Optimum:
         converged=np.zeros(n_series, dtype=bool),
         penalty=np.zeros(n_series),
         precision=None if task.prior is None else task.prior.held(start.precision, ~start.free)[None],
-        last_weight=LAST_WEIGHT if system.field.linear else LAST_WEIGHT_OF_NETWORKS,
+        last_weight=LAST_WEIGHT,
         lighter=False,
     )
     Descent(task, fits, np.arange(n_series), settings).run()
