@@ -279,7 +279,8 @@ class FittedConditionalDensity(RegressorMixin, NeuralODEEstimator):
         r"""Continuous ranked probability score of targets: lower is better.
 
         It compares the distribution F of each target with the value that came,
-        :math:`\int (F(x) - 1\{x \ge y\})^2 dx`, in the units of y.
+        :math:`\int (F(x) - 1\{x \ge y\})^2 dx`, in the units of y (T. Gneiting, A. E. Raftery, "Strictly proper scoring
+        rules, prediction, and estimation", Journal of the American Statistical Association 102, 2007).
 
         Parameters
         ----------

@@ -42,7 +42,7 @@ class Normal:
     log_scale : Tensor of shape (n, d)
         Logarithms of the diagonal of ``L``.
     below : Tensor of shape (n, d, d)
-        What is below the diagonal; None where d is 1.
+        The entries below the diagonal, 0 elsewhere; None where d is 1.
     """
 
     m: Tensor

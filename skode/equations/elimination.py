@@ -18,7 +18,7 @@ import numpy as np
 from skode.equations.layout import Cells, Layout
 from skode.equations.shooting import Shots
 
-#: What is added to the diagonal of blocks that are singular, in units of their largest element.
+#: Added to the diagonal of blocks that are singular, in units of their largest element.
 SINGULAR = 1e-10
 
 

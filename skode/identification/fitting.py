@@ -254,6 +254,7 @@ def _pruned(problem: Problem, start: Start, settings: FieldSearch) -> FieldOptim
 
 
 def _is_far_behind(problem: Problem, fits: Fits, rival: float) -> bool:
+    """Whether the evidence of fits on their way is far below that of a field of another kind."""
     optimum = ended(problem.task, fits)[0]
     found = FieldOptimum(optimum, optimum.information(problem.task, sandwich=False))
     return rival - evidence(problem, found) > FAR_BEHIND * problem.task.layout.weights.sum()
@@ -314,8 +315,8 @@ def evidence(problem: Problem, found: FieldOptimum) -> float:
     density = prior.log_density(optimum.u[0, :m], precision)
     standard = -optimum.loss + density - 0.5 * found.information.log_det + 0.5 * n_unknowns * np.log(2.0 * np.pi)
     observed = (task.layout.weights.sum(axis=0) * np.log(units.scale[: task.layout.y.shape[1]])).sum()
-    found_evidence = float(standard - observed + n_series * np.log(units.scale).sum())
-    return found_evidence if math.isfinite(found_evidence) else -math.inf
+    log_evidence = float(standard - observed + n_series * np.log(units.scale).sum())
+    return log_evidence if math.isfinite(log_evidence) else -math.inf
 
 
 def left_over(problem: Problem, optimum: Optimum) -> list[tuple[int, float]]:

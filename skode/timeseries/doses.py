@@ -20,7 +20,7 @@ Keys = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Doses:
-    """What rows say of doses.
+    """Doses in the rows of a long frame.
 
     Attributes
     ----------

@@ -378,7 +378,7 @@ class KnownField:
         return KnownField(self.system, self.scale, self.time_rate, self.start, self.paths, leg)
 
     def jump(self, t: Tensor, amounts: Tensor, x: Tensor) -> Tensor:
-        """What doses of amounts (n, n_columns) at times (n,) add to states (n, size)."""
+        """Changes of states (n, size) by doses of amounts (n, n_columns) at times (n,)."""
         inputs, n_states = self._inputs(t[:, None]), self.system.n_states
         parameters = x[:, n_states:]
         added = self.system.jump(amounts, self.system.p(parameters.unbind(-1), inputs))

@@ -18,13 +18,13 @@ from skode.timeseries.events import EventTensors
 
 
 class JumpingField(Protocol):
-    """Dynamics of samples, and what doses do to their states."""
+    """Dynamics of samples whose states jump by doses."""
 
     def within(self, begin: Tensor, end: Tensor) -> JumpingField:
         """The dynamics from one time to another, between which inputs do not jump; times of shape (n,)."""
 
     def jump(self, t: Tensor, amounts: Tensor, x: Tensor) -> Tensor:
-        """What doses of amounts (n, n_columns) at times (n,) add to states (n, size)."""
+        """Changes of states (n, size) by doses of amounts (n, n_columns) at times (n,)."""
 
     def __call__(self, t: Tensor, x: Tensor, /) -> Tensor: ...
 

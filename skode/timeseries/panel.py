@@ -33,7 +33,7 @@ class Panel:
     weights : ndarray of shape (n,) or None
         How often each row was observed; None: all of them once.
     doses : Doses or None
-        What the rows say of doses; None: the model knows of none.
+        Doses in the rows; None: the model has none.
     """
 
     ids: pd.Index
